@@ -1,0 +1,69 @@
+package protocol
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Limits of one frame, checked before anything is allocated.
+const (
+	FrameHead  = 8        // bytes before a frame's header
+	MaxHeader  = 32 << 10 // bytes of JSON
+	MaxPayload = 1 << 20  // raw bytes
+)
+
+// Errors of ReadFrame; both mean that the stream is of no more use.
+var (
+	ErrFrameSize  = errors.New("frame exceeds its limit")
+	ErrFrameFlags = errors.New("frame has unknown flags")
+)
+
+// A Frame is the unit of a request and of its response:
+//
+//	kind 1 | flags 1 | header length 2 | payload length 4 | header (JSON) | payload (raw)
+//
+// Numbers are big endian. No flag is defined yet.
+type Frame struct {
+	Kind    Kind
+	Header  []byte
+	Payload []byte
+}
+
+// AppendFrame appends f's bytes to b. It panics where f exceeds a limit: only
+// a caller's bug makes such a frame.
+func AppendFrame(b []byte, f Frame) []byte {
+	if len(f.Header) > MaxHeader || len(f.Payload) > MaxPayload {
+		panic(fmt.Sprintf("protocol: frame of %d and %d bytes", len(f.Header), len(f.Payload)))
+	}
+	b = append(b, byte(f.Kind), 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(f.Header)))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(f.Payload)))
+	b = append(b, f.Header...)
+	return append(b, f.Payload...)
+}
+
+// ReadFrame reads one frame. io.EOF: the stream ended between frames.
+func ReadFrame(r io.Reader) (Frame, error) {
+	var head [FrameHead]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return Frame{}, err
+	}
+	if head[1] != 0 {
+		return Frame{}, ErrFrameFlags
+	}
+	header := int(binary.BigEndian.Uint16(head[2:]))
+	payload := binary.BigEndian.Uint32(head[4:])
+	if header > MaxHeader || payload > MaxPayload {
+		return Frame{}, ErrFrameSize
+	}
+	body := make([]byte, header+int(payload))
+	if _, err := io.ReadFull(r, body); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return Frame{}, err
+	}
+	return Frame{Kind: Kind(head[0]), Header: body[:header:header], Payload: body[header:]}, nil
+}

@@ -1,0 +1,198 @@
+// Package ide is what clients (the command line, the extensions) say to the
+// daemon: JSON-RPC 2.0 with the framing of the Language Server Protocol over
+// the unix socket of the runtime directory. IDE.md is its specification.
+package ide
+
+// Version is raised by one whenever an older client would misread the daemon.
+//
+//   - 1: first version
+const Version = 1
+
+// Methods a client calls. All take an object and answer one.
+const (
+	MethodInitialize    = "initialize"      // InitializeParams, InitializeResult
+	MethodTargetList    = "target/list"     // TargetListParams, TargetListResult
+	MethodConfigVerify  = "config/verify"   // ConfigVerifyParams, ConfigVerifyResult
+	MethodSessionStart  = "session/start"   // SessionStartParams, Session
+	MethodSessionLaunch = "session/launch"  // SessionID, Launch
+	MethodSessionStop   = "session/stop"    // SessionID, Empty
+	MethodSessionList   = "session/list"    // Empty, SessionListResult
+	MethodShutdown      = "daemon/shutdown" // ShutdownParams, Empty
+	MethodCancel        = "$/cancelRequest" // notification: CancelParams
+	MethodProgress      = "$/progress"      // notification from the daemon: Progress
+)
+
+// Error codes beside those of JSON-RPC; Error.Data is an ErrorData.
+const (
+	CodeCancelled   = -32800 // as in LSP
+	CodeConfig      = 1      // the configuration is wrong
+	CodeCluster     = 2      // the cluster could not be used
+	CodeTarget      = 3      // the target could not be used
+	CodeForbidden   = 4      // the cluster refused for want of a right
+	CodeAgent       = 5      // the agent did not start or is gone
+	CodeUnsupported = 6      // this machine lacks something
+	CodeSession     = 7      // no such session
+	CodeBuild       = 8      // client and daemon are of different builds, and the daemon is busy
+)
+
+// ErrorData goes with an error whose message alone does not say what to do.
+type ErrorData struct {
+	Hint string `json:"hint,omitempty"` // one line: the way out
+}
+
+type (
+	Empty struct{}
+
+	// InitializeParams must come first on every connection.
+	InitializeParams struct {
+		Version int    `json:"version"`
+		Build   string `json:"build"`
+		Client  string `json:"client"` // who calls, for the log: "cli", "vscode 1.2.3"
+	}
+	InitializeResult struct {
+		Version int    `json:"version"`
+		Build   string `json:"build"`
+		PID     int    `json:"pid"`
+		Layer   string `json:"layer"` // path of the layer's socket
+		Busy    int    `json:"busy"`  // sessions that run
+	}
+
+	// Client is what the daemon must know of the caller's process: it never
+	// reads its own environment or directory.
+	Client struct {
+		Dir string   `json:"dir"`
+		Env []string `json:"env,omitempty"` // NAME=value
+	}
+
+	// Overrides are the settings of the command line; they win over the file.
+	Overrides struct {
+		Target     string `json:"target,omitempty"`
+		Namespace  string `json:"namespace,omitempty"`
+		Context    string `json:"context,omitempty"`
+		Kubeconfig string `json:"kubeconfig,omitempty"`
+		Steal      bool   `json:"steal,omitempty"`
+		FSMode     string `json:"fsMode,omitempty"`
+		Agent      string `json:"agent,omitempty"` // HOST:PORT of an agent outside Kubernetes
+	}
+
+	TargetListParams struct {
+		Client     Client    `json:"client"`
+		ConfigFile string    `json:"configFile,omitempty"`
+		Overrides  Overrides `json:"overrides"`
+	}
+	TargetListResult struct {
+		Namespace string   `json:"namespace"`
+		Targets   []Target `json:"targets"`
+	}
+	// Target is one thing that --target can name.
+	Target struct {
+		Path       string   `json:"path"` // "pod/web-1", "deployment/web"
+		Containers []string `json:"containers,omitempty"`
+		Available  bool     `json:"available"`
+		Reason     string   `json:"reason,omitempty"` // why it is not available
+	}
+
+	ConfigVerifyParams struct {
+		Client     Client `json:"client"`
+		ConfigFile string `json:"configFile"`
+	}
+	ConfigVerifyResult struct {
+		Problems []Problem `json:"problems"`
+	}
+	// Problem is one thing wrong in a configuration file; Line and Column count from 1.
+	Problem struct {
+		File    string `json:"file"`
+		Line    int    `json:"line"`
+		Column  int    `json:"column"`
+		Key     string `json:"key"`
+		Message string `json:"message"`
+		Warning bool   `json:"warning,omitempty"`
+	}
+
+	// SessionStartParams: the session lives while this connection or a
+	// launcher of it does.
+	SessionStartParams struct {
+		Client     Client    `json:"client"`
+		ConfigFile string    `json:"configFile,omitempty"`
+		Overrides  Overrides `json:"overrides"`
+		Progress   string    `json:"progress,omitempty"` // token of $/progress, "" for none
+	}
+	// Session tells of a session what anybody may know.
+	Session struct {
+		ID        string   `json:"id"`
+		Target    string   `json:"target"` // "pod/web-1/container/web in shop", or the agent's address
+		Pod       string   `json:"pod,omitempty"`
+		Namespace string   `json:"namespace,omitempty"`
+		Context   string   `json:"context,omitempty"`
+		Started   string   `json:"started"` // RFC 3339
+		Launchers int      `json:"launchers"`
+		Ports     []uint16 `json:"ports,omitempty"` // stolen
+		Warnings  []string `json:"warnings,omitempty"`
+	}
+	SessionID struct {
+		ID string `json:"id"`
+	}
+	SessionListResult struct {
+		Sessions []Session `json:"sessions"`
+	}
+
+	// Launch is what a launcher needs to put a debuggee into a session. It
+	// holds the target's environment: it stays on the 0600 socket.
+	Launch struct {
+		Session  Session           `json:"session"`
+		Hostname string            `json:"hostname"`
+		Addrs    []string          `json:"addrs"` // the target's addresses
+		Env      map[string]string `json:"env"`   // to set over the client's
+		Unset    []string          `json:"unset"` // to remove from the client's
+		Policy   Policy            `json:"policy"`
+	}
+	// Policy is the part of the configuration that the layer decides by; see
+	// package layer/policy.
+	Policy struct {
+		FSMode        string            `json:"fsMode"` // local, localwithoverrides, read, write
+		ReadWrite     []string          `json:"readWrite,omitempty"`
+		ReadOnly      []string          `json:"readOnly,omitempty"`
+		Local         []string          `json:"local,omitempty"`
+		NotFound      []string          `json:"notFound,omitempty"`
+		Mapping       map[string]string `json:"mapping,omitempty"`
+		Mounts        []string          `json:"mounts,omitempty"` // the target's volume mounts
+		Steal         bool              `json:"steal"`
+		Ports         []uint16          `json:"ports,omitempty"`       // if set, only these are stolen
+		IgnorePorts   []uint16          `json:"ignorePorts,omitempty"` // never stolen
+		OutgoingTCP   bool              `json:"outgoingTcp"`
+		OutgoingUDP   bool              `json:"outgoingUdp"`
+		DNS           bool              `json:"dns"`
+		Hostname      bool              `json:"hostname"`
+		OutgoingLocal []string          `json:"outgoingLocal,omitempty"` // [proto://]host|ip|cidr[:port] that stay local
+		SkipProcesses []string          `json:"skipProcesses,omitempty"`
+	}
+
+	// Progress of a request that carries a token.
+	Progress struct {
+		Token string        `json:"token"`
+		Value ProgressValue `json:"value"`
+	}
+	ProgressValue struct {
+		Kind    string `json:"kind"` // begin, report, end
+		Message string `json:"message,omitempty"`
+	}
+	CancelParams struct {
+		ID any `json:"id"` // number or string, as in the request
+	}
+
+	// ShutdownParams: without Force a busy daemon refuses with CodeBuild's words.
+	ShutdownParams struct {
+		Force bool `json:"force,omitempty"`
+	}
+)
+
+// An Error is a failure with its code and, where there is one, the way out.
+type Error struct {
+	Code int
+	Msg  string
+	Hint string
+	Err  error // cause, not sent
+}
+
+func (e *Error) Error() string { return e.Msg }
+func (e *Error) Unwrap() error { return e.Err }

@@ -1,0 +1,69 @@
+package ide
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write testdata/wire anew")
+
+const golden = "../../testdata/wire/ide.json"
+
+// messages has parameters and result of every method.
+func messages() map[string]any {
+	client := Client{Dir: "/home/dev/shop", Env: []string{"HOME=/home/dev"}}
+	overrides := Overrides{Target: "deployment/web", Namespace: "shop", Context: "staging", Kubeconfig: "/home/dev/kubeconfig", Steal: true, FSMode: "read"}
+	session := Session{
+		ID: "5f3a9c21", Target: "pod/web-1/container/web in shop", Pod: "web-1", Namespace: "shop", Context: "staging",
+		Started: "2026-11-23T12:00:00Z", Launchers: 1, Ports: []uint16{8080}, Warnings: []string{"mirrord.json:3:5: operator: not served yet"},
+	}
+	return map[string]any{
+		MethodInitialize:               InitializeParams{Version: 1, Build: "0123456789ab", Client: "vscode 1.2.3"},
+		MethodInitialize + " result":   InitializeResult{Version: 1, Build: "0123456789ab", PID: 4711, Layer: "/run/user/1000/mirrord/layer.sock", Busy: 1},
+		MethodTargetList:               TargetListParams{Client: client, ConfigFile: ".mirrord/mirrord.json", Overrides: overrides},
+		MethodTargetList + " result":   TargetListResult{Namespace: "shop", Targets: []Target{{Path: "deployment/web", Containers: []string{"web"}, Available: true}, {Path: "pod/job-1", Reason: "it has ended"}}},
+		MethodConfigVerify:             ConfigVerifyParams{Client: client, ConfigFile: ".mirrord/mirrord.json"},
+		MethodConfigVerify + " result": ConfigVerifyResult{Problems: []Problem{{File: "mirrord.json", Line: 2, Column: 14, Key: "feature.fs.mode", Message: `"reed" is none of local, localwithoverrides, read, write`}}},
+		MethodSessionStart:             SessionStartParams{Client: client, Overrides: overrides, Progress: "p1"},
+		MethodSessionStart + " result": session,
+		MethodSessionLaunch:            SessionID{ID: "5f3a9c21"},
+		MethodSessionLaunch + " result": Launch{
+			Session: session, Hostname: "web-1", Addrs: []string{"10.244.0.7"}, Env: map[string]string{"SHOP_GREETING": "hello"}, Unset: []string{"AWS_PROFILE"},
+			Policy: Policy{FSMode: "read", Mounts: []string{"/etc/shop"}, Steal: true, OutgoingTCP: true, OutgoingUDP: true, DNS: true, Hostname: true, SkipProcesses: []string{"go"}},
+		},
+		MethodSessionStop:             SessionID{ID: "5f3a9c21"},
+		MethodSessionStop + " result": Empty{},
+		MethodSessionList:             Empty{},
+		MethodSessionList + " result": SessionListResult{Sessions: []Session{session}},
+		MethodShutdown:                ShutdownParams{Force: true},
+		MethodShutdown + " result":    Empty{},
+		MethodProgress:                Progress{Token: "p1", Value: ProgressValue{Kind: "report", Message: "starting the agent"}},
+		MethodCancel:                  CancelParams{ID: 7},
+		"error data":                  ErrorData{Hint: "check with `kubectl auth can-i create jobs.batch -n shop`"},
+	}
+}
+
+func TestGoldenMessages(t *testing.T) {
+	got, err := json.MarshalIndent(messages(), "", "\t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("messages differ from %s (go test ./protocol/ide -update writes it):\n%s", golden, cmp.Diff(string(want), string(got)))
+	}
+}

@@ -1,0 +1,201 @@
+// Package layer is what a launcher says to the daemon for the calls it hooks:
+// fixed structs over a unix seqpacket socket, one message per packet.
+//
+//	request: op 4 | seq 4 | flags 4 | mode 4 | addr 20 | addr2 20 | path
+//	reply:   seq 4 | errno 4 | flags 4 | pad 4 | node 8 | attr 104 | addr 20 | addr2 20 | data
+//
+// Numbers are little endian. The daemon may answer in any order; a reply's seq
+// is its request's. A reply may carry one file descriptor (SCM_RIGHTS).
+//
+// The first request of a connection is Attach. When the connection ends, all
+// that it asked for is undone.
+package layer
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"strconv"
+
+	"mirrord/protocol"
+)
+
+// Op says what a request asks.
+type Op uint32
+
+const (
+	// OpAttach binds the connection to a session: Path is its id. The reply
+	// carries the file server's root directory where there is one.
+	OpAttach Op = 1
+	// OpOpen opens Path in the target for reading; Flags: OpenDirectory,
+	// OpenNoFollow. The reply has Attr, Data (the resolved path) and either a
+	// descriptor (a sealed memfd of the whole content) or a Node to be opened
+	// below the file server's root as NodeName(Node).
+	OpOpen Op = 2
+	// OpStat asks for Path's Attr; Flags: OpenNoFollow.
+	OpStat Op = 3
+	// OpReadlink asks for the text of the link Path, in Data.
+	OpReadlink Op = 4
+	// OpAccess asks as access(2) with Mode.
+	OpAccess Op = 5
+	// OpConnect connects to Addr from the target over TCP, for the socket whose
+	// loopback source is Addr2. The reply's Addr is the endpoint to connect
+	// the socket to, Addr2 the connection's local address in the target.
+	OpConnect Op = 6
+	// OpDatagram asks for a loopback endpoint that stands for UDP address
+	// Addr, of the family of Addr2. It costs no round trip to the agent.
+	OpDatagram Op = 7
+	// OpListen steals port Addr.Port() for the listener at loopback Addr2.
+	// It is answered when the redirect is active, and ends with the listener.
+	OpListen Op = 8
+	// OpPeer asks who is behind the connection that the daemon made from
+	// loopback Addr: reply Addr is the client, Addr2 the address it asked
+	// for. ENOENT: the daemon made no such connection.
+	OpPeer Op = 9
+)
+
+// Flags of OpOpen and OpStat.
+const (
+	OpenDirectory = 1 << 0
+	OpenNoFollow  = 1 << 1
+)
+
+// Flags of a reply.
+const (
+	ReplyFD   = 1 << 0 // a descriptor comes with it
+	ReplyNode = 1 << 1 // Node is set
+)
+
+// Sizes and limits of messages.
+const (
+	addrSize    = 20
+	attrSize    = 104
+	RequestHead = 16 + 2*addrSize
+	ReplyHead   = 16 + 8 + attrSize + 2*addrSize
+	MaxPath     = 4096 // PATH_MAX
+	MaxMessage  = ReplyHead + MaxPath
+)
+
+// ErrMessage is a packet too short or too long for what it claims to be.
+var ErrMessage = errors.New("malformed layer message")
+
+// A Request is one hooked call's question.
+type Request struct {
+	Op    Op
+	Seq   uint32
+	Flags uint32
+	Mode  uint32
+	Addr  netip.AddrPort
+	Addr2 netip.AddrPort
+	Path  string // at most MaxPath bytes
+}
+
+// A Reply is its answer. Errno 0: it succeeded; else Data may hold words for the user.
+type Reply struct {
+	Seq   uint32
+	Errno uint32
+	Flags uint32
+	Node  uint64
+	Attr  protocol.Attr
+	Addr  netip.AddrPort
+	Addr2 netip.AddrPort
+	Data  []byte // at most MaxPath bytes
+}
+
+var le = binary.LittleEndian
+
+// Append appends r's packet to b.
+func (r *Request) Append(b []byte) []byte {
+	b = le.AppendUint32(b, uint32(r.Op))
+	b = le.AppendUint32(b, r.Seq)
+	b = le.AppendUint32(b, r.Flags)
+	b = le.AppendUint32(b, r.Mode)
+	b = appendAddr(b, r.Addr)
+	b = appendAddr(b, r.Addr2)
+	return append(b, r.Path...)
+}
+
+// Decode sets r from a packet.
+func (r *Request) Decode(b []byte) error {
+	if len(b) < RequestHead || len(b) > RequestHead+MaxPath {
+		return ErrMessage
+	}
+	var ok, ok2 bool
+	*r = Request{Op: Op(le.Uint32(b)), Seq: le.Uint32(b[4:]), Flags: le.Uint32(b[8:]), Mode: le.Uint32(b[12:])}
+	r.Addr, ok = decodeAddr(b[16:])
+	r.Addr2, ok2 = decodeAddr(b[16+addrSize:])
+	if !ok || !ok2 {
+		return ErrMessage
+	}
+	r.Path = string(b[RequestHead:])
+	return nil
+}
+
+// Append appends r's packet to b.
+func (r *Reply) Append(b []byte) []byte {
+	b = le.AppendUint32(b, r.Seq)
+	b = le.AppendUint32(b, r.Errno)
+	b = le.AppendUint32(b, r.Flags)
+	b = le.AppendUint32(b, 0)
+	b = le.AppendUint64(b, r.Node)
+	a := &r.Attr
+	for _, v := range [...]uint64{a.Dev, a.Ino, uint64(a.Mode), uint64(a.Nlink), uint64(a.UID), uint64(a.GID), a.Rdev,
+		uint64(a.Size), uint64(a.Blksize), uint64(a.Blocks), uint64(a.Atime), uint64(a.Mtime), uint64(a.Ctime)} {
+		b = le.AppendUint64(b, v)
+	}
+	b = appendAddr(b, r.Addr)
+	b = appendAddr(b, r.Addr2)
+	return append(b, r.Data...)
+}
+
+// Decode sets r from a packet; r.Data is a part of b.
+func (r *Reply) Decode(b []byte) error {
+	if len(b) < ReplyHead || len(b) > MaxMessage {
+		return ErrMessage
+	}
+	*r = Reply{Seq: le.Uint32(b), Errno: le.Uint32(b[4:]), Flags: le.Uint32(b[8:]), Node: le.Uint64(b[16:])}
+	v := func(i int) uint64 { return le.Uint64(b[24+8*i:]) }
+	r.Attr = protocol.Attr{Dev: v(0), Ino: v(1), Mode: uint32(v(2)), Nlink: uint32(v(3)), UID: uint32(v(4)), GID: uint32(v(5)),
+		Rdev: v(6), Size: int64(v(7)), Blksize: int64(v(8)), Blocks: int64(v(9)), Atime: int64(v(10)), Mtime: int64(v(11)), Ctime: int64(v(12))}
+	var ok, ok2 bool
+	r.Addr, ok = decodeAddr(b[24+attrSize:])
+	r.Addr2, ok2 = decodeAddr(b[24+attrSize+addrSize:])
+	if !ok || !ok2 {
+		return ErrMessage
+	}
+	r.Data = b[ReplyHead:]
+	return nil
+}
+
+// An address is its family (0 none, 4, 6) 2 | port 2 | 16 bytes of address.
+func appendAddr(b []byte, a netip.AddrPort) []byte {
+	family := uint16(0)
+	var ip [16]byte
+	switch {
+	case a.Addr().Is4():
+		family = 4
+		v4 := a.Addr().As4()
+		copy(ip[:], v4[:])
+	case a.Addr().Is6():
+		family, ip = 6, a.Addr().As16()
+	}
+	b = le.AppendUint16(b, family)
+	b = le.AppendUint16(b, a.Port())
+	return append(b, ip[:]...)
+}
+
+func decodeAddr(b []byte) (netip.AddrPort, bool) {
+	port := le.Uint16(b[2:])
+	switch le.Uint16(b) {
+	case 0:
+		return netip.AddrPort{}, true
+	case 4:
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), port), true
+	case 6:
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[4:20])), port), true
+	}
+	return netip.AddrPort{}, false
+}
+
+// NodeName is the name of an opened node below the file server's root.
+func NodeName(node uint64) string { return "n" + strconv.FormatUint(node, 10) }

@@ -1,0 +1,264 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// A network hands out connections that break after a random number of bytes.
+type network struct {
+	accept chan net.Conn
+	cut    func() int // bytes until the next connection breaks, <0 for never
+	done   chan struct{}
+}
+
+func newNetwork(cut func() int) *network {
+	return &network{accept: make(chan net.Conn), cut: cut, done: make(chan struct{})}
+}
+
+func (n *network) dial(ctx context.Context) (net.Conn, error) {
+	a, b := net.Pipe()
+	select {
+	case n.accept <- b:
+	case <-n.done:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return &breaking{Conn: a, left: n.cut()}, nil
+}
+
+func (n *network) Accept() (net.Conn, error) {
+	select {
+	case c := <-n.accept:
+		return c, nil
+	case <-n.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (n *network) Close() error   { close(n.done); return nil }
+func (n *network) Addr() net.Addr { return nil }
+
+type breaking struct {
+	net.Conn
+	mu   sync.Mutex
+	left int
+}
+
+func (b *breaking) spend(n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.left < 0 {
+		return true
+	}
+	b.left = max(0, b.left-n)
+	return b.left > 0
+}
+
+func (b *breaking) Read(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	if !b.spend(n) {
+		b.Close()
+	}
+	return n, err
+}
+
+func (b *breaking) Write(p []byte) (int, error) {
+	if !b.spend(len(p)) {
+		n, _ := b.Conn.Write(p[:len(p)/2])
+		b.Close()
+		return n, io.ErrClosedPipe
+	}
+	return b.Conn.Write(p)
+}
+
+// serve runs a server over n and returns the first client's end.
+func serve(t *testing.T, n *network, grace time.Duration) (*Server, <-chan *Conn, func()) {
+	s := NewServer(quiet, grace)
+	conns := make(chan *Conn, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error)
+	go func() {
+		served <- s.Serve(ctx, n, func(_ context.Context, c *Conn, _ ID) {
+			conns <- c
+			<-c.Done()
+		})
+	}()
+	return s, conns, func() {
+		cancel()
+		if err := <-served; !errors.Is(err, context.Canceled) {
+			t.Errorf("Serve = %v", err)
+		}
+	}
+}
+
+func TestCutsLoseNothing(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	n := newNetwork(func() int { return 64<<10 + random.IntN(1<<20) })
+	_, conns, stop := serve(t, n, Grace)
+	defer stop()
+	var dials int
+	client, err := Dial(t.Context(), quiet, NewID(), func(ctx context.Context) (net.Conn, error) {
+		dials++
+		return n.dial(ctx)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := <-conns
+
+	data := make([]byte, 16<<20)
+	for i := range data {
+		data[i] = byte(random.Uint32())
+	}
+	var wg sync.WaitGroup
+	transfer := func(from io.Writer, to io.Reader) {
+		wg.Go(func() {
+			for rest := data; len(rest) > 0; {
+				k := min(len(rest), 100_000)
+				if _, err := from.Write(rest[:k]); err != nil {
+					t.Errorf("writing: %v", err)
+					return
+				}
+				rest = rest[k:]
+			}
+		})
+		wg.Go(func() {
+			got := make([]byte, len(data))
+			if _, err := io.ReadFull(to, got); err != nil {
+				t.Errorf("reading: %v", err)
+			} else if !bytes.Equal(got, data) {
+				t.Error("stream differs from what was written")
+			}
+		})
+	}
+	transfer(client, server)
+	transfer(server, client)
+	wg.Wait()
+	client.Close()
+	client.Wait()
+	if dials < 5 {
+		t.Errorf("only %d connections: nothing was cut", dials)
+	}
+}
+
+func TestCloseDeliversAndEnds(t *testing.T) {
+	n := newNetwork(func() int { return -1 })
+	s, conns, stop := serve(t, n, Grace)
+	defer stop()
+	client, err := Dial(t.Context(), quiet, NewID(), n.dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := <-conns
+	io.WriteString(client, "last words")
+	client.Close()
+	got, err := io.ReadAll(server)
+	if string(got) != "last words" || err != nil {
+		t.Errorf("server read %q, %v", got, err)
+	}
+	<-server.Done()
+	client.Wait()
+	if _, err := client.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Write after Close = %v", err)
+	}
+	if s.Clients() > 1 {
+		t.Errorf("%d clients", s.Clients())
+	}
+}
+
+func TestUnknownClientFailsFast(t *testing.T) {
+	first := newNetwork(func() int { return 100 })
+	_, conns, stop := serve(t, first, Grace)
+	var second *network
+	var mu sync.Mutex
+	client, err := Dial(t.Context(), quiet, NewID(), func(ctx context.Context) (net.Conn, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if second != nil {
+			return second.dial(ctx)
+		}
+		return first.dial(ctx)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-conns
+	// Another agent takes the first one's place and knows nobody.
+	mu.Lock()
+	second = newNetwork(func() int { return -1 })
+	mu.Unlock()
+	_, _, stop2 := serve(t, second, Grace)
+	defer stop2()
+	stop()
+	client.Write(make([]byte, 1000))
+	client.Wait()
+	if err := client.Err(); !errors.Is(err, ErrGone) && !errors.Is(err, io.EOF) {
+		t.Errorf("Err = %v", err)
+	}
+}
+
+func TestSilenceAndGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(func() int { return -1 })
+		_, conns, stop := serve(t, n, 20*time.Second)
+		blackhole := false
+		client, err := Dial(t.Context(), quiet, NewID(), func(ctx context.Context) (net.Conn, error) {
+			if blackhole {
+				return nil, io.ErrClosedPipe
+			}
+			return n.dial(ctx)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := <-conns
+		time.Sleep(time.Hour) // keep-alives hold an idle link
+		synctest.Wait()
+		if client.Err() != nil || server.Err() != nil {
+			t.Fatalf("idle link ended: %v, %v", client.Err(), server.Err())
+		}
+		blackhole = true
+		client.drop()
+		start := time.Now()
+		<-server.Done()
+		if !errors.Is(server.Err(), ErrGrace) || time.Since(start) != 20*time.Second {
+			t.Errorf("server's end: %v after %v", server.Err(), time.Since(start))
+		}
+		client.Wait()
+		if !errors.Is(client.Err(), ErrGrace) {
+			t.Errorf("client's end: %v", client.Err())
+		}
+		stop()
+	})
+}
+
+func FuzzReadOpening(f *testing.F) {
+	f.Add(opening{id: ID{1, 2}, resume: true, received: 77}.append(nil))
+	f.Add([]byte("mrl1"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		o, err := readOpening(bytes.NewReader(in))
+		if err != nil {
+			return
+		}
+		if out := o.append(nil); !bytes.Equal(out, in[:openingSize]) {
+			t.Errorf("%x became %x", in, out)
+		}
+	})
+}

@@ -1,0 +1,46 @@
+package link
+
+// A ring holds the bytes [start, end) of a stream, by absolute offset. Its
+// buffer grows by doubling up to max, so that an idle link stays small.
+type ring struct {
+	buf        []byte
+	max        int
+	start, end uint64
+}
+
+const firstRing = 64 << 10
+
+func newRing(max int) ring { return ring{buf: make([]byte, min(firstRing, max)), max: max} }
+
+func (r *ring) used() int  { return int(r.end - r.start) }
+func (r *ring) full() bool { return r.used() == r.max }
+
+// space returns a writable part of the buffer just behind end; the caller
+// fills it and then adds to end. It is empty only where the ring is full.
+func (r *ring) space() []byte {
+	if r.used() == len(r.buf) && len(r.buf) < r.max {
+		r.grow()
+	}
+	n := uint64(len(r.buf))
+	at := r.end % n
+	return r.buf[at:min(n, at+n-uint64(r.used()))]
+}
+
+// at returns a readable part of the buffer from offset off on, start <= off <= end.
+func (r *ring) at(off uint64) []byte {
+	n := uint64(len(r.buf))
+	at := off % n
+	return r.buf[at:min(n, at+r.end-off)]
+}
+
+func (r *ring) grow() {
+	bigger := make([]byte, min(2*len(r.buf), r.max))
+	for off := r.start; off < r.end; {
+		part := r.at(off)
+		for len(part) > 0 {
+			n := copy(bigger[off%uint64(len(bigger)):], part)
+			part, off = part[n:], off+uint64(n)
+		}
+	}
+	r.buf = bigger
+}

@@ -1,0 +1,236 @@
+package protocol
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"syscall"
+)
+
+// An Error is a failed operation as the agent saw it.
+type Error struct {
+	Op    string `json:"op"`
+	Errno uint32 `json:"errno,omitempty"` // Linux's; 0: none applies
+	Msg   string `json:"msg"`
+}
+
+func (e *Error) Error() string { return e.Op + ": " + e.Msg }
+
+// Unwrap gives the errno, so that errors.Is(err, fs.ErrNotExist) works.
+func (e *Error) Unwrap() error {
+	if e.Errno == 0 {
+		return nil
+	}
+	return syscall.Errno(e.Errno)
+}
+
+// AsError makes an Error of what op failed with, keeping its errno.
+func AsError(op string, err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	e := &Error{Op: op, Msg: err.Error()}
+	if no, ok := errors.AsType[syscall.Errno](err); ok {
+		e.Errno = uint32(no)
+	}
+	return e
+}
+
+// Headers of the requests (KindX) and their responses (XReply), by kind.
+type (
+	// Hello opens a client's use of an agent.
+	Hello struct {
+		Version int    `json:"version"`
+		Build   string `json:"build"`
+	}
+	HelloReply struct {
+		Version   int       `json:"version"`
+		Build     string    `json:"build"`
+		Kinds     []Kind    `json:"kinds"`
+		Hostname  string    `json:"hostname"`            // the target's uname(2) nodename
+		Addrs     []string  `json:"addrs,omitempty"`     // the target's global addresses
+		Abilities []Ability `json:"abilities,omitempty"` // what the agent found it can do
+	}
+	// An Ability is a thing the agent tried at start. Err tells why it has it not.
+	Ability struct {
+		Name string `json:"name"` // one of the Ability constants
+		Err  string `json:"err,omitempty"`
+	}
+
+	// EnvironReply's payload is NUL separated NAME=value pairs.
+	EnvironReply struct{}
+
+	// Open asks for a file or directory of the target for reading. Path is
+	// absolute; symlinks are resolved in the target's root.
+	Open struct {
+		Path      string `json:"path"`
+		Directory bool   `json:"dir,omitempty"`      // O_DIRECTORY
+		NoFollow  bool   `json:"nofollow,omitempty"` // O_NOFOLLOW
+		Inline    int    `json:"inline,omitempty"`   // most bytes of content wanted in the answer
+	}
+	// OpenReply's payload is the whole content where the file is regular and
+	// fits Open.Inline; Handle is then 0 and there is nothing to close.
+	OpenReply struct {
+		Handle uint64 `json:"handle,omitempty"`
+		Attr   Attr   `json:"attr"`
+		Path   string `json:"path"` // as resolved, in the target
+	}
+
+	// Read asks for at most Len bytes (limit MaxPayload) at Offset. The
+	// answer's payload is shorter only at the end of the file.
+	Read struct {
+		Handle uint64 `json:"handle"`
+		Offset int64  `json:"off"`
+		Len    int    `json:"len"`
+	}
+	ReadReply struct{}
+
+	// ReadDir asks for entries from the Offset-th on; the answer's payload is
+	// a list as AppendDirEntry makes it. More: there are others after them.
+	ReadDir struct {
+		Handle uint64 `json:"handle"`
+		Offset int    `json:"off"`
+	}
+	ReadDirReply struct {
+		More bool `json:"more,omitempty"`
+	}
+
+	Close struct {
+		Handle uint64 `json:"handle"`
+	}
+	CloseReply struct{}
+
+	Stat struct {
+		Path     string `json:"path"`
+		NoFollow bool   `json:"nofollow,omitempty"`
+	}
+	StatReply struct {
+		Attr Attr `json:"attr"`
+	}
+
+	Readlink struct {
+		Path string `json:"path"`
+	}
+	// ReadlinkReply's payload is the link's text.
+	ReadlinkReply struct{}
+
+	// Access asks as access(2) does, for the target's own user. Mode is R_OK|W_OK|X_OK.
+	Access struct {
+		Path string `json:"path"`
+		Mode uint32 `json:"mode"`
+	}
+	AccessReply struct{}
+
+	// Connect asks for a TCP connection from the target's namespace.
+	Connect struct {
+		Addr netip.AddrPort `json:"addr"`
+	}
+	// ConnectReply: from here on both directions are chunks (see Relay).
+	ConnectReply struct {
+		Local netip.AddrPort `json:"local"`
+	}
+
+	// Datagram asks for a UDP socket of the target's namespace connected to
+	// Addr. Datagrams (see WriteDatagram) may follow at once.
+	Datagram struct {
+		Addr netip.AddrPort `json:"addr"`
+	}
+	DatagramReply struct {
+		Local netip.AddrPort `json:"local"`
+	}
+
+	// Steal asks for every new connection to Port; it ends with the stream.
+	Steal struct {
+		Port uint16 `json:"port"`
+	}
+	// StealReply is sent when the redirect is active.
+	StealReply struct {
+		Redirect string `json:"redirect"` // "sk_lookup"
+	}
+
+	// Incoming is a connection that was stolen. The daemon answers
+	// IncomingReply and chunks follow both ways, or KindError: then the agent
+	// passes the connection to the pod's own container.
+	Incoming struct {
+		Port   uint16         `json:"port"`
+		Client netip.AddrPort `json:"client"`
+		Local  netip.AddrPort `json:"local"` // the address the client asked for
+	}
+	IncomingReply struct{}
+)
+
+// Abilities that a HelloReply may tell of.
+const (
+	AbilityTarget   = "target"    // find the target's process, read its environment and root
+	AbilityNetwork  = "network"   // enter its network namespace
+	AbilitySkLookup = "sk_lookup" // steal ports by a BPF sk_lookup program
+)
+
+// Attr is what statx(2) tells of a file of the target. Times are Unix nanoseconds.
+type Attr struct {
+	Dev     uint64 `json:"dev"`
+	Ino     uint64 `json:"ino"`
+	Mode    uint32 `json:"mode"` // type and permissions as st_mode has them
+	Nlink   uint32 `json:"nlink"`
+	UID     uint32 `json:"uid"`
+	GID     uint32 `json:"gid"`
+	Rdev    uint64 `json:"rdev,omitempty"`
+	Size    int64  `json:"size"`
+	Blksize int64  `json:"blksize"`
+	Blocks  int64  `json:"blocks"` // of 512 bytes
+	Atime   int64  `json:"atime"`
+	Mtime   int64  `json:"mtime"`
+	Ctime   int64  `json:"ctime"`
+}
+
+// WriteMessage sends one frame in one write.
+func WriteMessage(w io.Writer, k Kind, header any, payload []byte) error {
+	head, err := json.Marshal(header)
+	if err != nil {
+		return fmt.Errorf("encoding %v: %w", k, err)
+	}
+	if len(head) > MaxHeader || len(payload) > MaxPayload {
+		return fmt.Errorf("encoding %v: %w", k, ErrFrameSize)
+	}
+	buf := make([]byte, 0, FrameHead+len(head)+len(payload))
+	_, err = w.Write(AppendFrame(buf, Frame{Kind: k, Header: head, Payload: payload}))
+	return err
+}
+
+// WriteError answers a request with what op failed with.
+func WriteError(w io.Writer, op string, err error) error {
+	return WriteMessage(w, KindError, AsError(op, err), nil)
+}
+
+// ReadAnswer reads the answer to a request of kind k into header and returns its
+// payload. A KindError answer becomes an *Error.
+func ReadAnswer(r io.Reader, k Kind, header any) ([]byte, error) {
+	f, err := ReadFrame(r)
+	if err != nil {
+		return nil, fmt.Errorf("reading answer to %v: %w", k, err)
+	}
+	switch f.Kind {
+	case KindError:
+		e := new(Error)
+		if err := json.Unmarshal(f.Header, e); err != nil {
+			return nil, fmt.Errorf("decoding error of %v: %w", k, err)
+		}
+		return nil, e
+	case k:
+		if err := json.Unmarshal(f.Header, header); err != nil {
+			return nil, fmt.Errorf("decoding answer to %v: %w", k, err)
+		}
+		return f.Payload, nil
+	}
+	return nil, fmt.Errorf("answer to %v is of kind %v", k, f.Kind)
+}
+
+// Call sends one request and reads its answer.
+func Call(rw io.ReadWriter, k Kind, request, reply any) ([]byte, error) {
+	if err := WriteMessage(rw, k, request, nil); err != nil {
+		return nil, fmt.Errorf("sending %v: %w", k, err)
+	}
+	return ReadAnswer(rw, k, reply)
+}

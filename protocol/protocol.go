@@ -1,0 +1,58 @@
+// Package protocol is what daemon and agent say to each other: version, kinds,
+// frames, messages and the relaying of connections. PROTOCOL.md is its
+// specification; package link below it carries the bytes.
+package protocol
+
+import "slices"
+
+// Version is raised by one whenever an older peer would misread us.
+//
+//   - 1: first version
+const Version = 1
+
+// Build names this build of mirrord: daemon, clients and agent must be of the
+// same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.
+var Build = "dev"
+
+// A Kind says what a stream does. Its number is never reused.
+type Kind uint8
+
+const (
+	KindError    Kind = 0  // response only: the operation failed, nothing was done
+	KindHello    Kind = 1  // first stream of every client
+	KindEnviron  Kind = 2  // the target's environment, as execve(2) gave it
+	KindOpen     Kind = 3  // openat2(2) for reading, in the target's root
+	KindRead     Kind = 4  // pread(2) of an opened file
+	KindReadDir  Kind = 5  // the entries of an opened directory
+	KindClose    Kind = 6  // close(2) of an opened file
+	KindStat     Kind = 7  // statx(2) of a path
+	KindReadlink Kind = 8  // readlink(2) of a path
+	KindAccess   Kind = 9  // faccessat(2) of a path
+	KindConnect  Kind = 10 // an outgoing TCP connection, then its bytes
+	KindDatagram Kind = 11 // outgoing UDP to one address, then datagrams
+	KindSteal    Kind = 12 // take over a TCP port for as long as the stream is open
+	KindIncoming Kind = 13 // from the agent: a stolen connection, then its bytes
+)
+
+var kindNames = []string{
+	"error", "hello", "environ", "open", "read", "readdir", "close", "stat",
+	"readlink", "access", "connect", "datagram", "steal", "incoming",
+}
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return "unknown"
+}
+
+// ClientKinds lists what a client may ask of an agent of this version.
+func ClientKinds() []Kind {
+	return []Kind{
+		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
+		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal,
+	}
+}
+
+// Knows reports whether the agent that sent r answers kind k.
+func (r HelloReply) Knows(k Kind) bool { return slices.Contains(r.Kinds, k) }

@@ -1,0 +1,121 @@
+package protocol
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// MaxChunk is the most bytes one chunk or datagram carries.
+const MaxChunk = 64<<10 - 1
+
+// ErrReset: the connection at the stream's other end was reset, or the stream broke.
+var ErrReset = errors.New("connection reset at the other end of the stream")
+
+// Chunks: after its answer a stream of KindConnect or KindIncoming carries each
+// direction as chunks,
+//
+//	length 2 | bytes
+//
+// where length 0 is the direction's orderly end (TCP's FIN). A stream that
+// ends without one tells that the connection was reset.
+
+// Relay moves bytes between a connection and its stream until both directions
+// have ended, keeping half-closes and resets apart, and closes both. Goroutines:
+// one beside the caller's, gone before Relay returns.
+func Relay(conn *net.TCPConn, stream net.Conn) error {
+	var once sync.Once
+	var first error
+	fail := func(err error) {
+		once.Do(func() {
+			first = err
+			// Lets the other direction end; a reset must arrive as a reset.
+			conn.SetLinger(0)
+			conn.Close()
+			stream.Close()
+			stream.SetDeadline(time.Unix(1, 0)) // Close alone does not wake a yamux reader
+		})
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := sendChunks(stream, conn); err != nil {
+			fail(err)
+		}
+	})
+	if err := receiveChunks(conn, stream); err != nil {
+		fail(err)
+	} else if err := conn.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
+		fail(err)
+	}
+	wg.Wait()
+	conn.Close()
+	stream.Close()
+	return first
+}
+
+// sendChunks copies conn to the stream until conn's FIN.
+func sendChunks(stream io.Writer, conn io.Reader) error {
+	buf := make([]byte, 2+MaxChunk)
+	for {
+		n, err := conn.Read(buf[2:])
+		if n > 0 {
+			binary.BigEndian.PutUint16(buf, uint16(n))
+			if _, err := stream.Write(buf[:2+n]); err != nil {
+				return fmt.Errorf("writing to stream: %w", err)
+			}
+		}
+		if err == io.EOF {
+			_, err = stream.Write([]byte{0, 0})
+			return err
+		}
+		if err != nil {
+			return fmt.Errorf("reading from connection: %w", err)
+		}
+	}
+}
+
+// receiveChunks copies the stream to conn until the direction's end.
+func receiveChunks(conn io.Writer, stream io.Reader) error {
+	buf := make([]byte, MaxChunk)
+	for {
+		n, err := readChunk(stream, buf)
+		if err != nil {
+			return ErrReset
+		}
+		if n == 0 {
+			return nil
+		}
+		if _, err := conn.Write(buf[:n]); err != nil {
+			return fmt.Errorf("writing to connection: %w", err)
+		}
+	}
+}
+
+func readChunk(r io.Reader, buf []byte) (int, error) {
+	if _, err := io.ReadFull(r, buf[:2]); err != nil {
+		return 0, err
+	}
+	n := int(binary.BigEndian.Uint16(buf))
+	if _, err := io.ReadFull(r, buf[:n]); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// WriteDatagram sends one datagram of at most MaxChunk bytes on a stream of
+// KindDatagram, in the form of a chunk; an empty datagram is one too.
+func WriteDatagram(w io.Writer, b []byte) error {
+	if len(b) > MaxChunk {
+		return fmt.Errorf("sending datagram of %d bytes: %w", len(b), ErrFrameSize)
+	}
+	buf := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b)))
+	_, err := w.Write(append(buf, b...))
+	return err
+}
+
+// ReadDatagram reads one datagram into buf, which holds MaxChunk bytes.
+func ReadDatagram(r io.Reader, buf []byte) (int, error) { return readChunk(r, buf) }

@@ -1,0 +1,103 @@
+package protocol
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// pair is two TCP connections joined by two Relays over a yamux session, as a
+// debuggee and a remote peer are.
+func pair(t *testing.T) (a, b *net.TCPConn, ended chan error) {
+	p1, p2 := net.Pipe()
+	s1, err := yamux.Client(p1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s2, err := yamux.Server(p2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s1.Close(); s2.Close() })
+	out, err := s1.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := s2.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, a2 := tcp(t)
+	b, b2 := tcp(t)
+	ended = make(chan error, 2)
+	go func() { ended <- Relay(a2, out) }()
+	go func() { ended <- Relay(b2, in) }()
+	return a, b, ended
+}
+
+func tcp(t *testing.T) (client, server *net.TCPConn) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	deadline := time.Now().Add(30 * time.Second)
+	c.SetDeadline(deadline)
+	s.SetDeadline(deadline)
+	return c.(*net.TCPConn), s.(*net.TCPConn)
+}
+
+func TestRelayKeepsHalfClose(t *testing.T) {
+	a, b, ended := pair(t)
+	want := bytes.Repeat([]byte("0123456789"), 50_000)
+	go func() {
+		a.Write(want)
+		a.CloseWrite()
+	}()
+	got, err := io.ReadAll(b)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("read %d bytes of %d, %v", len(got), len(want), err)
+	}
+	b.Write([]byte("answer after the end"))
+	b.Close()
+	got, err = io.ReadAll(a)
+	if err != nil || string(got) != "answer after the end" {
+		t.Fatalf("read %q, %v", got, err)
+	}
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Errorf("Relay = %v", err)
+		}
+	}
+}
+
+func TestRelayKeepsReset(t *testing.T) {
+	a, b, ended := pair(t)
+	a.Write([]byte("x"))
+	io.ReadFull(b, make([]byte, 1))
+	a.SetLinger(0)
+	a.Close()
+	if _, err := io.ReadAll(b); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a reset arrived as %v", err)
+	}
+	for range 2 {
+		if err := <-ended; err == nil {
+			t.Error("Relay of a reset connection = nil")
+		}
+	}
+}
