@@ -26,7 +26,7 @@ var ErrReset = errors.New("connection reset at the other end of the stream")
 
 // Relay moves bytes between a connection and its stream until both directions
 // have ended, keeping half-closes and resets apart, and closes both. Goroutines:
-// one beside the caller's, gone before Relay returns.
+// two beside the caller's, gone before Relay returns.
 func Relay(conn *net.TCPConn, stream net.Conn) error {
 	var once sync.Once
 	var first error
@@ -37,11 +37,13 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 			conn.SetLinger(0)
 			conn.Close()
 			stream.Close()
-			stream.SetDeadline(time.Unix(1, 0)) // Close alone does not wake a yamux reader
+			stream.SetDeadline(past) // Close alone does not wake a yamux reader
 		})
 	}
+	sent := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
+		defer close(sent)
 		if err := sendChunks(stream, conn); err != nil {
 			fail(err)
 		}
@@ -50,12 +52,27 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 		fail(err)
 	} else if err := conn.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
 		fail(err)
+	} else {
+		// The other end closes the stream when it has all of both directions;
+		// if it does so before, it has given up.
+		wg.Go(func() {
+			stream.Read(make([]byte, 1))
+			select {
+			case <-sent:
+			default:
+				fail(ErrReset)
+			}
+		})
 	}
+	<-sent
+	stream.SetReadDeadline(past)
 	wg.Wait()
 	conn.Close()
 	stream.Close()
 	return first
 }
+
+var past = time.Unix(1, 0)
 
 // sendChunks copies conn to the stream until conn's FIN.
 func sendChunks(stream io.Writer, conn io.Reader) error {

@@ -101,3 +101,31 @@ func TestRelayKeepsReset(t *testing.T) {
 		}
 	}
 }
+
+// A peer that gives up after its own direction ended is noticed, though the
+// other direction is silent.
+func TestRelayNoticesGivingUp(t *testing.T) {
+	p1, p2 := net.Pipe()
+	s1, _ := yamux.Client(p1, nil)
+	s2, _ := yamux.Server(p2, nil)
+	t.Cleanup(func() { s1.Close(); s2.Close() })
+	ours, err := s1.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := s2.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, server := tcp(t)
+	ended := make(chan error, 1)
+	go func() { ended <- Relay(server, ours) }()
+	theirs.Write([]byte{0, 1, 'x', 0, 0}) // one byte, and the end
+	if got, err := io.ReadAll(client); string(got) != "x" || err != nil {
+		t.Fatalf("read %q, %v", got, err)
+	}
+	theirs.Close()
+	if err := <-ended; !errors.Is(err, ErrReset) {
+		t.Errorf("Relay = %v", err)
+	}
+}

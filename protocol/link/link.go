@@ -46,20 +46,28 @@ type Conn struct {
 	log  *slog.Logger
 	done chan struct{} // closed with err
 
-	mu      sync.Mutex
-	changed *sync.Cond // any change of the fields below
-	cur     net.Conn   // the connection in use, nil between two
-	out     ring       // [acknowledged, written)
-	sent    uint64     // of out, on cur
-	in      ring       // [read, received)
-	acked   uint64     // of in, told to the peer
-	tick    bool       // a keep-alive is due
-	err     error      // why the stream ended; set once
+	mu    sync.Mutex
+	cur   net.Conn // the connection in use, nil between two
+	out   ring     // [acknowledged, written)
+	sent  uint64   // of out, on cur
+	in    ring     // [read, received)
+	acked uint64   // of in, told to the peer
+	tick  bool     // a keep-alive is due
+	err   error    // why the stream ended; set once
+
+	// What the fields above are waited for, each with one or few waiters: a
+	// wake-up of somebody who has nothing to do costs as much as a small operation.
+	toRead    sync.Cond // Read: in has bytes
+	toWrite   sync.Cond // Write: out has room
+	toSend    sync.Cond // send: out has bytes, an ack is due, or cur is another
+	toReceive sync.Cond // receive: in has room
 }
 
 func newConn(log *slog.Logger) *Conn {
 	c := &Conn{log: log, done: make(chan struct{}), out: newRing(replay), in: newRing(receive)}
-	c.changed = sync.NewCond(&c.mu)
+	for _, cond := range []*sync.Cond{&c.toRead, &c.toWrite, &c.toSend, &c.toReceive} {
+		cond.L = &c.mu
+	}
 	return c
 }
 
@@ -96,7 +104,7 @@ func (c *Conn) serve(nc net.Conn, peer uint64) error {
 	}
 	c.out.start, c.sent, c.acked = peer, peer, c.in.end
 	c.cur = nc
-	c.changed.Broadcast()
+	c.toWrite.Broadcast()
 	c.mu.Unlock()
 
 	stop := make(chan struct{})
@@ -106,7 +114,7 @@ func (c *Conn) serve(nc net.Conn, peer uint64) error {
 	err := c.receive(nc)
 	c.mu.Lock()
 	c.cur = nil
-	c.changed.Broadcast()
+	c.toSend.Broadcast()
 	c.mu.Unlock()
 	nc.Close()
 	close(stop)
@@ -124,7 +132,7 @@ func (c *Conn) ticks(stop chan struct{}) {
 		case <-t.C:
 			c.mu.Lock()
 			c.tick = true
-			c.changed.Broadcast()
+			c.toSend.Broadcast()
 			c.mu.Unlock()
 		}
 	}
@@ -155,7 +163,7 @@ func (c *Conn) next(nc net.Conn, buf []byte) (frames []byte, fin bool) {
 			return nil, false
 		}
 		data := c.sent < c.out.end
-		ack := c.tick || c.in.end-c.acked >= receive/4 || data && c.in.end > c.acked
+		ack := c.tick || c.ackDue() || data && c.in.end > c.acked
 		if ack {
 			buf = appendFrame(buf, frameAck, 8)
 			buf = binary.BigEndian.AppendUint64(buf, c.in.end)
@@ -177,7 +185,7 @@ func (c *Conn) next(nc net.Conn, buf []byte) (frames []byte, fin bool) {
 		if len(buf) > 0 {
 			return buf, false
 		}
-		c.changed.Wait()
+		c.toSend.Wait()
 	}
 }
 
@@ -228,7 +236,7 @@ func (c *Conn) receiveData(r io.Reader, n int) error {
 	for n > 0 {
 		c.mu.Lock()
 		for c.in.full() && c.err == nil {
-			c.changed.Wait()
+			c.toReceive.Wait()
 		}
 		if c.err != nil { // nobody will read it; what we still have to send goes on
 			c.mu.Unlock()
@@ -241,7 +249,10 @@ func (c *Conn) receiveData(r io.Reader, n int) error {
 		got, err := io.ReadFull(r, part)
 		c.mu.Lock()
 		c.in.end += uint64(got)
-		c.changed.Broadcast()
+		c.toRead.Broadcast()
+		if c.ackDue() {
+			c.toSend.Broadcast()
+		}
 		c.mu.Unlock()
 		if err != nil {
 			return err
@@ -258,7 +269,7 @@ func (c *Conn) acknowledged(off uint64) error {
 		return fmt.Errorf("acknowledging %d of [%d,%d]: %w", off, c.out.start, c.sent, errFrame)
 	}
 	c.out.start = off
-	c.changed.Broadcast()
+	c.toWrite.Broadcast()
 	return nil
 }
 
@@ -268,8 +279,15 @@ func (c *Conn) end(err error) {
 		c.err = err
 		close(c.done)
 	}
-	c.changed.Broadcast()
+	c.toRead.Broadcast()
+	c.toWrite.Broadcast()
+	c.toSend.Broadcast()
+	c.toReceive.Broadcast()
 }
+
+// ackDue reports whether so much was received that the peer must be told even
+// if there is nothing else to say. Caller holds c.mu.
+func (c *Conn) ackDue() bool { return c.in.end-c.acked >= receive/4 }
 
 // Read returns bytes of the stream; it waits for some through any loss of the
 // connection below.
@@ -280,11 +298,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if c.err != nil {
 			return 0, c.err
 		}
-		c.changed.Wait()
+		c.toRead.Wait()
 	}
 	n := copy(p, c.in.at(c.in.start))
 	c.in.start += uint64(n)
-	c.changed.Broadcast()
+	c.toReceive.Broadcast()
 	return n, nil
 }
 
@@ -295,7 +313,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	total := 0
 	for len(p) > 0 {
 		for c.err == nil && c.out.full() {
-			c.changed.Wait()
+			c.toWrite.Wait()
 		}
 		if c.err != nil {
 			return total, c.err
@@ -303,7 +321,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		n := copy(c.out.space(), p)
 		c.out.end += uint64(n)
 		p, total = p[n:], total+n
-		c.changed.Broadcast()
+		c.toSend.Broadcast()
 	}
 	return total, nil
 }

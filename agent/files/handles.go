@@ -1,0 +1,195 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// MaxHandles is the most files that one client may have open.
+const MaxHandles = 4096
+
+// Handles are a client's view of the tree: the files that it has open.
+type Handles struct {
+	*Tree
+
+	mu    sync.Mutex
+	files map[uint64]*handle // guarded by mu; nil: closed for good
+	last  uint64             // guarded by mu
+}
+
+// A handle is an open regular file or directory.
+type handle struct {
+	file *os.File
+	dir  *dir // nil: a regular file
+}
+
+// Handles makes a client's empty set of open files.
+func (t *Tree) Handles() *Handles {
+	return &Handles{Tree: t, files: map[uint64]*handle{}}
+}
+
+// CloseAll closes what the client left open.
+func (h *Handles) CloseAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.files {
+		f.file.Close()
+	}
+	h.files = nil
+}
+
+// Open opens a file of the target, or answers with its content where that is
+// as small as asked for.
+func (h *Handles) Open(q protocol.Open) (protocol.OpenReply, []byte, error) {
+	flags := noFollow(q.NoFollow)
+	if q.Directory {
+		flags |= unix.O_DIRECTORY
+	}
+	n, err := h.find(q.Path, flags)
+	if err != nil {
+		return protocol.OpenReply{}, nil, err
+	}
+	defer n.Close()
+	switch n.kind() {
+	case unix.S_IFREG, unix.S_IFDIR:
+	case unix.S_IFLNK: // found only where links are not to be followed
+		return protocol.OpenReply{}, nil, unix.ELOOP
+	default:
+		return protocol.OpenReply{}, nil, fmt.Errorf("neither a regular file nor a directory: %w", unix.ENXIO)
+	}
+	if err := h.permitted(&n.stat, unix.R_OK); err != nil {
+		return protocol.OpenReply{}, nil, err
+	}
+	f, err := n.reopen()
+	if err != nil {
+		return protocol.OpenReply{}, nil, err
+	}
+	reply := protocol.OpenReply{Attr: attrOf(&n.stat), Path: n.path}
+	if limit := min(q.Inline, protocol.MaxPayload); n.kind() == unix.S_IFREG && limit > 0 && n.stat.Size <= int64(limit) {
+		content, whole, err := readWhole(f, int(n.stat.Size), limit)
+		if err == nil && whole {
+			// What was read may be newer than what was found.
+			if err = unix.Fstat(int(n.file.Fd()), &n.stat); err == nil {
+				reply.Attr = attrOf(&n.stat)
+			}
+		}
+		if err != nil || whole {
+			f.Close()
+			return reply, content, err
+		}
+	}
+	if reply.Handle, err = h.add(f, n.kind() == unix.S_IFDIR); err != nil {
+		f.Close()
+		return protocol.OpenReply{}, nil, err
+	}
+	return reply, nil, nil
+}
+
+// readWhole reads f to its end if that comes within limit bytes; the size that
+// a file claims to have is only a guess.
+func readWhole(f *os.File, size, limit int) (content []byte, whole bool, err error) {
+	buf := make([]byte, min(size, limit)+1)
+	for n := 0; ; {
+		got, err := f.ReadAt(buf[n:], int64(n))
+		n += got
+		switch {
+		case err == io.EOF:
+			return buf[:n], n <= limit, nil
+		case err != nil:
+			return nil, false, err
+		case n > limit:
+			return nil, false, nil
+		}
+		grown := make([]byte, min(2*len(buf)+512, limit+1))
+		copy(grown, buf)
+		buf = grown
+	}
+}
+
+func (h *Handles) add(f *os.File, directory bool) (uint64, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.files == nil {
+		return 0, unix.EBADF
+	}
+	if len(h.files) >= MaxHandles {
+		return 0, fmt.Errorf("client has %d files open: %w", len(h.files), unix.EMFILE)
+	}
+	h.last++
+	o := &handle{file: f}
+	if directory {
+		o.dir = &dir{file: f}
+	}
+	h.files[h.last] = o
+	return h.last, nil
+}
+
+func (h *Handles) get(id uint64) (*handle, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if o := h.files[id]; o != nil {
+		return o, nil
+	}
+	return nil, fmt.Errorf("handle %d: %w", id, unix.EBADF)
+}
+
+// Read answers with bytes of an open file.
+func (h *Handles) Read(q protocol.Read) (protocol.ReadReply, []byte, error) {
+	var reply protocol.ReadReply
+	if q.Offset < 0 || q.Len < 0 || q.Len > protocol.MaxPayload {
+		return reply, nil, fmt.Errorf("reading %d bytes at %d: %w", q.Len, q.Offset, unix.EINVAL)
+	}
+	o, err := h.get(q.Handle)
+	if err != nil {
+		return reply, nil, err
+	}
+	if o.dir != nil {
+		return reply, nil, unix.EISDIR
+	}
+	buf := make([]byte, q.Len)
+	n, err := o.file.ReadAt(buf, q.Offset)
+	if err == io.EOF {
+		err = nil
+	}
+	return reply, buf[:n], closed(err)
+}
+
+// ReadDir answers with entries of an open directory.
+func (h *Handles) ReadDir(q protocol.ReadDir) (protocol.ReadDirReply, []byte, error) {
+	o, err := h.get(q.Handle)
+	if err != nil {
+		return protocol.ReadDirReply{}, nil, err
+	}
+	if o.dir == nil {
+		return protocol.ReadDirReply{}, nil, unix.ENOTDIR
+	}
+	list, more, err := o.dir.entries(q.Offset)
+	return protocol.ReadDirReply{More: more}, list, closed(err)
+}
+
+// Close closes an open file.
+func (h *Handles) Close(q protocol.Close) (protocol.CloseReply, []byte, error) {
+	o, err := h.get(q.Handle)
+	if err != nil {
+		return protocol.CloseReply{}, nil, err
+	}
+	h.mu.Lock()
+	delete(h.files, q.Handle)
+	h.mu.Unlock()
+	return protocol.CloseReply{}, nil, closed(o.file.Close())
+}
+
+// closed gives the error of a file that was closed meanwhile its errno.
+func closed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("%w: %w", err, unix.EBADF)
+	}
+	return err
+}

@@ -1,0 +1,195 @@
+// Package files answers for the target's files: names are resolved in the
+// target's root by the kernel, never followed out of it.
+//
+// Permissions: the agent may read everything, and has no capability to become
+// another user. So it judges by mode bits what the user of the target's
+// process may do, where that user lacks the capabilities to pass them by: the
+// file's own bits, and the search bits of the directories of its resolved
+// path. It knows nothing of ACLs, nor asks the directories of symlinks on the
+// way.
+//
+// Only regular files and directories are opened. A FIFO, device or socket is
+// refused with ENXIO, as open(2) refuses a socket; it is never touched.
+package files
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/agent/target"
+	"mirrord/protocol"
+)
+
+// A Tree is the target's file tree as its user sees it.
+type Tree struct {
+	root *os.File // O_PATH
+	user target.User
+}
+
+// New makes the tree below root, which must stay open.
+func New(root *os.File, user target.User) *Tree { return &Tree{root: root, user: user} }
+
+// A node is a file that was found, opened with O_PATH.
+type node struct {
+	file *os.File
+	path string // as resolved, in the target
+	stat unix.Stat_t
+}
+
+func (n *node) Close() { n.file.Close() }
+
+// kind is the file type of the node's mode.
+func (n *node) kind() uint32 { return n.stat.Mode & unix.S_IFMT }
+
+// raceRetries is how often a lookup is tried again that a rename disturbed.
+const raceRetries = 64
+
+// find looks path up with flags (O_NOFOLLOW, O_DIRECTORY) and checks that the
+// target's user may come there.
+func (t *Tree) find(path string, flags uint64) (*node, error) {
+	if !strings.HasPrefix(path, "/") {
+		return nil, fmt.Errorf("%q is not an absolute path: %w", path, unix.EINVAL)
+	}
+	n, err := t.open(path, flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return nil, err
+	}
+	if n.path, err = t.resolved(n); err == nil {
+		err = t.searchable(n.path)
+	}
+	if err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (t *Tree) open(path string, flags, resolve uint64) (*node, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: resolve}
+	var fd int
+	err := unix.EAGAIN
+	for range raceRetries {
+		var e error
+		fd, e = unix.Openat2(int(t.root.Fd()), path, &how)
+		if e == nil {
+			return newNode(fd, path)
+		}
+		err, _ = e.(unix.Errno)
+		if err != unix.EAGAIN && err != unix.EINTR {
+			break
+		}
+	}
+	return nil, err
+}
+
+func newNode(fd int, path string) (*node, error) {
+	n := &node{file: os.NewFile(uintptr(fd), path)}
+	if err := unix.Fstat(fd, &n.stat); err != nil {
+		n.Close()
+		return nil, fmt.Errorf("fstat: %w", err)
+	}
+	return n, nil
+}
+
+// resolved is the node's path in the target. The kernel tells it up to the
+// top of the mount namespace, which is the target's root itself or above it.
+func (t *Tree) resolved(n *node) (string, error) {
+	top, err := os.Readlink(procFD(t.root))
+	if err != nil {
+		return "", err
+	}
+	path, err := os.Readlink(procFD(n.file))
+	if err != nil {
+		return "", err
+	}
+	if n.stat.Nlink == 0 {
+		path = strings.TrimSuffix(path, " (deleted)")
+	}
+	if top == "/" {
+		return path, nil
+	}
+	rest, ok := strings.CutPrefix(path, top)
+	switch {
+	case ok && rest == "":
+		return "/", nil
+	case ok && rest[0] == '/':
+		return rest, nil
+	}
+	return "", fmt.Errorf("%s was moved out of the target's root: %w", path, unix.ENOENT)
+}
+
+func procFD(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
+
+// reopen opens the node itself for reading. O_NONBLOCK: what only looks like a
+// regular file, as some of procfs do, does not hold us.
+func (n *node) reopen() (*os.File, error) {
+	for {
+		fd, err := unix.Open(procFD(n.file), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), n.path), nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return nil, err
+		}
+	}
+}
+
+// Stat tells a file's attributes.
+func (t *Tree) Stat(q protocol.Stat) (protocol.StatReply, []byte, error) {
+	n, err := t.find(q.Path, noFollow(q.NoFollow))
+	if err != nil {
+		return protocol.StatReply{}, nil, err
+	}
+	defer n.Close()
+	return protocol.StatReply{Attr: attrOf(&n.stat)}, nil, nil
+}
+
+// Readlink answers with the text of a link; EINVAL: it is none.
+func (t *Tree) Readlink(q protocol.Readlink) (protocol.ReadlinkReply, []byte, error) {
+	var reply protocol.ReadlinkReply
+	n, err := t.find(q.Path, unix.O_NOFOLLOW)
+	if err != nil {
+		return reply, nil, err
+	}
+	defer n.Close()
+	if n.kind() != unix.S_IFLNK {
+		return reply, nil, unix.EINVAL
+	}
+	text := make([]byte, unix.PathMax)
+	size, err := unix.Readlinkat(int(n.file.Fd()), "", text)
+	if err != nil {
+		return reply, nil, err
+	}
+	return reply, text[:size], nil
+}
+
+func noFollow(yes bool) uint64 {
+	if yes {
+		return unix.O_NOFOLLOW
+	}
+	return 0
+}
+
+func attrOf(s *unix.Stat_t) protocol.Attr {
+	return protocol.Attr{
+		Dev: s.Dev, Ino: s.Ino, Mode: s.Mode, Nlink: uint32(s.Nlink), UID: s.Uid, GID: s.Gid, Rdev: s.Rdev,
+		Size: s.Size, Blksize: int64(s.Blksize), Blocks: s.Blocks,
+		Atime: s.Atim.Nano(), Mtime: s.Mtim.Nano(), Ctime: s.Ctim.Nano(),
+	}
+}
+
+// parents lists the directories on the way to a resolved path, from the root on.
+func parents(path string) []string {
+	var list []string
+	for path != "/" {
+		path = filepath.Dir(path)
+		list = append(list, path)
+	}
+	return list
+}

@@ -1,0 +1,237 @@
+package incoming
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/agent/agenttest"
+	"mirrord/protocol"
+)
+
+func TestMain(m *testing.M) { agenttest.Main(m) }
+
+// A holder is a client whose streams a test makes.
+type holder func() (net.Conn, error)
+
+func (holder) Name() string              { return "client test" }
+func (h holder) Open() (net.Conn, error) { return h() }
+
+func refusing() (net.Conn, error) { return nil, errors.New("no more streams") }
+
+func newIncoming(t *testing.T) *Incoming {
+	t.Helper()
+	agenttest.Namespace(t)
+	in, err := New(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := in.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return in
+}
+
+// echo is a container's server; it returns its port.
+func echo(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(c, c)
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		<-done
+	})
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+// echoed sends words to a port and expects them back from the container.
+func echoed(t *testing.T, port uint16) {
+	t.Helper()
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		c := dial(t, netip.AddrPortFrom(netip.MustParseAddr(host), port))
+		if _, err := io.WriteString(c, "words"); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(c); err != nil || string(b) != "words" {
+			t.Errorf("%s: %q, %v", host, b, err)
+		}
+	}
+}
+
+func dial(t *testing.T, addr netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.TCPConn)
+}
+
+// isReset checks that a connection to addr is reset, at once or a moment later.
+func isReset(t *testing.T, addr netip.AddrPort) {
+	t.Helper()
+	c, err := net.Dial("tcp", addr.String())
+	if err == nil {
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("%v answered with %v", addr, err)
+	}
+}
+
+func TestHolderWithoutStreams(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	s, err := in.Steal(t.Context(), port, holder(refusing))
+	if err != nil {
+		t.Fatal(err)
+	}
+	echoed(t, port)
+	// A source is exempt until its connection is closed, which the client sees
+	// a moment earlier.
+	key := make([]byte, len(source{}))
+	for end := time.Now().Add(10 * time.Second); in.redirect.exempt.NextKey(nil, &key) == nil; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("source %v is still exempt", key)
+		}
+	}
+	s.Release()
+	echoed(t, port)
+}
+
+// A holder that is stuck is cut off by the end of its hold.
+func TestHolderStuck(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	stuck, let := make(chan struct{}), make(chan struct{})
+	s, err := in.Steal(t.Context(), port, holder(func() (net.Conn, error) {
+		close(stuck)
+		<-let
+		return refusing()
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	<-stuck
+	s.Release()
+	_, _ = io.WriteString(c, "words")
+	_ = c.CloseWrite()
+	if b, err := io.ReadAll(c); err != nil || string(b) != "words" {
+		t.Errorf("%q, %v", b, err)
+	}
+	close(let)
+}
+
+// A late answer finds nobody; the stream is closed.
+func TestHolderLate(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	theirs, ours := net.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := in.Steal(ctx, port, holder(func() (net.Conn, error) { return ours, nil }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Release()
+	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	if err := agenttest.ReadRequest(theirs, protocol.KindIncoming, new(protocol.Incoming)); err != nil {
+		t.Fatal(err)
+	}
+	cancel() // the client's end
+	_ = c.CloseWrite()
+	if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := protocol.WriteMessage(theirs, protocol.KindIncoming, protocol.IncomingReply{}, nil); err == nil {
+		t.Error("a late answer was taken")
+	}
+}
+
+func TestPodRefuses(t *testing.T) {
+	in := newIncoming(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
+	l.Close() // and now nobody listens there
+	s, err := in.Steal(t.Context(), addr.Port(), holder(refusing))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Release()
+	isReset(t, addr)
+}
+
+// The redirect's own listeners are nobody's port.
+func TestListenerItself(t *testing.T) {
+	in := newIncoming(t)
+	if len(in.redirect.listeners) != 2 {
+		t.Fatalf("%d listeners", len(in.redirect.listeners))
+	}
+	for _, l := range in.redirect.listeners {
+		isReset(t, l.Addr().(*net.TCPAddr).AddrPort())
+	}
+}
+
+// A process of the pod may hold the lock's name, and need not talk.
+func TestClaimedByStranger(t *testing.T) {
+	in := newIncoming(t)
+	l, err := net.Listen("unix", claimName(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = in.Steal(t.Context(), 7, holder(refusing))
+	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
+		t.Errorf("stealing a claimed port: %v", err)
+	}
+}
+
+func TestTooManyPorts(t *testing.T) {
+	in := newIncoming(t)
+	for port := range uint16(maxPorts) {
+		if _, err := in.Steal(t.Context(), port+1, holder(refusing)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := in.Steal(t.Context(), maxPorts+1, holder(refusing)); !errors.Is(err, unix.E2BIG) {
+		t.Errorf("one port too many: %v", err)
+	}
+	if s := in.holder(maxPorts + 1); s != nil {
+		t.Error("the refused port is held")
+	}
+	for port := range uint16(maxPorts) {
+		in.holder(port + 1).Release()
+	}
+}

@@ -1,0 +1,75 @@
+// Package outgoing makes connections from the target's network namespace, in
+// which the whole agent lives.
+package outgoing
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"mirrord/protocol"
+)
+
+// Connect dials q.Addr over TCP and relays the connection through the stream.
+// How long that may take is the kernel's business, as for any process of the
+// pod; a client that ends the stream ends the attempt.
+func Connect(ctx context.Context, stream net.Conn, q protocol.Connect) error {
+	conn, ahead, err := dial(ctx, stream, q)
+	if err != nil {
+		return protocol.WriteError(stream, "connect", err)
+	}
+	// Where only the other side is still sending, nobody waits on the stream.
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	reply := protocol.ConnectReply{Local: conn.LocalAddr().(*net.TCPAddr).AddrPort()}
+	if err := protocol.WriteMessage(stream, protocol.KindConnect, reply, nil); err != nil {
+		conn.Close()
+		return err
+	}
+	return protocol.Relay(conn, ahead)
+}
+
+// dial connects while it watches the stream for its end. The stream that it
+// returns still has the byte that the watching may have read.
+func dial(ctx context.Context, stream net.Conn, q protocol.Connect) (*net.TCPConn, net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan []byte)
+	go func() {
+		first := make([]byte, 1)
+		n, err := stream.Read(first)
+		if err != nil && !isTimeout(err) {
+			cancel()
+		}
+		watched <- first[:n]
+	}()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", q.Addr.String())
+	_ = stream.SetReadDeadline(time.Unix(1, 0))
+	first := <-watched
+	_ = stream.SetReadDeadline(time.Time{})
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.(*net.TCPConn), &prefixed{Conn: stream, first: first}, nil
+}
+
+func isTimeout(err error) bool {
+	t, ok := errors.AsType[net.Error](err)
+	return ok && t.Timeout()
+}
+
+// A prefixed stream has had its first bytes read already.
+type prefixed struct {
+	net.Conn
+	first []byte
+}
+
+func (p *prefixed) Read(b []byte) (int, error) {
+	if len(p.first) == 0 {
+		return p.Conn.Read(b)
+	}
+	n := copy(b, p.first)
+	p.first = p.first[n:]
+	return n, nil
+}

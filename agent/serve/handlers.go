@@ -1,0 +1,114 @@
+package serve
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/agent/files"
+	"mirrord/agent/incoming"
+	"mirrord/agent/outgoing"
+	"mirrord/protocol"
+)
+
+// A handler answers a stream's request; the stream is closed when it returns.
+type handler func(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error
+
+// handlers is the table of what a client may ask, once it has been greeted.
+var handlers = map[protocol.Kind]handler{
+	protocol.KindHello:    answer((*client).again),
+	protocol.KindEnviron:  answer((*client).environ),
+	protocol.KindOpen:     answerFile((*files.Handles).Open),
+	protocol.KindRead:     answerFile((*files.Handles).Read),
+	protocol.KindReadDir:  answerFile((*files.Handles).ReadDir),
+	protocol.KindClose:    answerFile((*files.Handles).Close),
+	protocol.KindStat:     answerFile((*files.Handles).Stat),
+	protocol.KindReadlink: answerFile((*files.Handles).Readlink),
+	protocol.KindAccess:   answerFile((*files.Handles).Access),
+	protocol.KindConnect:  carry(outgoing.Connect),
+	protocol.KindDatagram: carry(outgoing.Datagram),
+	protocol.KindSteal:    steal,
+}
+
+// answer makes a handler of what takes one request and gives one answer.
+func answer[Q, A any](do func(*client, Q) (A, []byte, error)) handler {
+	return func(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
+		q, err := decode[Q](f)
+		if err != nil {
+			return protocol.WriteError(stream, f.Kind.String(), err)
+		}
+		select {
+		case c.busy <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		reply, payload, err := do(c, q)
+		<-c.busy
+		if err != nil {
+			return protocol.WriteError(stream, f.Kind.String(), err)
+		}
+		return protocol.WriteMessage(stream, f.Kind, reply, payload)
+	}
+}
+
+// answerFile makes a handler of what is done with the client's files.
+func answerFile[Q, A any](do func(*files.Handles, Q) (A, []byte, error)) handler {
+	return answer(func(c *client, q Q) (A, []byte, error) { return do(c.files, q) })
+}
+
+// carry makes a handler of what answers by itself and goes on with the stream.
+func carry[Q any](do func(context.Context, net.Conn, Q) error) handler {
+	return func(ctx context.Context, _ *client, stream net.Conn, f protocol.Frame) error {
+		q, err := decode[Q](f)
+		if err != nil {
+			return protocol.WriteError(stream, f.Kind.String(), err)
+		}
+		return do(ctx, stream, q)
+	}
+}
+
+func decode[Q any](f protocol.Frame) (q Q, err error) {
+	if err := json.Unmarshal(f.Header, &q); err != nil {
+		return q, fmt.Errorf("decoding request: %w: %w", err, unix.EINVAL)
+	}
+	return q, nil
+}
+
+// again refuses a second hello.
+func (c *client) again(protocol.Hello) (protocol.HelloReply, []byte, error) {
+	return protocol.HelloReply{}, nil, fmt.Errorf("client was greeted before: %w", unix.EALREADY)
+}
+
+// environ answers with the target's environment.
+func (c *client) environ(struct{}) (protocol.EnvironReply, []byte, error) {
+	env, err := c.server.target.Environ()
+	return protocol.EnvironReply{}, env, err
+}
+
+// steal holds a port for as long as the stream is open. The stream ends when
+// the port is given back.
+func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
+	q, err := decode[protocol.Steal](f)
+	if err != nil {
+		return protocol.WriteError(stream, "steal", err)
+	}
+	in := c.server.incoming
+	if in == nil {
+		return protocol.WriteError(stream, "steal", fmt.Errorf("stealing port %d: %w", q.Port, c.server.disabled))
+	}
+	s, err := in.Steal(ctx, q.Port, c)
+	if err != nil {
+		return protocol.WriteError(stream, "steal", err)
+	}
+	defer s.Release()
+	reply := protocol.StealReply{Redirect: incoming.RedirectName}
+	if err := protocol.WriteMessage(stream, protocol.KindSteal, reply, nil); err != nil {
+		return err
+	}
+	_, _ = io.Copy(io.Discard, stream)
+	return nil
+}

@@ -1,0 +1,180 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"mirrord/agent/agenttest"
+	"mirrord/agent/files"
+	"mirrord/agent/target"
+	"mirrord/protocol"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fewStreams is the limit in tests. yamux burns time at a session's end for
+// each blocked stream, too much for thousands under the race detector.
+const fewStreams = 100
+
+// run serves this very process; nothing can be stolen.
+func run(t *testing.T) (addr string) {
+	t.Helper()
+	tgt, l, err := target.Enter(target.Choice{}, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s := New(slog.New(slog.DiscardHandler), tgt, nil, errors.New("not here"), time.Hour)
+	s.maxStreams = fewStreams
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("server ended with %v", err)
+		}
+		tgt.Close()
+	})
+	return l.Addr().String()
+}
+
+func TestTableIsWhole(t *testing.T) {
+	kinds := protocol.ClientKinds()
+	for _, k := range kinds {
+		if handlers[k] == nil {
+			t.Errorf("kind %v has no handler", k)
+		}
+	}
+	for k := range handlers {
+		if !slices.Contains(kinds, k) {
+			t.Errorf("kind %v is not told of", k)
+		}
+	}
+}
+
+func TestHelloRefused(t *testing.T) {
+	addr := run(t)
+	for name, test := range map[string]struct {
+		kind   protocol.Kind
+		header any
+		want   []string
+	}{
+		"version":   {protocol.KindHello, protocol.Hello{Version: protocol.Version + 6, Build: "b7"}, []string{"version 7 (build b7)", "version 1 (build dev)"}},
+		"not hello": {protocol.KindEnviron, struct{}{}, []string{"environ", "not hello"}},
+		"not JSON":  {protocol.KindHello, "hello", []string{"decoding hello"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := agenttest.Dial(t, addr)
+			_, err := c.Ask(test.kind, test.header, new(protocol.HelloReply))
+			for _, want := range test.want {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("answer %v, want %q", err, want)
+				}
+			}
+			if _, err := c.Accept(); err == nil { // the session is over
+				t.Error("agent opened a stream")
+			}
+		})
+	}
+}
+
+func TestRequests(t *testing.T) {
+	c, hello := agenttest.New(t, run(t))
+	host, _ := os.Hostname()
+	if hello.Hostname != host || !hello.Knows(protocol.KindSteal) || hello.Knows(99) {
+		t.Errorf("hello %+v", hello)
+	}
+	var none struct{}
+	for name, test := range map[string]struct {
+		kind   protocol.Kind
+		header any
+		errno  unix.Errno
+		want   string
+	}{
+		"unknown kind":   {99, none, unix.ENOSYS, "kind 99"},
+		"answers' kind":  {protocol.KindError, none, unix.ENOSYS, "kind 0"},
+		"agent's kind":   {protocol.KindIncoming, none, unix.ENOSYS, "kind 13"},
+		"second hello":   {protocol.KindHello, protocol.Hello{Version: protocol.Version}, unix.EALREADY, "before"},
+		"wrong type":     {protocol.KindOpen, map[string]int{"path": 1}, unix.EINVAL, "open: decoding request"},
+		"missing file":   {protocol.KindStat, protocol.Stat{Path: "/nowhere"}, unix.ENOENT, "stat: "},
+		"unknown handle": {protocol.KindRead, protocol.Read{Handle: 7, Len: 1}, unix.EBADF, "handle 7"},
+		"cannot steal":   {protocol.KindSteal, protocol.Steal{Port: 80}, 0, "stealing port 80: not here"},
+	} {
+		_, err := c.Ask(test.kind, test.header, new(any))
+		e, ok := errors.AsType[*protocol.Error](err)
+		if !ok || e.Errno != uint32(test.errno) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v (%+v)", name, err, e)
+		}
+	}
+	// A frame too large for the limit ends its stream only.
+	s := c.Stream()
+	if _, err := s.Write([]byte{byte(protocol.KindOpen), 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(s); err != nil || len(b) > 0 {
+		t.Errorf("oversized request: %q, %v", b, err)
+	}
+	if env, err := c.Ask(protocol.KindEnviron, none, new(protocol.EnvironReply)); err != nil || len(env) == 0 {
+		t.Errorf("environment: %d bytes, %v", len(env), err)
+	}
+}
+
+// A client may have so many streams and handles; another is not hurt by it.
+func TestLimits(t *testing.T) {
+	addr := run(t)
+	c, _ := agenttest.New(t, addr)
+	name := t.TempDir()
+	for range files.MaxHandles {
+		if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: name, Directory: true}, new(protocol.OpenReply)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := c.Ask(protocol.KindOpen, protocol.Open{Path: name}, new(protocol.OpenReply))
+	if !errors.Is(err, unix.EMFILE) {
+		t.Errorf("one handle too many: %v", err)
+	}
+	for range fewStreams {
+		s, err := c.Open() // and no request follows
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+	}
+	if _, err := c.Ask(protocol.KindStat, protocol.Stat{Path: "/"}, new(protocol.StatReply)); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("one stream too many: %v", err)
+	}
+	other, _ := agenttest.New(t, addr)
+	var open protocol.OpenReply
+	if _, err := other.Ask(protocol.KindOpen, protocol.Open{Path: name, Directory: true}, &open); err != nil || open.Handle == 0 {
+		t.Errorf("another client: %+v, %v", open, err)
+	}
+	before := descriptors(t)
+	c.End()
+	for end := time.Now().Add(10 * time.Second); descriptors(t) > before-files.MaxHandles; {
+		if time.Now().After(end) {
+			t.Fatalf("%d descriptors of %d left after the client's end", descriptors(t), before)
+		}
+		if _, err := other.Ask(protocol.KindStat, protocol.Stat{Path: "/"}, new(protocol.StatReply)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}

@@ -1,0 +1,76 @@
+package target
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func TestInContainer(t *testing.T) {
+	id := strings.Repeat("0123456789abcdef", 4)
+	other := strings.Repeat("fedcba9876543210", 4)
+	for cgroup, want := range map[string]bool{
+		"12:pids:/kubepods/besteffort/pod1-2/" + id + "\n11:cpu:/kubepods/besteffort/pod1-2/" + id + "\n": true,
+		"0::/kubepods.slice/kubepods-pod1_2.slice/cri-containerd-" + id + ".scope\n":                      true,
+		"0::/../../pod1/cri-containerd-" + id + ".scope\n":                                                true,
+		"0::/kubelet/pods/crio-" + id + ".scope/init.scope\n":                                             true,
+		"0::/system.slice/kubepods-pod1.slice:cri-containerd:" + id + "\n":                                true,
+		"0::/kubepods/pod1/" + other + "\n":                                                               false,
+		"0::/kubepods/pod1/x" + id + "\n":                                                                 false,
+		"0::/kubepods/pod1/" + id + "0\n":                                                                 false,
+		"0::/\n":                                                                                          false,
+		"":                                                                                                false,
+	} {
+		if got := inContainer(cgroup, id); got != want {
+			t.Errorf("%q: %v", cgroup, got)
+		}
+	}
+}
+
+func TestParseUser(t *testing.T) {
+	status := "Name:\tweb\nUmask:\t0022\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t8 2000 \nCapEff:\t0000000000000006\n"
+	got, err := parseUser([]byte(status))
+	want := User{UID: 4, GID: 8, Groups: []uint32{8, 2000}, Caps: 6}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v; -want +got:\n%s", err, diff)
+	}
+	if !got.In(2000) || got.In(7) || !got.Can(unix.CAP_DAC_READ_SEARCH) || got.Can(unix.CAP_SYS_ADMIN, unix.CAP_KILL) {
+		t.Errorf("%+v", got)
+	}
+	for _, line := range []string{"Uid:\t1\t2\t3\t4\n", "Gid:\t5\t6\t7\t8\n", "CapEff:\t0000000000000006\n"} {
+		if u, err := parseUser([]byte(strings.Replace(status, line, "", 1))); err == nil {
+			t.Errorf("without %q: %+v", line, u)
+		}
+		if u, err := parseUser([]byte(strings.Replace(status, line, line[:len(line)-3]+"x\n", 1))); err == nil {
+			t.Errorf("with a broken %q: %+v", line, u)
+		}
+	}
+}
+
+// The agent itself is served where nobody is named; its namespaces are entered already.
+func TestEnterSelf(t *testing.T) {
+	tgt, l, err := Enter(Choice{}, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	defer tgt.Close()
+	if tgt.PID != os.Getpid() || int(tgt.User.UID) != os.Getuid() {
+		t.Errorf("target %+v", tgt)
+	}
+	environ, err := tgt.Environ()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Split(strings.TrimSuffix(string(environ), "\x00"), "\x00"); !slices.Contains(got, "PATH="+os.Getenv("PATH")) {
+		t.Errorf("environment %q", got)
+	}
+	if _, err := tgt.read("status", 10); !errors.Is(err, unix.E2BIG) {
+		t.Errorf("reading more than the limit: %v", err)
+	}
+}
