@@ -1,0 +1,124 @@
+package cluster
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func podWith(names ...string) *corev1.Pod {
+	pod := &corev1.Pod{}
+	for _, n := range names {
+		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: n})
+	}
+	return pod
+}
+
+func TestDefaultContainer(t *testing.T) {
+	annotated := podWith("istio-proxy", "app", "db")
+	annotated.Annotations = map[string]string{"kubectl.kubernetes.io/default-container": "db"}
+	native := podWith("app")
+	native.Spec.InitContainers = []corev1.Container{
+		{Name: "migrate"},
+		{Name: "logs", RestartPolicy: new(corev1.ContainerRestartPolicyAlways)},
+	}
+	for _, test := range []struct {
+		pod  *corev1.Pod
+		want []string
+	}{
+		{podWith("app"), []string{"app"}},
+		{podWith("istio-proxy", "app", "db"), []string{"app", "db", "istio-proxy"}},
+		{podWith("linkerd-proxy"), []string{"linkerd-proxy"}},
+		{annotated, []string{"db", "app", "istio-proxy"}},
+		{native, []string{"app", "logs"}},
+	} {
+		if got := names(candidates(test.pod)); !slices.Equal(got, test.want) {
+			t.Errorf("containers %q, want %q", got, test.want)
+		}
+	}
+	if _, err := container(native, "migrate"); !IsKind(err, UnknownContainer) {
+		t.Errorf("an init container that has ended: %v", err)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	for want, status := range map[string]corev1.PodStatus{
+		"": {Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{
+			{Name: "app", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}},
+		}},
+		"container app is waiting (CrashLoopBackOff): back-off": {Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{
+			{Name: "app", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off"}}},
+		}},
+		"container app has ended (OOMKilled, exit code 137)": {Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{
+			{Name: "app", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 137}}},
+		}},
+		"the pod has failed (Evicted): disk": {Phase: corev1.PodFailed, Reason: "Evicted", Message: "disk"},
+		"the pod has completed":              {Phase: corev1.PodSucceeded},
+		"the pod is pending":                 {},
+		"the pod is not scheduled (Unschedulable): 0/3 nodes": {Phase: corev1.PodPending, Conditions: []corev1.PodCondition{
+			{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/3 nodes"},
+		}},
+	} {
+		pod := podWith("app")
+		pod.Status = status
+		if got := idle(pod, "app"); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	pod := podWith("app")
+	pod.DeletionTimestamp = new(metav1.Now())
+	if got := idle(pod, "app"); got != "the pod is being deleted" {
+		t.Error(got)
+	}
+}
+
+func TestSelector(t *testing.T) {
+	for raw, want := range map[string]string{
+		`{"matchLabels":{"app":"web"}}`:                                            "app=web",
+		`{"matchExpressions":[{"key":"tier","operator":"In","values":["a","b"]}]}`: "tier in (a,b)",
+		`{"app":"web","tier":"front"}`:                                             "app=web,tier=front",
+		`{}`:                                                                       "",
+		``:                                                                         "",
+		`[1]`:                                                                      "",
+	} {
+		var w workload
+		if raw != "" {
+			w.Spec.Selector = []byte(raw)
+		}
+		got, err := w.selector()
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v; want %q", raw, got, err, want)
+		}
+	}
+}
+
+func TestJob(t *testing.T) {
+	target := &Target{Namespace: "shop", Pod: "web.1-" + strings.Repeat("x", 300), UID: "u", Container: "app", Node: "n1"}
+	spec := AgentSpec{Image: "i", Build: "1.0+dirty", DisabledCapabilities: []string{"NET_RAW"}, Labels: map[string]string{labelName: "mine", "team": "a"}}
+	j, err := job(target, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(j.Name) > 63 || strings.Contains(j.Name, ".") {
+		t.Errorf("name %q", j.Name)
+	}
+	pod := j.Spec.Template
+	if pod.Labels[labelName] != agentName || pod.Labels["team"] != "a" || pod.Labels[labelBuild] != "1.0-dirty" || len(pod.Labels[labelTarget]) != 63 {
+		t.Errorf("labels %v", pod.Labels)
+	}
+	if pod.Spec.NodeName != "n1" || !pod.Spec.HostPID || *pod.Spec.AutomountServiceAccountToken {
+		t.Errorf("pod spec %+v", pod.Spec)
+	}
+	want := []corev1.Capability{"SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "DAC_READ_SEARCH", "KILL"}
+	if got := pod.Spec.Containers[0].SecurityContext.Capabilities.Add; !slices.Equal(got, want) {
+		t.Errorf("capabilities %v, want %v", got, want)
+	}
+	again, other := *target, *target
+	again.Path.Container, other.Container = "app", "db"
+	if jobName(&again, spec) != j.Name || jobName(&other, spec) == j.Name {
+		t.Error("the name does not follow the target")
+	}
+}

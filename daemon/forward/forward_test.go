@@ -1,0 +1,213 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/yamux"
+	"go.uber.org/goleak"
+
+	"mirrord/protocol"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// streams returns both ends of one yamux stream.
+func streams(t *testing.T) (ours, theirs net.Conn) {
+	p1, p2 := net.Pipe()
+	c, err := yamux.Client(p1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := yamux.Server(p2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	if ours, err = c.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if theirs, err = s.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	theirs.SetDeadline(time.Now().Add(30 * time.Second))
+	return ours, theirs
+}
+
+// dialFrom connects from a source that it tells before it connects.
+func dialFrom(t *testing.T, source string, expect func(netip.AddrPort) netip.AddrPort) net.Conn {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: netip.MustParseAddr(source).As4()}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bound.(*syscall.SockaddrInet4)
+	to := expect(netip.AddrPortFrom(netip.AddrFrom4(b.Addr), uint16(b.Port)))
+	if err := syscall.Connect(fd, &syscall.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := fileConn(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	return c
+}
+
+func TestOutgoingPairsBySource(t *testing.T) {
+	o, err := NewOutgoing(quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	one, agent1 := streams(t)
+	two, agent2 := streams(t)
+	for _, x := range []struct {
+		source string
+		stream net.Conn
+		agent  net.Conn
+	}{{"127.0.0.2", one, agent1}, {"127.0.0.3", two, agent2}} {
+		c := dialFrom(t, x.source, func(from netip.AddrPort) netip.AddrPort {
+			to, err := o.Expect(from, x.stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return to
+		})
+		io.WriteString(c, x.source)
+		buf := make([]byte, protocol.MaxChunk)
+		n, err := protocol.ReadDatagram(x.agent, buf)
+		if string(buf[:n]) != x.source || err != nil {
+			t.Errorf("stream of %s got %q, %v", x.source, buf[:n], err)
+		}
+	}
+}
+
+func TestOutgoingRefusesStrangers(t *testing.T) {
+	o, err := NewOutgoing(quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	c, err := net.Dial("tcp", o.v4.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a stranger read %d bytes, %v", n, err)
+	}
+}
+
+func TestDatagramsOfOneSourceShareAStream(t *testing.T) {
+	opened := make(chan net.Conn, 10)
+	dst := netip.MustParseAddrPort("10.96.0.10:53")
+	d := NewDatagrams(quiet, func(_ context.Context, to netip.AddrPort, first []byte) (net.Conn, error) {
+		if to != dst {
+			t.Errorf("dialled %v", to)
+		}
+		ours, theirs := streams(t)
+		if err := protocol.WriteDatagram(ours, first); err != nil {
+			return nil, err
+		}
+		opened <- theirs
+		return ours, nil
+	})
+	defer d.Close()
+	at, err := d.Endpoint(dst, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := d.Endpoint(dst, false); again != at {
+		t.Errorf("one address has endpoints %v and %v", at, again)
+	}
+	c, err := net.Dial("udp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	var agent net.Conn
+	buf := make([]byte, protocol.MaxChunk)
+	for _, word := range []string{"first", "second"} {
+		io.WriteString(c, word)
+		if agent == nil {
+			agent = <-opened
+		}
+		n, err := protocol.ReadDatagram(agent, buf)
+		if string(buf[:n]) != word || err != nil {
+			t.Fatalf("agent got %q, %v", buf[:n], err)
+		}
+		protocol.WriteDatagram(agent, []byte("re: "+word))
+		n, err = c.Read(buf)
+		if string(buf[:n]) != "re: "+word || err != nil {
+			t.Fatalf("debuggee got %q, %v", buf[:n], err)
+		}
+	}
+	if len(opened) != 0 {
+		t.Error("the second datagram opened another stream")
+	}
+}
+
+func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ours, agent := streams(t)
+	in := NewIncoming()
+	want := Peer{netip.MustParseAddrPort("10.244.0.9:51000"), netip.MustParseAddrPort("10.244.0.7:8080")}
+	done := make(chan error)
+	go func() { done <- in.Deliver(t.Context(), ours, want, l.Addr().(*net.TCPAddr).AddrPort()) }()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, ok := in.Peer(c.RemoteAddr().(*net.TCPAddr).AddrPort())
+	if !ok || got != want {
+		t.Errorf("Peer = %v, %v", got, ok)
+	}
+	if _, err := protocol.ReadAnswer(agent, protocol.KindIncoming, new(protocol.IncomingReply)); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	agent.Close()
+	if err := <-done; err != nil {
+		t.Errorf("Deliver = %v", err)
+	}
+}
+
+func TestIncomingLeavesTheStreamWhereNobodyListens(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	ours, _ := streams(t)
+	err = NewIncoming().Deliver(t.Context(), ours, Peer{}, l.Addr().(*net.TCPAddr).AddrPort())
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("Deliver = %v", err)
+	}
+	if _, err := ours.Write([]byte("still ours")); err != nil {
+		t.Errorf("the stream is of no use any more: %v", err)
+	}
+}

@@ -1,0 +1,142 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// peerKept is how long a connection's client is remembered after its end: the
+// debuggee may accept it late.
+const peerKept = 30 * time.Second
+
+// A Peer is who is behind a connection made to a debuggee.
+type Peer struct {
+	Client netip.AddrPort // as the target's kernel saw it
+	Local  netip.AddrPort // what the client asked for
+}
+
+// Incoming delivers stolen connections to debuggees' listeners and knows by
+// its source who is behind each.
+type Incoming struct {
+	mu    sync.Mutex
+	peers map[netip.AddrPort]Peer // guarded by mu, by source
+}
+
+// NewIncoming makes one that has delivered nothing.
+func NewIncoming() *Incoming { return &Incoming{peers: map[netip.AddrPort]Peer{}} }
+
+// Peer tells who is behind the connection made from source.
+func (in *Incoming) Peer(source netip.AddrPort) (Peer, bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	p, ok := in.peers[unmap(source)]
+	return p, ok
+}
+
+// Deliver connects to the debuggee's listener and relays the stream to it. An
+// error means that nothing was delivered and the stream is untouched. ctx ends
+// the connection.
+func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, listener netip.AddrPort) error {
+	conn, source, err := in.dial(peer, listener)
+	if err != nil {
+		return fmt.Errorf("connecting to the debuggee's listener: %w", err)
+	}
+	defer in.forgetLater(source)
+	defer context.AfterFunc(ctx, func() {
+		conn.SetLinger(0)
+		conn.Close()
+		stream.SetDeadline(time.Unix(1, 0))
+	})()
+	if err := protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{}, nil); err != nil {
+		conn.SetLinger(0)
+		conn.Close()
+		stream.Close()
+		return nil // the agent's side is gone: there is nobody to deliver from
+	}
+	protocol.Relay(conn, stream)
+	return nil
+}
+
+func (in *Incoming) forgetLater(source netip.AddrPort) {
+	time.AfterFunc(peerKept, func() {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		delete(in.peers, source)
+	})
+}
+
+// dial binds before it connects, so that the peer is known before the debuggee
+// can accept.
+func (in *Incoming) dial(peer Peer, listener netip.AddrPort) (*net.TCPConn, netip.AddrPort, error) {
+	none := netip.AddrPort{}
+	family, source := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	if listener.Addr().Is6() {
+		family, source = unix.AF_INET6, &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, none, fmt.Errorf("socket: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, source); err != nil {
+		return nil, none, fmt.Errorf("bind: %w", err)
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil, none, fmt.Errorf("getsockname: %w", err)
+	}
+	from := addrPort(bound)
+	in.mu.Lock()
+	in.peers[from] = peer
+	in.mu.Unlock()
+	// On loopback connect(2) ends at once: connected or refused.
+	err = unix.Connect(fd, sockaddr(listener))
+	var conn net.Conn
+	if err == nil {
+		conn, err = fileConn(fd)
+	}
+	if err != nil {
+		in.mu.Lock()
+		delete(in.peers, from)
+		in.mu.Unlock()
+		return nil, none, fmt.Errorf("connect to %v: %w", listener, err)
+	}
+	return conn.(*net.TCPConn), from, nil
+}
+
+// fileConn makes a net.Conn of a duplicate of fd.
+func fileConn(fd int) (net.Conn, error) {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(dup), "socket")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,173 @@
+// Package forward is the loopback side of remote connections: the endpoints
+// that debuggees' outgoing sockets are connected to, and the delivery of
+// incoming connections to debuggees' listeners.
+//
+//	debuggee's socket ── endpoint (127.0.0.1 or ::1) ── stream ═▶ agent
+//	agent ═▶ stream ── connection from a known source ──▶ debuggee's listener
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"mirrord/protocol"
+)
+
+// pairing bounds how long a stream waits for its debuggee's socket to connect.
+const pairing = 30 * time.Second
+
+// Outgoing holds a session's endpoints for TCP. A connection to one is paired
+// with its stream by the full source address; what does not pair is closed.
+//
+// Goroutines: one accepts at each endpoint, one relays each connection; Close
+// waits for all.
+type Outgoing struct {
+	log    *slog.Logger
+	v4, v6 *net.TCPListener // v6: nil where the machine has none
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	waits  map[netip.AddrPort]*waiting // guarded by mu, by source
+	live   map[net.Conn]net.Conn       // guarded by mu, connection to stream
+}
+
+type waiting struct {
+	stream net.Conn
+	timer  *time.Timer
+}
+
+// NewOutgoing opens the endpoints.
+func NewOutgoing(log *slog.Logger) (*Outgoing, error) {
+	o := &Outgoing{log: log, waits: map[netip.AddrPort]*waiting{}, live: map[net.Conn]net.Conn{}}
+	var err error
+	if o.v4, err = listen("tcp4", "127.0.0.1:0"); err != nil {
+		return nil, fmt.Errorf("opening endpoint: %w", err)
+	}
+	if o.v6, err = listen("tcp6", "[::1]:0"); err != nil {
+		log.Debug("no IPv6 endpoint", "err", err)
+	}
+	for _, l := range []*net.TCPListener{o.v4, o.v6} {
+		if l != nil {
+			o.wg.Go(func() { o.accept(l) })
+		}
+	}
+	return o, nil
+}
+
+func listen(network, addr string) (*net.TCPListener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
+}
+
+var errNoIPv6 = errors.New("this machine has no IPv6 loopback")
+
+// Expect pairs stream with the connection that source will make, and returns
+// the endpoint it has to be made to. The stream is Outgoing's from here on.
+func (o *Outgoing) Expect(source netip.AddrPort, stream net.Conn) (netip.AddrPort, error) {
+	l := o.v4
+	if source = unmap(source); source.Addr().Is6() {
+		l = o.v6
+	}
+	if l == nil {
+		stream.Close()
+		return netip.AddrPort{}, errNoIPv6
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		stream.Close()
+		return netip.AddrPort{}, net.ErrClosed
+	}
+	if old := o.waits[source]; old != nil {
+		old.timer.Stop()
+		old.stream.Close()
+	}
+	o.waits[source] = &waiting{stream, time.AfterFunc(pairing, func() { o.forget(source, stream) })}
+	return l.Addr().(*net.TCPAddr).AddrPort(), nil
+}
+
+func (o *Outgoing) forget(source netip.AddrPort, stream net.Conn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if w := o.waits[source]; w != nil && w.stream == stream {
+		delete(o.waits, source)
+		stream.Close()
+	}
+}
+
+func (o *Outgoing) accept(l *net.TCPListener) {
+	for {
+		c, err := l.AcceptTCP()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			o.log.Warn("accepting at endpoint", "err", err)
+			continue
+		}
+		stream := o.pair(c)
+		if stream == nil {
+			c.Close()
+			continue
+		}
+		o.wg.Go(func() {
+			err := protocol.Relay(c, stream)
+			o.log.Debug("outgoing connection ended", "err", err)
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			delete(o.live, c)
+		})
+	}
+}
+
+func (o *Outgoing) pair(c *net.TCPConn) net.Conn {
+	source := c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w := o.waits[source]
+	if w == nil || o.closed {
+		return nil
+	}
+	w.timer.Stop()
+	delete(o.waits, source)
+	o.live[c] = w.stream
+	return w.stream
+}
+
+// Close resets what is open and waits for it.
+func (o *Outgoing) Close() {
+	o.v4.Close()
+	if o.v6 != nil {
+		o.v6.Close()
+	}
+	o.mu.Lock()
+	o.closed = true
+	for _, w := range o.waits {
+		w.timer.Stop()
+		w.stream.Close()
+	}
+	clear(o.waits)
+	for c, stream := range o.live {
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+		stream.SetDeadline(time.Unix(1, 0))
+	}
+	o.mu.Unlock()
+	o.wg.Wait()
+}
+
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
