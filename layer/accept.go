@@ -1,0 +1,135 @@
+package layer
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/seccomp"
+	wire "mirrord/protocol/layer"
+)
+
+// An accepted connection, taken from the kernel's queue.
+type accepted struct {
+	fd   int
+	peer netip.AddrPort // as the debuggee is to see it
+}
+
+func quickAccept(c *call) bool {
+	if c.l.sockets.some.Load() == 0 {
+		return true
+	}
+	k := c.l.sockets.get(c.inode(int32(c.Args[0])))
+	return k == nil || !k.stolen.Load()
+}
+
+// slowAccept accepts for the debuggee, to tell it the real client. A connection
+// that does not reach the debuggee waits for the next accept.
+func slowAccept(c *call) answer {
+	d, ans, ok := c.duplicate(int32(c.Args[0]))
+	if !ok {
+		return ans
+	}
+	defer d.close()
+	k := c.l.sockets.get(d.inode)
+	if k == nil {
+		return carryOn
+	}
+	var a accepted
+	for {
+		var errno unix.Errno
+		if a, errno = c.l.accept(k, d); errno == 0 {
+			break
+		} else if errno != unix.EAGAIN || d.async {
+			return fail(errno)
+		}
+		switch c.wait(d) {
+		case callerGone:
+			return answer{abandoned: true}
+		case timeOver:
+			return fail(unix.EAGAIN)
+		}
+	}
+	keep := func(taken bool) {
+		if taken {
+			unix.Close(a.fd)
+			return
+		}
+		k.mu.Lock()
+		k.pending = append(k.pending, a)
+		k.mu.Unlock()
+	}
+	ans = answer{hasFD: true, inject: a.fd, again: true, settle: keep}
+	flags := 0
+	if c.hook.Call == seccomp.Accept4 {
+		flags = int(c.Args[3])
+	}
+	ans.cloexec = flags&unix.SOCK_CLOEXEC != 0
+	if err := unix.SetNonblock(a.fd, flags&unix.SOCK_NONBLOCK != 0); err != nil {
+		keep(false)
+		return failWith(err)
+	}
+	if c.Args[1] != 0 {
+		writes, errno := c.writeSockaddr(a.peer, d.domain, c.Args[1], c.Args[2])
+		if errno != 0 {
+			keep(false)
+			return fail(errno)
+		}
+		ans.writes = writes
+	}
+	return ans
+}
+
+// accept takes a connection if there is one, and never blocks: all accepts of
+// a stolen port come through here, one at a time. It remembers who is there:
+// the daemon tells it once.
+func (l *Layer) accept(k *sock, d *duplicate) (accepted, unix.Errno) {
+	a, from, errno := k.take(d)
+	if errno != 0 || a.peer.IsValid() {
+		return a, errno
+	}
+	a.peer = from
+	if peer, local := l.peer(from); peer.IsValid() {
+		a.peer = peer
+		var st unix.Stat_t
+		if unix.Fstat(a.fd, &st) == nil {
+			l.sockets.put(st.Ino, &sock{local: local, peer: peer})
+		}
+	}
+	return a, 0
+}
+
+func (k *sock) take(d *duplicate) (a accepted, from netip.AddrPort, errno unix.Errno) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.pending) > 0 {
+		a := k.pending[0]
+		k.pending = k.pending[1:]
+		return a, a.peer, 0
+	}
+	if !d.async {
+		poll := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(poll, 0); err != nil || n == 0 {
+			return a, from, unix.EAGAIN
+		}
+	}
+	fd, sa, err := unix.Accept4(d.fd, unix.SOCK_CLOEXEC)
+	if err != nil {
+		return a, from, asErrno(err)
+	}
+	return accepted{fd: fd}, addrPort(sa), 0
+}
+
+// peer asks the daemon who is behind the connection from a loopback source.
+// Not valid: it is a connection of this machine.
+func (l *Layer) peer(from netip.AddrPort) (peer, local netip.AddrPort) {
+	if !from.Addr().IsLoopback() {
+		return
+	}
+	r := l.Daemon.call(&wire.Request{Op: wire.OpPeer, Addr: from})
+	closeFD(r.fd)
+	if r.Errno != 0 {
+		return
+	}
+	return r.Addr, r.Addr2
+}

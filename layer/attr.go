@@ -1,0 +1,189 @@
+package layer
+
+import (
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
+	"mirrord/protocol"
+	wire "mirrord/protocol/layer"
+)
+
+// quickStatat: an empty path stands for the descriptor itself.
+func quickStatat(c *call) bool {
+	if !quickPath(c) {
+		return false
+	}
+	if c.Args[c.hook.flags]&unix.AT_EMPTY_PATH == 0 || c.l.files.any.Load() == 0 || c.path != "" {
+		return true
+	}
+	return quickFstat(c)
+}
+
+// quickFstat: trapped because programs compare what stat and fstat tell (cp,
+// tar), and a memfd alone has an inode of this machine. Until the first file
+// is injected it costs a trap and nothing else.
+func quickFstat(c *call) bool {
+	c.file = c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
+	return c.file == nil
+}
+
+// fileAttr tells of an injected file. Of a memfd all is known; a node may have
+// grown since it was opened, which the file server knows.
+func (c *call) fileAttr() (protocol.Attr, error) {
+	a := c.file.attr
+	if !c.file.node {
+		return a, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(c.proc("fd/"+strconv.Itoa(int(int32(c.Args[c.hook.dir])))), &st); err != nil {
+		return a, err
+	}
+	a.Size, a.Blocks, a.Mtime, a.Ctime = st.Size, st.Blocks, unix.TimespecToNsec(st.Mtim), unix.TimespecToNsec(st.Ctim)
+	return a, nil
+}
+
+func slowFstat(c *call) answer {
+	a, err := c.fileAttr()
+	if err != nil {
+		return failWith(err)
+	}
+	return c.writeStat(c.Args[1], &a)
+}
+
+func slowStat(c *call) answer {
+	at := 1
+	if c.hook.dir != no {
+		at = 2
+	}
+	if c.file != nil {
+		a, err := c.fileAttr()
+		if err != nil {
+			return failWith(err)
+		}
+		return c.writeStat(c.Args[at], &a)
+	}
+	if errno := c.refused(); errno != 0 {
+		return fail(errno)
+	}
+	r := c.stat(c.path, c.noFollow())
+	if r.Errno != 0 {
+		return fail(unix.Errno(r.Errno))
+	}
+	return c.writeStat(c.Args[at], &r.Attr)
+}
+
+func (c *call) noFollow() bool {
+	return c.hook.Call == seccomp.Lstat || c.hook.flags != no && c.Args[c.hook.flags]&unix.AT_SYMLINK_NOFOLLOW != 0
+}
+
+func (c *call) writeStat(addr uint64, a *protocol.Attr) answer {
+	st := new(unix.Stat_t)
+	fillStat(st, a)
+	b := unsafe.Slice((*byte)(unsafe.Pointer(st)), unsafe.Sizeof(*st))
+	return answer{writes: []memory{{addr, b}}}
+}
+
+func slowStatx(c *call) answer {
+	var a protocol.Attr
+	if c.file != nil {
+		var err error
+		if a, err = c.fileAttr(); err != nil {
+			return failWith(err)
+		}
+	} else {
+		if errno := c.refused(); errno != 0 {
+			return fail(errno)
+		}
+		r := c.stat(c.path, c.noFollow())
+		if r.Errno != 0 {
+			return fail(unix.Errno(r.Errno))
+		}
+		a = r.Attr
+	}
+	st := &unix.Statx_t{
+		Mask: unix.STATX_BASIC_STATS, Blksize: uint32(a.Blksize), Nlink: a.Nlink, Uid: a.UID, Gid: a.GID, Mode: uint16(a.Mode),
+		Ino: a.Ino, Size: uint64(a.Size), Blocks: uint64(a.Blocks), Atime: statxTime(a.Atime), Mtime: statxTime(a.Mtime), Ctime: statxTime(a.Ctime),
+		Rdev_major: unix.Major(a.Rdev), Rdev_minor: unix.Minor(a.Rdev), Dev_major: unix.Major(a.Dev), Dev_minor: unix.Minor(a.Dev),
+	}
+	b := unsafe.Slice((*byte)(unsafe.Pointer(st)), unsafe.Sizeof(*st))
+	return answer{writes: []memory{{c.Args[4], b}}}
+}
+
+func statxTime(ns int64) unix.StatxTimestamp {
+	ts := unix.NsecToTimespec(ns)
+	return unix.StatxTimestamp{Sec: int64(ts.Sec), Nsec: uint32(ts.Nsec)}
+}
+
+// slowStatfs tells what is true of every file of the target: it is read-only.
+func slowStatfs(c *call) answer {
+	if errno := c.refused(); errno != 0 {
+		return fail(errno)
+	}
+	if r := c.stat(c.path, false); r.Errno != 0 {
+		return fail(unix.Errno(r.Errno))
+	}
+	st := &unix.Statfs_t{Type: unix.FUSE_SUPER_MAGIC, Bsize: 4096, Namelen: 255, Frsize: 4096, Flags: unix.ST_RDONLY}
+	b := unsafe.Slice((*byte)(unsafe.Pointer(st)), unsafe.Sizeof(*st))
+	return answer{writes: []memory{{c.Args[1], b}}}
+}
+
+func slowAccess(c *call) answer {
+	if errno := c.refused(); errno != 0 {
+		return fail(errno)
+	}
+	mode := uint32(c.Args[c.hook.path+1])
+	if mode&^(unix.R_OK|unix.W_OK|unix.X_OK) != 0 {
+		return fail(unix.EINVAL)
+	}
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpAccess, Path: c.path, Mode: mode &^ unix.W_OK})
+	closeFD(r.fd)
+	if r.Errno != 0 {
+		return fail(unix.Errno(r.Errno))
+	}
+	if mode&unix.W_OK != 0 {
+		return fail(unix.EROFS)
+	}
+	return value(0)
+}
+
+// quickReadlink: a link in /proc that names an injected file must not name
+// what stands for it here.
+func quickReadlink(c *call) bool {
+	if !quickPath(c) {
+		return false
+	}
+	if c.path == "" || c.verdict.Kind != policy.Local {
+		return true
+	}
+	if fd, ok := procFD(c.path); ok {
+		c.file = c.l.files.byFD(c, fd)
+	}
+	return c.file == nil
+}
+
+func slowReadlink(c *call) answer {
+	to, size := c.hook.path+1, int32(c.Args[c.hook.path+2])
+	if size <= 0 {
+		return fail(unix.EINVAL)
+	}
+	var text []byte
+	if c.file != nil {
+		text = []byte(c.file.path)
+	} else {
+		if errno := c.refused(); errno != 0 {
+			return fail(errno)
+		}
+		r := c.l.Daemon.call(&wire.Request{Op: wire.OpReadlink, Path: c.path})
+		closeFD(r.fd)
+		if r.Errno != 0 {
+			return fail(unix.Errno(r.Errno))
+		}
+		text = r.Data
+	}
+	text = text[:min(len(text), int(size))]
+	return answer{val: int64(len(text)), writes: []memory{{c.Args[to], text}}}
+}

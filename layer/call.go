@@ -1,0 +1,281 @@
+package layer
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
+)
+
+// A call is one hooked call. What quick read from the debuggee's memory is
+// kept here, so that slow decides by the same bytes.
+type call struct {
+	seccomp.Notification
+	l       *Layer
+	hook    *hook
+	flight  *flight
+	path    string // absolute, as the debuggee spelled it; "" for an empty one
+	path2   string // of calls with two paths
+	verdict policy.Verdict
+	local2  bool // path2's verdict
+	local1  bool // path's, of calls with two
+	file    *file
+}
+
+// An answer is what a call comes to.
+type answer struct {
+	carryOn bool // the kernel carries out the call itself
+	errno   unix.Errno
+	val     int64
+	inject  int // with fd: a descriptor to give, and its number is the result
+	hasFD   bool
+	cloexec bool
+	writes  []memory
+	// settle, if set, is called once: taken tells whether the debuggee got the answer.
+	settle func(taken bool)
+	// again: found anew, rather than kept, for a caller that was interrupted.
+	again bool
+	// abandoned: the caller is gone and nothing was done.
+	abandoned bool
+}
+
+// A memory is bytes to be written into the debuggee.
+type memory struct {
+	addr  uint64
+	bytes []byte
+}
+
+func fail(errno unix.Errno) answer { return answer{errno: errno} }
+func value(v int64) answer         { return answer{val: v} }
+
+var carryOn = answer{carryOn: true}
+
+// failWith answers with err's errno, or EIO.
+func failWith(err error) answer {
+	var errno unix.Errno
+	if errors.As(err, &errno) && errno != 0 {
+		return fail(errno)
+	}
+	return fail(unix.EIO)
+}
+
+// A flightKey is what an interrupted call and its re-issue have in common.
+type flightKey struct {
+	tid  uint32
+	nr   int32
+	args [6]uint64
+}
+
+// flightTime is how long an answer waits for the call to be asked again.
+const flightTime = 5 * time.Second
+
+// A flight is a call on its way to an answer. A signal ends a notification but
+// not the flight: the call, asked again, joins it.
+type flight struct {
+	key   flightKey
+	mu    sync.Mutex // lock order: mu, then Layer.mu
+	id    uint64     // of the notification that waits; guarded by mu
+	last  call       // the newest asking; guarded by mu
+	ready bool       // guarded by mu
+	done  bool       // guarded by mu
+	ans   answer     // guarded by mu
+	timer *time.Timer
+}
+
+// start answers c in a goroutine, or lets it join the flight of an earlier asking.
+func (l *Layer) start(c call) {
+	select {
+	case l.waiting <- struct{}{}:
+	default:
+		_ = l.listener.Fail(c.ID, unix.EAGAIN)
+		return
+	}
+	key := flightKey{c.TID, c.NR, c.Args}
+	l.mu.Lock()
+	f := l.flights[key]
+	fresh := f == nil
+	if fresh {
+		f = &flight{key: key, id: c.ID, last: c}
+		l.flights[key] = f
+	}
+	l.mu.Unlock()
+	l.wg.Go(func() {
+		defer func() { <-l.waiting }()
+		for !fresh {
+			if l.join(f, c) {
+				return
+			}
+			l.mu.Lock()
+			if other := l.flights[key]; other == nil || other == f {
+				f = &flight{key: key, id: c.ID, last: c}
+				l.flights[key] = f
+				fresh = true
+			} else {
+				f = other
+			}
+			l.mu.Unlock()
+		}
+		for again := true; again; {
+			c.flight = f
+			ans := answer{abandoned: true}
+			if l.listener.Valid(c.ID) { // what quick read was this task's
+				if c.served() {
+					ans = c.hook.slow(&c)
+				} else {
+					ans = carryOn
+				}
+			}
+			c, again = l.finish(f, ans)
+		}
+	})
+}
+
+// join makes f answer c's notification. False: f has been answered before.
+func (l *Layer) join(f *flight, c call) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done {
+		return false
+	}
+	f.id, f.last = c.ID, c
+	if f.ready {
+		l.deliver(f)
+	}
+	return true
+}
+
+// finish gives f its answer. An abandoned call may have been asked again since:
+// then it is to be done again, as it was asked last.
+func (l *Layer) finish(f *flight, ans answer) (c call, again bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ans.abandoned && l.listener.Valid(f.id) {
+		return f.last, true
+	}
+	f.ans, f.ready = ans, true
+	if ans.abandoned {
+		l.end(f, false)
+		return c, false
+	}
+	l.deliver(f)
+	switch {
+	case f.done:
+	case ans.again:
+		l.end(f, false)
+	default:
+		f.timer = time.AfterFunc(flightTime, func() { l.expire(f) })
+	}
+	return c, false
+}
+
+// deliver answers f's notification; f.mu is held. If nobody waits any more, f stays.
+func (l *Layer) deliver(f *flight) {
+	err := l.send(f)
+	if errors.Is(err, seccomp.ErrGone) {
+		return
+	}
+	if err != nil {
+		l.log.Debug("answering a call", "op", f.key.nr, "err", err)
+	}
+	l.end(f, err == nil)
+}
+
+func (l *Layer) send(f *flight) error {
+	a := &f.ans
+	if a.carryOn {
+		return l.listener.Continue(f.id)
+	}
+	if len(a.writes) > 0 && !l.listener.Valid(f.id) {
+		return seccomp.ErrGone
+	}
+	for _, w := range a.writes {
+		if err := seccomp.Write(f.key.tid, w.addr, w.bytes); err != nil {
+			return errors.Join(l.listener.Fail(f.id, unix.EFAULT), err)
+		}
+	}
+	switch {
+	case a.errno != 0:
+		return l.listener.Fail(f.id, a.errno)
+	case !a.hasFD:
+		return l.listener.Return(f.id, a.val)
+	}
+	err := l.listener.Inject(f.id, a.inject, a.cloexec)
+	var errno unix.Errno
+	if errors.As(err, &errno) { // the task has no room for it
+		return errors.Join(l.listener.Fail(f.id, errno), err)
+	}
+	return err
+}
+
+// end is the end of f; f.mu is held.
+func (l *Layer) end(f *flight, taken bool) {
+	if f.done {
+		return
+	}
+	f.done = true
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	if f.ans.settle != nil {
+		f.ans.settle(taken)
+	}
+	l.mu.Lock()
+	if l.flights[f.key] == f {
+		delete(l.flights, f.key)
+	}
+	l.mu.Unlock()
+}
+
+func (l *Layer) expire(f *flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l.end(f, false)
+}
+
+// settle ends the flights that have an answer nobody came for.
+func (l *Layer) settle() {
+	l.mu.Lock()
+	var all []*flight
+	for _, f := range l.flights {
+		all = append(all, f)
+	}
+	l.mu.Unlock()
+	for _, f := range all {
+		f.mu.Lock()
+		if f.ready {
+			l.end(f, false)
+		}
+		f.mu.Unlock()
+	}
+}
+
+// wanted tells whether somebody still waits for c.
+func (c *call) wanted() bool {
+	c.flight.mu.Lock()
+	id := c.flight.id
+	c.flight.mu.Unlock()
+	return c.l.listener.Valid(id)
+}
+
+// served tells whether c's process is one whose calls we answer. It is asked
+// anew each time: a process that is about to exec still has its parent's name.
+func (c *call) served() bool {
+	if !c.l.Policy.Skips() {
+		return true
+	}
+	proc := "/proc/" + strconv.Itoa(int(c.TID))
+	exe, err := os.Readlink(proc + "/exe")
+	if err != nil {
+		return true
+	}
+	line, _ := os.ReadFile(proc + "/cmdline")
+	argv0, _, _ := strings.Cut(string(line), "\x00")
+	return c.l.Policy.Process(exe, argv0).Kind != policy.Local
+}

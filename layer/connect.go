@@ -1,0 +1,163 @@
+package layer
+
+import (
+	"math/rand/v2"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/policy"
+	wire "mirrord/protocol/layer"
+)
+
+func quickConnect(c *call) bool {
+	s, ok := c.readSockaddr(c.Args[1], c.Args[2])
+	if !ok {
+		return true
+	}
+	switch s.family {
+	case unix.AF_UNIX:
+		if s.path == "" || s.path[0] == '@' {
+			return true
+		}
+		c.verdict = c.l.Policy.Unix(s.path)
+		return c.verdict.Kind == policy.Local
+	case unix.AF_INET, unix.AF_INET6:
+		remote := c.l.Policy.Connect(policy.TCP, s.addr).Kind != policy.Local || c.l.Policy.Connect(policy.UDP, s.addr).Kind != policy.Local
+		if remote || c.l.sockets.movedTo(s.addr) != 0 {
+			return false
+		}
+		fallthrough
+	case unix.AF_UNSPEC: // the socket is to be used anew
+		if c.l.sockets.some.Load() > 0 {
+			if inode := c.inode(int32(c.Args[0])); inode != 0 {
+				if k := c.l.sockets.get(inode); k != nil && !k.bound.IsValid() {
+					c.l.sockets.drop(inode)
+				}
+			}
+		}
+	}
+	return true
+}
+
+func slowConnect(c *call) answer {
+	if c.verdict.Kind == policy.Refused {
+		return fail(unix.ECONNREFUSED)
+	}
+	s, ok := c.readSockaddr(c.Args[1], c.Args[2])
+	if !ok {
+		return fail(unix.EFAULT)
+	}
+	d, ans, ok := c.duplicate(int32(c.Args[0]))
+	if !ok {
+		return ans
+	}
+	defer d.close()
+	proto := policy.TCP
+	if !d.tcp() {
+		proto = policy.UDP
+	}
+	if c.l.Policy.Connect(proto, s.addr).Kind == policy.Local {
+		if port := c.l.sockets.movedTo(s.addr); port != 0 && d.tcp() {
+			return d.connect(netip.AddrPortFrom(s.addr.Addr(), port))
+		}
+		return carryOn
+	}
+	switch {
+	case s.family == unix.AF_INET6 && d.domain == unix.AF_INET, s.family == unix.AF_INET && d.only6:
+		return carryOn // the kernel refuses the family
+	case d.tcp():
+		return c.connectTCP(d, s.addr)
+	case d.udp():
+		return c.connectUDP(d, s.addr)
+	case d.inet() && d.typ == unix.SOCK_DGRAM: // ping sockets
+		return fail(unix.ENETUNREACH)
+	}
+	return fail(unix.EPROTONOSUPPORT)
+}
+
+// connectTCP makes sure that the socket has a loopback source, by which the
+// daemon knows it, and connects it to the endpoint that the daemon names.
+func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
+	if _, err := unix.Getpeername(d.fd); err == nil {
+		return fail(unix.EISCONN)
+	}
+	source, errno := d.source()
+	if errno != 0 {
+		return fail(errno)
+	}
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpConnect, Addr: to, Addr2: source})
+	closeFD(r.fd)
+	if r.Errno != 0 {
+		return fail(unix.Errno(r.Errno))
+	}
+	local := r.Addr2
+	if !local.IsValid() {
+		local = netip.AddrPortFrom(c.l.ownAddr(to.Addr()), source.Port())
+	}
+	k := &sock{local: local, peer: to}
+	c.l.sockets.put(d.inode, k)
+	ans := d.connect(r.Addr)
+	if ans.errno != 0 && ans.errno != unix.EINPROGRESS {
+		c.l.sockets.drop(d.inode)
+	}
+	return ans
+}
+
+// source gives d a loopback source, a random one of the 16 million so that the
+// ports of one are not the limit, and returns it.
+func (d *duplicate) source() (netip.AddrPort, unix.Errno) {
+	own := d.own()
+	if own.Port() != 0 {
+		if own.Addr().IsUnspecified() { // the kernel will choose this one
+			own = netip.AddrPortFrom(d.loopback(), own.Port())
+		}
+		return own, 0
+	}
+	ip := d.loopback()
+	if ip.Is4() {
+		n := rand.Uint32N(1<<24-2) + 1
+		ip = netip.AddrFrom4([4]byte{127, byte(n >> 16), byte(n >> 8), byte(n)})
+	}
+	if err := unix.Bind(d.fd, kernelAddr(netip.AddrPortFrom(ip, 0), d.domain)); err != nil {
+		return netip.AddrPort{}, asErrno(err)
+	}
+	return d.own(), 0
+}
+
+// connect connects to a loopback address, at once. A socket that does not block
+// is told EINPROGRESS, as it is by every TCP.
+func (d *duplicate) connect(to netip.AddrPort) answer {
+	switch err := unix.Connect(d.fd, kernelAddr(to, d.domain)); err {
+	case nil, unix.EISCONN: // an interrupted connect, asked again
+		return value(0)
+	default:
+		return fail(asErrno(err))
+	}
+}
+
+func (c *call) connectUDP(d *duplicate, to netip.AddrPort) answer {
+	endpoint, errno := c.l.datagramEndpoint(d, to)
+	if errno != 0 {
+		return fail(errno)
+	}
+	if err := unix.Connect(d.fd, kernelAddr(endpoint, d.domain)); err != nil {
+		return failWith(err)
+	}
+	c.l.sockets.put(d.inode, &sock{
+		local: netip.AddrPortFrom(c.l.ownAddr(to.Addr()), d.own().Port()), peer: to, udp: true,
+	})
+	return value(0)
+}
+
+// ownAddr is the target's address of ip's family. Not valid: it has none.
+func (l *Layer) ownAddr(ip netip.Addr) netip.Addr {
+	for _, a := range l.Addrs {
+		if a.Is4() == ip.Is4() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+func asErrno(err error) unix.Errno { return failWith(err).errno }

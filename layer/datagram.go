@@ -1,0 +1,159 @@
+package layer
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
+	wire "mirrord/protocol/layer"
+)
+
+// A datagramKey is a UDP destination and the family of who sends there.
+type datagramKey struct {
+	to    netip.AddrPort
+	only6 bool
+}
+
+// maxEndpoints bounds the UDP destinations of one launcher.
+const maxEndpoints = 1 << 14
+
+// maxDatagram is the largest payload of UDP over IPv4 and IPv6.
+const maxDatagram = 1<<16 - 1
+
+// datagramEndpoint returns the daemon's endpoint that stands for to.
+func (l *Layer) datagramEndpoint(d *duplicate, to netip.AddrPort) (netip.AddrPort, unix.Errno) {
+	if len(l.Addrs) > 0 && !l.ownAddr(to.Addr()).IsValid() && !to.Addr().IsLoopback() {
+		return netip.AddrPort{}, unix.ENETUNREACH // the target has no such family
+	}
+	key := datagramKey{to, d.only6}
+	l.sockets.mu.Lock()
+	endpoint, known := l.sockets.endpoint[key]
+	full := len(l.sockets.endpoint) >= maxEndpoints
+	l.sockets.mu.Unlock()
+	switch {
+	case known:
+		return endpoint, 0
+	case full:
+		return netip.AddrPort{}, unix.ENOBUFS
+	}
+	r := l.Daemon.call(&wire.Request{Op: wire.OpDatagram, Addr: to, Addr2: netip.AddrPortFrom(d.loopback(), 0)})
+	closeFD(r.fd)
+	if r.Errno != 0 {
+		return netip.AddrPort{}, unix.Errno(r.Errno)
+	}
+	l.sockets.mu.Lock()
+	defer l.sockets.mu.Unlock()
+	l.sockets.endpoint[key], l.sockets.remote[r.Addr] = r.Addr, to
+	return r.Addr, 0
+}
+
+func quickSendto(c *call) bool {
+	s, ok := c.readSockaddr(c.Args[4], c.Args[5])
+	if !ok || s.family != unix.AF_INET && s.family != unix.AF_INET6 {
+		return true
+	}
+	// Of TCP only the opening of a connection has an address, and nobody uses it.
+	return c.l.Policy.Connect(policy.UDP, s.addr).Kind == policy.Local
+}
+
+// slowSendto sends the datagram for the debuggee. A datagram that is too large
+// for a moment is lost, as datagrams are.
+func slowSendto(c *call) answer {
+	s, ok := c.readSockaddr(c.Args[4], c.Args[5])
+	if !ok {
+		return fail(unix.EFAULT)
+	}
+	d, ans, ok := c.duplicate(int32(c.Args[0]))
+	if !ok {
+		return ans
+	}
+	defer d.close()
+	switch {
+	case d.tcp():
+		if c.Args[3]&unix.MSG_FASTOPEN != 0 {
+			return fail(unix.EOPNOTSUPP)
+		}
+		return carryOn // a connected socket ignores the address
+	case !d.udp():
+		return fail(unix.ENETUNREACH)
+	case c.Args[2] > maxDatagram:
+		return fail(unix.EMSGSIZE)
+	}
+	b := make([]byte, c.Args[2])
+	if err := seccomp.Read(c.TID, c.Args[1], b); err != nil {
+		return failWith(err)
+	}
+	endpoint, errno := c.l.datagramEndpoint(d, s.addr)
+	if errno != 0 {
+		return fail(errno)
+	}
+	if c.l.sockets.get(d.inode) == nil {
+		c.l.sockets.put(d.inode, &sock{udp: true})
+	}
+	flags := int(c.Args[3])&unix.MSG_DONTROUTE | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	if err := unix.Sendto(d.fd, b, flags, kernelAddr(endpoint, d.domain)); err != nil {
+		return failWith(err)
+	}
+	return value(int64(len(b)))
+}
+
+func quickRecvfrom(c *call) bool {
+	if c.l.sockets.some.Load() == 0 {
+		return true
+	}
+	k := c.l.sockets.get(c.inode(int32(c.Args[0])))
+	return k == nil || !k.udp
+}
+
+// slowRecvfrom receives for the debuggee, to tell it who really sent. The
+// datagram is looked at first and consumed when the debuggee has it: a signal
+// in between loses nothing.
+func slowRecvfrom(c *call) answer {
+	d, ans, ok := c.duplicate(int32(c.Args[0]))
+	if !ok {
+		return ans
+	}
+	k := c.l.sockets.get(d.inode)
+	if k == nil || !d.udp() {
+		d.close()
+		return carryOn
+	}
+	flags := int(c.Args[3])
+	if !d.async && flags&unix.MSG_DONTWAIT == 0 {
+		if ended := c.wait(d); ended == callerGone {
+			d.close()
+			return answer{abandoned: true}
+		} // over its time it finds nothing, and fails with EAGAIN
+	}
+	b := make([]byte, min(c.Args[2], maxDatagram))
+	k.mu.Lock()
+	n, from, err := unix.Recvfrom(d.fd, b, flags&unix.MSG_TRUNC|unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	if err != nil {
+		k.mu.Unlock()
+		d.close()
+		return failWith(err)
+	}
+	source := addrPort(from)
+	c.l.sockets.mu.Lock()
+	if to, ok := c.l.sockets.remote[source]; ok {
+		source = to
+	}
+	c.l.sockets.mu.Unlock()
+	writes := []memory{{c.Args[1], b[:min(n, len(b))]}}
+	name, errno := c.writeSockaddr(source, d.domain, c.Args[4], c.Args[5])
+	if errno != 0 {
+		k.mu.Unlock()
+		d.close()
+		return fail(errno)
+	}
+	return answer{val: int64(n), writes: append(writes, name...), again: true, settle: func(taken bool) {
+		if taken && flags&unix.MSG_PEEK == 0 {
+			var none [1]byte
+			_, _, _ = unix.Recvfrom(d.fd, none[:], unix.MSG_DONTWAIT)
+		}
+		k.mu.Unlock()
+		d.close()
+	}}
+}

@@ -1,0 +1,108 @@
+package layer
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/seccomp"
+	wire "mirrord/protocol/layer"
+)
+
+func slowOpen(c *call) answer {
+	return c.open(int(c.Args[c.hook.flags]))
+}
+
+func slowCreat(c *call) answer {
+	return c.open(unix.O_CREAT | unix.O_WRONLY | unix.O_TRUNC)
+}
+
+// slowOpen2 answers openat2. Where the caller wants its path kept below a
+// directory it is told that the call does not exist, and walks by itself.
+func slowOpen2(c *call) answer {
+	const flagsAndResolve = 24 // struct open_how's first version
+	if c.Args[3] < flagsAndResolve {
+		return fail(unix.EINVAL)
+	}
+	var how [flagsAndResolve]byte
+	if err := seccomp.Read(c.TID, c.Args[2], how[:]); err != nil {
+		return failWith(err)
+	}
+	if binary.LittleEndian.Uint64(how[16:])&(unix.RESOLVE_BENEATH|unix.RESOLVE_IN_ROOT) != 0 {
+		return fail(unix.ENOSYS)
+	}
+	return c.open(int(binary.LittleEndian.Uint64(how[:])))
+}
+
+// open gives the debuggee the target's file for reading.
+func (c *call) open(flags int) answer {
+	if errno := c.refused(); errno != 0 {
+		return fail(errno)
+	}
+	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&(unix.O_CREAT|unix.O_TRUNC) != 0 || flags&unix.O_TMPFILE == unix.O_TMPFILE {
+		if errno := c.mayWrite(flags); errno != 0 {
+			return fail(errno)
+		}
+	}
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: openFlags(flags), Path: c.path})
+	if r.Errno != 0 {
+		return fail(unix.Errno(r.Errno))
+	}
+	fd, err := c.l.files.open(r, c.path, flags)
+	if err != nil {
+		c.l.log.Debug("opening an injected file", "path", c.path, "err", err)
+		return failWith(err)
+	}
+	return answer{
+		hasFD: true, inject: fd, cloexec: flags&unix.O_CLOEXEC != 0,
+		settle: func(bool) { unix.Close(fd) },
+	}
+}
+
+func openFlags(flags int) uint32 {
+	var f uint32
+	if flags&unix.O_DIRECTORY != 0 {
+		f |= wire.OpenDirectory
+	}
+	if flags&unix.O_NOFOLLOW != 0 {
+		f |= wire.OpenNoFollow
+	}
+	return f
+}
+
+// mayWrite gives the errno of an open that is not only for reading, as a
+// read-only file system gives it; 0: it comes to no more than reading.
+func (c *call) mayWrite(flags int) unix.Errno {
+	r := c.stat(c.path, flags&unix.O_NOFOLLOW != 0)
+	creating := flags&unix.O_CREAT != 0
+	writing := flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0
+	switch {
+	case flags&unix.O_TMPFILE == unix.O_TMPFILE:
+		if r.Errno != 0 {
+			return unix.Errno(r.Errno)
+		}
+		return unix.EROFS
+	case r.Errno == uint32(unix.ENOENT) && creating:
+		return unix.EROFS
+	case r.Errno != 0:
+		return unix.Errno(r.Errno)
+	case creating && flags&unix.O_EXCL != 0:
+		return unix.EEXIST
+	case (writing || creating) && r.Attr.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return unix.EISDIR
+	case writing:
+		return unix.EROFS
+	}
+	return 0
+}
+
+// stat asks for the attributes of path in the target.
+func (c *call) stat(path string, noFollow bool) reply {
+	q := wire.Request{Op: wire.OpStat, Path: path}
+	if noFollow {
+		q.Flags = wire.OpenNoFollow
+	}
+	r := c.l.Daemon.call(&q)
+	closeFD(r.fd)
+	return r
+}

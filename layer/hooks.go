@@ -1,0 +1,109 @@
+package layer
+
+import (
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/seccomp"
+)
+
+const enosys = unix.ENOSYS
+
+// A group of hooks is trapped only where the policy can decide anything there.
+type group uint8
+
+const (
+	files group = iota
+	outgoing
+	incoming
+	socketNames
+	names
+)
+
+// A hook is one intercepted call.
+//
+// quick runs in the receiver: true means that the kernel carries out the call.
+// It never waits. slow runs in a goroutine and finds the answer.
+//
+// dir, path and flags are the positions of these arguments, no (-1) where the
+// call has none; a path without a dir is relative to the working directory.
+type hook struct {
+	seccomp.Rule
+	group            group
+	dir, path, flags int8
+	quick            func(c *call) bool
+	slow             func(c *call) answer
+}
+
+const no = -1
+
+func on(c seccomp.Call) seccomp.Rule { return seccomp.Rule{Call: c} }
+
+// hooks is every call the layer answers.
+var hooks = [...]hook{
+	{on(seccomp.Open), files, no, 0, 1, quickPath, slowOpen},
+	{on(seccomp.Openat), files, 0, 1, 2, quickPath, slowOpen},
+	{on(seccomp.Openat2), files, 0, 1, no, quickPath, slowOpen2},
+	{on(seccomp.Creat), files, no, 0, no, quickPath, slowCreat},
+
+	{on(seccomp.Stat), files, no, 0, no, quickPath, slowStat},
+	{on(seccomp.Lstat), files, no, 0, no, quickPath, slowStat},
+	{on(seccomp.Fstat), files, 0, no, no, quickFstat, slowFstat},
+	{on(seccomp.Newfstatat), files, 0, 1, 3, quickStatat, slowStat},
+	{on(seccomp.Statx), files, 0, 1, 2, quickStatat, slowStatx},
+	{on(seccomp.Statfs), files, no, 0, no, quickPath, slowStatfs},
+	{on(seccomp.Access), files, no, 0, no, quickPath, slowAccess},
+	{on(seccomp.Faccessat), files, 0, 1, no, quickPath, slowAccess},
+	{on(seccomp.Faccessat2), files, 0, 1, 3, quickPath, slowAccess},
+	{on(seccomp.Readlink), files, no, 0, no, quickReadlink, slowReadlink},
+	{on(seccomp.Readlinkat), files, 0, 1, no, quickReadlink, slowReadlink},
+
+	{on(seccomp.Chdir), files, no, 0, no, quickPath, slowChdir},
+	{on(seccomp.Chroot), files, no, 0, no, quickPath, slowChdir},
+	{on(seccomp.InotifyAddWatch), files, no, 1, no, quickPath, slowUnsupported},
+	{on(seccomp.Getxattr), files, no, 0, no, quickPath, slowGetxattr},
+	{on(seccomp.Lgetxattr), files, no, 0, no, quickPath, slowGetxattr},
+	{on(seccomp.Listxattr), files, no, 0, no, quickPath, slowListxattr},
+	{on(seccomp.Llistxattr), files, no, 0, no, quickPath, slowListxattr},
+
+	{on(seccomp.Unlink), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Unlinkat), files, 0, 1, no, quickPath, slowChange},
+	{on(seccomp.Rmdir), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Chmod), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Fchmodat), files, 0, 1, no, quickPath, slowChange},
+	{on(seccomp.Fchmodat2), files, 0, 1, no, quickPath, slowChange},
+	{on(seccomp.Chown), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Lchown), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Fchownat), files, 0, 1, no, quickPath, slowChange},
+	{on(seccomp.Truncate), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Utime), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Utimes), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Futimesat), files, 0, 1, no, quickPath, slowChange},
+	{on(seccomp.Utimensat), files, 0, 1, no, quickPath, slowChange},
+	{on(seccomp.Setxattr), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Lsetxattr), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Removexattr), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Lremovexattr), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Mkdir), files, no, 0, no, quickPath, slowCreate},
+	{on(seccomp.Mkdirat), files, 0, 1, no, quickPath, slowCreate},
+	{on(seccomp.Mknod), files, no, 0, no, quickPath, slowCreate},
+	{on(seccomp.Mknodat), files, 0, 1, no, quickPath, slowCreate},
+	{on(seccomp.Symlink), files, no, 1, no, quickPath, slowCreate},
+	{on(seccomp.Symlinkat), files, 1, 2, no, quickPath, slowCreate},
+	{on(seccomp.Rename), files, no, 0, no, quickTwoPaths, slowTwoPaths},
+	{on(seccomp.Renameat), files, 0, 1, no, quickTwoPaths, slowTwoPaths},
+	{on(seccomp.Renameat2), files, 0, 1, no, quickTwoPaths, slowTwoPaths},
+	{on(seccomp.Link), files, no, 0, no, quickTwoPaths, slowTwoPaths},
+	{on(seccomp.Linkat), files, 0, 1, no, quickTwoPaths, slowTwoPaths},
+
+	{on(seccomp.Connect), outgoing, no, no, no, quickConnect, slowConnect},
+	{seccomp.Rule{Call: seccomp.Sendto, Arg: 4, Test: seccomp.NotNull}, outgoing, no, no, no, quickSendto, slowSendto},
+	{seccomp.Rule{Call: seccomp.Recvfrom, Arg: 4, Test: seccomp.NotNull}, outgoing, no, no, no, quickRecvfrom, slowRecvfrom},
+	{on(seccomp.Getsockname), socketNames, no, no, no, quickName, slowName},
+	{on(seccomp.Getpeername), socketNames, no, no, no, quickName, slowName},
+	{on(seccomp.Bind), incoming, no, no, no, quickBind, slowBind},
+	{on(seccomp.Listen), incoming, no, no, no, quickListen, slowListen},
+	{on(seccomp.Accept), incoming, no, no, no, quickAccept, slowAccept},
+	{on(seccomp.Accept4), incoming, no, no, no, quickAccept, slowAccept},
+
+	{on(seccomp.Uname), names, no, no, no, quickUname, slowUname},
+}

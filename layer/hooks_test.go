@@ -1,0 +1,54 @@
+package layer
+
+import (
+	"log/slog"
+	"testing"
+
+	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
+	"mirrord/protocol/ide"
+)
+
+// Pitfall 12: a rule that tests an argument costs its call the kernel's bitmap
+// of allowed calls, so only the two that need one have one, and what carries
+// data without an address has none.
+func TestPitfall12NoRuleOnTheDataPath(t *testing.T) {
+	for _, h := range hooks {
+		if h.Test != seccomp.Always && h.Call != seccomp.Sendto && h.Call != seccomp.Recvfrom {
+			t.Errorf("%v tests an argument", h.Call)
+		}
+	}
+}
+
+// What the policy cannot decide about is not trapped.
+func TestProgramFollowsPolicy(t *testing.T) {
+	for name, tt := range map[string]struct {
+		set            ide.Policy
+		want, unwanted []seccomp.Call
+	}{
+		"nothing":   {ide.Policy{FSMode: "local"}, []seccomp.Call{seccomp.IoUringSetup}, []seccomp.Call{seccomp.Openat, seccomp.Connect, seccomp.Bind, seccomp.Uname}},
+		"files":     {ide.Policy{FSMode: "read"}, []seccomp.Call{seccomp.Openat, seccomp.Fstat}, []seccomp.Call{seccomp.Connect, seccomp.Getpeername}},
+		"names":     {ide.Policy{FSMode: "local", DNS: true}, []seccomp.Call{seccomp.Openat, seccomp.Connect}, []seccomp.Call{seccomp.Bind}},
+		"listeners": {ide.Policy{FSMode: "local", Steal: true}, []seccomp.Call{seccomp.Bind, seccomp.Accept4, seccomp.Getpeername}, []seccomp.Call{seccomp.Connect, seccomp.Openat}},
+		"hostname":  {ide.Policy{FSMode: "local", Hostname: true}, []seccomp.Call{seccomp.Uname}, []seccomp.Call{seccomp.Openat}},
+	} {
+		p, err := policy.New(tt.set, policy.Client{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := map[seccomp.Call]bool{}
+		for _, r := range New(slog.New(slog.DiscardHandler), Config{Policy: p, Daemon: &Client{}}).Program() {
+			have[r.Call] = true
+		}
+		for _, c := range tt.want {
+			if !have[c] {
+				t.Errorf("%s: %v is not trapped", name, c)
+			}
+		}
+		for _, c := range tt.unwanted {
+			if have[c] {
+				t.Errorf("%s: %v is trapped", name, c)
+			}
+		}
+	}
+}

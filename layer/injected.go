@@ -1,0 +1,163 @@
+package layer
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+	wire "mirrord/protocol/layer"
+)
+
+// maxFiles bounds what is remembered of injected files; the oldest go first.
+// What is forgotten still reads rightly, and tells its attributes as set on it.
+const maxFiles = 1 << 16
+
+// A file is a file of the target that the debuggee was given.
+type file struct {
+	path string // in the target, resolved
+	attr protocol.Attr
+	node bool // of the file server; else a memfd
+}
+
+// injected knows the files that the debuggee was given: memfds by inode, nodes
+// of the file server by number.
+type injected struct {
+	root *os.File
+	text string       // what /proc says of root
+	any  atomic.Int64 // how many were ever given
+
+	mu     sync.RWMutex
+	memfds map[uint64]*file // guarded by mu
+	nodes  map[uint64]*file // guarded by mu
+	order  []uint64         // of memfds, oldest first; guarded by mu
+	order2 []uint64         // of nodes; guarded by mu
+}
+
+func (t *injected) init(root *os.File) {
+	t.root, t.memfds, t.nodes = root, make(map[uint64]*file), make(map[uint64]*file)
+	if root != nil {
+		t.text, _ = os.Readlink("/proc/self/fd/" + strconv.Itoa(int(root.Fd())))
+	}
+}
+
+func (t *injected) addMemfd(ino uint64, f *file) {
+	t.any.Add(1)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.order = remember(t.memfds, t.order, ino, f)
+}
+
+func (t *injected) addNode(node uint64, f *file) {
+	t.any.Add(1)
+	f.node = true
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.order2 = remember(t.nodes, t.order2, node, f)
+}
+
+func remember(m map[uint64]*file, order []uint64, key uint64, f *file) []uint64 {
+	if _, known := m[key]; !known {
+		if len(order) >= maxFiles {
+			delete(m, order[0])
+			order = order[1:]
+		}
+		order = append(order, key)
+	}
+	m[key] = f
+	return order
+}
+
+// byText finds the node whose /proc text this is.
+func (t *injected) byText(text string) *file {
+	if t.root == nil || !strings.HasPrefix(text, t.text) {
+		return nil
+	}
+	name, ok := strings.CutPrefix(strings.TrimSuffix(text[len(t.text):], " (deleted)"), "/n")
+	if !ok {
+		return nil
+	}
+	node, err := strconv.ParseUint(name, 10, 64)
+	if err != nil {
+		return nil
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.nodes[node]
+}
+
+// byFD finds what task tid has open as fd. It makes no call that can wait.
+func (t *injected) byFD(c *call, fd int32) *file {
+	if t.any.Load() == 0 {
+		return nil
+	}
+	link := c.proc("fd/" + strconv.Itoa(int(fd)))
+	text, err := os.Readlink(link)
+	if err != nil {
+		return nil
+	}
+	if !strings.HasPrefix(text, "/memfd:") {
+		return t.byText(text)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(link, &st); err != nil {
+		return nil
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.memfds[st.Ino]
+}
+
+// open makes the descriptor for a reply to OpOpen.
+func (t *injected) open(r reply, path string, flags int) (int, error) {
+	f := &file{path: path, attr: r.Attr}
+	if len(r.Data) > 0 {
+		f.path = string(r.Data)
+	}
+	switch {
+	case r.Flags&wire.ReplyNode != 0:
+		closeFD(r.fd)
+		if t.root == nil {
+			return -1, unix.EIO
+		}
+		// What creates or truncates is not the file server's to do again.
+		flags &= unix.O_DIRECTORY | unix.O_NONBLOCK | unix.O_NOATIME
+		fd, err := unix.Openat(int(t.root.Fd()), wire.NodeName(r.Node), flags|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == nil {
+			t.addNode(r.Node, f)
+		}
+		return fd, err
+	case r.fd >= 0:
+		defer unix.Close(r.fd)
+		return t.openMemfd(r.fd, f)
+	}
+	return -1, unix.EIO
+}
+
+// openMemfd opens the memfd anew: with an offset of its own and for reading
+// only. Its mode and times are set to the target's, so that whoever looks past
+// the hooks sees no nonsense.
+func (t *injected) openMemfd(memfd int, f *file) (int, error) {
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(memfd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	if st.Mode&0o7777 != f.attr.Mode&0o7777 {
+		_ = unix.Fchmod(fd, f.attr.Mode&0o7777)
+	}
+	if unix.TimespecToNsec(st.Mtim) != f.attr.Mtime {
+		times := []unix.Timespec{unix.NsecToTimespec(f.attr.Atime), unix.NsecToTimespec(f.attr.Mtime)}
+		_ = unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), times, 0)
+	}
+	t.addMemfd(st.Ino, f)
+	return fd, nil
+}

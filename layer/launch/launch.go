@@ -1,0 +1,142 @@
+// Package launch starts a debuggee inside the layer and stays until it ends.
+//
+//	launcher            answers the trapped calls, forwards signals
+//	  └─ keeper         our own executable; starts and reaps the debuggee
+//	       └─ debuggee  and all its children, under the seccomp program
+//
+// The keeper installs the program, on the one thread that starts the debuggee,
+// and sends the listener to the launcher: neither of them is ever trapped, so
+// the keeper can work when nobody answers any more. Launcher and keeper are
+// joined by a socket pair. It ends when either dies, however it dies, and needs
+// no thread to live on, as PDEATHSIG would; nobody else inherits it.
+//
+//   - launcher dead: the keeper kills every descendant, and ends.
+//   - keeper dead: the debuggee, which has PDEATHSIG from it, and what else the
+//     launcher then inherits as the next subreaper, is killed by the launcher.
+//   - debuggee ended: what it left behind gets a second to end, then is killed:
+//     without a launcher its trapped calls would fail with ENOSYS.
+package launch
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer"
+	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
+	"mirrord/protocol/ide"
+)
+
+// nestedEnv tells a launcher that it is itself a debuggee.
+const nestedEnv = "MIRRORD_LAUNCHER"
+
+// A Config says what to start, and where it shall seem to be.
+type Config struct {
+	Argv []string
+	Env  []string // the debuggee's whole environment, NAME=value
+	Dir  string
+
+	Policy   ide.Policy
+	Hostname string       // the target's
+	Addrs    []netip.Addr // the target's
+
+	Socket  string // the daemon's layer socket
+	Session string
+
+	Message func(msg string) // tells the user, in one line; may be called from any goroutine
+}
+
+// An Exit is how a debuggee ended.
+type Exit struct {
+	Code   int
+	Signal unix.Signal // not 0: it died by it, and Code is 128 more
+}
+
+// A Launcher is ready to start one debuggee: its keeper runs already, so that
+// its start costs nothing while the daemon is asked for the session.
+type Launcher struct {
+	keeper *keeper
+}
+
+// Prepare starts the keeper. Close follows, whether or not Run does.
+func Prepare() (*Launcher, error) {
+	if by := os.Getenv(nestedEnv); by != "" {
+		return nil, nested(by)
+	}
+	k, err := startKeeper()
+	if err != nil {
+		return nil, err
+	}
+	return &Launcher{k}, nil
+}
+
+// Close ends the keeper and what is below it.
+func (l *Launcher) Close() { l.keeper.end() }
+
+// Run starts the debuggee and returns when it and all its children have ended.
+// An *Error tells that it was not started. It is called once.
+//
+// Goroutines: Run starts one that answers the trapped calls and one that
+// forwards signals, and waits for both.
+func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, error) {
+	path, err := Look(c.Argv[0], c.Env, c.Dir)
+	if err != nil {
+		return Exit{}, err
+	}
+	p, err := policy.New(c.Policy, policy.Client{
+		Home: lookup(c.Env, "HOME"), Dir: c.Dir, Executable: path, Temp: lookup(c.Env, "TMPDIR"),
+	})
+	if err != nil {
+		return Exit{}, err
+	}
+	daemon, err := layer.Dial(ctx, log, c.Socket, c.Session)
+	if err != nil {
+		return Exit{}, err
+	}
+	defer daemon.Close()
+	hooks := layer.New(log, layer.Config{Policy: p, Daemon: daemon, Hostname: c.Hostname, Addrs: c.Addrs, Message: c.Message})
+	program, err := seccomp.Program(seccomp.Host, hooks.Program())
+	if err != nil {
+		return Exit{}, err
+	}
+	listener, err := l.keeper.install(orders{
+		path: path, dir: c.Dir, argv: c.Argv, program: program,
+		env: append(c.Env[:len(c.Env):len(c.Env)], nestedEnv+"="+strconv.Itoa(os.Getpid())),
+	})
+	if err != nil {
+		return Exit{}, err
+	}
+	served := make(chan error, 1)
+	go func() { served <- hooks.Serve(listener) }()
+	defer func() {
+		l.keeper.end()
+		listener.Interrupt()
+		daemon.Disconnect() // nobody is left to be answered
+		if err := <-served; err != nil {
+			log.Error("answering calls", "err", err)
+		}
+		listener.Close()
+	}()
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded()...)
+	defer signal.Stop(signals)
+	return l.keeper.attend(ctx, signals)
+}
+
+// forwarded lists the signals that are meant for the debuggee. Those that were
+// ignored when we started (nohup) stay so, for both.
+func forwarded() []os.Signal {
+	var list []os.Signal
+	for _, s := range groupSignals {
+		if !signal.Ignored(s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}

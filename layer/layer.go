@@ -1,0 +1,171 @@
+// Package layer stands between a debuggee and its kernel: it answers the calls
+// that package seccomp traps, by the policy, from the daemon.
+//
+//	debuggee ── trapped call ──▶ receiver ─ Local ──▶ the kernel carries on
+//	                                └─ else ──▶ goroutine ── daemon ──▶ answer
+//
+// Its rules:
+//
+//   - The receiver never waits: whatever can is done in a goroutine.
+//   - A call may be interrupted by a signal, also by a debugger's stop, at any
+//     time. The kernel then asks again, and the second asking joins the first.
+//   - On doubt about a Remote call an error, never Continue: what is meant for
+//     the target must not leak to the developer's disk or network.
+//   - A socket is never replaced: it is duplicated, and the duplicate connected
+//     or bound to loopback. Of a listener no duplicate is kept.
+package layer
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"sync"
+
+	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
+)
+
+// maxCalls bounds the calls that wait at one time. A debuggee's thread waits
+// for one call only, so this is a number of threads.
+const maxCalls = 8192
+
+// A Config is what a layer is made of.
+type Config struct {
+	Policy   *policy.Policy
+	Daemon   *Client
+	Hostname string           // the target's
+	Addrs    []netip.Addr     // the target's
+	Message  func(msg string) // tells the user, in one line; may be called from any goroutine
+}
+
+// A Layer answers the hooked calls of one debuggee and all its children.
+//
+// Goroutines: Serve starts one per call that may wait and one that waits for
+// the daemon's end, and waits for all.
+type Layer struct {
+	log *slog.Logger
+	Config
+	listener *seccomp.Listener
+	hooks    []*hook               // by number
+	buf      [seccomp.MaxPath]byte // the receiver's, for paths
+	files    injected
+	sockets  sockets
+	once     messages
+
+	wg      sync.WaitGroup
+	waiting chan struct{} // a token per call that waits
+
+	mu      sync.Mutex
+	flights map[flightKey]*flight // guarded by mu
+}
+
+// New makes a layer.
+func New(log *slog.Logger, c Config) *Layer {
+	l := &Layer{log: log, Config: c, waiting: make(chan struct{}, maxCalls), flights: make(map[flightKey]*flight)}
+	l.files.init(c.Daemon.root)
+	l.sockets.init()
+	return l
+}
+
+// Program returns the rules of the calls this layer must see.
+func (l *Layer) Program() []seccomp.Rule {
+	rules := []seccomp.Rule{{Call: seccomp.IoUringSetup, Errno: enosys}}
+	for i := range hooks {
+		if l.hooked(&hooks[i]) {
+			rules = append(rules, hooks[i].Rule)
+		}
+	}
+	return rules
+}
+
+// hooked tells whether the policy can decide anything about h's call.
+func (l *Layer) hooked(h *hook) bool {
+	switch h.group {
+	case files:
+		return l.Policy.Files()
+	case outgoing:
+		return l.Policy.Sockets()
+	case incoming:
+		return l.Policy.Incoming()
+	case socketNames:
+		return l.Policy.Sockets() || l.Policy.Incoming()
+	}
+	return l.Policy.Hostname()
+}
+
+// Serve answers calls until every task under the program has ended.
+func (l *Layer) Serve(listener *seccomp.Listener) error {
+	l.listener = listener
+	byNumber := seccomp.Host.Calls()
+	l.hooks = make([]*hook, len(byNumber))
+	for i := range hooks {
+		for nr, c := range byNumber {
+			if c == hooks[i].Call {
+				l.hooks[nr] = &hooks[i]
+			}
+		}
+	}
+	stop := make(chan struct{})
+	l.wg.Go(func() {
+		select {
+		case <-l.Daemon.Lost():
+			l.Message("the daemon is gone: remote files and new connections fail from now on")
+		case <-stop:
+		}
+	})
+	err := l.receive()
+	close(stop)
+	l.settle()
+	l.wg.Wait()
+	l.sockets.close()
+	return err
+}
+
+// receive is the receiver: one thread, because two wake each other up in vain.
+func (l *Layer) receive() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var c call
+	c.l = l
+	for {
+		c.path, c.path2, c.verdict, c.file = "", "", policy.Verdict{}, nil
+		if err := l.listener.Receive(&c.Notification); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		if int(c.NR) >= len(l.hooks) || l.hooks[c.NR] == nil {
+			_ = l.listener.Continue(c.ID)
+			continue
+		}
+		c.hook = l.hooks[c.NR]
+		if c.hook.quick(&c) {
+			_ = l.listener.Continue(c.ID) // gone: then there is nobody to tell
+			continue
+		}
+		l.start(c)
+	}
+}
+
+// messages remembers what the user has been told.
+type messages struct {
+	mu   sync.Mutex
+	told map[string]bool // guarded by mu
+}
+
+// tell gives the user a message, once.
+func (l *Layer) tell(msg string) {
+	l.once.mu.Lock()
+	known := l.once.told[msg]
+	if l.once.told == nil || len(l.once.told) > 1000 {
+		l.once.told = make(map[string]bool)
+	}
+	l.once.told[msg] = true
+	l.once.mu.Unlock()
+	if !known {
+		l.Message(msg)
+	}
+}

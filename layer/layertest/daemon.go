@@ -1,0 +1,272 @@
+// Package layertest is the other end of the layer's wire for tests: a daemon
+// whose target is a directory and whose network is this machine's.
+package layertest
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	wire "mirrord/protocol/layer"
+)
+
+// A Daemon answers launchers. Its fields are set before the first call comes.
+type Daemon struct {
+	Socket string // path of the layer socket
+	Root   string // directory that is the target's root
+	Inline int64  // files up to this size go as memfds
+	// Dial connects to a TCP address of the target.
+	Dial func(addr netip.AddrPort) (net.Conn, error)
+	// Datagram gives the real address of a UDP address of the target.
+	Datagram func(addr netip.AddrPort) netip.AddrPort
+	// Hold, if set, is called with each request before it is answered.
+	Hold func(q *wire.Request)
+	// Refuse, if set, gives an errno instead of an answer to OpListen.
+	Refuse unix.Errno
+
+	dir   string
+	nodes *os.File
+	lis   *net.UnixListener
+	wg    sync.WaitGroup
+
+	mu      sync.Mutex
+	closers []interface{ Close() error }
+	calls   map[wire.Op]int
+	node    uint64
+	stolen  map[uint16]netip.AddrPort
+	peers   map[netip.AddrPort]netip.AddrPort
+	news    chan struct{} // closed and made anew when something changed
+}
+
+// Local is what the target's own address is in these tests.
+var Local = netip.MustParseAddr("10.244.0.99")
+
+// New starts a daemon that ends with the test.
+func New(t testing.TB) *Daemon {
+	t.Helper()
+	d, err := Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
+// Start starts a daemon in a directory of its own.
+func Start() (*Daemon, error) {
+	dir, err := os.MkdirTemp("", "layertest")
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{
+		Socket: filepath.Join(dir, "layer"), Root: filepath.Join(dir, "root"), Inline: 64 << 10, dir: dir,
+		calls: map[wire.Op]int{}, stolen: map[uint16]netip.AddrPort{}, peers: map[netip.AddrPort]netip.AddrPort{}, news: make(chan struct{}),
+	}
+	err = errors.Join(os.Mkdir(d.Root, 0o755), os.Mkdir(filepath.Join(dir, "nodes"), 0o755))
+	if err == nil {
+		d.nodes, err = os.Open(filepath.Join(dir, "nodes"))
+	}
+	if err == nil {
+		d.lis, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: d.Socket, Net: "unixpacket"})
+	}
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	d.wg.Go(d.accept)
+	return d, nil
+}
+
+// Close ends the daemon and removes its directory.
+func (d *Daemon) Close() {
+	d.Stop()
+	d.nodes.Close()
+	os.RemoveAll(d.dir)
+}
+
+// Stop ends the daemon as kill -9 would: all its sockets close.
+func (d *Daemon) Stop() {
+	d.lis.Close()
+	d.mu.Lock()
+	for _, c := range d.closers {
+		c.Close()
+	}
+	d.closers = nil
+	d.mu.Unlock()
+	d.wg.Wait()
+}
+
+// Calls tells how often op was asked.
+func (d *Daemon) Calls(op wire.Op) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.calls[op]
+}
+
+// Wait waits until op has been asked n times.
+func (d *Daemon) Wait(op wire.Op, n int) {
+	for {
+		d.mu.Lock()
+		news, have := d.news, d.calls[op]
+		d.mu.Unlock()
+		if have >= n {
+			return
+		}
+		<-news
+	}
+}
+
+// Listener waits until port is stolen and returns where its listener is.
+func (d *Daemon) Listener(port uint16) netip.AddrPort {
+	for {
+		d.mu.Lock()
+		at, ok := d.stolen[port]
+		news := d.news
+		d.mu.Unlock()
+		if ok {
+			return at
+		}
+		<-news
+	}
+}
+
+// Deliver connects to the debuggee's listener for port on behalf of client.
+func (d *Daemon) Deliver(port uint16, client netip.AddrPort) (net.Conn, error) {
+	at := d.Listener(port)
+	dialer := net.Dialer{
+		Control: func(_, _ string, c syscallConn) error {
+			var err error
+			e := c.Control(func(fd uintptr) {
+				if err = unix.Bind(int(fd), sockaddr(netip.AddrPortFrom(at.Addr(), 0))); err != nil {
+					return
+				}
+				var sa unix.Sockaddr
+				if sa, err = unix.Getsockname(int(fd)); err == nil {
+					d.mu.Lock()
+					d.peers[addrOf(sa)] = client
+					d.mu.Unlock()
+				}
+			})
+			return errors.Join(e, err)
+		},
+	}
+	return dialer.Dial("tcp", at.String())
+}
+
+// Settle makes the fields set so far known to the goroutines that answer
+// launchers of other processes.
+func (d *Daemon) Settle() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+}
+
+func (d *Daemon) track(c interface{ Close() error }) {
+	d.mu.Lock()
+	d.closers = append(d.closers, c)
+	d.mu.Unlock()
+}
+
+func (d *Daemon) accept() {
+	for {
+		c, err := d.lis.AcceptUnix()
+		if err != nil {
+			return
+		}
+		d.track(c)
+		d.wg.Go(func() { d.serve(c) })
+	}
+}
+
+func (d *Daemon) serve(c *net.UnixConn) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	b := make([]byte, wire.MaxMessage)
+	for {
+		n, err := c.Read(b)
+		if err != nil || n == 0 {
+			return
+		}
+		var q wire.Request
+		if q.Decode(b[:n]) != nil {
+			c.Close()
+			return
+		}
+		wg.Go(func() {
+			d.mu.Lock()
+			d.calls[q.Op]++
+			close(d.news)
+			d.news = make(chan struct{})
+			d.mu.Unlock()
+			if d.Hold != nil {
+				d.Hold(&q)
+			}
+			r, fd, err := d.answer(&q)
+			r.Seq = q.Seq
+			var errno unix.Errno
+			if errors.As(err, &errno) {
+				r.Errno = uint32(errno)
+			} else if err != nil {
+				r.Errno = uint32(unix.EIO)
+			}
+			var oob []byte
+			if fd >= 0 {
+				r.Flags |= wire.ReplyFD
+				oob = unix.UnixRights(fd)
+			}
+			_, _, _ = c.WriteMsgUnix(r.Append(nil), oob, nil)
+			if fd >= 0 && q.Op != wire.OpAttach {
+				unix.Close(fd)
+			}
+		})
+	}
+}
+
+func (d *Daemon) answer(q *wire.Request) (wire.Reply, int, error) {
+	switch q.Op {
+	case wire.OpAttach:
+		return wire.Reply{}, int(d.nodes.Fd()), nil
+	case wire.OpOpen:
+		return d.open(q)
+	case wire.OpStat:
+		r, err := d.stat(q)
+		return r, -1, err
+	case wire.OpReadlink:
+		r, err := d.readlink(q)
+		return r, -1, err
+	case wire.OpAccess:
+		_, err := d.stat(q)
+		return wire.Reply{}, -1, err
+	case wire.OpConnect:
+		r, err := d.connect(q)
+		return r, -1, err
+	case wire.OpDatagram:
+		r, err := d.datagram(q)
+		return r, -1, err
+	case wire.OpListen:
+		if d.Refuse != 0 {
+			return wire.Reply{}, -1, d.Refuse
+		}
+		d.mu.Lock()
+		d.stolen[q.Addr.Port()] = q.Addr2
+		close(d.news)
+		d.news = make(chan struct{})
+		d.mu.Unlock()
+		return wire.Reply{}, -1, nil
+	case wire.OpPeer:
+		d.mu.Lock()
+		client, ok := d.peers[q.Addr]
+		delete(d.peers, q.Addr)
+		d.mu.Unlock()
+		if !ok {
+			return wire.Reply{}, -1, unix.ENOENT
+		}
+		return wire.Reply{Addr: client, Addr2: netip.AddrPortFrom(Local, 8080)}, -1, nil
+	}
+	return wire.Reply{}, -1, unix.ENOSYS
+}

@@ -1,0 +1,137 @@
+package layertest
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+	wire "mirrord/protocol/layer"
+)
+
+func (d *Daemon) openat(path string, flags uint64) (int, error) {
+	root, err := unix.Open(d.Root, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(root)
+	return unix.Openat2(root, path, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+}
+
+func attr(st *unix.Stat_t) protocol.Attr {
+	return protocol.Attr{
+		Dev: st.Dev, Ino: st.Ino, Mode: st.Mode, Nlink: uint32(st.Nlink), UID: st.Uid, GID: st.Gid, Rdev: st.Rdev,
+		Size: st.Size, Blksize: int64(st.Blksize), Blocks: st.Blocks,
+		Atime: unix.TimespecToNsec(st.Atim), Mtime: unix.TimespecToNsec(st.Mtim), Ctime: unix.TimespecToNsec(st.Ctim),
+	}
+}
+
+func (d *Daemon) stat(q *wire.Request) (wire.Reply, error) {
+	flags := uint64(unix.O_PATH)
+	if q.Flags&wire.OpenNoFollow != 0 {
+		flags |= unix.O_NOFOLLOW
+	}
+	fd, err := d.openat(q.Path, flags)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	return wire.Reply{Attr: attr(&st)}, err
+}
+
+func (d *Daemon) readlink(q *wire.Request) (wire.Reply, error) {
+	fd, err := d.openat(q.Path, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	defer unix.Close(fd)
+	b := make([]byte, wire.MaxPath)
+	n, err := unix.Readlinkat(fd, "", b)
+	if err == unix.ENOENT {
+		err = unix.EINVAL // not a link
+	}
+	return wire.Reply{Data: b[:max(n, 0)]}, err
+}
+
+func (d *Daemon) open(q *wire.Request) (wire.Reply, int, error) {
+	flags := uint64(unix.O_RDONLY)
+	if q.Flags&wire.OpenDirectory != 0 {
+		flags |= unix.O_DIRECTORY
+	}
+	if q.Flags&wire.OpenNoFollow != 0 {
+		flags |= unix.O_NOFOLLOW
+	}
+	fd, err := d.openat(q.Path, flags)
+	if err != nil {
+		return wire.Reply{}, -1, err
+	}
+	f := os.NewFile(uintptr(fd), q.Path)
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return wire.Reply{}, -1, err
+	}
+	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return wire.Reply{}, -1, err
+	}
+	r := wire.Reply{Attr: attr(&st), Data: []byte(real[len(d.Root):])}
+	if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size <= d.Inline {
+		m, err := memfd(f)
+		return r, m, err
+	}
+	r.Flags = wire.ReplyNode
+	d.mu.Lock()
+	d.node++
+	r.Node = d.node
+	d.mu.Unlock()
+	return r, -1, d.makeNode(r.Node, real, &st)
+}
+
+func memfd(f *os.File) (int, error) {
+	m, err := unix.MemfdCreate("target", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, err
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return -1, err
+	}
+	if _, err := unix.Write(m, b); err != nil {
+		return -1, err
+	}
+	_, err = unix.FcntlInt(uintptr(m), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
+	return m, err
+}
+
+// makeNode puts what stands for a file server's node below the nodes' root.
+func (d *Daemon) makeNode(node uint64, real string, st *unix.Stat_t) error {
+	name := filepath.Join(d.nodes.Name(), wire.NodeName(node))
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return os.Link(real, name)
+	}
+	if err := os.Mkdir(name, 0o755); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(real)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		to := filepath.Join(name, e.Name())
+		if e.IsDir() {
+			err = os.Mkdir(to, 0o755)
+		} else {
+			err = os.WriteFile(to, nil, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package layer
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/policy"
+	wire "mirrord/protocol/layer"
+)
+
+func quickBind(c *call) bool {
+	s, ok := c.readSockaddr(c.Args[1], c.Args[2])
+	if !ok || s.family != unix.AF_INET && s.family != unix.AF_INET6 {
+		return true
+	}
+	if s.addr.Port() == 0 { // the target's own address is not this machine's
+		return !slices.Contains(c.l.Addrs, s.addr.Addr())
+	}
+	return c.l.Policy.Listen(s.addr.Port()).Kind == policy.Local
+}
+
+// slowBind binds to loopback: to the wanted port if it is free and permitted,
+// else to any. The debuggee is told what it asked for.
+func slowBind(c *call) answer {
+	s, ok := c.readSockaddr(c.Args[1], c.Args[2])
+	if !ok {
+		return fail(unix.EFAULT)
+	}
+	d, ans, ok := c.duplicate(int32(c.Args[0]))
+	if !ok {
+		return ans
+	}
+	defer d.close()
+	if !d.tcp() || s.family == unix.AF_INET6 && d.domain == unix.AF_INET {
+		return carryOn
+	}
+	want := s.addr.Port()
+	err := unix.Bind(d.fd, kernelAddr(netip.AddrPortFrom(d.loopback(), want), d.domain))
+	if (err == unix.EADDRINUSE || err == unix.EACCES) && want != 0 {
+		if err == unix.EADDRINUSE && c.l.sockets.listening(want) {
+			return fail(unix.EADDRINUSE) // by the debuggee itself
+		}
+		reason := err
+		err = unix.Bind(d.fd, kernelAddr(netip.AddrPortFrom(d.loopback(), 0), d.domain))
+		if err == nil {
+			c.l.tell(fmt.Sprintf("port %d cannot be had on this machine (%v): the debuggee listens on %v instead, the target's port is the same", want, reason, d.own()))
+		}
+	}
+	if err != nil {
+		return failWith(err)
+	}
+	local := s.addr
+	bound := d.own()
+	if want == 0 {
+		local = netip.AddrPortFrom(s.addr.Addr(), bound.Port())
+		bound = netip.AddrPort{}
+	}
+	c.l.sockets.put(d.inode, &sock{local: local, bound: bound})
+	return value(0)
+}
+
+func quickListen(c *call) bool {
+	if c.l.sockets.some.Load() == 0 {
+		return true
+	}
+	k := c.l.sockets.get(c.inode(int32(c.Args[0])))
+	return k == nil || !k.bound.IsValid() || k.stolen.Load()
+}
+
+// slowListen listens first and steals then, so that no stolen connection finds
+// nobody. The debuggee goes on when the port is stolen.
+func slowListen(c *call) answer {
+	d, ans, ok := c.duplicate(int32(c.Args[0]))
+	if !ok {
+		return ans
+	}
+	defer d.close()
+	k := c.l.sockets.get(d.inode)
+	if k == nil {
+		return carryOn
+	}
+	port := k.local.Port()
+	again := c.l.sockets.listening(port)
+	if err := unix.Listen(d.fd, int(int32(c.Args[1]))); err != nil {
+		return failWith(err)
+	}
+	if !again { // else another listener of the debuggee has the port already
+		r := c.l.Daemon.call(&wire.Request{Op: wire.OpListen, Addr: k.local, Addr2: k.bound})
+		closeFD(r.fd)
+		if r.Errno != 0 {
+			_ = unix.Shutdown(d.fd, unix.SHUT_RDWR) // it listens no more, and may try again
+			errno := unix.Errno(r.Errno)
+			c.l.tell(fmt.Sprintf("port %d of the target could not be stolen: %v", port, errno))
+			return fail(errno)
+		}
+	}
+	k.stolen.Store(true)
+	c.l.sockets.mu.Lock()
+	delete(c.l.sockets.moved, port)
+	if k.bound.Port() != port {
+		c.l.sockets.moved[port] = k.bound.Port()
+	}
+	c.l.sockets.mu.Unlock()
+	return value(0)
+}
+
+// listening tells whether a socket of the debuggee holds the target's port now.
+func (s *sockets) listening(port uint16) bool {
+	var holders []uint64
+	s.mu.Lock()
+	for inode, k := range s.byInode {
+		if k.stolen.Load() && k.local.Port() == port {
+			holders = append(holders, inode)
+		}
+	}
+	s.mu.Unlock()
+	if len(holders) == 0 {
+		return false
+	}
+	alive, err := socketInodes()
+	if err != nil {
+		return false
+	}
+	for _, inode := range holders {
+		if alive[inode] {
+			return true
+		}
+		s.drop(inode)
+	}
+	return false
+}
+
+// movedTo is the loopback port where the debuggee's listener for to's port
+// really is, if it is another one and to is this machine; else 0.
+func (s *sockets) movedTo(to netip.AddrPort) uint16 {
+	if s.some.Load() == 0 || !to.Addr().IsLoopback() && !to.Addr().IsUnspecified() {
+		return 0
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.moved[to.Port()]
+}

@@ -1,0 +1,100 @@
+package layer
+
+import (
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
+)
+
+// quickPath decides about a call with one path.
+func quickPath(c *call) bool {
+	path, ok := c.readPath(c.hook.dir, c.hook.path)
+	if !ok || path == "" {
+		return true
+	}
+	c.path = path
+	c.verdict = c.l.Policy.Path(path)
+	c.remap(&c.path)
+	return c.verdict.Kind == policy.Local
+}
+
+// quickTwoPaths decides about renames and links: Local if both paths are.
+func quickTwoPaths(c *call) bool {
+	dir2, path2 := int8(no), c.hook.path+1
+	if c.hook.dir != no {
+		dir2, path2 = c.hook.dir+2, c.hook.path+2
+	}
+	one, ok := c.readPath(c.hook.dir, c.hook.path)
+	two, ok2 := c.readPath(dir2, path2)
+	if !ok || !ok2 || one == "" || two == "" {
+		return true
+	}
+	c.path, c.path2 = one, two
+	c.local1 = c.l.Policy.Path(one).Kind == policy.Local
+	c.local2 = c.l.Policy.Path(two).Kind == policy.Local
+	return c.local1 && c.local2
+}
+
+// remap applies the user's mapping. A mapping to a Local place cannot be left
+// to the kernel, which knows the old path only.
+func (c *call) remap(path *string) {
+	if c.verdict.Path == "" {
+		return
+	}
+	*path = c.verdict.Path
+	if c.verdict.Kind == policy.Local {
+		c.verdict.Kind = policy.Refused
+	}
+}
+
+// readPath reads the path at argument path, relative to the directory at
+// argument dir, and makes it absolute without resolving "..": links are the
+// target's to follow. It is "" if the path is. False: the kernel will say what
+// is wrong with it.
+func (c *call) readPath(dir, path int8) (string, bool) {
+	b, err := seccomp.ReadString(c.TID, c.Args[path], &c.l.buf)
+	if err != nil {
+		return "", false
+	}
+	if len(b) == 0 {
+		return "", true
+	}
+	if b[0] == '/' {
+		return string(b), true
+	}
+	base := "cwd"
+	if dir != no && int32(c.Args[dir]) != unix.AT_FDCWD {
+		base = "fd/" + strconv.Itoa(int(int32(c.Args[dir])))
+	}
+	text, err := os.Readlink(c.proc(base))
+	if err != nil || text == "" || text[0] != '/' { // EBADF or ENOTDIR
+		return "", false
+	}
+	if f := c.l.files.byText(text); f != nil {
+		text = f.path
+	}
+	if text == "/" {
+		return "/" + string(b), true
+	}
+	return text + "/" + string(b), true
+}
+
+// proc names an entry of the calling thread's directory in /proc.
+func (c *call) proc(entry string) string {
+	return "/proc/" + strconv.Itoa(int(c.TID)) + "/" + entry
+}
+
+// refused gives the errno for a path that is not for asking the target, or 0.
+func (c *call) refused() unix.Errno {
+	switch c.verdict.Kind {
+	case policy.NotFound:
+		return unix.ENOENT
+	case policy.Refused:
+		return unix.EIO
+	}
+	return 0
+}

@@ -1,0 +1,172 @@
+// Package policy decides: this path, address, port or process is Local or
+// Remote, and which rule says so. It is pure: it reads nothing but what it was
+// made from, so `mirrord explain` and the layer always agree.
+//
+// Paths are decided in this order; the first that speaks wins:
+//
+//  1. /proc, /sys and /dev are the machine's own: Local
+//  2. mode local: Local, but the resolver's files where DNS is the target's
+//  3. the user's not_found, read_write, read_only, local
+//  4. default not_found: credentials of the developer's own tools
+//  5. default read-only: names and certificates as the target has them
+//  6. the target's volume mounts: Remote
+//  7. default local: code, libraries, the machine's directories
+//  8. the mode
+//
+// Only a volume mount (6) before the default local set (7) differs from the
+// peer: a ConfigMap at /etc/shop is what one wants to see.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"mirrord/protocol/ide"
+)
+
+// A Kind is what is to be done with a call.
+type Kind uint8
+
+const (
+	Local    Kind = iota // the developer's kernel carries it out
+	Remote               // the target does
+	NotFound             // a path that does not exist: ENOENT
+	Refused              // neither: Local would leak, Remote is not possible
+)
+
+func (k Kind) String() string {
+	return [...]string{"local", "remote", "not found", "refused"}[k]
+}
+
+// A Verdict is a decision and the rule that made it.
+type Verdict struct {
+	Kind Kind
+	Rule string
+	Path string // the path to use instead, where a mapping applies
+}
+
+// A Client is what a policy must know of the debuggee's surroundings.
+type Client struct {
+	Home       string // its $HOME
+	Dir        string // its working directory
+	Executable string // its program
+	Temp       string // its $TMPDIR, "" for /tmp
+}
+
+// A Policy decides. Its methods may be called from any goroutine.
+type Policy struct {
+	set     ide.Policy
+	rules   []rule // the user's, in order
+	mapping []mapping
+	cache   cache // of what rules and mapping said
+
+	mounts   []string
+	local    []string        // the client's own places
+	leading  map[string]bool // the directories above them
+	dotfiles string          // HOME + "/."
+	notFound []string
+
+	exempt      []destination // outgoing.filter.local
+	ports       map[uint16]bool
+	ignorePorts map[uint16]bool
+	skip        map[string]bool
+}
+
+// New makes a policy of the session's configuration. The error tells of every
+// pattern that cannot be read.
+func New(set ide.Policy, c Client) (*Policy, error) {
+	p := &Policy{set: set, ports: ports(set.Ports), ignorePorts: ports(set.IgnorePorts), skip: map[string]bool{}, leading: map[string]bool{}}
+	switch set.FSMode {
+	case "local", "localwithoverrides", "read", "write":
+	default:
+		return nil, fmt.Errorf("fs mode %q is not local, localwithoverrides, read or write", set.FSMode)
+	}
+	err := errors.Join(
+		p.addRules("not_found", NotFound, set.NotFound),
+		p.addRules("read_write", Remote, set.ReadWrite),
+		p.addRules("read_only", Remote, set.ReadOnly),
+		p.addRules("local", Local, set.Local),
+		p.addMapping(set.Mapping),
+		p.addExempt(set.OutgoingLocal),
+	)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range set.Mounts {
+		if m = path.Clean(m); strings.HasPrefix(m, "/") && m != "/" {
+			p.mounts = append(p.mounts, m)
+		}
+	}
+	for _, dir := range []string{c.Dir, c.Executable, c.Temp} {
+		if dir = path.Clean(dir); strings.HasPrefix(dir, "/") && dir != "/" {
+			p.local = append(p.local, dir)
+			for up := path.Dir(dir); up != "/"; up = path.Dir(up) {
+				p.leading[up] = true
+			}
+		}
+	}
+	if home := path.Clean(c.Home); strings.HasPrefix(home, "/") && home != "/" {
+		p.dotfiles = home + "/."
+		for _, name := range []string{".config/gcloud", ".kube", ".azure"} {
+			p.notFound = append(p.notFound, home+"/"+name)
+		}
+	}
+	for _, name := range set.SkipProcesses {
+		p.skip[name] = true
+	}
+	return p, nil
+}
+
+// Files tells whether any path can be other than Local.
+func (p *Policy) Files() bool { return p.set.FSMode != "local" || p.set.DNS }
+
+// Sockets tells whether any connection can be other than Local.
+func (p *Policy) Sockets() bool { return p.set.OutgoingTCP || p.set.OutgoingUDP || p.set.DNS }
+
+// Incoming tells whether any port can be stolen.
+func (p *Policy) Incoming() bool { return p.set.Steal }
+
+// Hostname tells whether uname(2) is to name the target.
+func (p *Policy) Hostname() bool { return p.set.Hostname }
+
+// Listen decides about a listener on port.
+func (p *Policy) Listen(port uint16) Verdict {
+	switch {
+	case !p.set.Steal:
+		return Verdict{Kind: Local, Rule: "incoming is off"}
+	case port == 0:
+		return Verdict{Kind: Local, Rule: "port 0 is the kernel's choice"}
+	case p.ignorePorts[port]:
+		return Verdict{Kind: Local, Rule: "incoming.ignore_ports"}
+	case p.ports != nil && !p.ports[port]:
+		return Verdict{Kind: Local, Rule: "not in incoming.ports"}
+	}
+	return Verdict{Kind: Remote, Rule: "incoming.mode steal"}
+}
+
+// Process decides about a process by the name of its program and its argv[0]:
+// Remote if its calls are served.
+func (p *Policy) Process(executable, argv0 string) Verdict {
+	for _, name := range []string{path.Base(executable), path.Base(argv0)} {
+		if p.skip[name] {
+			return Verdict{Kind: Local, Rule: "skip_processes " + name}
+		}
+	}
+	return Verdict{Kind: Remote, Rule: "served"}
+}
+
+// Skips tells whether some processes are not served.
+func (p *Policy) Skips() bool { return len(p.skip) > 0 }
+
+func ports(list []uint16) map[uint16]bool {
+	if len(list) == 0 {
+		return nil
+	}
+	m := make(map[uint16]bool, len(list))
+	for _, port := range list {
+		m[port] = true
+	}
+	return m
+}

@@ -1,0 +1,4 @@
+package seccomp
+
+// Host is the architecture we were built for.
+var Host = AMD64

@@ -1,0 +1,50 @@
+package seccomp
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+const pidfdThread = unix.O_EXCL // PIDFD_THREAD: since 6.9 a pidfd can name a thread
+
+// Duplicate returns a duplicate of task tid's descriptor fd: the same open
+// file, so what is done to ours is done to the task's.
+func Duplicate(tid uint32, fd int32) (int, error) {
+	p, err := openPidfd(tid)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(p)
+	return unix.PidfdGetfd(p, int(fd), 0)
+}
+
+func openPidfd(tid uint32) (int, error) {
+	p, err := unix.PidfdOpen(int(tid), pidfdThread)
+	if err != unix.EINVAL {
+		return p, err
+	}
+	tgid, err := Process(tid)
+	if err != nil {
+		return -1, err
+	}
+	return unix.PidfdOpen(tgid, 0)
+}
+
+// Process returns the id of the process that thread tid belongs to.
+func Process(tid uint32) (int, error) {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(int(tid)) + "/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := bytes.Cut(status, []byte("\nTgid:\t"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	tgid, err := strconv.Atoi(string(line))
+	if err != nil {
+		return 0, fmt.Errorf("reading process of thread %d: %w", tid, err)
+	}
+	return tgid, nil
+}

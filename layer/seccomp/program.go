@@ -1,0 +1,104 @@
+// Package seccomp is the layer's hold on the kernel: the program that says which
+// system calls are trapped, the notifications of those calls, and the memory
+// and descriptors of the task that waits for an answer.
+//
+// Rules of the program:
+//
+//   - a call without a rule is allowed, and the kernel's bitmap of allowed
+//     calls makes that free; a rule that tests an argument costs its call a run
+//     of the program, so such rules come first;
+//   - calls of another architecture (i386 on x86-64, x32) are answered ENOSYS:
+//     they would pass by the layer unseen;
+//   - io_uring_setup is answered ENOSYS: a ring opens and connects unseen.
+//     Programs fall back to ordinary calls.
+package seccomp
+
+import (
+	"fmt"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// A Rule traps, or refuses, one call.
+type Rule struct {
+	Call  Call
+	Arg   int        // with NotNull: the argument that is tested
+	Test  Test       // which calls the rule is about; others are allowed
+	Errno unix.Errno // not 0: answer this without asking anybody
+}
+
+// A Test limits a rule by an argument.
+type Test uint8
+
+const (
+	Always  Test = iota
+	NotNull      // the 64 bits of the argument are not all zero
+)
+
+// What a program returns, and where it finds the facts (seccomp_data).
+const (
+	retAllow  = 0x7fff0000
+	retNotify = 0x7fc00000
+	retErrno  = 0x00050000
+
+	offNumber = 0
+	offArch   = 4
+	offArgs   = 16
+	x32Bit    = 0x40000000
+)
+
+// Program assembles rules for a. Rules for calls that a does not have are left out.
+func Program(a Arch, rules []Rule) ([]bpf.RawInstruction, error) {
+	p := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: offArch, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: a.audit, SkipTrue: 1},
+		bpf.RetConstant{Val: retErrno | uint32(unix.ENOSYS)},
+		bpf.LoadAbsolute{Off: offNumber, Size: 4},
+	}
+	if a.x32 {
+		p = append(p,
+			bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: x32Bit, SkipFalse: 1},
+			bpf.RetConstant{Val: retErrno | uint32(unix.ENOSYS)})
+	}
+	for _, tested := range [...]bool{true, false} {
+		for _, r := range rules {
+			if (r.Test != Always) == tested {
+				p = append(p, assemble(a, r)...)
+			}
+		}
+	}
+	p = append(p, bpf.RetConstant{Val: retAllow})
+	raw, err := bpf.Assemble(p)
+	if err != nil {
+		return nil, fmt.Errorf("assembling the seccomp program: %w", err)
+	}
+	return raw, nil
+}
+
+func assemble(a Arch, r Rule) []bpf.Instruction {
+	nr, ok := a.Number(r.Call)
+	if !ok {
+		return nil
+	}
+	ret := bpf.RetConstant{Val: retNotify}
+	if r.Errno != 0 {
+		ret.Val = retErrno | uint32(r.Errno)
+	}
+	if r.Test == Always {
+		return []bpf.Instruction{
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: 1},
+			ret,
+		}
+	}
+	low := uint32(offArgs + 8*r.Arg) // both architectures are little endian
+	return []bpf.Instruction{
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: 6},
+		bpf.LoadAbsolute{Off: low, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 2},
+		bpf.LoadAbsolute{Off: low + 4, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
+		ret,
+		bpf.RetConstant{Val: retAllow},
+	}
+}

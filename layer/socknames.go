@@ -1,0 +1,45 @@
+package layer
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/seccomp"
+)
+
+// quickName: a socket that nothing is known of is what it seems.
+func quickName(c *call) bool {
+	return c.l.sockets.some.Load() == 0 || c.l.sockets.get(c.inode(int32(c.Args[0]))) == nil
+}
+
+// slowName tells what the debuggee must see, in its socket's own family.
+func slowName(c *call) answer {
+	d, ans, ok := c.duplicate(int32(c.Args[0]))
+	if !ok {
+		return ans
+	}
+	defer d.close()
+	k := c.l.sockets.get(d.inode)
+	if k == nil {
+		return carryOn
+	}
+	var a netip.AddrPort
+	if c.hook.Call == seccomp.Getpeername {
+		// The kernel says whether it is connected at all.
+		if _, err := unix.Getpeername(d.fd); err != nil {
+			return failWith(err)
+		}
+		a = k.peer
+	} else {
+		a = k.local
+	}
+	if !a.IsValid() {
+		return carryOn
+	}
+	writes, errno := c.writeSockaddr(a, d.domain, c.Args[1], c.Args[2])
+	if errno != 0 {
+		return fail(errno)
+	}
+	return answer{writes: writes}
+}

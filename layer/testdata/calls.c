@@ -1,0 +1,274 @@
+// calls makes the calls that no scripting language makes as they are.
+// Usage: calls WHAT [ARGUMENTS]
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define SHOW(call) do { errno = 0; long r_ = (call); printf("%s: %s\n", #call, r_ < 0 ? strerrorname_np(errno) : "ok"); } while (0)
+
+/* Everything that would change the target fails, and nothing is created here. */
+static int modify(void)
+{
+	const char *f = "/app/big", *n = "/app/new";
+	SHOW(open(f, O_WRONLY));
+	SHOW(open(f, O_RDWR | O_CREAT, 0644));
+	SHOW(open(f, O_RDONLY | O_TRUNC));
+	SHOW(open(f, O_CREAT | O_EXCL, 0644));
+	SHOW(open(n, O_WRONLY | O_CREAT, 0644));
+	SHOW(open(n, O_WRONLY));
+	SHOW(open("/app", O_TMPFILE | O_RDWR, 0644));
+	SHOW(open("/app/dir", O_WRONLY));
+	SHOW(creat(n, 0644));
+	SHOW(unlink(f));
+	SHOW(unlink(n));
+	SHOW(unlinkat(AT_FDCWD, "/app/dir", AT_REMOVEDIR));
+	SHOW(rmdir("/app/dir"));
+	SHOW(mkdir(n, 0755));
+	SHOW(mkdir("/app/dir", 0755));
+	SHOW(mknod(n, S_IFREG | 0644, 0));
+	SHOW(rename(f, n));
+	SHOW(rename(f, "/tmp/x"));
+	SHOW(rename("/tmp", n));
+	SHOW(link(f, n));
+	SHOW(symlink("x", n));
+	SHOW(chmod(f, 0600));
+	SHOW(chown(f, 1, 1));
+	SHOW(lchown(f, 1, 1));
+	SHOW(truncate(f, 0));
+	SHOW(utimensat(AT_FDCWD, f, NULL, 0));
+	SHOW(setxattr(f, "user.x", "y", 1, 0));
+	SHOW(removexattr(f, "user.x"));
+	SHOW(getxattr(f, "user.x", NULL, 0));
+	SHOW(listxattr(f, NULL, 0));
+	SHOW(access(f, W_OK));
+	SHOW(access(f, R_OK));
+	SHOW(access(n, F_OK));
+	SHOW(chdir("/app/dir"));
+	SHOW(chdir(f));
+	SHOW(syscall(SYS_io_uring_setup, 1, NULL));
+	struct statfs fs;
+	SHOW(statfs(f, &fs));
+	return 0;
+}
+
+/* What is done with an injected file works as with any other. */
+static int use(const char *path)
+{
+	struct stat by_path, by_fd;
+	struct statx x;
+	char text[4096] = "", link[64], buf[16] = "";
+	int fd = open(path, O_RDONLY);
+	if (fd < 0 || stat(path, &by_path) || syscall(SYS_fstat, fd, &by_fd) || statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &x))
+		return perror(path), 1;
+	printf("same file: %d size: %d mtime: %d mode: %d statx: %d\n", by_path.st_ino == by_fd.st_ino && by_path.st_dev == by_fd.st_dev,
+	       by_path.st_size == by_fd.st_size, by_path.st_mtime == by_fd.st_mtime, by_path.st_mode == by_fd.st_mode,
+	       x.stx_ino == by_path.st_ino && x.stx_size == (unsigned long long)by_path.st_size);
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	if (readlink(link, text, sizeof text - 1) < 0)
+		return perror(link), 1;
+	printf("readlink: %s\n", text);
+	char *m = mmap(NULL, by_fd.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	if (m == MAP_FAILED)
+		return perror("mmap"), 1;
+	printf("mmap: %.5s\n", m);
+	m[0] = 'X';
+	int again = open(link, O_RDONLY);
+	if (again < 0 || pread(again, buf, 5, 0) != 5)
+		return perror("opening again"), 1;
+	printf("again: %s\n", buf);
+	int p[2];
+	if (pipe(p) || sendfile(p[1], fd, NULL, 5) != 5 || read(p[0], buf, 5) != 5)
+		return perror("sendfile"), 1;
+	printf("sendfile: %s\n", buf);
+	SHOW(write(fd, "x", 1));
+	printf("flags: %d\n", fcntl(fd, F_GETFL) & O_ACCMODE);
+	return 0;
+}
+
+static void *opener(void *arg)
+{
+	int *fd = arg;
+	*fd = open("/app/big", O_RDONLY);
+	return NULL;
+}
+
+/* A path that ends where its mapping ends, read by a thread. */
+static int edge(void)
+{
+	long page = sysconf(_SC_PAGESIZE);
+	char *m = mmap(NULL, 3 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (m == MAP_FAILED || munmap(m + 2 * page, page))
+		return 1;
+	const char *path = "/etc/shop/config.yaml";
+	char *p = m + 2 * page - strlen(path) - 1;
+	strcpy(p, path);
+	int fd = open(p, O_RDONLY);
+	char buf[8] = "";
+	printf("at the end: %zd %s\n", read(fd, buf, 5), buf);
+	p = m + page - 5;
+	strcpy(p, path);
+	fd = open(p, O_RDONLY);
+	printf("over a page: %zd\n", read(fd, buf, 5));
+	SHOW(open((char *)1, O_RDONLY));
+	char *longest = malloc(5000);
+	memset(longest, 'a', 4999);
+	longest[0] = '/';
+	longest[4999] = 0;
+	SHOW(open(longest, O_RDONLY));
+	pthread_t t;
+	int got = -1;
+	pthread_create(&t, NULL, opener, &got);
+	pthread_join(t, NULL);
+	printf("by a thread: %d\n", got >= 0);
+	return 0;
+}
+
+/* getpeername and getsockname as the manual has them. */
+static int peer(const char *ip)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(80)}, got;
+	inet_pton(AF_INET, ip, &a.sin_addr);
+	int s = socket(AF_INET, SOCK_STREAM, 0);
+	SHOW(getpeername(s, (void *)&got, &(socklen_t){sizeof got}));
+	SHOW(connect(s, (void *)&a, sizeof a));
+	SHOW(connect(s, (void *)&a, sizeof a));
+	socklen_t n = sizeof got;
+	getpeername(s, (void *)&got, &n);
+	printf("peer %s:%d size %u\n", inet_ntoa(got.sin_addr), ntohs(got.sin_port), n);
+	memset(&got, 0, sizeof got);
+	n = 4;
+	getpeername(s, (void *)&got, &n);
+	printf("cut: port %d address %s size %u\n", ntohs(got.sin_port), inet_ntoa(got.sin_addr), n);
+	n = -1;
+	SHOW(getpeername(s, (void *)&got, &n));
+	SHOW(getpeername(s, (void *)1, &(socklen_t){sizeof got}));
+	n = sizeof got;
+	int d = dup(s);
+	close(s);
+	getpeername(d, (void *)&got, &n);
+	printf("dup %s\n", inet_ntoa(got.sin_addr));
+	return 0;
+}
+
+static volatile int ticks;
+static void tick(int s) { (void)s; ticks++; }
+
+/* Remote opens, a connect and a refused one, under a storm of signals. */
+static int storm(int opens)
+{
+	struct sigaction sa = {.sa_handler = tick, .sa_flags = SA_RESTART};
+	sigaction(SIGALRM, &sa, NULL);
+	struct itimerval it = {{0, 2000}, {0, 2000}};
+	setitimer(ITIMER_REAL, &it, NULL);
+	for (int i = 0; i < opens; i++) {
+		char buf[12] = "";
+		int fd = open("/etc/shop/config.yaml", O_RDONLY);
+		if (fd <= 2)
+			return printf("open %d gave %d: %s\n", i, fd, strerror(errno)), 1;
+		if (read(fd, buf, 11) != 11 || strcmp(buf, "color: blue"))
+			return printf("open %d read %s\n", i, buf), 1;
+		close(fd);
+	}
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(80)};
+	for (int i = 0; i < 5; i++) {
+		inet_pton(AF_INET, "10.96.1.1", &a.sin_addr);
+		int s = socket(AF_INET, SOCK_STREAM, 0);
+		if (connect(s, (void *)&a, sizeof a))
+			return perror("connect"), 1;
+		close(s);
+		inet_pton(AF_INET, "10.96.9.9", &a.sin_addr);
+		s = socket(AF_INET, SOCK_STREAM, 0);
+		if (!connect(s, (void *)&a, sizeof a) || errno != ECONNREFUSED)
+			return perror("connect that is refused"), 1;
+		close(s);
+	}
+	struct itimerval off = {0};
+	setitimer(ITIMER_REAL, &off, NULL);
+	printf("fine, signals: %d\n", ticks > opens);
+	return 0;
+}
+
+/* Accepts n connections and reads a byte of each, under a storm of signals. */
+static int accepts(int n, int port)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)}, from;
+	int l = socket(AF_INET, SOCK_STREAM, 0);
+	if (bind(l, (void *)&a, sizeof a) || listen(l, 128))
+		return perror("listen"), 1;
+	struct sigaction sa = {.sa_handler = tick};
+	sigaction(SIGALRM, &sa, NULL);
+	struct itimerval it = {{0, 1000}, {0, 1000}};
+	setitimer(ITIMER_REAL, &it, NULL);
+	unsigned long sum = 0;
+	for (int i = 0; i < n;) {
+		socklen_t size = sizeof from;
+		int s = accept(l, (void *)&from, &size);
+		if (s < 0 && errno == EINTR)
+			continue;
+		if (s <= 2)
+			return printf("accept gave %d: %s\n", s, strerror(errno)), 1;
+		unsigned char b = 0;
+		while (read(s, &b, 1) < 0 && errno == EINTR)
+			;
+		sum += b;
+		if (strcmp(inet_ntoa(from.sin_addr), "192.0.2.7"))
+			return printf("from %s\n", inet_ntoa(from.sin_addr)), 1;
+		close(s);
+		i++;
+	}
+	struct itimerval off = {0};
+	setitimer(ITIMER_REAL, &off, NULL);
+	printf("sum %lu\n", sum);
+	return 0;
+}
+
+/* Forks a child that leaves its session and terminal, tells its pid, and stays. */
+static int daemonise(void)
+{
+	if (fork() == 0) {
+		setsid();
+		pid_t parent = getpid();
+		if (fork() == 0) {
+			while (getppid() == parent)
+				sched_yield();
+			printf("%d\n", getpid());
+			fflush(stdout);
+			for (;;)
+				pause();
+		}
+		_exit(0);
+	}
+	for (;;)
+		pause();
+}
+
+int main(int argc, char **argv)
+{
+	const char *what = argc > 1 ? argv[1] : "", *arg = argc > 2 ? argv[2] : "";
+	if (!strcmp(what, "modify")) return modify();
+	if (!strcmp(what, "use")) return use(arg);
+	if (!strcmp(what, "edge")) return edge();
+	if (!strcmp(what, "peer")) return peer(arg);
+	if (!strcmp(what, "storm")) return storm(atoi(arg));
+	if (!strcmp(what, "accepts")) return accepts(atoi(arg), atoi(argv[3]));
+	if (!strcmp(what, "daemonise")) return daemonise();
+	if (!strcmp(what, "die")) return raise(atoi(arg)), 1;
+	fprintf(stderr, "calls: what?\n");
+	return 2;
+}
