@@ -1,0 +1,151 @@
+// Package cli is the command line: each command is a thin client of the daemon,
+// which it starts where none runs. Its rules: stdout is the debuggee's, or holds
+// what was asked for; all else goes to stderr; an error is one line that begins
+// with "mirrord: ", and a line below it where there is a way out.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"mirrord/daemon/rpc"
+	"mirrord/layer/launch"
+	"mirrord/protocol/ide"
+)
+
+// Exit codes beside the debuggee's own, and 126 and 127 of package launch.
+const (
+	exitFailed      = 125 // mirrord could not do it, as env(1) and docker run say it
+	exitUsage       = 2
+	exitInterrupted = 128 + int(syscall.SIGINT)
+)
+
+// NewManager makes the sessions of a daemon in its runtime directory.
+type NewManager func(log *slog.Logger, dir string) (rpc.Manager, error)
+
+// An exit is an error with its exit code; without err nothing is said.
+type exit struct {
+	code     int
+	err      error
+	debuggee launch.Exit // where its end is ours
+}
+
+func (e *exit) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+func (e *exit) Unwrap() error { return e.err }
+
+// Main runs the command line args (without the program's name) and returns its
+// exit code. It does not return where the debuggee died by a signal: then so
+// does this process.
+func Main(args []string, manager NewManager) int {
+	root := command(manager)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteC()
+	if _, ok := errors.AsType[*exit](err); err != nil && !ok { // cobra's own: flags, commands, arguments
+		err = &exit{code: exitUsage, err: &ide.Error{Msg: err.Error(), Hint: "see " + cmd.CommandPath() + " --help"}}
+	}
+	code := report(os.Stderr, err)
+	if e, ok := errors.AsType[*exit](err); ok && e.debuggee.Signal != 0 {
+		e.debuggee.End() // by the same signal
+	}
+	return code
+}
+
+func command(manager NewManager) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "mirrord",
+		Short: "Run a local process in the context of a Kubernetes pod",
+		Long: `mirrord runs a process on this machine in the context of a pod: it sees the pod's
+environment, files, names and network, and receives the pod's traffic. Nothing is
+installed in the cluster but an agent pod while it is needed.`,
+		Example:       "  mirrord exec --target deployment/web -- ./web\n  mirrord ls",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.AddCommand(execCommand(), lsCommand(), sessionCommand(), verifyCommand(), daemonCommand(manager), versionCommand())
+	root.CompletionOptions.HiddenDefaultCmd = false
+	return root
+}
+
+// run makes a cobra function of a command's own: its errors are not those of
+// usage, and an interrupt or a request to end ends ctx.
+func run(f func(ctx context.Context, cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		err := f(ctx, cmd, args)
+		if _, ok := errors.AsType[*exit](err); err == nil || ok {
+			return err
+		}
+		if ctx.Err() != nil {
+			return &exit{code: exitInterrupted, err: err}
+		}
+		if e, ok := errors.AsType[*launch.Error](err); ok && (e.Code == launch.CodeNotFound || e.Code == launch.CodeNotExecutable) {
+			return &exit{code: e.Code, err: err}
+		}
+		return &exit{code: exitFailed, err: err}
+	}
+}
+
+// report tells err and returns the exit code it stands for.
+func report(w io.Writer, err error) int {
+	e, ok := errors.AsType[*exit](err)
+	switch {
+	case err == nil:
+		return 0
+	case !ok:
+		e = &exit{code: exitFailed, err: err}
+	case e.err == nil:
+		return e.code
+	}
+	fmt.Fprintf(w, "mirrord: %s\n", indent(e.err.Error()))
+	if hint := hintOf(e.err); hint != "" {
+		fmt.Fprintf(w, "  %s\n", indent(hint))
+	}
+	return e.code
+}
+
+func hintOf(err error) string {
+	if e, ok := errors.AsType[*ide.Error](err); ok {
+		return e.Hint
+	}
+	if e, ok := errors.AsType[*launch.Error](err); ok {
+		return e.Hint
+	}
+	return ""
+}
+
+// indent sets further lines of a message off from the next message.
+func indent(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n  ") }
+
+// dial connects to the user's daemon, starting it if need be.
+func dial(ctx context.Context) (*rpc.Client, error) {
+	dir, err := runtimeDir()
+	if err != nil {
+		return nil, err
+	}
+	return rpc.Dial(ctx, dir, "cli", []string{"daemon"})
+}
+
+func runtimeDir() (string, error) { return rpc.RuntimeDir(os.Getenv("XDG_RUNTIME_DIR")) }
+
+// client is this process, as the daemon must know it.
+func client() (ide.Client, error) {
+	dir, err := os.Getwd()
+	return ide.Client{Dir: dir, Env: os.Environ()}, err
+}

@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mirrord/daemon/rpc"
+	"mirrord/layer/launch"
+	"mirrord/protocol/ide"
+)
+
+var engines = []string{"auto", "seccomp", "preload"}
+
+// An execution is one `mirrord exec`.
+type execution struct {
+	choice  choice
+	session string
+	engine  string
+}
+
+func execCommand() *cobra.Command {
+	e := &execution{}
+	cmd := &cobra.Command{
+		Use:   "exec [flags] [--] COMMAND [ARGUMENT...]",
+		Short: "Run a command in the context of a target",
+		Long: `exec runs COMMAND on this machine in the context of a target: a pod, or a pod of
+a deployment. COMMAND and what it starts see the target's environment, volumes,
+names and network. With --steal they also receive the connections that others
+make to the ports they listen on; without it these stay with the pod.
+
+What the command line does not say comes from the configuration file, and the
+variables MIRRORD_CONFIG_FILE, MIRRORD_IMPERSONATED_TARGET and
+MIRRORD_TARGET_NAMESPACE come between the two.
+
+Exit codes: COMMAND's own (a signal that ends it ends mirrord too); 127 when it
+is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
+130 when it was interrupted before COMMAND ran, 2 for a wrong command line.`,
+		Example: `  mirrord exec --target deployment/web -- ./web
+  mirrord exec -t pod/web-7d9c/container/app -n shop --steal -- go run .
+  mirrord exec -f mirrord.json -- npm start
+  mirrord exec -t deployment/web --context staging --fs-mode local -- env
+  mirrord exec --agent 127.0.0.1:7777 -- ./web`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("exec needs a command, as in mirrord exec --target deployment/web -- ./web")
+			}
+			if !slices.Contains(engines, e.engine) {
+				return fmt.Errorf("--layer: %q is none of %s", e.engine, strings.Join(engines, ", "))
+			}
+			return nil
+		},
+		RunE: run(e.run),
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false) // flags behind the command are the command's
+	f.StringVarP(&e.choice.overrides.Target, "target", "t", "", "`target`: pod/NAME or deployment/NAME, with /container/NAME where it matters")
+	e.choice.add(cmd)
+	f.BoolVar(&e.choice.overrides.Steal, "steal", false, "take the connections to the ports that COMMAND listens on")
+	f.StringVar(&e.choice.overrides.FSMode, "fs-mode", "", "which files are the target's: `mode` read, write, local or local-with-overrides (default read)")
+	f.StringVar(&e.session, "session", "", "`id` of a session that runs already, instead of a target")
+	f.StringVar(&e.choice.overrides.Agent, "agent", "", "`host:port` of an agent outside Kubernetes, instead of a target")
+	f.StringVar(&e.engine, "layer", "auto", "how calls are hooked: `engine` seccomp, preload or auto")
+	mustComplete(cmd, "target", e.choice.completeTarget, cobra.ShellCompDirectiveNoFileComp)
+	mustComplete(cmd, "fs-mode", fixed("read", "write", "local", "local-with-overrides"), cobra.ShellCompDirectiveNoFileComp)
+	mustComplete(cmd, "layer", fixed(engines...), cobra.ShellCompDirectiveNoFileComp)
+	return cmd
+}
+
+func fixed(values ...string) func(string) []string { return func(string) []string { return values } }
+
+func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) error {
+	me, err := client()
+	if err != nil {
+		return err
+	}
+	if _, err := launch.Look(args[0], me.Env, me.Dir); err != nil {
+		return err
+	}
+	if e.engine == "preload" {
+		return &ide.Error{Msg: "--layer preload: this version has only the seccomp layer", Hint: "leave --layer out"}
+	}
+	launcher, err := launch.Prepare() // its keeper starts while the session does
+	if err != nil {
+		return err
+	}
+	defer launcher.Close()
+	c, err := dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close() // the session ends with it
+	w := cmd.ErrOrStderr()
+	l, err := e.launch(ctx, c, me, w)
+	if err != nil {
+		return err
+	}
+	config := launch.Config{
+		Argv: args, Env: environ(me.Env, l), Dir: me.Dir,
+		Policy: l.Policy, Hostname: l.Hostname,
+		Socket: c.Info.Layer, Session: l.Session.ID,
+		Message: func(msg string) { fmt.Fprintf(w, "mirrord: %s\n", indent(msg)) },
+	}
+	for _, addr := range l.Addrs {
+		ip, err := netip.ParseAddr(addr)
+		if err != nil {
+			return fmt.Errorf("reading the target's addresses: %w", err)
+		}
+		config.Addrs = append(config.Addrs, ip)
+	}
+	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	// From here on signals are the debuggee's.
+	end, err := launcher.Run(context.WithoutCancel(ctx), log, config)
+	if err != nil || end.Code == 0 {
+		return err
+	}
+	return &exit{code: end.Code, debuggee: end}
+}
+
+// environ is the debuggee's environment: ours, as the session changes it.
+func environ(ours []string, l ide.Launch) []string {
+	list := slices.DeleteFunc(slices.Clone(ours), func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		_, set := l.Env[name]
+		return set || slices.Contains(l.Unset, name)
+	})
+	for _, name := range slices.Sorted(maps.Keys(l.Env)) {
+		list = append(list, name+"="+l.Env[name])
+	}
+	return list
+}
+
+// launch gets a session, and tells on w how it goes.
+func (e *execution) launch(ctx context.Context, c *rpc.Client, me ide.Client, w io.Writer) (ide.Launch, error) {
+	if e.session != "" {
+		return c.Launch(ctx, e.session)
+	}
+	begin := time.Now()
+	p := newProgress(w)
+	s, err := c.Start(ctx, ide.SessionStartParams{Client: me, ConfigFile: e.choice.config, Overrides: e.choice.overrides}, p.report)
+	var l ide.Launch
+	if err == nil {
+		l, err = c.Launch(ctx, s.ID)
+	}
+	p.end()
+	for _, warning := range s.Warnings {
+		fmt.Fprintf(w, "mirrord: warning: %s\n", indent(warning))
+	}
+	if err == nil {
+		fmt.Fprintf(w, "mirrord: in the context of %s, after %.1f s\n", s.Target, time.Since(begin).Seconds())
+	}
+	return l, err
+}

@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"mirrord/protocol/ide"
+)
+
+func lsCommand() *cobra.Command {
+	var c choice
+	var output string
+	var types []string
+	cmd := &cobra.Command{
+		Use:   "ls [flags]",
+		Short: "List the targets of a namespace",
+		Example: `  mirrord ls
+  mirrord ls -n shop -t deployment
+  mirrord ls -o json | jq -r '.targets[].path'`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("ls takes no argument, got %q", args[0])
+			}
+			if output != "table" && output != "json" {
+				return fmt.Errorf("--output: %q is none of table, json", output)
+			}
+			return nil
+		},
+		RunE: run(func(ctx context.Context, cmd *cobra.Command, _ []string) error {
+			r, err := c.targets(ctx)
+			if err != nil {
+				return err
+			}
+			r.Targets = ofTypes(r.Targets, types)
+			if output == "json" {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(r)
+			}
+			if len(r.Targets) == 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: no targets in namespace %s\n", r.Namespace)
+				return nil
+			}
+			return printTargets(cmd.OutOrStdout(), r.Targets)
+		}),
+	}
+	c.add(cmd)
+	cmd.Flags().StringSliceVarP(&types, "type", "t", nil, "only these `types`: pod, deployment")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "`format`: table or json")
+	mustComplete(cmd, "type", fixed("pod", "deployment"), cobra.ShellCompDirectiveNoFileComp)
+	mustComplete(cmd, "output", fixed("table", "json"), cobra.ShellCompDirectiveNoFileComp)
+	return cmd
+}
+
+func ofTypes(targets []ide.Target, types []string) []ide.Target {
+	list := []ide.Target{} // an array in JSON
+	for _, t := range targets {
+		kind, _, _ := strings.Cut(t.Path, "/")
+		if len(types) == 0 || slices.Contains(types, kind) {
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
+func printTargets(w io.Writer, targets []ide.Target) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "TARGET\tCONTAINERS\tSTATUS")
+	for _, target := range targets {
+		status := "available"
+		if !target.Available {
+			status = cmp.Or(target.Reason, "not available")
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\n", target.Path, strings.Join(target.Containers, ","), status)
+	}
+	return t.Flush()
+}

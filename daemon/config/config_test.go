@@ -1,0 +1,273 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"mirrord/protocol/ide"
+)
+
+// client is one in a fresh directory that holds file.
+func client(t *testing.T, file, text string, env ...string) ide.Client {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, file)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return ide.Client{Dir: dir, Env: env}
+}
+
+func load1(t *testing.T, text string, o ide.Overrides, env ...string) *Config {
+	t.Helper()
+	c, err := Load(client(t, "mirrord.json", text, env...), "mirrord.json", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestFormatsAgree(t *testing.T) {
+	files := map[string]string{
+		"mirrord.json": `{
+  "target": {"path": {"deployment": "web", "container": "app"}, "namespace": "shop"},
+  "skip_processes": ["bash", "make"],
+  "skip_build_tools": false,
+  "feature": {
+    "env": {"include": "A;B*", "override": {"PORT": 8080, "ON": true}},
+    "fs": {"mode": "localwithoverrides", "read_only": "^/etc/x", "mapping": {"/a(.*)": "/b$1"}},
+    "network": {"incoming": {"mode": "steal", "ports": [80, 8080]}, "outgoing": {"udp": false}}
+  },
+  "agent": {"image": {"registry": "r/agent", "tag": "1"}, "startup_timeout": 90,
+    "tolerations": [{"key": "k", "tolerationSeconds": 5}], "resources": {"limits": {"cpu": "1"}}}
+}`,
+		"mirrord.toml": `
+skip_processes = ["bash", "make"]
+skip_build_tools = false
+target.namespace = "shop"
+target.path = { deployment = "web", container = "app" }
+
+[feature.env]
+include = "A;B*"
+override.PORT = 8_080
+override.ON = true
+
+[feature.fs]
+mode = "localwithoverrides"
+read_only = '^/etc/x'
+[feature.fs.mapping]
+"/a(.*)" = "/b$1"
+
+[feature.network]
+outgoing = {udp = false}
+[feature.network.incoming]
+mode = "steal"
+ports = [80, 8080]
+[agent]
+image = {registry = "r/agent", tag = "1"}
+startup_timeout = 90
+resources.limits.cpu = "1"
+[[agent.tolerations]]
+key = "k"
+tolerationSeconds = 5
+`,
+		"mirrord.yaml": `
+target: &t
+  path: {deployment: web, container: app}
+  namespace: shop
+skip_processes:
+- bash
+- make
+skip_build_tools: false
+feature:
+  env:
+    include: A;B*
+    override: {PORT: 8080, ON: true}
+  fs:
+    mode: localwithoverrides
+    read_only: ^/etc/x
+    mapping:
+      /a(.*): /b$1
+  network:
+    incoming:
+      mode: steal
+      ports: [80, 8080]
+    outgoing: {udp: false}
+agent:
+  image: {registry: r/agent, tag: "1"}
+  startup_timeout: 90
+  tolerations:
+  - key: k
+    tolerationSeconds: 5
+  resources:
+    limits: {cpu: "1"}
+`,
+	}
+	var want *Config
+	for _, name := range []string{"mirrord.json", "mirrord.toml", "mirrord.yaml"} {
+		c, err := Load(client(t, name, files[name]), name, ide.Overrides{})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		c.File, c.Key = "", ""
+		if want == nil {
+			want = c
+		}
+		if diff := cmp.Diff(want, c, cmp.AllowUnexported(Config{}, Agent{})); diff != "" {
+			t.Errorf("%s differs from mirrord.json (-json +this):\n%s", name, diff)
+		}
+	}
+	if want.Target != "deployment/web/container/app" || want.Agent.Image != "r/agent:1" || want.Incoming.Mode != "steal" ||
+		want.Env.Override["PORT"] != "8080" || want.FS.Mapping[0].Value != "/b$1" {
+		t.Errorf("read %+v", want)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for _, test := range []struct{ file, text, want string }{
+		{"mirrord.json", "{\"feature\": {\"network\":\n  {\"incoming\": {\"mode\": \"stael\"}}}}",
+			`mirrord.json:2:25: feature.network.incoming.mode: "stael" is none of mirror, steal, off`},
+		{"mirrord.json", "{\n  \"featrue\": {}\n}", `mirrord.json:2:3: featrue: unknown key, did you mean "feature"?`},
+		{"mirrord.json", `{"feature": {"fs": {"mood": "read"}}}`, `mirrord.json:1:21: feature.fs.mood: unknown key, did you mean "feature.fs.mode"?`},
+		{"mirrord.json", `{"zzzzzz": 1}`, `mirrord.json:1:2: zzzzzz: unknown key`},
+		{"mirrord.json", `{"target": 5}`, `mirrord.json:1:12: target: 5 is none of text, a table`},
+		{"mirrord.json", `{"feature": []}`, `mirrord.json:1:13: feature: a list is not a table`},
+		{"mirrord.json", `{"feature": {"hostname": "yes"}}`, `mirrord.json:1:26: feature.hostname: "yes" is not true or false`},
+		{"mirrord.json", `{"feature": {"network": {"incoming": {"ports": [80, 99999]}}}}`,
+			`mirrord.json:1:53: feature.network.incoming.ports: entry 2: 99999 is not a port (1 to 65535)`},
+		{"mirrord.json", `{"feature": {"env": {"include": "A", "exclude": "B"}}}`,
+			`mirrord.json:1:49: feature.env.exclude: excludes feature.env.include: give only one of them`},
+		{"mirrord.json", `{"feature": {"network": {"incoming": {"http_filter": {"path_filter": ""}}}}}`,
+			`mirrord.json:1:70: feature.network.incoming.http_filter.path_filter: an empty filter matches nothing: leave it out`},
+		{"mirrord.json", `{"feature": {"fs": {"local": ["ok", "("]}}}`, `mirrord.json:1:37: feature.fs.local: "(" is no regular expression`},
+		{"mirrord.json", `{"agent": {"address": "nowhere"}}`, `mirrord.json:1:23: agent.address: "nowhere" is not HOST:PORT`},
+		{"mirrord.json", `{"target": "a", "target": "b"}`, `mirrord.json:1:17: target: given twice`},
+		{"mirrord.json", "{\"feature\": {\n  \"fs\": read\n}}", `mirrord.json:2:9: feature.fs: malformed JSON: invalid character`},
+		{"mirrord.json", `{"target": "a"`, `mirrord.json:1:15: target: malformed JSON`},
+		{"mirrord.json", ``, `mirrord.json:1:1: malformed JSON: it ends too early`},
+		{"mirrord.json", `[]`, `mirrord.json:1:1: the configuration is a list, not a table`},
+		{"mirrord.json", `{} x`, `mirrord.json:1:4: something follows`},
+		{"mirrord.json", "{\n\"target\": \"{{ get_env(name=\"NONE\") }}\"}", `mirrord.json:2:12: template {{ get_env(name="NONE") }}: variable NONE is not set, and there is no default`},
+		{"mirrord.json", `{"target": "{{ user }}"}`, `mirrord.json:1:13: template {{ user }}: not served`},
+		{"mirrord.json", `{% if x %}{}`, `mirrord.json:1:1: template {% if x %} is not served`},
+		{"mirrord.json", "{\"key\": \"{{ get_env(name=\"LONG\", default=\"y\") }}\", \"feature\": 1}",
+			`mirrord.json:1:63: feature: 1 is not a table`},
+		{"mirrord.toml", "[feature.network.incoming]\nmode = \"stael\"", `mirrord.toml:2:8: feature.network.incoming.mode: "stael" is none of`},
+		{"mirrord.toml", "[feature]\nenvv = true", `mirrord.toml:2:1: feature.envv: unknown key, did you mean "feature.env"?`},
+		{"mirrord.toml", "a = 1\na = 2", `mirrord.toml:2:1: malformed TOML`},
+		{"mirrord.toml", "target = \n", `mirrord.toml:1:10: malformed TOML`},
+		{"mirrord.yaml", "feature:\n  network:\n    incoming:\n      mode: stael", `mirrord.yaml:4:13: feature.network.incoming.mode: "stael" is none of`},
+		{"mirrord.yaml", "feature:\n  netwrk: true", `mirrord.yaml:2:3: feature.netwrk: unknown key, did you mean "feature.network"?`},
+		{"mirrord.yaml", "target: [", `mirrord.yaml:1:9: malformed YAML`},
+		{"mirrord.yaml", "a: *x", `mirrord.yaml:1:4: malformed YAML`},
+		{"mirrord.ini", "", `mirrord.ini: the file's name ends in none of .json, .toml, .yaml, .yml`},
+	} {
+		_, err := Load(client(t, test.file, test.text, "LONG=a value longer than its template"), test.file, ide.Overrides{})
+		if err == nil || !strings.HasPrefix(err.Error(), test.want) {
+			t.Errorf("%s: %q\n got %v\nwant %s", test.file, test.text, err, test.want)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		{`{"operator": true}`, `mirrord.json:1:2: operator: this needs the paid operator of another product: it has no effect`},
+		{`{"operator": false, "telemetry": true, "experimental": {"x": 1}, "feature": {"copy_target": false}}`, ``},
+		{`{"feature": {"db_branches": [{"type": "pg"}]}}`, `mirrord.json:1:14: feature.db_branches: this needs the paid`},
+		{`{"agent": {"ephemeral": true}}`, `mirrord.json:1:12: agent.ephemeral: not served by this version: it has no effect`},
+		{`{"feature": {"fs": "write"}}`, `mirrord.json:1:20: feature.fs: writing in the target is not served`},
+		{`{"feature": {"network": {"incoming": "mirror"}}}`, `mirrord.json:1:38: feature.network.incoming: mirroring is not served`},
+		{`{"feature": {"network": {"incoming": {"port_mapping": [[80, 80]]}}}}`, `mirrord.json:1:56: feature.network.incoming.port_mapping: 80 maps a port to itself`},
+	} {
+		c := load1(t, test.text, ide.Overrides{})
+		var got string
+		for _, w := range c.Warnings {
+			got += Words(w) + "\n"
+		}
+		if !strings.Contains(got, test.want) || test.want == "" && got != "" {
+			t.Errorf("%s\n got %s\nwant %s", test.text, got, test.want)
+		}
+	}
+}
+
+// Every key of the table is known in a file, whatever its value.
+func TestNoKnownKeyIsUnknown(t *testing.T) {
+	for _, s := range settings {
+		parts := strings.Split(s.key, ".")
+		text := `{"` + strings.Join(parts, `": {"`) + `": null` + strings.Repeat("}", len(parts))
+		if _, err := Load(client(t, "mirrord.json", text), "mirrord.json", ide.Overrides{}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Where filters cannot be served, nothing may be stolen.
+func TestFilterStealsNothing(t *testing.T) {
+	text := `{"feature": {"network": {"incoming": {"mode": "steal", "http_filter": {"header_filter": "x: y"}}}}}`
+	c := load1(t, text, ide.Overrides{Steal: true})
+	if c.Policy(nil).Steal {
+		t.Error("it steals")
+	}
+}
+
+func TestOverrides(t *testing.T) {
+	text := `{"target": "pod/{{ get_env(name="POD", default="none") }}", "key": "k-{{ git_branch }}",
+		"feature": {"env": {"override": {"KEY": "{{ key }}"}}, "fs": "local"}}`
+	c := load1(t, text, ide.Overrides{Steal: true, FSMode: "local-with-overrides", Namespace: "ns"},
+		"POD=web", "MIRRORD_BRANCH_NAME=main", "MIRRORD_TARGET_NAMESPACE=other", "MIRRORD_SKIP_PROCESSES=sh;make")
+	if c.Target != "pod/web" || c.Namespace != "ns" || c.Env.Override["KEY"] != "k-main" || c.FS.Mode != "localwithoverrides" {
+		t.Errorf("read %+v", c)
+	}
+	p := c.Policy([]string{"/var/run/secrets"})
+	if !p.Steal || len(p.Mounts) != 1 || !cmp.Equal(p.SkipProcesses[len(p.SkipProcesses)-1], "sh") {
+		t.Errorf("policy %+v", p)
+	}
+	c = load1(t, text, ide.Overrides{Target: "pod/flag"}, "MIRRORD_IMPERSONATED_TARGET=pod/env", "MIRRORD_BRANCH_NAME=main")
+	if c.Target != "pod/flag" {
+		t.Errorf("target %s", c.Target)
+	}
+}
+
+func TestDefaultFile(t *testing.T) {
+	c, err := Load(client(t, ".mirrord/mirrord.yaml", "target: pod/web\n"), "", ide.Overrides{})
+	if err != nil || c.Target != "pod/web" || c.File != ".mirrord/mirrord.yaml" {
+		t.Errorf("read %+v, %v", c, err)
+	}
+	if c, err = Load(ide.Client{Dir: t.TempDir()}, "", ide.Overrides{}); err != nil || c.File != "" {
+		t.Errorf("without a file: %+v, %v", c, err)
+	}
+	if _, err = Load(ide.Client{Dir: t.TempDir()}, "no.json", ide.Overrides{}); err == nil {
+		t.Error("a file that is not there is read")
+	}
+}
+
+// Whatever the file holds, Load answers; what it accepts has a place.
+func FuzzLoad(f *testing.F) {
+	f.Add(uint8(0), `{"feature": {"env": {"include": ["A"]}}}`)
+	f.Add(uint8(1), "[feature]\nenv = true\n[[a.b]]\nc = {d = 1}\n")
+	f.Add(uint8(2), "feature: &x\n  env: [1, *x]\n<<: *x\n")
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, format uint8, text string) {
+		name := []string{"f.json", "f.toml", "f.yaml"}[format%3]
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		problems, err := Verify(ide.Client{Dir: dir}, name)
+		if err != nil {
+			return
+		}
+		for _, p := range problems {
+			if p.Line < 1 || p.Column < 1 {
+				t.Errorf("%q: %s", text, Words(p))
+			}
+		}
+	})
+}

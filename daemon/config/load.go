@@ -1,0 +1,210 @@
+package config
+
+import (
+	"cmp"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"mirrord/protocol"
+	"mirrord/protocol/ide"
+)
+
+// Load makes the Config of a client's request: the file (else the one that
+// MIRRORD_CONFIG_FILE names, else .mirrord/mirrord.json and its like in the
+// client's directory, else none), under the client's MIRRORD_ variables, under
+// the command line's overrides. Its errors are *ide.Error of CodeConfig.
+func Load(client ide.Client, file string, o ide.Overrides) (*Config, error) {
+	c, problems, err := load(client, file, o)
+	if len(problems) > 0 {
+		err = errors.New(Words(problems[0]))
+		if n := len(problems) - 1; n > 0 {
+			err = fmt.Errorf("%w (and %d more)", err, n)
+		}
+	}
+	if err != nil {
+		return nil, &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
+	}
+	return c, nil
+}
+
+// Verify lists all that is wrong with a file, warnings included. The error
+// says that it could not be read at all.
+func Verify(client ide.Client, file string) ([]ide.Problem, error) {
+	c, problems, err := load(client, file, ide.Overrides{})
+	if err != nil {
+		return nil, &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
+	}
+	problems = append(problems, c.Warnings...)
+	inOrder(problems)
+	return problems, nil
+}
+
+// Words tells a problem as file:line:column: key: message.
+func Words(p ide.Problem) string {
+	at := ""
+	if p.Line > 0 { // else it is about a flag
+		at = fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Column)
+	}
+	if p.Key != "" {
+		at += p.Key + ": "
+	}
+	return at + p.Message
+}
+
+func load(client ide.Client, file string, o ide.Overrides) (*Config, []ide.Problem, error) {
+	name, path := locate(client, file)
+	check := checker{src: &source{name: name}, config: defaults(), given: map[string]given{}}
+	check.config.File = name
+	check.config.Key = rand.Text()[:8]
+	if path != "" {
+		raw, err := readFile(path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading configuration: %w", err)
+		}
+		if err := check.file(strings.TrimPrefix(raw, "\ufeff"), client); err != nil {
+			return nil, nil, err
+		}
+	}
+	c := check.config
+	c.environment(client.Env)
+	if err := c.override(o); err != nil {
+		return nil, nil, err
+	}
+	if o.FSMode != "" {
+		check.given["feature.fs.mode"] = given{key: "--fs-mode"}
+	}
+	check.limit()
+	c.finish(client)
+	inOrder(check.errors)
+	inOrder(c.Warnings)
+	return c, check.errors, nil
+}
+
+// file reads the rendered text; key may itself come from the file.
+func (c *checker) file(raw string, client ide.Client) error {
+	for range 2 {
+		src, err := render(c.src.name, raw, c.config.Key, client)
+		if err != nil {
+			return c.syntax(err)
+		}
+		c.src = src
+		root, err := parse(src)
+		if err != nil {
+			return c.syntax(err)
+		}
+		if key := root.field("key"); key != nil && key.kind == isText && key.text != c.config.Key && key.text != "" {
+			c.config.Key = key.text
+			continue // once more: other settings may use it
+		}
+		if root.kind != isTable && root.kind != isNull {
+			return c.syntax(&positioned{root.pos, fmt.Sprintf("the configuration is %v, not a table", root)})
+		}
+		c.apply("", root)
+		c.lint()
+		return nil
+	}
+	return c.syntax(&positioned{pos{1, 1}, "key: it may not be made of itself"})
+}
+
+// syntax tells err as a problem of its place; others it gives back.
+func (c *checker) syntax(err error) error {
+	bad, ok := errors.AsType[*positioned](err)
+	if !ok {
+		return fmt.Errorf("%s: %w", c.src.name, err)
+	}
+	c.fail(bad.pos, "", bad.msg)
+	return nil
+}
+
+func parse(src *source) (*node, error) {
+	switch strings.ToLower(filepath.Ext(src.name)) {
+	case ".json":
+		return parseJSON(src)
+	case ".toml":
+		return parseTOML(src)
+	case ".yaml", ".yml":
+		return parseYAML(src)
+	}
+	return nil, errors.New("the file's name ends in none of .json, .toml, .yaml, .yml")
+}
+
+// environment reads the peer's variables: over the file, under the flags.
+func (c *Config) environment(env []string) {
+	for name, to := range map[string]*string{
+		"MIRRORD_IMPERSONATED_TARGET": &c.Target,
+		"MIRRORD_TARGET_NAMESPACE":    &c.Namespace,
+	} {
+		if value, ok := lookupEnv(env, name); ok && value != "" {
+			*to = value
+		}
+	}
+	if value, ok := lookupEnv(env, "MIRRORD_SKIP_PROCESSES"); ok {
+		c.skip = split(&node{kind: isText, text: value})
+	}
+}
+
+func (c *Config) override(o ide.Overrides) error {
+	c.Target = cmp.Or(o.Target, c.Target)
+	c.Namespace = cmp.Or(o.Namespace, c.Namespace)
+	c.Context = cmp.Or(o.Context, c.Context)
+	c.Kubeconfig = cmp.Or(o.Kubeconfig, c.Kubeconfig)
+	if o.Steal {
+		c.Incoming.Mode = "steal"
+	}
+	if o.FSMode != "" {
+		if !slices.Contains(fsModes, o.FSMode) {
+			return fmt.Errorf("--fs-mode: %q is none of local, local-with-overrides, read, write", o.FSMode)
+		}
+		c.FS.Mode = strings.ReplaceAll(o.FSMode, "-", "")
+	}
+	if o.Agent != "" {
+		if err := checkAddress(o.Agent); err != nil {
+			return fmt.Errorf("--agent: %w", err)
+		}
+		c.Agent.Address = o.Agent
+	}
+	return nil
+}
+
+// finish resolves what was read against the client's directory and the defaults.
+func (c *Config) finish(client ide.Client) {
+	if c.Kubeconfig != "" {
+		c.Kubeconfig = absolute(c.Kubeconfig, client)
+	}
+	if c.Env.File != "" {
+		c.Env.File = absolute(c.Env.File, client)
+	}
+	c.Agent.Image = c.Agent.image(protocol.Build)
+	c.SkipProcesses = c.skip
+	if c.skipBuild {
+		c.SkipProcesses = slices.Concat(c.skip, buildTools, c.extraBuild)
+	}
+	slices.Sort(c.SkipProcesses)
+	c.SkipProcesses = slices.Compact(c.SkipProcesses)
+}
+
+// buildTools run while a program is built: what they read and connect to is
+// the developer's machine's. The list is the peer's.
+var buildTools = []string{
+	"as", "cc", "ld", "go", "air", "asm", "cc1", "cgo", "dlv", "gcc", "git", "link", "math", "cargo", "hpack", "rustc",
+	"compile", "collect2", "cargo-watch", "debugserver", "jspawnhelper", "bazel-real", "clang",
+}
+
+// NeedTarget is the error of a session that was given no target.
+func (c *Config) NeedTarget() error {
+	if c.Target != "" && c.Target != "targetless" || c.Agent.Address != "" {
+		return nil
+	}
+	msg := "no target is named"
+	switch {
+	case c.Target == "targetless" && c.Incoming.Mode == "steal":
+		msg = "stealing needs a target, and the target is targetless"
+	case c.Target == "targetless":
+		msg = "sessions without a target are not served by this version"
+	}
+	return &ide.Error{Code: ide.CodeConfig, Msg: msg, Hint: "name one with --target, as in --target deployment/web; `mirrord ls` lists them"}
+}

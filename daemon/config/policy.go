@@ -1,0 +1,41 @@
+package config
+
+import (
+	"slices"
+
+	"mirrord/protocol/ide"
+)
+
+// Policy is the part of the configuration that the layer decides by. mounts
+// are the paths of the target's volume mounts.
+func (c *Config) Policy(mounts []string) ide.Policy {
+	p := ide.Policy{
+		FSMode:        c.FS.Mode,
+		ReadWrite:     c.FS.ReadWrite,
+		ReadOnly:      c.FS.ReadOnly,
+		Local:         c.FS.Local,
+		NotFound:      c.FS.NotFound,
+		Steal:         c.Incoming.Mode == "steal",
+		Ports:         c.Incoming.Ports,
+		IgnorePorts:   c.Incoming.IgnorePorts,
+		OutgoingTCP:   c.Outgoing.TCP,
+		OutgoingUDP:   c.Outgoing.UDP,
+		DNS:           c.DNS,
+		Hostname:      c.Hostname,
+		OutgoingLocal: slices.Clone(c.Outgoing.Local),
+		SkipProcesses: c.SkipProcesses,
+	}
+	if c.AutoMount {
+		p.Mounts = mounts
+	}
+	if c.Outgoing.IgnoreLocalhost {
+		p.OutgoingLocal = append(p.OutgoingLocal, "127.0.0.0/8", "::1/128")
+	}
+	for _, m := range c.FS.Mapping {
+		if p.Mapping == nil {
+			p.Mapping = map[string]string{}
+		}
+		p.Mapping[m.Pattern] = m.Value
+	}
+	return p
+}

@@ -1,0 +1,117 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+var incomingModes = []string{"mirror", "steal", "off"}
+
+var networkSettings = []setting{
+	{key: "feature.network", takes: boolean, doc: "false: everything below is off.", field: func(c *Config) any { return &c.network }},
+	{key: "feature.network.incoming", takes: boolean | text, enum: incomingModes,
+		doc: "The mode, or true for mirror, false for off.", set: setIncoming},
+	{key: "feature.network.incoming.mode", takes: text, enum: incomingModes,
+		doc: "What happens to connections to the target's ports.", set: setIncoming},
+	{key: "feature.network.incoming.ports", takes: ports, doc: "Only these ports are taken.",
+		field: func(c *Config) any { return &c.Incoming.Ports }},
+	{key: "feature.network.incoming.ignore_ports", takes: ports, doc: "All listened ports but these are taken.",
+		field: func(c *Config) any { return &c.Incoming.IgnorePorts }},
+	{key: "feature.network.incoming.http_filter.header_filter", takes: text, doc: "Steal requests with a header that matches."},
+	{key: "feature.network.incoming.http_filter.header_filter_jq", takes: text, doc: "Steal requests with a header for which jq says true."},
+	{key: "feature.network.incoming.http_filter.path_filter", takes: text, doc: "Steal requests whose path matches."},
+	{key: "feature.network.incoming.http_filter.method_filter", takes: text, doc: "Steal requests of a method."},
+	{key: "feature.network.incoming.http_filter.body_filter", takes: anything, doc: "Steal requests by their body."},
+	{key: "feature.network.incoming.http_filter.all_of", takes: anything, doc: "Steal requests that all of these match."},
+	{key: "feature.network.incoming.http_filter.any_of", takes: anything, doc: "Steal requests that one of these matches."},
+	{key: "feature.network.incoming.http_filter.ports", takes: ports, doc: "Filter only these ports."},
+	{key: "feature.network.incoming.port_mapping", takes: pairs, doc: "Pairs of local and remote port."},
+	{key: "feature.network.incoming.listen_ports", takes: pairs, doc: "Pairs of wanted and real local port."},
+	{key: "feature.network.incoming.ignore_localhost", takes: boolean, ours: "false", doc: "Take no port that listens on loopback."},
+	{key: "feature.network.incoming.on_concurrent_steal", takes: text, enum: []string{"abort", "override", "continue"},
+		why: operator, ours: "abort", doc: "What to do when another takes the port."},
+	{key: "feature.network.incoming.tls_delivery", takes: anything, why: operator, doc: "How decrypted TLS is delivered."},
+	{key: "feature.network.incoming.https_delivery", takes: anything, why: operator, doc: "Old name of tls_delivery."},
+
+	{key: "feature.network.outgoing", takes: boolean, doc: "Connect from the target.", set: func(c *Config, v *node) error {
+		c.Outgoing.TCP, c.Outgoing.UDP = v.text == "true", v.text == "true"
+		return nil
+	}},
+	{key: "feature.network.outgoing.tcp", takes: boolean, doc: "TCP connections come from the target.",
+		field: func(c *Config) any { return &c.Outgoing.TCP }},
+	{key: "feature.network.outgoing.udp", takes: boolean, doc: "UDP datagrams come from the target.",
+		field: func(c *Config) any { return &c.Outgoing.UDP }},
+	{key: "feature.network.outgoing.ignore_localhost", takes: boolean, doc: "Loopback is your machine's.",
+		field: func(c *Config) any { return &c.Outgoing.IgnoreLocalhost }},
+	{key: "feature.network.outgoing.filter.local", takes: texts, doc: "[tcp://|udp://][NAME|IP|CIDR][:PORT] that your machine connects to.",
+		set: func(c *Config, v *node) error { return setFilter(&c.Outgoing.Local, v) }},
+	{key: "feature.network.outgoing.filter.remote", takes: texts, doc: "Only these are connected to from the target."},
+	{key: "feature.network.outgoing.unix_streams", takes: texts, doc: "Unix sockets to connect to in the target."},
+	{key: "feature.network.dns", takes: boolean, doc: "Look names up in the target.", field: func(c *Config) any { return &c.DNS }},
+	{key: "feature.network.dns.enabled", takes: boolean, doc: "Look names up in the target.", field: func(c *Config) any { return &c.DNS }},
+	{key: "feature.network.dns.filter.local", takes: texts, doc: "Names that your machine looks up."},
+	{key: "feature.network.dns.filter.remote", takes: texts, doc: "Only these names are looked up in the target."},
+	{key: "feature.network.ipv6", takes: boolean, ours: "true", doc: "Let the debuggee use IPv6."},
+}
+
+func setIncoming(c *Config, v *node) error {
+	switch v.text {
+	case "true":
+		c.Incoming.Mode = "mirror"
+	case "false":
+		c.Incoming.Mode = "off"
+	default:
+		c.Incoming.Mode = v.text
+	}
+	return nil
+}
+
+func setFilter(to *[]string, v *node) error {
+	items := v.list
+	if v.kind == isText {
+		items = []*node{v}
+	}
+	for _, item := range items {
+		if err := checkFilter(item.text); err != nil {
+			return &positioned{item.pos, fmt.Sprintf("%v: %v", item, err)}
+		}
+	}
+	*to = v.texts()
+	return nil
+}
+
+// checkFilter judges [tcp://|udp://][NAME|IP|CIDR][:PORT].
+func checkFilter(s string) error {
+	if proto, rest, ok := strings.Cut(s, "://"); ok {
+		if proto != "tcp" && proto != "udp" {
+			return fmt.Errorf("%q is none of tcp, udp", proto)
+		}
+		s = rest
+	}
+	if s == "" {
+		return errors.New("it is empty")
+	}
+	host, port := splitPort(s)
+	if port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n > 65535 {
+			return fmt.Errorf("%q is not a port", port)
+		}
+	}
+	if strings.Contains(host, "/") {
+		if _, err := netip.ParsePrefix(strings.Trim(host, "[]")); err != nil {
+			return fmt.Errorf("%q is not an address range such as 10.0.0.0/8", host)
+		}
+	}
+	return nil
+}
+
+// splitPort cuts :PORT off a filter; an IPv6 address has its own colons.
+func splitPort(s string) (host, port string) {
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && (strings.Count(s, ":") == 1 || i > 0 && s[i-1] == ']') {
+		return s[:i], s[i+1:]
+	}
+	return s, ""
+}

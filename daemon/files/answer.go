@@ -1,0 +1,155 @@
+package files
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// An answerer answers the file server's requests from a Source.
+type answerer struct {
+	src     Source
+	conn    net.Conn
+	arena   arena
+	timeout time.Duration
+
+	writing sync.Mutex // a reply is one write
+
+	mu   sync.Mutex
+	uses map[uint64]*use // guarded by mu; nodes with a call of src under way
+}
+
+// A use is one node while calls of the Source for it are under way.
+type use struct {
+	ctx      context.Context // until the node is released
+	cancel   context.CancelFunc
+	calls    int
+	released bool
+}
+
+// answer answers requests until the socket ends, and waits for all it began.
+func answer(conn net.Conn, shared arena, src Source, timeout time.Duration) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	a := &answerer{src: src, conn: conn, arena: shared, timeout: timeout, uses: make(map[uint64]*use)}
+	in := bufio.NewReader(conn)
+	for {
+		r, seq, slot, err := readRequest(in)
+		if err == io.EOF || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if r.op == opRelease {
+			a.release(r.node)
+			continue
+		}
+		u := a.enter(ctx, r.node)
+		wg.Go(func() {
+			defer a.leave(r.node, u)
+			a.reply(u.ctx, r, seq, slot)
+		})
+	}
+}
+
+func (a *answerer) enter(ctx context.Context, node uint64) *use {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	u := a.uses[node]
+	if u == nil {
+		u = new(use)
+		u.ctx, u.cancel = context.WithCancel(ctx)
+		a.uses[node] = u
+	}
+	u.calls++
+	return u
+}
+
+func (a *answerer) leave(node uint64, u *use) {
+	a.mu.Lock()
+	u.calls--
+	last := u.calls == 0
+	if last {
+		delete(a.uses, node)
+		u.cancel()
+	}
+	a.mu.Unlock()
+	if last && u.released {
+		a.src.Released(node)
+	}
+}
+
+// release tells src at once, or when the calls under way, which nobody waits
+// for any more, have ended.
+func (a *answerer) release(node uint64) {
+	a.mu.Lock()
+	u := a.uses[node]
+	if u != nil {
+		u.released = true
+		u.cancel()
+	}
+	a.mu.Unlock()
+	if u == nil {
+		a.src.Released(node)
+	}
+}
+
+// reply answers r. A failed write is left to the reader of the socket to notice.
+func (a *answerer) reply(ctx context.Context, r request, seq uint64, slot uint32) {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	b := make([]byte, replyHead, 256)
+	var length int
+	var err error
+	if r.op == opRead {
+		length, err = a.src.Read(ctx, r.node, a.arena.slot(slot)[:r.n], r.off)
+		if err == io.EOF {
+			err = nil
+		}
+	} else if b, err = a.tell(ctx, r, b); err == nil {
+		length = len(b) - replyHead
+	}
+	if err != nil {
+		b = make([]byte, replyHead)
+		putReplyHead(b, seq, errnoOf(err), 0)
+	} else {
+		putReplyHead(b, seq, 0, length)
+	}
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	_, _ = a.conn.Write(b) // its failure ends the reader as well
+}
+
+// tell appends the answer to r.
+func (a *answerer) tell(ctx context.Context, r request, b []byte) ([]byte, error) {
+	switch r.op {
+	case opAttr:
+		attr, err := a.src.Attr(ctx, r.node)
+		return appendAttr(b, attr), err
+	case opReadDir:
+		list, more, err := a.src.ReadDir(ctx, r.node, int(r.off))
+		if err != nil {
+			return nil, err
+		}
+		return appendListing(b, list, more)
+	}
+	return nil, syscall.ENOSYS
+}
+
+// errnoOf is what the debuggee sees of err.
+func errnoOf(err error) syscall.Errno {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	// FUSE refuses numbers from 512 on; EINTR would be no signal of the caller.
+	if !ok || errno <= 0 || errno >= 512 || errno == syscall.EINTR {
+		return syscall.EIO
+	}
+	return errno
+}

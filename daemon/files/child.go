@@ -1,0 +1,156 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Serve must be the first call of main: in the process that Start made it runs
+// the file server and never returns, elsewhere it returns at once.
+func Serve() {
+	if os.Args[0] != childName {
+		return
+	}
+	log.SetFlags(0) // the daemon's log has the time
+	if err := serve(); err != nil {
+		log.Print(err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// serve mounts, tells the daemon and answers the kernel until the daemon or
+// the mount is gone.
+func serve() error {
+	_ = os.WriteFile("/proc/self/comm", []byte(childName), 0) // a nicety: else it is "exe"
+	if len(os.Args) != 3 {
+		return errors.New("this process is started by the daemon")
+	}
+	timeout, err := time.ParseDuration(os.Args[1])
+	if err != nil {
+		return fmt.Errorf("reading timeout: %w", err)
+	}
+	private := os.Args[2] == privateArg
+	file := os.NewFile(3, "daemon")
+	c, err := net.FileConn(file)
+	if err != nil {
+		return fmt.Errorf("using the daemon's socket: %w", err)
+	}
+	file.Close()
+	conn := c.(*net.UnixConn)
+	memory := os.NewFile(4, "shared memory")
+	shared, err := mapArena(memory)
+	if err != nil {
+		return err
+	}
+	memory.Close()
+
+	to := newClient(conn)
+	server, root, st, err := mount(newNodes(newPool(to, shared, timeout), !private))
+	if err != nil {
+		errno, ok := errors.AsType[syscall.Errno](err)
+		if !ok {
+			log.Print(err)
+			errno = syscall.EIO
+		}
+		return greet(conn, errno, st, nil)
+	}
+	if err := greet(conn, 0, 0, unix.UnixRights(root)); err != nil {
+		return err
+	}
+	unix.Close(root)
+
+	ended := make(chan error, 2)
+	go func() { ended <- to.receive() }()
+	go func() {
+		server.Serve()
+		ended <- errors.New("the FUSE connection was aborted")
+	}()
+	return <-ended
+}
+
+func greet(conn *net.UnixConn, errno syscall.Errno, st stage, rights []byte) error {
+	b := le.AppendUint32(le.AppendUint32(nil, uint32(errno)), uint32(st))
+	if _, _, err := conn.WriteMsgUnix(b, rights, nil); err != nil {
+		return fmt.Errorf("greeting the daemon: %w", err)
+	}
+	return nil
+}
+
+// mount mounts fs detached, for this process's user namespace, and returns the
+// mount's root. On error it says at which stage.
+func mount(fs *nodes) (*fuse.Server, int, stage, error) {
+	// Opened here and not by the daemon: the mount belongs to the user
+	// namespace of the opener.
+	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, -1, stageDevice, err
+	}
+	root, err := attach(dev, fs.real)
+	if err != nil {
+		return nil, -1, stageMount, err
+	}
+	server, err := fuse.NewServer(fs, "/dev/fd/"+strconv.Itoa(dev), &fuse.MountOptions{
+		MaxWrite:                 maxRead, // bounds reads too
+		MaxBackground:            64,
+		Name:                     "mirrord",
+		SyncRead:                 true, // see the package comment
+		ExplicitDataCacheControl: true,
+		DisableReadDirPlus:       true,
+		DisableXAttrs:            true,
+		DisableSplice:            true,
+		ExtraCapabilities:        fuse.CAP_DIRECT_IO_ALLOW_MMAP,
+		Logger:                   log.Default(),
+	})
+	if err != nil {
+		return nil, -1, stageServe, err
+	}
+	return server, root, 0, nil
+}
+
+// attach makes the file system of an opened /dev/fuse. all: other users may
+// use it. (In a user namespace of our own that would keep us out.)
+func attach(dev int, all bool) (root int, err error) {
+	ctx, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(ctx)
+	for _, option := range [...][2]string{
+		{"source", "mirrord"},
+		{"subtype", "mirrord"},
+		{"fd", strconv.Itoa(dev)},
+		{"rootmode", "40000"},
+		{"user_id", strconv.Itoa(os.Geteuid())},
+		{"group_id", strconv.Itoa(os.Getegid())},
+		{"max_read", strconv.Itoa(maxRead)},
+	} {
+		if err := unix.FsconfigSetString(ctx, option[0], option[1]); err != nil {
+			return -1, err
+		}
+	}
+	// Read-only also spares the GETATTR that a changed atime would cost.
+	flags := []string{"ro"}
+	if all {
+		flags = append(flags, "allow_other")
+	}
+	for _, flag := range flags {
+		if err := unix.FsconfigSetFlag(ctx, flag); err != nil {
+			return -1, err
+		}
+	}
+	if err := unix.FsconfigCreate(ctx); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC,
+		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOATIME)
+}

@@ -1,0 +1,89 @@
+package files
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// A client asks the daemon.
+type client struct {
+	conn *net.UnixConn
+
+	writing sync.Mutex // a request is one write
+
+	mu      sync.Mutex
+	seq     uint64             // guarded by mu
+	waiting map[uint64]pending // guarded by mu
+}
+
+// A pending is a request without an answer yet.
+type pending struct {
+	op     op
+	answer chan reply // holds one
+}
+
+type reply struct {
+	n     int    // opRead: bytes in the slot
+	data  []byte // of the others
+	errno syscall.Errno
+}
+
+func newClient(conn *net.UnixConn) *client {
+	return &client{conn: conn, waiting: make(map[uint64]pending)}
+}
+
+// ask sends r. Its answer may come late, but comes.
+func (c *client) ask(r request, slot uint32) <-chan reply {
+	p := pending{r.op, make(chan reply, 1)}
+	c.mu.Lock()
+	c.seq++
+	seq := c.seq
+	c.waiting[seq] = p
+	c.mu.Unlock()
+	c.send(r, seq, slot)
+	return p.answer
+}
+
+// release tells that a node was closed.
+func (c *client) release(node uint64) { c.send(request{op: opRelease, node: node}, 0, 0) }
+
+// send has no error: a broken socket ends receive, and that this process.
+func (c *client) send(r request, seq uint64, slot uint32) {
+	var b [requestSize]byte
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	_, _ = c.conn.Write(r.append(b[:0], seq, slot)) // its failure ends receive as well
+}
+
+// receive hands out replies until the daemon is gone.
+func (c *client) receive() error {
+	in := bufio.NewReader(c.conn)
+	for {
+		seq, errno, n, err := readReplyHead(in)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		p, ok := c.waiting[seq]
+		delete(c.waiting, seq)
+		c.mu.Unlock()
+		if !ok {
+			return fmt.Errorf("reading reply %d: nothing was asked", seq)
+		}
+		a := reply{n: n, errno: errno}
+		if p.op != opRead {
+			a.data = make([]byte, n)
+			if _, err := io.ReadFull(in, a.data); err != nil {
+				return fmt.Errorf("reading reply: %w", err)
+			}
+		}
+		p.answer <- a
+	}
+}

@@ -1,0 +1,156 @@
+package files
+
+import (
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// forever is how long the kernel may keep attributes, which do not change.
+const forever = 24 * time.Hour
+
+// firstID is the FUSE id of node 0; 1 is the root's.
+const firstID = fuse.FUSE_ROOT_ID + 1
+
+// nodes is the file system: a flat table of what is open.
+type nodes struct {
+	fuse.RawFileSystem // ENOSYS
+	pool               *pool
+	fetches            fetches
+	cache              *cache
+	real               bool // owners are shown as they are in the target
+
+	mu sync.Mutex
+	m  map[uint64]*node // guarded by mu; by FUSE id
+}
+
+// A node is one opened file or directory of a target.
+type node struct {
+	id   uint64 // the daemon's
+	attr protocol.Attr
+
+	// guarded by nodes.mu
+	lookups uint64
+	opens   int
+
+	content *content // of a regular file
+
+	mu      sync.Mutex
+	listing *listing // guarded by mu; of a directory, the part read last
+}
+
+func newNodes(p *pool, real bool) *nodes {
+	return &nodes{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		pool:          p,
+		fetches:       fetches{pool: p, m: make(map[request]*single)},
+		cache:         newCache(p),
+		real:          real,
+		m:             make(map[uint64]*node),
+	}
+}
+
+func (fs *nodes) node(id uint64) *node {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.m[id]
+}
+
+// number is the node that a name stands for (see layer.NodeName).
+func number(name string) (uint64, bool) {
+	digits, ok := strings.CutPrefix(name, "n")
+	n, err := strconv.ParseUint(digits, 10, 63)
+	return n, ok && err == nil && strconv.FormatUint(n, 10) == digits
+}
+
+func (fs *nodes) Lookup(interrupt <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	num, ok := number(name)
+	if h.NodeId != fuse.FUSE_ROOT_ID || !ok {
+		return fuse.ENOENT
+	}
+	id := num + firstID
+	fs.mu.Lock()
+	n := fs.m[id]
+	fs.mu.Unlock()
+	if n == nil {
+		b, errno := fs.fetches.do(interrupt, request{op: opAttr, node: num})
+		if errno != 0 {
+			return fuse.Status(errno)
+		}
+		attr, ok := decodeAttr(b)
+		if !ok {
+			return fuse.EIO
+		}
+		n = &node{id: num, attr: attr}
+		if attr.Mode&unix.S_IFMT == unix.S_IFREG && attr.Size > 0 {
+			n.content = newContent(num, attr.Size)
+		}
+	}
+	fs.mu.Lock()
+	if other := fs.m[id]; other != nil {
+		n = other
+	}
+	fs.m[id] = n
+	n.lookups++
+	fs.mu.Unlock()
+	out.NodeId, out.Generation = id, 1
+	out.SetAttrTimeout(forever)
+	fs.setAttr(&out.Attr, n.attr)
+	return fuse.OK
+}
+
+// Forget is only about nodes that were never opened.
+func (fs *nodes) Forget(id, lookups uint64) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if n := fs.m[id]; n != nil {
+		n.lookups -= min(lookups, n.lookups)
+		if n.lookups == 0 && n.opens == 0 {
+			delete(fs.m, id)
+		}
+	}
+}
+
+func (fs *nodes) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	out.SetTimeout(forever)
+	if in.NodeId == fuse.FUSE_ROOT_ID {
+		out.Mode, out.Nlink, out.Ino = fuse.S_IFDIR|0o711, 2, 1
+		return fuse.OK
+	}
+	n := fs.node(in.NodeId)
+	if n == nil {
+		return fuse.Status(syscall.ESTALE)
+	}
+	fs.setAttr(&out.Attr, n.attr)
+	return fuse.OK
+}
+
+func (fs *nodes) setAttr(out *fuse.Attr, a protocol.Attr) {
+	out.Ino, out.Mode, out.Nlink, out.Rdev = a.Ino, a.Mode, a.Nlink, uint32(a.Rdev)
+	out.Size, out.Blocks = uint64(max(a.Size, 0)), uint64(max(a.Blocks, 0))
+	// The kernel computes with it and takes no other for granted.
+	out.Blksize = 4096
+	if fs.real {
+		out.Owner = fuse.Owner{Uid: a.UID, Gid: a.GID}
+	}
+	out.Atime, out.Atimensec = unixTime(a.Atime)
+	out.Mtime, out.Mtimensec = unixTime(a.Mtime)
+	out.Ctime, out.Ctimensec = unixTime(a.Ctime)
+}
+
+func unixTime(ns int64) (uint64, uint32) {
+	t := time.Unix(0, ns)
+	return uint64(t.Unix()), uint32(t.Nanosecond())
+}
+
+func (fs *nodes) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	out.Bsize, out.Frsize, out.NameLen = 4096, 4096, 255
+	return fuse.OK
+}

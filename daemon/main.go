@@ -1,0 +1,28 @@
+// Command mirrord runs local processes in the context of Kubernetes pods: the
+// command line, the daemon and all of its kind in one binary.
+package main
+
+import (
+	"log/slog"
+	"os"
+
+	"mirrord/daemon/cli"
+	"mirrord/daemon/files"
+	"mirrord/daemon/rpc"
+	"mirrord/daemon/session"
+	"mirrord/layer/launch"
+)
+
+func main() {
+	launch.Keeper() // does not return in a launcher's keeper
+	files.Serve()   // nor does this in a daemon's file server
+	os.Exit(cli.Main(os.Args[1:], manager))
+}
+
+func manager(log *slog.Logger, dir string) (rpc.Manager, error) {
+	m, err := session.NewManager(log, dir)
+	if err != nil {
+		return nil, err // a nil *Manager is a Manager that is not nil
+	}
+	return m, nil
+}

@@ -1,0 +1,246 @@
+package rpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sourcegraph/jsonrpc2"
+
+	"mirrord/protocol"
+	"mirrord/protocol/ide"
+)
+
+const cancelTime = 5 * time.Second // for the daemon to answer a cancelled request
+
+// ErrNoDaemon is Dial's error where none runs and none was to be started.
+var ErrNoDaemon = errors.New("no daemon runs")
+
+// A Client is a connection to the daemon. It is safe for concurrent use.
+type Client struct {
+	Info ide.InitializeResult
+
+	dir string
+	rpc *jsonrpc2.Conn
+
+	mu       sync.Mutex
+	last     uint64                    // guarded by mu; request or token number
+	progress map[string]func(s string) // guarded by mu; by token
+}
+
+// Dial connects to the daemon in runtime directory dir. name says who calls.
+// command are the arguments of this binary that start a daemon where none of
+// this build runs; nil: none is started.
+func Dial(ctx context.Context, dir, name string, command []string) (*Client, error) {
+	c, err := connect(ctx, dir, name)
+	if err == nil && c.ours() {
+		return c, nil
+	}
+	if command == nil {
+		return c, err // whatever its build
+	}
+	if c != nil {
+		c.Close()
+	}
+	l, err := waitLock(ctx, filepath.Join(dir, startLockName))
+	if err != nil {
+		return nil, err
+	}
+	defer l.unlock()
+	// Another client may have been quicker.
+	c, err = connect(ctx, dir, name)
+	switch {
+	case err == nil && c.ours():
+		return c, nil
+	case err == nil:
+		err := c.retire(ctx)
+		c.Close()
+		if err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, ErrNoDaemon):
+		return nil, err
+	}
+	if err := start(ctx, dir, command); err != nil {
+		return nil, err
+	}
+	return connect(ctx, dir, name)
+}
+
+func connect(ctx context.Context, dir, name string) (*Client, error) {
+	conn, err := dialSocket(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{dir: dir, progress: map[string]func(string){}}
+	c.rpc = jsonrpc2.NewConn(context.WithoutCancel(ctx), newStream(conn), c, quiet)
+	p := ide.InitializeParams{Version: ide.Version, Build: protocol.Build, Client: name}
+	if err := c.Call(ctx, ide.MethodInitialize, p, &c.Info); err != nil {
+		c.Close()
+		if errors.Is(err, errGone) { // it was about to end
+			err = ErrNoDaemon
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// dialSocket opens a connection; ErrNoDaemon: nobody listens.
+func dialSocket(ctx context.Context, dir string) (*net.UnixConn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(dir, socketName))
+	switch {
+	case errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED):
+		return nil, ErrNoDaemon
+	case err != nil:
+		return nil, fmt.Errorf("connecting to the daemon: %w", err)
+	}
+	c := conn.(*net.UnixConn)
+	if err := samePeer(c); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("connecting to the daemon: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Client) ours() bool {
+	return c.Info.Build == protocol.Build && c.Info.Version == ide.Version
+}
+
+// retire ends a daemon of another build, unless it is busy.
+func (c *Client) retire(ctx context.Context) error {
+	busy := &ide.Error{Code: ide.CodeBuild, Hint: "end them, or `mirrord daemon stop --force` ends them all",
+		Msg: fmt.Sprintf("the running daemon is build %s, this mirrord is build %s, and %d session(s) run in the daemon",
+			c.Info.Build, protocol.Build, c.Info.Busy)}
+	if c.Info.Busy > 0 {
+		return busy
+	}
+	if err := c.Shutdown(ctx, false); err != nil {
+		if e, ok := errors.AsType[*ide.Error](err); ok && e.Code == ide.CodeBuild {
+			return busy
+		}
+		return err
+	}
+	return nil
+}
+
+// Close ends the connection; sessions it started end unless a launcher holds them.
+func (c *Client) Close() error { return c.rpc.Close() }
+
+// Gone is closed when the connection has ended.
+func (c *Client) Gone() <-chan struct{} { return c.rpc.DisconnectNotify() }
+
+var errGone = errors.New("the daemon ended the connection")
+
+// Call sends a request and waits for its answer, which it decodes into result.
+// When ctx ends first the request is cancelled in the daemon as well. The
+// daemon's own errors are *ide.Error.
+func (c *Client) Call(ctx context.Context, method string, params, result any) error {
+	id := jsonrpc2.ID{Num: c.number()}
+	w, err := c.rpc.DispatchCall(ctx, method, params, jsonrpc2.PickID(id))
+	if err != nil {
+		return c.failed(method, err)
+	}
+	err = w.Wait(ctx, result)
+	if err == nil || ctx.Err() == nil {
+		return c.failed(method, err)
+	}
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
+	defer cancel()
+	if c.rpc.Notify(after, ide.MethodCancel, ide.CancelParams{ID: id}) == nil {
+		_ = w.Wait(after, nil) // whatever it was, nobody wants it any more
+	}
+	return &ide.Error{Code: ide.CodeCancelled, Msg: "cancelled", Err: context.Cause(ctx)}
+}
+
+func (c *Client) failed(method string, err error) error {
+	if errors.Is(err, jsonrpc2.ErrClosed) {
+		return fmt.Errorf("asking the daemon for %s: %w; see %s", method, errGone, filepath.Join(c.dir, logName))
+	}
+	return fromWire(err)
+}
+
+func (c *Client) number() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last++
+	return c.last
+}
+
+// Handle takes the daemon's notifications, in their order.
+func (c *Client) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.Request) {
+	if !req.Notif {
+		// An error means that the connection is gone, which Call will tell.
+		_ = conn.ReplyWithError(ctx, req.ID, &jsonrpc2.Error{Code: jsonrpc2.CodeMethodNotFound, Message: "clients answer nothing"})
+		return
+	}
+	var p ide.Progress
+	if req.Method != ide.MethodProgress || req.Params == nil || json.Unmarshal(*req.Params, &p) != nil {
+		return
+	}
+	c.mu.Lock()
+	report := c.progress[p.Token]
+	c.mu.Unlock()
+	if report != nil && p.Value.Message != "" {
+		report(p.Value.Message)
+	}
+}
+
+// Start starts a session and reports what it is doing meanwhile.
+func (c *Client) Start(ctx context.Context, p ide.SessionStartParams, report func(message string)) (s ide.Session, err error) {
+	p.Progress = strconv.FormatUint(c.number(), 10)
+	c.mu.Lock()
+	c.progress[p.Progress] = report
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.progress, p.Progress)
+	}()
+	err = c.Call(ctx, ide.MethodSessionStart, p, &s)
+	return s, err
+}
+
+// Launch asks for what a launcher needs.
+func (c *Client) Launch(ctx context.Context, id string) (l ide.Launch, err error) {
+	err = c.Call(ctx, ide.MethodSessionLaunch, ide.SessionID{ID: id}, &l)
+	return l, err
+}
+
+// Stop ends a session.
+func (c *Client) Stop(ctx context.Context, id string) error {
+	return c.Call(ctx, ide.MethodSessionStop, ide.SessionID{ID: id}, nil)
+}
+
+// Sessions lists those that run.
+func (c *Client) Sessions(ctx context.Context) ([]ide.Session, error) {
+	var r ide.SessionListResult
+	err := c.Call(ctx, ide.MethodSessionList, ide.Empty{}, &r)
+	return r.Sessions, err
+}
+
+// Targets lists what --target can name.
+func (c *Client) Targets(ctx context.Context, p ide.TargetListParams) (r ide.TargetListResult, err error) {
+	err = c.Call(ctx, ide.MethodTargetList, p, &r)
+	return r, err
+}
+
+// Shutdown ends the daemon and waits until its connection is gone.
+func (c *Client) Shutdown(ctx context.Context, force bool) error {
+	if err := c.Call(ctx, ide.MethodShutdown, ide.ShutdownParams{Force: force}, nil); err != nil {
+		return err
+	}
+	select {
+	case <-c.Gone():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,58 @@
+package rpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/sourcegraph/jsonrpc2"
+
+	"mirrord/protocol"
+	"mirrord/protocol/ide"
+)
+
+var errCancelled = &ide.Error{Code: ide.CodeCancelled, Msg: "cancelled"}
+
+// otherBuild is the refusal of client and daemon of different builds.
+func otherBuild(client string, busy int) error {
+	return &ide.Error{
+		Code: ide.CodeBuild,
+		Msg: fmt.Sprintf("the running daemon is build %s, this mirrord is build %s, and %d session(s) run in the daemon",
+			protocol.Build, client, busy),
+		Hint: "end them, or `mirrord daemon stop --force` ends them all",
+	}
+}
+
+// toWire makes a JSON-RPC error of what a method returned; fromWire is its inverse.
+func toWire(err error) *jsonrpc2.Error {
+	if e, ok := errors.AsType[*jsonrpc2.Error](err); ok {
+		return e
+	}
+	e, ok := errors.AsType[*ide.Error](err)
+	switch {
+	case ok:
+	case errors.Is(err, context.Canceled):
+		e = errCancelled
+	default:
+		return &jsonrpc2.Error{Code: jsonrpc2.CodeInternalError, Message: err.Error()}
+	}
+	w := &jsonrpc2.Error{Code: int64(e.Code), Message: e.Msg}
+	if e.Hint != "" {
+		w.SetError(ide.ErrorData{Hint: e.Hint})
+	}
+	return w
+}
+
+func fromWire(err error) error {
+	w, ok := errors.AsType[*jsonrpc2.Error](err)
+	if !ok {
+		return err
+	}
+	e := &ide.Error{Code: int(w.Code), Msg: w.Message}
+	var data ide.ErrorData
+	if w.Data != nil && json.Unmarshal(*w.Data, &data) == nil {
+		e.Hint = data.Hint
+	}
+	return e
+}

@@ -1,0 +1,118 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"mirrord/protocol"
+	"mirrord/protocol/ide"
+)
+
+// TestMain is also the daemon that the tests start: this binary, called as
+// start calls it, with "build=X" for a daemon of another build.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "daemon" {
+		if err := testDaemon(os.Args[2:]); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func testDaemon(args []string) error {
+	if slices.Contains(args, Between) {
+		return Again(os.Args[1:])
+	}
+	d := Daemon{Idle: time.Minute, Ready: ReadyFile(), New: func(_ *slog.Logger, dir string) (Manager, error) {
+		return newFake(dir), nil
+	}}
+	for i, arg := range args {
+		switch arg {
+		case "--dir":
+			d.Dir = args[i+1]
+		case "short":
+			d.Idle = 100 * time.Millisecond
+		case "other":
+			protocol.Build = "other"
+		case "refuse":
+			d.New = func(*slog.Logger, string) (Manager, error) { return nil, errors.New("refusing by order") }
+		case "crash":
+			os.Exit(3)
+		}
+	}
+	return d.Run(context.Background())
+}
+
+// fake sessions: what a request asks for is in its target.
+type fake struct {
+	dir string
+
+	mu       sync.Mutex
+	sessions []ide.Session // guarded by mu
+	released chan string
+	waiting  chan struct{}
+}
+
+func newFake(dir string) *fake {
+	return &fake{dir: dir, released: make(chan string, 16), waiting: make(chan struct{}, 16)}
+}
+
+func (f *fake) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fake) LayerSocket() string             { return filepath.Join(f.dir, "layer.sock") }
+func (f *fake) Close()                          {}
+
+func (f *fake) Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error) {
+	return ide.TargetListResult{Namespace: p.Client.Dir}, nil
+}
+
+func (f *fake) Start(ctx context.Context, p ide.SessionStartParams, progress func(string)) (ide.Session, error) {
+	switch p.Overrides.Target {
+	case "panic":
+		panic("by order")
+	case "error":
+		return ide.Session{}, fmt.Errorf("starting: %w", &ide.Error{Code: ide.CodeTarget, Msg: "no such pod", Hint: "look"})
+	case "wait":
+		f.waiting <- struct{}{}
+		<-ctx.Done()
+		return ide.Session{}, ctx.Err()
+	}
+	for i := range 100 {
+		progress(fmt.Sprint(i))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := ide.Session{ID: fmt.Sprintf("s%d", len(f.sessions)), Target: p.Overrides.Target}
+	f.sessions = append(f.sessions, s)
+	return s, nil
+}
+
+func (f *fake) Launch(ctx context.Context, id string) (ide.Launch, error) {
+	return ide.Launch{Hostname: id}, nil
+}
+
+func (f *fake) Stop(ctx context.Context, id string) error { f.drop(id); return nil }
+
+func (f *fake) List() []ide.Session {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.sessions)
+}
+
+func (f *fake) Release(id string) { f.drop(id); f.released <- id }
+
+func (f *fake) drop(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sessions = slices.DeleteFunc(f.sessions, func(s ide.Session) bool { return s.ID == id })
+}

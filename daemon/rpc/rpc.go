@@ -1,0 +1,35 @@
+// Package rpc is the daemon as its clients see it: one per user, started by the
+// first client that finds none, answering JSON-RPC (package protocol/ide) on a
+// socket in the runtime directory.
+//
+//	Dial ──no socket──▶ start.lock ──▶ mirrord daemon ──daemon.lock──▶ Run ──ready──▶ Dial
+//
+// Its rules: a daemon of another build is replaced when nothing runs in it;
+// nothing a client sends ends the daemon; the daemon reads neither its own
+// environment nor its own directory, for they are the first client's.
+package rpc
+
+import (
+	"context"
+
+	"mirrord/protocol/ide"
+)
+
+// Sessions are what the requests are about. Errors that are *ide.Error reach
+// the client with code and hint.
+type Sessions interface {
+	Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error)
+	Start(ctx context.Context, p ide.SessionStartParams, progress func(message string)) (ide.Session, error)
+	Launch(ctx context.Context, id string) (ide.Launch, error)
+	Stop(ctx context.Context, id string) error
+	List() []ide.Session
+	Release(id string) // the connection that started it is gone
+}
+
+// A Manager is Sessions with the socket of their launchers.
+type Manager interface {
+	Sessions
+	Serve(ctx context.Context) error // until ctx is done
+	LayerSocket() string
+	Close()
+}

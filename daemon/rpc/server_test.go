@@ -1,0 +1,197 @@
+package rpc
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sourcegraph/jsonrpc2"
+
+	"mirrord/protocol"
+	"mirrord/protocol/ide"
+)
+
+// serveFake runs a server in this process and returns its directory.
+func serveFake(t *testing.T) (*fake, string) {
+	t.Helper()
+	dir := t.TempDir()
+	f := newFake(dir)
+	l, err := listen(filepath.Join(dir, socketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	s := &server{log: slog.New(slog.DiscardHandler), sessions: f, layer: f.LayerSocket(), idle: time.Hour}
+	go func() { done <- s.serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return f, dir
+}
+
+func dial(t *testing.T, dir string) *Client {
+	t.Helper()
+	c, err := Dial(t.Context(), dir, "test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestCalls(t *testing.T) {
+	f, dir := serveFake(t)
+	c := dial(t, dir)
+	if c.Info.Build != protocol.Build || c.Info.Layer != f.LayerSocket() {
+		t.Errorf("info %+v", c.Info)
+	}
+	var heard []string
+	s, err := c.Start(t.Context(), ide.SessionStartParams{Overrides: ide.Overrides{Target: "pod/x"}}, func(m string) { heard = append(heard, m) })
+	if err != nil || s.Target != "pod/x" {
+		t.Fatalf("started %+v, %v", s, err)
+	}
+	if len(heard) != 100 || heard[99] != "99" {
+		t.Errorf("progress %v", heard)
+	}
+	if l, err := c.Launch(t.Context(), s.ID); err != nil || l.Hostname != s.ID {
+		t.Errorf("launch %+v, %v", l, err)
+	}
+	if list, err := c.Sessions(t.Context()); err != nil || len(list) != 1 {
+		t.Errorf("sessions %v, %v", list, err)
+	}
+	if err := c.Shutdown(t.Context(), false); code(err) != ide.CodeBuild {
+		t.Errorf("a busy daemon answers shutdown with %v", err)
+	}
+	c.Close()
+	if id := <-f.released; id != s.ID {
+		t.Errorf("released %s", id)
+	}
+}
+
+func code(err error) int {
+	if e, ok := errors.AsType[*ide.Error](err); ok {
+		return e.Code
+	}
+	return 0
+}
+
+func TestFailures(t *testing.T) {
+	f, dir := serveFake(t)
+	c := dial(t, dir)
+	start := func(ctx context.Context, target string) error {
+		_, err := c.Start(ctx, ide.SessionStartParams{Overrides: ide.Overrides{Target: target}}, func(string) {})
+		return err
+	}
+	err := start(t.Context(), "error")
+	if e, ok := errors.AsType[*ide.Error](err); !ok || e.Code != ide.CodeTarget || e.Msg != "no such pod" || e.Hint != "look" {
+		t.Errorf("error arrives as %#v", err)
+	}
+	if err := start(t.Context(), "panic"); code(err) != jsonrpc2.CodeInternalError {
+		t.Errorf("panic arrives as %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-f.waiting; cancel() }()
+	if err := start(ctx, "wait"); code(err) != ide.CodeCancelled {
+		t.Errorf("cancelled: %v", err)
+	}
+	if err := c.Call(t.Context(), "no/such", ide.Empty{}, nil); code(err) != jsonrpc2.CodeMethodNotFound {
+		t.Errorf("unknown method: %v", err)
+	}
+	if err := c.Call(t.Context(), ide.MethodSessionStop, []int{1}, nil); code(err) != jsonrpc2.CodeInvalidParams {
+		t.Errorf("wrong parameters: %v", err)
+	}
+	if err := start(t.Context(), "pod/y"); err != nil {
+		t.Errorf("after all that: %v", err)
+	}
+}
+
+// What is no request gets JSON-RPC's own answers, and the next message is read.
+func TestMalformed(t *testing.T) {
+	_, dir := serveFake(t)
+	frame := func(body string) string { return fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body) }
+	ask := `{"jsonrpc":"2.0","id":7,"method":"session/list"}`
+	for _, test := range []struct {
+		name, in string
+		codes    []int64
+	}{
+		{"not JSON", frame(`{"id":`) + frame(ask), []int64{jsonrpc2.CodeParseError, codeNotInitialized}},
+		{"no request", frame(`{"id":1}`) + frame(`[]`) + frame(`7`) + frame(ask),
+			[]int64{jsonrpc2.CodeInvalidRequest, jsonrpc2.CodeInvalidRequest, jsonrpc2.CodeInvalidRequest, codeNotInitialized}},
+		{"an answer to nothing", frame(`{"jsonrpc":"2.0","id":9,"result":1}`) + frame(ask), []int64{codeNotInitialized}},
+		{"other header", "Content-Type: x\r\ncontent-length: " + fmt.Sprint(len(ask)) + "\r\n\r\n" + ask, []int64{codeNotInitialized}},
+		{"no length", "Content-Type: x\r\n\r\n", []int64{jsonrpc2.CodeParseError}},
+		{"huge", "Content-Length: 99999999999\r\n\r\n", []int64{jsonrpc2.CodeParseError}},
+		{"negative", "Content-Length: -1\r\n\r\n", []int64{jsonrpc2.CodeParseError}},
+		{"endless header", strings.Repeat("x", 2*maxHeader), []int64{jsonrpc2.CodeParseError}},
+		{"cancel of nothing", frame(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":3}}`) +
+			frame(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":3}`) + frame(ask), []int64{codeNotInitialized}},
+		{"cut", "Content-Length: 10\r\n\r\n{", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			conn, err := net.Dial("unix", filepath.Join(dir, socketName))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, test.in); err != nil {
+				t.Fatal(err)
+			}
+			if test.codes == nil {
+				if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := bufio.NewReader(conn)
+			for _, want := range test.codes {
+				if got := readCode(t, r); got != want {
+					t.Errorf("answered %d, want %d", got, want)
+				}
+			}
+		})
+	}
+	if _, err := dial(t, dir).Sessions(t.Context()); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+func readCode(t *testing.T, r *bufio.Reader) int64 {
+	t.Helper()
+	var answer struct {
+		Error struct {
+			Code int64 `json:"code"`
+		} `json:"error"`
+	}
+	var raw json.RawMessage
+	if err := (jsonrpc2.VSCodeObjectCodec{}).ReadObject(r, &raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		t.Fatal(err)
+	}
+	return answer.Error.Code
+}
+
+func TestOtherBuildIsRefused(t *testing.T) {
+	_, dir := serveFake(t)
+	c := dial(t, dir)
+	p := ide.InitializeParams{Version: ide.Version, Build: "older", Client: "test"}
+	if err := c.Call(t.Context(), ide.MethodInitialize, p, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Sessions(t.Context()); code(err) != ide.CodeBuild {
+		t.Errorf("answered with %v", err)
+	}
+}

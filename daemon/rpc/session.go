@@ -1,0 +1,36 @@
+package rpc
+
+import (
+	"context"
+
+	"mirrord/protocol/ide"
+)
+
+func sessionStart(k *conn, ctx context.Context, p ide.SessionStartParams) (ide.Session, error) {
+	k.progress(ctx, p.Progress, "begin", "")
+	defer k.progress(ctx, p.Progress, "end", "")
+	s, err := k.server.sessions.Start(ctx, p, func(message string) { k.progress(ctx, p.Progress, "report", message) })
+	if err != nil {
+		return s, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.started = append(k.started, s.ID)
+	return s, nil
+}
+
+func sessionLaunch(k *conn, ctx context.Context, p ide.SessionID) (ide.Launch, error) {
+	return k.server.sessions.Launch(ctx, p.ID)
+}
+
+func sessionStop(k *conn, ctx context.Context, p ide.SessionID) (ide.Empty, error) {
+	return ide.Empty{}, k.server.sessions.Stop(ctx, p.ID)
+}
+
+func sessionList(k *conn, _ context.Context, _ ide.Empty) (ide.SessionListResult, error) {
+	list := k.server.sessions.List()
+	if list == nil {
+		list = []ide.Session{} // an array on the wire
+	}
+	return ide.SessionListResult{Sessions: list}, nil
+}

@@ -1,0 +1,183 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol/ide"
+	"mirrord/protocol/layer"
+)
+
+// maxCalls bounds a launcher's calls in flight; further ones wait in its socket.
+const maxCalls = 1024
+
+// A launcher is the daemon's end of one launcher's socket.
+type launcher struct {
+	m    *Manager
+	s    *Session
+	conn *net.UnixConn
+	ctx  context.Context // until the socket ends
+
+	mu  sync.Mutex // one packet at a time
+	buf []byte     // guarded by mu
+}
+
+// serveLauncher answers a launcher's calls until its socket or ctx ends. The
+// first must attach it to a session.
+func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	l := &launcher{m: m, conn: conn, ctx: ctx}
+	first, err := l.read()
+	if err != nil {
+		return err
+	}
+	if err := l.attach(first); err != nil {
+		return err
+	}
+	defer func() {
+		m.nodes.dropUnused(l)
+		if l.s.detach() {
+			m.end(l.s, "its launchers are gone")
+		}
+	}()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	calls := make(chan struct{}, maxCalls)
+	for {
+		request, err := l.read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		calls <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-calls }()
+			l.answer(request)
+		})
+	}
+}
+
+func (l *launcher) read() (*layer.Request, error) {
+	buf := make([]byte, layer.RequestHead+layer.MaxPath+1)
+	n, err := l.conn.Read(buf)
+	if err != nil {
+		return nil, fmt.Errorf("reading layer request: %w", err)
+	}
+	if n == 0 {
+		return nil, io.EOF
+	}
+	r := new(layer.Request)
+	if err := r.Decode(buf[:n]); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (l *launcher) attach(r *layer.Request) error {
+	if r.Op != layer.OpAttach {
+		return l.refuse(r, unix.EPROTO, errors.New("first request must attach to a session"))
+	}
+	s, err := l.m.session(r.Path)
+	if err != nil {
+		return l.refuse(r, unix.ESRCH, err)
+	}
+	l.s = s
+	s.attach()
+	if err := l.reply(&layer.Reply{Seq: r.Seq}, l.m.root()); err != nil {
+		s.detach()
+		return err
+	}
+	return nil
+}
+
+func (l *launcher) refuse(r *layer.Request, errno unix.Errno, err error) error {
+	return errors.Join(err, l.reply(&layer.Reply{Seq: r.Seq, Errno: uint32(errno), Data: cut(err.Error())}, nil))
+}
+
+// reply sends one packet, with a descriptor if there is one.
+func (l *launcher) reply(r *layer.Reply, fd *os.File) error {
+	var rights []byte
+	if fd != nil {
+		r.Flags |= layer.ReplyFD
+		rights = unix.UnixRights(int(fd.Fd()))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf = r.Append(l.buf[:0])
+	if _, _, err := l.conn.WriteMsgUnix(l.buf, rights, nil); err != nil {
+		return fmt.Errorf("answering launcher: %w", err)
+	}
+	return nil
+}
+
+// answer does one call. Whatever fails becomes an errno and its words.
+func (l *launcher) answer(r *layer.Request) {
+	reply := &layer.Reply{Seq: r.Seq}
+	fd, err := l.do(r, reply)
+	if err != nil {
+		*reply = layer.Reply{Seq: r.Seq, Errno: errno(r.Op, err), Data: cut(err.Error())}
+		l.s.log.Debug("hooked call failed", "op", r.Op, "path", r.Path, "addr", r.Addr, "err", err)
+	}
+	_ = l.reply(reply, fd) // its failure ends read as well
+	if fd != nil {
+		fd.Close()
+	}
+}
+
+func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err error) {
+	switch r.Op {
+	case layer.OpOpen:
+		return l.open(r, reply)
+	case layer.OpStat:
+		return nil, l.stat(r, reply)
+	case layer.OpReadlink:
+		return nil, l.readlink(r, reply)
+	case layer.OpAccess:
+		return nil, l.access(r)
+	case layer.OpConnect:
+		reply.Addr, reply.Addr2, err = l.s.connect(l.ctx, r.Addr, r.Addr2)
+		return nil, err
+	case layer.OpDatagram:
+		reply.Addr, err = l.s.datagrams.Endpoint(r.Addr, r.Addr2.Addr().Is6() && !r.Addr2.Addr().Is4In6())
+		return nil, err
+	case layer.OpListen:
+		return nil, l.s.listen(l.ctx, r.Addr.Port(), r.Addr2)
+	case layer.OpPeer:
+		p, ok := l.s.incoming.Peer(r.Addr)
+		if !ok {
+			return nil, unix.ENOENT
+		}
+		reply.Addr, reply.Addr2 = p.Client, p.Local
+		return nil, nil
+	}
+	return nil, &ide.Error{Msg: fmt.Sprintf("unknown layer request %d", r.Op), Err: unix.EPROTO}
+}
+
+// errno is what the hooked call fails with. A tunnel that is gone looks like a
+// broken disk or a network that is down.
+func errno(op layer.Op, err error) uint32 {
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return uint32(e)
+	}
+	switch op {
+	case layer.OpConnect, layer.OpDatagram, layer.OpListen:
+		return uint32(unix.ENETDOWN)
+	}
+	return uint32(unix.EIO)
+}
+
+func cut(s string) []byte { return []byte(s[:min(len(s), layer.MaxPath)]) }
