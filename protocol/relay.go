@@ -56,7 +56,7 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 		// The other end closes the stream when it has all of both directions;
 		// if it does so before, it has given up.
 		wg.Go(func() {
-			stream.Read(make([]byte, 1))
+			_, _ = stream.Read(make([]byte, 1)) // its end is what matters
 			select {
 			case <-sent:
 			default:

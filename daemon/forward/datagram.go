@@ -165,10 +165,13 @@ func (e *endpoint) serve(from netip.AddrPort, queue chan []byte) {
 	buf := make([]byte, protocol.MaxChunk)
 	for {
 		stream.SetReadDeadline(time.Now().Add(sourceIdle))
+		if ctx.Err() != nil {
+			return // what its end set may just have been undone
+		}
 		n, err := protocol.ReadDatagram(stream, buf)
 		if err != nil {
 			return
 		}
-		e.pc.WriteToUDPAddrPort(buf[:n], from)
+		_, _ = e.pc.WriteToUDPAddrPort(buf[:n], from) // a datagram may be lost
 	}
 }

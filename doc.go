@@ -1,0 +1,75 @@
+// Package mirrord is the tour of this module. mirrord runs a process on the
+// developer's machine in the context of a pod: it sees the pod's environment,
+// files, names and network, and receives the pod's traffic.
+//
+// # Words
+//
+// target: the pod and container impersonated. debuggee: the user's process and
+// its children. daemon, launcher, keeper, layer, agent: our parts. session: one
+// debuggee bound to one target. tunnel: the multiplexed connection of daemon
+// and agent; stream: one operation in it. outgoing, incoming: as the target
+// sees it. steal: take an incoming connection. redirect: the kernel object that
+// brings a port's connections to the agent. hook: one intercepted call of the
+// debuggee. verdict: Local or Remote.
+//
+// # Parts
+//
+//		IDE, terminal ── JSON-RPC ──▶ daemon ══ tunnel ══ port-forward ══▶ agent
+//		                              ▲   │                               in the target's
+//		            hooked calls (ABI)│   │loopback endpoints, files      namespaces
+//		                              │   ▼
+//		                  launcher ── layer ── keeper ── debuggee
+//
+//	  - daemon/main.go: one binary is command line, daemon, launcher, keeper and
+//	    file server.
+//	  - daemon/cli: the commands. daemon/rpc: the daemon's life and its requests.
+//	    daemon/config: mirrord.json. daemon/session: one debuggee, one target.
+//	  - daemon/cluster: Kubernetes. daemon/tunnel: streams to the agent.
+//	    daemon/forward: loopback endpoints. daemon/files: the target's files as FUSE nodes.
+//	  - layer: what is hooked and how it is answered. layer/policy: Local or
+//	    Remote, and why. layer/seccomp: the program and its notifications.
+//	    layer/launch: launcher and keeper.
+//	  - agent: what runs beside the target. agent/serve: its streams.
+//	    agent/target: finding and entering the target. agent/files, agent/outgoing,
+//	    agent/incoming: what it does there.
+//	  - protocol: daemon and agent (PROTOCOL.md); protocol/link: a connection that
+//	    survives; protocol/ide: clients and daemon (IDE.md); protocol/layer:
+//	    launchers and daemon.
+//
+// # mirrord exec --target deployment/web -- ./web
+//
+//  1. daemon/cli/exec.go looks the command up and dials the daemon;
+//     daemon/rpc/client.go starts one where none of this build runs, start.go
+//     and run.go between them see to it that it is the only one.
+//  2. session/start (daemon/rpc/session.go) reaches daemon/session/manager.go:
+//     daemon/config/load.go reads the file, daemon/cluster finds the target and
+//     starts or finds an agent on its node, daemon/tunnel opens a tunnel to it.
+//  3. session/launch answers the environment (daemon/config/environ.go), the
+//     policy (daemon/config/policy.go) and names.
+//  4. layer/launch/launch.go starts the keeper (keeper.go), which installs the
+//     seccomp program and starts the debuggee; the launcher answers its calls.
+//  5. The debuggee ends, the launcher ends with its exit code, the connection to
+//     the daemon closes, the session is undone.
+//
+// # A call
+//
+// The kernel stops the debuggee in open or connect and asks the launcher
+// (layer/seccomp). layer/policy gives the verdict. Local: the call goes on as if
+// nobody had asked. Remote: the launcher asks the daemon over a seqpacket socket
+// (protocol/layer, daemon/session/launcher.go), and the daemon the agent, each
+// operation in a stream of its own (protocol/message.go, agent/serve). The
+// debuggee gets a real descriptor; its reads and writes are never trapped.
+//
+// # Undo
+//
+// Whoever does a thing owns its undoing, and the undoing survives a kill -9 of
+// the owner: stolen ports are kernel objects that die with the agent
+// (agent/incoming), the debuggee dies with its launcher or keeper
+// (layer/launch), the file server's mount with its namespace (daemon/files).
+//
+// # Imports
+//
+// protocol imports nothing of ours; daemon and agent never import each other;
+// layer imports protocol only; k8s.io is daemon/cluster's alone, Delve
+// daemon/debug's, ebpf and netlink the agent's. imports_test.go holds it.
+package mirrord
