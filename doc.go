@@ -65,7 +65,7 @@
 // Whoever does a thing owns its undoing, and the undoing survives a kill -9 of
 // the owner: stolen ports are kernel objects that die with the agent
 // (agent/incoming), the debuggee dies with its launcher or keeper
-// (layer/launch), the file server's mount with its namespace (daemon/files).
+// (layer/launch), the file server's mount with its last descriptor (daemon/files).
 //
 // # Imports
 //

@@ -1,0 +1,288 @@
+package session
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"mirrord/daemon/files"
+	"mirrord/protocol/ide"
+	"mirrord/protocol/layer"
+)
+
+// The tests run a real agent, whose target is its own process: the target's
+// files and network are this machine's.
+func TestMain(m *testing.M) {
+	files.Serve()
+	goleak.VerifyTestMain(m)
+}
+
+// agentAddress builds and starts an agent.
+func agentAddress(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "mirrord-agent")
+	if out, err := exec.Command("go", "build", "-o", bin, "mirrord/agent").CombinedOutput(); err != nil {
+		t.Fatalf("building the agent: %v\n%s", err, out)
+	}
+	cmd := exec.Command(bin, "--listen", "127.0.0.1:0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if !ok {
+		t.Skipf("the agent does not run here (it needs root): %q, %v", line, err)
+	}
+	return addr
+}
+
+// manager starts a manager that ends with the test.
+func manager(t *testing.T) *Manager {
+	t.Helper()
+	m, err := NewManager(slog.New(slog.DiscardHandler), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error)
+	go func() { served <- m.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+		m.Close()
+	})
+	return m
+}
+
+// start makes a session and attaches to it as a launcher does.
+func start(t *testing.T, m *Manager) (ide.Session, *caller) {
+	t.Helper()
+	s, err := m.Start(t.Context(), ide.SessionStartParams{
+		Client:    ide.Client{Dir: t.TempDir()},
+		Overrides: ide.Overrides{Agent: agentAddress(t)},
+	}, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: m.LayerSocket(), Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	c := &caller{t: t, conn: conn}
+	_, c.root = c.call(layer.Request{Op: layer.OpAttach, Path: s.ID})
+	if c.root == nil {
+		t.Fatal("no root of the file server")
+	}
+	return s, c
+}
+
+// A caller asks what a launcher asks.
+type caller struct {
+	t    *testing.T
+	conn *net.UnixConn
+	root *os.File
+	seq  uint32
+}
+
+func (c *caller) call(r layer.Request) (layer.Reply, *os.File) {
+	c.t.Helper()
+	c.seq++
+	r.Seq = c.seq
+	if _, err := c.conn.Write(r.Append(nil)); err != nil {
+		c.t.Fatal(err)
+	}
+	buf, oob := make([]byte, layer.MaxMessage), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := c.conn.ReadMsgUnix(buf, oob)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var reply layer.Reply
+	if err := reply.Decode(buf[:n]); err != nil || reply.Seq != r.Seq {
+		c.t.Fatalf("reply %+v, %v", reply, err)
+	}
+	if reply.Flags&layer.ReplyFD == 0 {
+		return reply, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fds[0]), r.Path)
+	c.t.Cleanup(func() { f.Close() })
+	return reply, f
+}
+
+func TestFilesOfTheTarget(t *testing.T) {
+	m := manager(t)
+	_, c := start(t, m)
+	dir := t.TempDir()
+	large := strings.Repeat("0123456789abcdef", inline/8)
+	for name, content := range map[string]string{"small": "small content", "edge": large[:inline], "large": large} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		reply, fd := c.call(layer.Request{Op: layer.OpOpen, Path: path})
+		if reply.Errno != 0 {
+			t.Fatalf("%s: errno %d: %s", name, reply.Errno, reply.Data)
+		}
+		if inMemory := len(content) <= inline; inMemory != (fd != nil) || inMemory == (reply.Flags&layer.ReplyNode != 0) {
+			t.Errorf("%s of %d bytes: descriptor %v, flags %b", name, len(content), fd, reply.Flags)
+		}
+		if fd == nil {
+			n, err := unix.Openat(int(c.root.Fd()), layer.NodeName(reply.Node), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fd = os.NewFile(uintptr(n), name)
+			defer fd.Close()
+		}
+		if reply.Attr.Size != int64(len(content)) || reply.Attr.Mode&0o777 != 0o640 || string(reply.Data) != path {
+			t.Errorf("%s: %+v of %q", name, reply.Attr, reply.Data)
+		}
+		if got, err := io.ReadAll(fd); err != nil || string(got) != content {
+			t.Errorf("%s: read %d bytes, %v", name, len(got), err)
+		}
+		if _, err := fd.Write([]byte("x")); err == nil {
+			t.Errorf("%s can be written", name)
+		}
+	}
+	for _, tt := range []struct {
+		r    layer.Request
+		want unix.Errno
+	}{
+		{layer.Request{Op: layer.OpOpen, Path: dir + "/none"}, unix.ENOENT},
+		{layer.Request{Op: layer.OpStat, Path: dir + "/small/x"}, unix.ENOTDIR},
+		{layer.Request{Op: layer.OpReadlink, Path: dir + "/small"}, unix.EINVAL},
+		{layer.Request{Op: layer.OpAccess, Path: dir + "/none", Mode: unix.R_OK}, unix.ENOENT},
+		{layer.Request{Op: 99}, unix.EPROTO},
+	} {
+		if reply, _ := c.call(tt.r); unix.Errno(reply.Errno) != tt.want || len(reply.Data) == 0 {
+			t.Errorf("%+v: errno %v, words %q; want %v", tt.r, unix.Errno(reply.Errno), reply.Data, tt.want)
+		}
+	}
+}
+
+func TestConnectionsOfTheTarget(t *testing.T) {
+	m := manager(t)
+	s, c := start(t, m)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	source, socket := boundSocket(t)
+	reply, _ := c.call(layer.Request{Op: layer.OpConnect, Addr: l.Addr().(*net.TCPAddr).AddrPort(), Addr2: source})
+	if reply.Errno != 0 || !reply.Addr.IsValid() || !reply.Addr2.IsValid() {
+		t.Fatalf("connect: %+v: %s", reply, reply.Data)
+	}
+	if err := unix.Connect(socket, &unix.SockaddrInet4{Addr: reply.Addr.Addr().As4(), Port: int(reply.Addr.Port())}); err != nil {
+		t.Fatal(err)
+	}
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	if far.RemoteAddr().String() != reply.Addr2.String() {
+		t.Errorf("the far side sees %v, the debuggee is told %v", far.RemoteAddr(), reply.Addr2)
+	}
+	io.WriteString(far, "hello")
+	buf := make([]byte, 5)
+	if _, err := unix.Read(socket, buf); err != nil || string(buf) != "hello" {
+		t.Errorf("read %q, %v", buf, err)
+	}
+
+	closed, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	reply, _ = c.call(layer.Request{Op: layer.OpConnect, Addr: closed.Addr().(*net.TCPAddr).AddrPort(), Addr2: netip.MustParseAddrPort("127.0.0.9:9")})
+	if unix.Errno(reply.Errno) != unix.ECONNREFUSED {
+		t.Errorf("refused connection: errno %v", unix.Errno(reply.Errno))
+	}
+
+	// The session's end resets what is open, as the launcher's end does.
+	if err := m.Stop(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	far.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := far.Read(buf); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
+		t.Errorf("after the session's end: %v", err)
+	}
+	if list := m.List(); len(list) != 0 {
+		t.Errorf("sessions left: %v", list)
+	}
+}
+
+// boundSocket is a TCP socket with a loopback source, as the layer makes it.
+func boundSocket(t *testing.T) (netip.AddrPort, int) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 8, 7, 6}}); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := sa.(*unix.SockaddrInet4)
+	return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)), fd
+}
+
+func TestSessionLivesWithItsLaunchers(t *testing.T) {
+	m := manager(t)
+	s, c := start(t, m)
+	m.Release(s.ID)
+	if list := m.List(); len(list) != 1 || list[0].Launchers != 1 {
+		t.Fatalf("after its starter's end: %+v", list)
+	}
+	own, err := m.session(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.conn.Close()
+	<-own.ctx.Done()
+	if list := m.List(); len(list) > 0 {
+		t.Errorf("after its launcher's end: %+v", list)
+	}
+	if _, err := m.Launch(t.Context(), s.ID); err == nil || !strings.Contains(fmt.Sprint(err), s.ID) {
+		t.Errorf("Launch of an ended session = %v", err)
+	}
+}

@@ -1,0 +1,184 @@
+package tunnel
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/hashicorp/yamux"
+	"go.uber.org/goleak"
+
+	"mirrord/protocol"
+	"mirrord/protocol/link"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// far is the other end of a tunnel: it answers as answer says. The agent's own
+// answers are tested beside it, and both together on the cluster.
+func far(t testing.TB, answer func(mux *yamux.Session, s net.Conn, f protocol.Frame)) (dial func(context.Context) (net.Conn, error)) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error)
+	go func() {
+		served <- link.NewServer(quiet, link.Grace).Serve(ctx, l, func(_ context.Context, c *link.Conn, _ link.ID) {
+			mux, err := yamux.Server(c, link.Mux())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for {
+				s, err := mux.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer s.Close()
+					f, err := protocol.ReadFrame(s)
+					if err == nil {
+						answer(mux, s, f)
+					}
+				}()
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; !errors.Is(err, context.Canceled) {
+			t.Errorf("Serve = %v", err)
+		}
+	})
+	return func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
+	}
+}
+
+func hello(s net.Conn, f protocol.Frame, version int) bool {
+	if f.Kind == protocol.KindHello {
+		protocol.WriteMessage(s, f.Kind, protocol.HelloReply{Version: version}, nil)
+	}
+	return f.Kind == protocol.KindHello
+}
+
+func open(t testing.TB, dial func(context.Context) (net.Conn, error)) *Tunnel {
+	t.Helper()
+	tun, err := Open(t.Context(), quiet, link.NewID(), dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tun.Close)
+	return tun
+}
+
+func TestOpenRefusesAnotherVersion(t *testing.T) {
+	dial := far(t, func(_ *yamux.Session, s net.Conn, f protocol.Frame) { hello(s, f, protocol.Version+1) })
+	if _, err := Open(t.Context(), quiet, link.NewID(), dial); !errors.Is(err, ErrBuild) {
+		t.Errorf("Open = %v", err)
+	}
+}
+
+func TestCallIsAbandonedWithItsContext(t *testing.T) {
+	asked := make(chan bool, 1)
+	dial := far(t, func(_ *yamux.Session, s net.Conn, f protocol.Frame) {
+		if !hello(s, f, protocol.Version) {
+			asked <- true
+			io.Copy(io.Discard, s) // no answer
+		}
+	})
+	tun := open(t, dial)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := tun.Call(ctx, protocol.KindStat, protocol.Stat{Path: "/"}, new(protocol.StatReply))
+		ended <- err
+	}()
+	<-asked
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Call = %v", err)
+	}
+}
+
+func TestStolenConnectionsReachThePortsHandler(t *testing.T) {
+	offer := make(chan uint16)
+	answers := make(chan error)
+	dial := far(t, func(mux *yamux.Session, s net.Conn, f protocol.Frame) {
+		if hello(s, f, protocol.Version) {
+			return
+		}
+		var q protocol.Steal
+		json.Unmarshal(f.Header, &q)
+		protocol.WriteMessage(s, f.Kind, protocol.StealReply{Redirect: "sk_lookup"}, nil)
+		for port := range offer {
+			in, err := mux.Open()
+			if err != nil {
+				answers <- err
+				return
+			}
+			_, err = protocol.Call(in, protocol.KindIncoming, protocol.Incoming{Port: port}, new(protocol.IncomingReply))
+			answers <- err
+			in.Close()
+		}
+	})
+	tun := open(t, dial)
+	got := make(chan uint16, 1)
+	take := func(_ context.Context, s net.Conn, in protocol.Incoming) {
+		got <- in.Port
+		protocol.WriteMessage(s, protocol.KindIncoming, protocol.IncomingReply{}, nil)
+		s.Close()
+	}
+	release, err := tun.Steal(t.Context(), 8080, take)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tun.Steal(t.Context(), 8080, take); err == nil {
+		t.Error("a port was stolen twice")
+	}
+	offer <- 8080
+	if err := <-answers; err != nil || <-got != 8080 {
+		t.Errorf("stolen connection: %v", err)
+	}
+	offer <- 9090
+	if err := <-answers; err == nil {
+		t.Error("a connection to a port that is not stolen was taken")
+	}
+	release()
+	close(offer)
+}
+
+func TestConnectKeepsTheErrno(t *testing.T) {
+	dial := far(t, func(_ *yamux.Session, s net.Conn, f protocol.Frame) {
+		if !hello(s, f, protocol.Version) {
+			protocol.WriteMessage(s, protocol.KindError, protocol.Error{Op: "connect", Errno: 111, Msg: "connection refused"}, nil)
+		}
+	})
+	_, _, err := open(t, dial).Connect(t.Context(), netip.MustParseAddrPort("10.96.0.1:9"))
+	if e, ok := errors.AsType[*protocol.Error](err); !ok || e.Errno != 111 {
+		t.Errorf("Connect = %v", err)
+	}
+}
+
+func BenchmarkCall(b *testing.B) {
+	content := make([]byte, 2048)
+	dial := far(b, func(_ *yamux.Session, s net.Conn, f protocol.Frame) {
+		if !hello(s, f, protocol.Version) {
+			protocol.WriteMessage(s, f.Kind, protocol.OpenReply{}, content)
+		}
+	})
+	tun := open(b, dial)
+	for b.Loop() {
+		if _, err := tun.Call(b.Context(), protocol.KindOpen, protocol.Open{Path: "/etc/shop/config.yaml"}, new(protocol.OpenReply)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
