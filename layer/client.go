@@ -23,11 +23,18 @@ type Client struct {
 	root *os.File      // of the file server, nil where there is none
 	done chan struct{} // closed when read has ended
 	lost chan struct{} // closed when the daemon ended the connection
+	news chan notice   // what the daemon says without being asked
 
 	mu      sync.Mutex
 	closing bool                  // guarded by mu
 	seq     uint32                // guarded by mu
 	waiting map[uint32]chan reply // guarded by mu, nil once the connection has ended
+}
+
+// A notice is told to the user; over: the session has ended.
+type notice struct {
+	words string
+	over  bool
 }
 
 // A reply's fd is -1 or a descriptor that its receiver closes.
@@ -48,7 +55,7 @@ func Dial(ctx context.Context, log *slog.Logger, path, session string) (*Client,
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the daemon: %w", err)
 	}
-	c := &Client{log: log, conn: conn.(*net.UnixConn), done: make(chan struct{}), lost: make(chan struct{}), waiting: make(map[uint32]chan reply)}
+	c := &Client{log: log, conn: conn.(*net.UnixConn), done: make(chan struct{}), lost: make(chan struct{}), news: make(chan notice, 16), waiting: make(map[uint32]chan reply)}
 	go c.read()
 	r := c.call(&wire.Request{Op: wire.OpAttach, Path: session})
 	if r.Errno != 0 {
@@ -126,6 +133,14 @@ func (c *Client) read() {
 			break
 		}
 		r.Data = append([]byte(nil), r.Data...)
+		if r.Seq == 0 {
+			closeFD(r.fd)
+			select {
+			case c.news <- notice{string(r.Data), r.Errno == uint32(unix.ECANCELED)}:
+			default: // so many at once say nothing new
+			}
+			continue
+		}
 		c.mu.Lock()
 		answer := c.waiting[r.Seq]
 		delete(c.waiting, r.Seq)

@@ -27,9 +27,10 @@ type file struct {
 // injected knows the files that the debuggee was given: memfds by inode, nodes
 // of the file server by number.
 type injected struct {
-	root *os.File
-	text string       // what /proc says of root
-	any  atomic.Int64 // how many were ever given
+	root  *os.File
+	text  string       // what /proc says of root; "" for a mount that has no place
+	mount string       // root's mount id
+	any   atomic.Int64 // how many were ever given
 
 	mu     sync.RWMutex
 	memfds map[uint64]*file // guarded by mu
@@ -41,7 +42,10 @@ type injected struct {
 func (t *injected) init(root *os.File) {
 	t.root, t.memfds, t.nodes = root, make(map[uint64]*file), make(map[uint64]*file)
 	if root != nil {
-		t.text, _ = os.Readlink("/proc/self/fd/" + strconv.Itoa(int(root.Fd())))
+		fd := strconv.Itoa(int(root.Fd()))
+		t.text, _ = os.Readlink("/proc/self/fd/" + fd)
+		t.text = strings.TrimSuffix(t.text, "/")
+		t.mount = mountID("/proc/self/fdinfo/" + fd)
 	}
 }
 
@@ -72,8 +76,17 @@ func remember(m map[uint64]*file, order []uint64, key uint64, f *file) []uint64 
 	return order
 }
 
-// byText finds the node whose /proc text this is.
-func (t *injected) byText(text string) *file {
+// mountID reads the mount id of a descriptor from its fdinfo (proc_pid_fdinfo(5)).
+func mountID(fdinfo string) string {
+	b, _ := os.ReadFile(fdinfo)
+	_, after, _ := strings.Cut(string(b), "mnt_id:")
+	id, _, _ := strings.Cut(after, "\n")
+	return strings.TrimSpace(id)
+}
+
+// byText finds the node whose /proc text this is. fdinfo, if there is one,
+// keeps a file of this machine that is called alike from being taken for it.
+func (t *injected) byText(text, fdinfo string) *file {
 	if t.root == nil || !strings.HasPrefix(text, t.text) {
 		return nil
 	}
@@ -86,8 +99,12 @@ func (t *injected) byText(text string) *file {
 		return nil
 	}
 	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.nodes[node]
+	f := t.nodes[node]
+	t.mu.RUnlock()
+	if f != nil && fdinfo != "" && mountID(fdinfo) != t.mount {
+		return nil
+	}
+	return f
 }
 
 // byFD finds what task tid has open as fd. It makes no call that can wait.
@@ -101,7 +118,7 @@ func (t *injected) byFD(c *call, fd int32) *file {
 		return nil
 	}
 	if !strings.HasPrefix(text, "/memfd:") {
-		return t.byText(text)
+		return t.byText(text, c.proc("fdinfo/"+strconv.Itoa(int(fd))))
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(link, &st); err != nil {

@@ -38,12 +38,13 @@ type Config struct {
 	Hostname string           // the target's
 	Addrs    []netip.Addr     // the target's
 	Message  func(msg string) // tells the user, in one line; may be called from any goroutine
+	Over     func()           // the session has ended, and the debuggee is to
 }
 
 // A Layer answers the hooked calls of one debuggee and all its children.
 //
-// Goroutines: Serve starts one per call that may wait and one that waits for
-// the daemon's end, and waits for all.
+// Goroutines: Serve starts one per call that may wait and one that listens to
+// the daemon, and waits for all.
 type Layer struct {
 	log *slog.Logger
 	Config
@@ -108,19 +109,36 @@ func (l *Layer) Serve(listener *seccomp.Listener) error {
 		}
 	}
 	stop := make(chan struct{})
-	l.wg.Go(func() {
-		select {
-		case <-l.Daemon.Lost():
-			l.Message("the daemon is gone: remote files and new connections fail from now on")
-		case <-stop:
-		}
-	})
+	l.wg.Go(func() { l.listen(stop) })
 	err := l.receive()
 	close(stop)
 	l.settle()
 	l.wg.Wait()
 	l.sockets.close()
 	return err
+}
+
+// listen tells the user what the daemon says by itself, and of its end.
+func (l *Layer) listen(stop chan struct{}) {
+	for {
+		select {
+		case n := <-l.Daemon.news:
+			l.Message(n.words)
+			if n.over {
+				l.Over()
+				return
+			}
+			continue
+		case <-stop:
+			return
+		case <-l.Daemon.Lost():
+		}
+		if len(l.Daemon.news) > 0 { // said before it went
+			continue
+		}
+		l.Message("the daemon is gone: remote files and new connections fail from now on")
+		return
+	}
 }
 
 // receive is the receiver: one thread, because two wake each other up in vain.

@@ -66,15 +66,16 @@ func (c *call) readPath(dir, path int8) (string, bool) {
 	if b[0] == '/' {
 		return string(b), true
 	}
-	base := "cwd"
+	base, fdinfo := "cwd", ""
 	if dir != no && int32(c.Args[dir]) != unix.AT_FDCWD {
-		base = "fd/" + strconv.Itoa(int(int32(c.Args[dir])))
+		fd := strconv.Itoa(int(int32(c.Args[dir])))
+		base, fdinfo = "fd/"+fd, c.proc("fdinfo/"+fd)
 	}
 	text, err := os.Readlink(c.proc(base))
 	if err != nil || text == "" || text[0] != '/' { // EBADF or ENOTDIR
 		return "", false
 	}
-	if f := c.l.files.byText(text); f != nil {
+	if f := c.l.files.byText(text, fdinfo); f != nil {
 		text = f.path
 	}
 	if text == "/" {

@@ -23,8 +23,9 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// requestTimeout bounds every request but a watch, connecting included.
-const requestTimeout = 9 * time.Second
+// requestTimeout bounds every request but a watch, connecting included: users
+// learn within 10 s that a cluster is out of reach.
+const requestTimeout = 8 * time.Second
 
 // Access says how a client reaches its cluster. It comes from the client,
 // never from the daemon's own environment.

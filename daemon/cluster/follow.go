@@ -66,7 +66,7 @@ func (s *start) followPod(ctx context.Context, job *batchv1.Job, created bool, f
 		case now == ended0 || err != nil && !created && hasEnded(pod):
 			return errEnded
 		case err != nil:
-			return s.dead(err)
+			return s.dead(err, hintOf(err))
 		}
 		s.progress("agent pod " + pod.Name + " on node " + pod.Spec.NodeName + ": " + now)
 		if !reported {
@@ -96,7 +96,8 @@ func (s *start) followEvents(ctx context.Context, job *batchv1.Job) error {
 				return nil // an old event: it came to be later
 			}
 		}
-		return s.dead(errors.New(strings.TrimPrefix(e.Message, "Error creating: ")))
+		return s.dead(errors.New(strings.TrimPrefix(e.Message, "Error creating: ")),
+			"the setting agent.namespace starts it in another namespace")
 	})
 	if IsKind(err, Forbidden) {
 		s.c.log.Debug("events cannot be seen", "err", err)

@@ -46,7 +46,10 @@ func (c *Cluster) Resolve(ctx context.Context, p Path) (*Target, error) {
 		return nil, err
 	}
 	if why := idle(pod, con.Name); why != "" {
-		return nil, &Error{Kind: NotRunning, Msg: fmt.Sprintf("using pod %s in namespace %s", pod.Name, pod.Namespace), Err: errors.New(why)}
+		return nil, &Error{
+			Kind: NotRunning, Msg: fmt.Sprintf("using pod %s in namespace %s", pod.Name, pod.Namespace), Err: errors.New(why),
+			Hint: "see `kubectl describe pod " + pod.Name + " -n " + pod.Namespace + c.contextFlag() + "`",
+		}
 	}
 	p.Container = con.Name
 	_, id, _ := strings.Cut(containerStatus(pod, con.Name).ContainerID, "://")
@@ -154,7 +157,7 @@ func (c *Cluster) unknown(ctx context.Context, k *kind, name string, err error) 
 	}
 	e := &Error{Kind: UnknownTarget, Msg: fmt.Sprintf("finding %s %q in namespace %s: there is none", k.name, name, c.namespace)}
 	var all namesOnly
-	if err := c.list(ctx, k, c.namespace, "", "", &all); err == nil { // not allowed: no suggestion
+	if err := c.list(ctx, k, c.namespace, labelName+"!="+agentName, "", &all); err == nil { // not allowed: no suggestion
 		e.Hint = suggest(name, all.names(), "it has")
 	}
 	return e

@@ -45,12 +45,12 @@ func (c *Cluster) StartAgent(ctx context.Context, t *Target, spec AgentSpec, pro
 		agent, err = s.round(ctx)
 		if !errors.Is(err, errEnded) {
 			if errors.Is(err, errStartup) {
-				err = s.failed(fmt.Errorf("not reached within %v%s", timeout, s.seen()))
+				err = s.failed(fmt.Errorf("not reached within %v%s", timeout, s.seen()), "")
 			}
 			return agent, err
 		}
 	}
-	return nil, s.failed(err)
+	return nil, s.failed(err, "")
 }
 
 var errStartup = errors.New("startup timeout")
@@ -92,8 +92,11 @@ func (s *start) seen() string {
 	return text + ")"
 }
 
-func (s *start) failed(err error) error {
-	return &Error{Kind: AgentFailed, Msg: fmt.Sprintf("starting agent %s in namespace %s", s.manifest.Name, s.manifest.Namespace), Err: err}
+func (s *start) failed(err error, hint string) error {
+	return &Error{
+		Kind: AgentFailed, Msg: fmt.Sprintf("starting agent %s in namespace %s", s.manifest.Name, s.manifest.Namespace),
+		Err: err, Hint: hint,
+	}
 }
 
 // round claims the job and follows it to an answering agent or its end.
@@ -194,4 +197,4 @@ type deadError struct{ error }
 
 func (e deadError) Unwrap() error { return e.error }
 
-func (s *start) dead(err error) error { return deadError{s.failed(err)} }
+func (s *start) dead(err error, hint string) error { return deadError{s.failed(err, hint)} }

@@ -16,10 +16,13 @@ const (
 	ended0   = "ended" // with exit code 0, or it is being deleted
 )
 
-// hopeless are the reasons for waiting that kubelet retries in vain, or so
-// late that nobody waits for it.
-var hopeless = []string{
+// noImage and hopeless are the reasons for waiting that kubelet retries in
+// vain, or so late that nobody waits for it.
+var noImage = []string{
 	"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable",
+}
+
+var hopeless = []string{
 	"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff", "PreCreateHookError",
 }
 
@@ -44,6 +47,9 @@ func state(pod *corev1.Pod) (string, error) {
 		return running, nil
 	case con != nil && con.State.Waiting != nil:
 		w := con.State.Waiting
+		if slices.Contains(noImage, w.Reason) {
+			return "", imageError(words(w.Reason, "", w.Message))
+		}
 		if slices.Contains(hopeless, w.Reason) {
 			return "", errors.New(words(w.Reason, "", w.Message))
 		}
@@ -55,6 +61,19 @@ func state(pod *corev1.Pod) (string, error) {
 		}
 	}
 	return starting, nil
+}
+
+// An imageError is an image that the node does not get.
+type imageError string
+
+func (e imageError) Error() string { return string(e) }
+
+// hintOf says what to do about state's error.
+func hintOf(err error) string {
+	if errors.As(err, new(imageError)) {
+		return "make the image available to the node, or name another by the setting agent.image"
+	}
+	return ""
 }
 
 // hasEnded: the pod did run, and will not again.

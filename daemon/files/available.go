@@ -57,12 +57,26 @@ func (s stage) hint(err error) string {
 	return "see the daemon's log"
 }
 
+// An Error is why remote files cannot be shown here, and what to do.
+type Error struct {
+	Msg  string
+	Hint string
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Msg + "; " + e.Hint }
+func (e *Error) Unwrap() error { return e.Err }
+
 // unavailable is why remote files cannot be shown here.
 func unavailable(s stage, err error) error {
 	if pe, ok := err.(*os.PathError); ok {
 		err = pe.Err
 	}
-	return fmt.Errorf("starting the file server for remote files: %v: %w; %s, or go on with --fs-mode local", s, err, s.hint(err))
+	return &Error{
+		Msg:  fmt.Sprintf("starting the file server for remote files: %v: %v", s, err),
+		Hint: s.hint(err) + ", or go on with --fs-mode local",
+		Err:  err,
+	}
 }
 
 // Available tells whether remote files can be shown here, by doing it once. An

@@ -86,6 +86,9 @@ func greet(conn *net.UnixConn, errno syscall.Errno, st stage, rights []byte) err
 	return nil
 }
 
+// fuseDevice is the number of /dev/fuse (Linux's Documentation/admin-guide/devices.txt).
+var fuseDevice = unix.Mkdev(10, 229)
+
 // mount mounts fs detached, for this process's user namespace, and returns the
 // mount's root. On error it says at which stage.
 func mount(fs *nodes) (*fuse.Server, int, stage, error) {
@@ -94,6 +97,10 @@ func mount(fs *nodes) (*fuse.Server, int, stage, error) {
 	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, -1, stageDevice, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(dev, &st); err != nil || st.Rdev != fuseDevice {
+		return nil, -1, stageDevice, unix.ENODEV // something else has its name
 	}
 	root, err := attach(dev, fs.real)
 	if err != nil {

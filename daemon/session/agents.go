@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strconv"
@@ -29,10 +30,11 @@ const (
 // agents are the daemon's tunnels, one for each agent, shared by the sessions
 // on its target.
 type agents struct {
-	log *slog.Logger
+	log  *slog.Logger
+	gone func(a *agent, why error) // an agent that is used has ended
 
 	mu     sync.Mutex
-	closed bool
+	closed bool              // guarded by mu
 	byKey  map[string]*agent // guarded by mu
 }
 
@@ -55,7 +57,9 @@ type target struct {
 	mounts    []string
 }
 
-func newAgents(log *slog.Logger) *agents { return &agents{log: log, byKey: map[string]*agent{}} }
+func newAgents(log *slog.Logger, gone func(*agent, error)) *agents {
+	return &agents{log: log, gone: gone, byKey: map[string]*agent{}}
+}
 
 // get finds the configuration's target and a tunnel to its agent. The caller
 // gives the agent back with put.
@@ -202,6 +206,13 @@ func (as *agents) open(ctx context.Context, key string, start func(context.Conte
 	go func() { // until the tunnel ends; then the next session starts another
 		<-t.Done()
 		as.drop(a)
+		if err := t.Err(); !errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, io.EOF) {
+				err = errors.New("it ended")
+			}
+			as.log.Warn("agent gone", "target", key, "err", err)
+			as.gone(a, err)
+		}
 	}()
 	return a, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"mirrord/daemon/cluster"
+	"mirrord/daemon/files"
 	"mirrord/protocol/ide"
 )
 
@@ -50,5 +51,8 @@ func configError(err error) error {
 }
 
 func unsupported(err error) error {
+	if e, ok := errors.AsType[*files.Error](err); ok {
+		return &ide.Error{Code: ide.CodeUnsupported, Msg: e.Msg, Hint: e.Hint, Err: err}
+	}
 	return &ide.Error{Code: ide.CodeUnsupported, Msg: err.Error(), Err: err}
 }

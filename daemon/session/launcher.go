@@ -47,7 +47,7 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	}
 	defer func() {
 		m.nodes.dropUnused(l)
-		if l.s.detach() {
+		if l.s.detach(l) {
 			m.end(l.s, "its launchers are gone")
 		}
 	}()
@@ -96,9 +96,9 @@ func (l *launcher) attach(r *layer.Request) error {
 		return l.refuse(r, unix.ESRCH, err)
 	}
 	l.s = s
-	s.attach()
+	s.attach(l)
 	if err := l.reply(&layer.Reply{Seq: r.Seq}, l.m.root()); err != nil {
-		s.detach()
+		s.detach(l)
 		return err
 	}
 	return nil

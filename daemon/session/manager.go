@@ -50,9 +50,9 @@ type Manager struct {
 // NewManager makes a manager whose launchers' socket is in dir.
 func NewManager(log *slog.Logger, dir string) (*Manager, error) {
 	m := &Manager{
-		log: log, agents: newAgents(log), nodes: newNodes(log), path: filepath.Join(dir, "layer.sock"),
-		sessions: map[string]*Session{},
+		log: log, nodes: newNodes(log), path: filepath.Join(dir, "layer.sock"), sessions: map[string]*Session{},
 	}
+	m.agents = newAgents(log, m.agentGone)
 	if err := os.Remove(m.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing old layer socket: %w", err)
 	}
@@ -96,7 +96,7 @@ func (m *Manager) Serve(ctx context.Context) error {
 func (m *Manager) Close() {
 	m.listener.Close()
 	for _, s := range m.all() {
-		m.end(s, "daemon ends")
+		m.end(s, "the daemon was stopped")
 	}
 	m.agents.close()
 	m.filesMu.Lock()
@@ -187,9 +187,6 @@ func (m *Manager) startFiles() error {
 			return nil
 		}
 	}
-	if err := files.Available(); err != nil {
-		return unsupported(err)
-	}
 	f, err := files.Start(context.Background(), m.log, m.nodes)
 	if err != nil {
 		return unsupported(err)
@@ -225,7 +222,7 @@ func (m *Manager) Stop(_ context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	m.end(s, "stopped")
+	m.end(s, "it was stopped")
 	return nil
 }
 
@@ -242,6 +239,15 @@ func (m *Manager) List() []ide.Session {
 func (m *Manager) Release(id string) {
 	if s, err := m.session(id); err == nil && s.release() {
 		m.end(s, "its client is gone")
+	}
+}
+
+// agentGone tells the sessions of an agent that it has ended by itself.
+func (m *Manager) agentGone(a *agent, why error) {
+	for _, s := range m.all() {
+		if s.agent == a {
+			s.agentGone(why)
+		}
 	}
 }
 
@@ -272,6 +278,7 @@ func (m *Manager) end(s *Session, why string) {
 		return
 	}
 	s.log.Info("session ended", "why", why, "dur", time.Since(s.started))
+	s.tell("the session has ended: "+why, true)
 	s.close()
 	m.agents.put(s.agent)
 }

@@ -12,9 +12,12 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"mirrord/daemon/forward"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
+	"mirrord/protocol/layer"
 )
 
 // A Session is one debuggee (and its children, and perhaps its restarts) bound
@@ -34,7 +37,7 @@ type Session struct {
 
 	mu        sync.Mutex
 	released  bool                 // guarded by mu; the starter is gone
-	launchers int                  // guarded by mu
+	launchers map[*launcher]bool   // guarded by mu
 	listeners map[uint16]*listener // guarded by mu, by stolen port
 }
 
@@ -45,7 +48,7 @@ type listener struct {
 }
 
 func newSession(log *slog.Logger, a *agent) (*Session, error) {
-	s := &Session{id: newID(), agent: a, started: time.Now(), incoming: forward.NewIncoming(), listeners: map[uint16]*listener{}}
+	s := &Session{id: newID(), agent: a, started: time.Now(), incoming: forward.NewIncoming(), listeners: map[uint16]*listener{}, launchers: map[*launcher]bool{}}
 	s.log = log.With("session", s.id)
 	var err error
 	if s.outgoing, err = forward.NewOutgoing(s.log); err != nil {
@@ -61,7 +64,7 @@ func (s *Session) info() ide.Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := s.launch.Session
-	i.Launchers = s.launchers
+	i.Launchers = len(s.launchers)
 	for port := range s.listeners {
 		i.Ports = append(i.Ports, port)
 	}
@@ -74,21 +77,49 @@ func (s *Session) release() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.released = true
-	return s.launchers == 0
+	return len(s.launchers) == 0
 }
 
-func (s *Session) attach() {
+func (s *Session) attach(l *launcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.launchers++
+	s.launchers[l] = true
 }
 
 // detach tells that a launcher is gone; it reports whether nobody is left.
-func (s *Session) detach() bool {
+func (s *Session) detach(l *launcher) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.launchers--
-	return s.released && s.launchers == 0
+	delete(s.launchers, l)
+	return s.released && len(s.launchers) == 0
+}
+
+// tell gives the users of all launchers a message; over ends their debuggees.
+func (s *Session) tell(words string, over bool) {
+	notice := layer.Reply{Data: cut(words)}
+	if over {
+		notice.Errno = uint32(unix.ECANCELED)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.launchers {
+		r := notice
+		_ = l.reply(&r, nil) // a launcher that is gone needs no message
+		if over {
+			l.conn.CloseRead() // ends its reader; what was said is still sent
+		}
+	}
+}
+
+// agentGone tells that remote files and connections are lost.
+func (s *Session) agentGone(why error) {
+	s.mu.Lock()
+	for port, l := range s.listeners {
+		l.release()
+		delete(s.listeners, port)
+	}
+	s.mu.Unlock()
+	s.tell(fmt.Sprintf("the agent is gone (%v): remote files and connections fail from now on; start anew to get another agent", why), false)
 }
 
 // close gives all ports back, resets all connections and waits for their goroutines.

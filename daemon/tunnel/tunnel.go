@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -160,7 +161,7 @@ func (t *Tunnel) Steal(ctx context.Context, port uint16, h Handler) (release fun
 	t.mu.Lock()
 	if t.ports[port] != nil {
 		t.mu.Unlock()
-		return nil, fmt.Errorf("stealing port %d: another session of this daemon holds it", port)
+		return nil, fmt.Errorf("another session of yours holds it (mirrord session ls): %w", syscall.EADDRINUSE)
 	}
 	t.ports[port] = h
 	t.mu.Unlock()

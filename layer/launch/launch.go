@@ -80,7 +80,8 @@ func Prepare() (*Launcher, error) {
 func (l *Launcher) Close() { l.keeper.end() }
 
 // Run starts the debuggee and returns when it and all its children have ended.
-// An *Error tells that it was not started. It is called once.
+// An *Error tells that it was not started. It is called once. When ctx or the
+// session ends, the debuggee gets SIGTERM.
 //
 // Goroutines: Run starts one that answers the trapped calls and one that
 // forwards signals, and waits for both.
@@ -100,7 +101,11 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		return Exit{}, err
 	}
 	defer daemon.Close()
-	hooks := layer.New(log, layer.Config{Policy: p, Daemon: daemon, Hostname: c.Hostname, Addrs: c.Addrs, Message: c.Message})
+	ctx, over := context.WithCancel(ctx)
+	defer over()
+	hooks := layer.New(log, layer.Config{
+		Policy: p, Daemon: daemon, Hostname: c.Hostname, Addrs: c.Addrs, Message: c.Message, Over: over,
+	})
 	program, err := seccomp.Program(seccomp.Host, hooks.Program())
 	if err != nil {
 		return Exit{}, err

@@ -18,10 +18,9 @@ var (
 	readOnly      = Verdict{Kind: Remote, Rule: "default read_only set"}
 	mounted       = Verdict{Kind: Remote, Rule: "volume mount of the target"}
 	defaultLocal  = Verdict{Kind: Local, Rule: "default local set"}
-	ownPlace      = Verdict{Kind: Local, Rule: "the debuggee's own directory, program or temporary files"}
+	ownPlace      = Verdict{Kind: Local, Rule: "the debuggee's own directory, program, home or temporary files"}
 	leading       = Verdict{Kind: Local, Rule: "leads to the debuggee's own directory or program"}
 	through       = Verdict{Kind: Remote, Rule: "leads through a directory of the target"}
-	dotfile       = Verdict{Kind: Local, Rule: "dot files of the home directory"}
 	relative      = Verdict{Kind: Local, Rule: "not an absolute path"}
 )
 
@@ -127,14 +126,6 @@ func (p *Policy) defaults(name, root string) Verdict {
 			return readOnly
 		}
 	}
-	for _, dir := range p.mounts {
-		if below(name, dir) {
-			return mounted
-		}
-	}
-	if name == "/" || localRoots[root] || root == "var" && (below(name, "/var/tmp") || below(name, "/var/db/timezone/zoneinfo")) {
-		return defaultLocal
-	}
 	for _, dir := range p.local {
 		if below(name, dir) {
 			return ownPlace
@@ -143,8 +134,13 @@ func (p *Policy) defaults(name, root string) Verdict {
 	if p.leading[name] {
 		return leading
 	}
-	if p.dotfiles != "" && strings.HasPrefix(name, p.dotfiles) {
-		return dotfile
+	for _, dir := range p.mounts {
+		if below(name, dir) {
+			return mounted
+		}
+	}
+	if name == "/" || localRoots[root] || root == "var" && (below(name, "/var/tmp") || below(name, "/var/db/timezone/zoneinfo")) {
+		return defaultLocal
 	}
 	if localName(name) {
 		return defaultLocal

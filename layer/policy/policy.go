@@ -9,15 +9,20 @@
 //  3. the user's not_found, read_write, read_only, local
 //  4. default not_found: credentials of the developer's own tools
 //  5. default read-only: names and certificates as the target has them
-//  6. the target's volume mounts: Remote
-//  7. default local: code, libraries, the machine's directories
-//  8. the mode
+//  6. the debuggee's own directory, program, home and temporary files, and the
+//     directories that lead there: Local
+//  7. the target's volume mounts: Remote
+//  8. default local: code, libraries, the machine's directories
+//  9. the mode
 //
-// Only a volume mount (6) before the default local set (7) differs from the
-// peer: a ConfigMap at /etc/shop is what one wants to see.
+// What differs from the peer: a volume mount comes before the default local set
+// (a ConfigMap at /etc/shop is what one wants to see), but the debuggee's own
+// places come before both (else a pod's volume at /tmp or /src would hide the
+// project), and the whole home is one of them, not its dot files only.
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -65,7 +70,6 @@ type Policy struct {
 	mounts   []string
 	local    []string        // the client's own places
 	leading  map[string]bool // the directories above them
-	dotfiles string          // HOME + "/."
 	notFound []string
 
 	exempt      []destination // outgoing.filter.local
@@ -99,7 +103,7 @@ func New(set ide.Policy, c Client) (*Policy, error) {
 			p.mounts = append(p.mounts, m)
 		}
 	}
-	for _, dir := range []string{c.Dir, c.Executable, c.Temp} {
+	for _, dir := range []string{c.Dir, c.Executable, c.Home, cmp.Or(c.Temp, "/tmp")} {
 		if dir = path.Clean(dir); strings.HasPrefix(dir, "/") && dir != "/" {
 			p.local = append(p.local, dir)
 			for up := path.Dir(dir); up != "/"; up = path.Dir(up) {
@@ -108,7 +112,6 @@ func New(set ide.Policy, c Client) (*Policy, error) {
 		}
 	}
 	if home := path.Clean(c.Home); strings.HasPrefix(home, "/") && home != "/" {
-		p.dotfiles = home + "/."
 		for _, name := range []string{".config/gcloud", ".kube", ".azure"} {
 			p.notFound = append(p.notFound, home+"/"+name)
 		}

@@ -7,6 +7,9 @@
 // Numbers are little endian. The daemon may answer in any order; a reply's seq
 // is its request's. A reply may carry one file descriptor (SCM_RIGHTS).
 //
+// A reply of seq 0 is a notice that nobody asked for: Data has words for the
+// user; errno ECANCELED says that the session is over and the debuggee is to end.
+//
 // The first request of a connection is Attach. When the connection ends, all
 // that it asked for is undone.
 package layer
