@@ -82,9 +82,8 @@ type Incoming struct {
 
 // Outgoing is feature.network.outgoing.
 type Outgoing struct {
-	TCP, UDP        bool
-	IgnoreLocalhost bool
-	Local           []string // [proto://]host|ip|cidr[:port] that stay local
+	TCP, UDP bool
+	Local    []string // [proto://]host|ip|cidr[:port] that stay local
 }
 
 // Agent is the section of the same name: how the agent is started, or where it is.

@@ -28,9 +28,6 @@ func (c *Config) Policy(mounts []string) ide.Policy {
 	if c.AutoMount {
 		p.Mounts = mounts
 	}
-	if c.Outgoing.IgnoreLocalhost {
-		p.OutgoingLocal = append(p.OutgoingLocal, "127.0.0.0/8", "::1/128")
-	}
 	for _, m := range c.FS.Mapping {
 		if p.Mapping == nil {
 			p.Mapping = map[string]string{}

@@ -68,8 +68,9 @@ var agentSettings = []setting{
 }
 
 // mootSettings are about parts of the peer that mirrord has not: proxies,
-// containers, macOS, its web page, its telemetry.
+// containers, macOS, its web page, its telemetry. $schema is the editor's.
 var mootSettings = []setting{
+	{key: "$schema", takes: text, why: moot, doc: "The schema of this file, for editors."},
 	{key: "telemetry", takes: boolean, why: moot, doc: "mirrord sends none."},
 	{key: "api", takes: boolean, why: moot, doc: "The peer's monitor."},
 	{key: "sip_binaries", takes: texts, why: moot, doc: "For macOS."},
