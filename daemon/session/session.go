@@ -106,7 +106,7 @@ func (s *Session) tell(words string, over bool) {
 		r := notice
 		_ = l.reply(&r, nil) // a launcher that is gone needs no message
 		if over {
-			l.conn.CloseRead() // ends its reader; what was said is still sent
+			_ = l.conn.CloseRead() // ends its reader; what was said is still sent
 		}
 	}
 }

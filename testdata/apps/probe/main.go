@@ -60,9 +60,10 @@ func main() {
 	fmt.Println("listening", l.Addr())
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
-	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "probe go for %s at %v\n", r.RemoteAddr, r.Context().Value(http.LocalAddrContextKey))
-	}))
+	})}
+	go func() { fmt.Println("serving:", server.Serve(l)) }()
 	<-end
 	fmt.Println("ending")
 }
