@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -94,6 +95,9 @@ func (s *Session) detach(l *launcher) bool {
 	return s.released && len(s.launchers) == 0
 }
 
+// tellTime bounds the wait for a launcher to take a message.
+const tellTime = time.Second
+
 // tell gives the users of all launchers a message; over ends their debuggees.
 func (s *Session) tell(words string, over bool) {
 	notice := layer.Reply{Data: cut(words)}
@@ -101,10 +105,13 @@ func (s *Session) tell(words string, over bool) {
 		notice.Errno = uint32(unix.ECANCELED)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for l := range s.launchers {
+	all := slices.Collect(maps.Keys(s.launchers))
+	s.mu.Unlock()
+	for _, l := range all {
 		r := notice
-		_ = l.reply(&r, nil) // a launcher that is gone needs no message
+		l.conn.SetWriteDeadline(time.Now().Add(tellTime)) // it may be stopped
+		_ = l.reply(&r, nil)                              // or gone, and needs no message
+		l.conn.SetWriteDeadline(time.Time{})
 		if over {
 			_ = l.conn.CloseRead() // ends its reader; what was said is still sent
 		}
