@@ -1,4 +1,4 @@
-// Command mirrord runs local processes in the context of Kubernetes pods: the
+// Command mirrord runs debuggees in the context of Kubernetes pods: the
 // command line, the daemon and all of its kind in one binary.
 package main
 

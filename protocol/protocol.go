@@ -3,8 +3,6 @@
 // specification; package link below it carries the bytes.
 package protocol
 
-import "slices"
-
 // Version is raised by one whenever an older peer would misread us.
 //
 //   - 1: first version
@@ -54,5 +52,3 @@ func ClientKinds() []Kind {
 	}
 }
 
-// Knows reports whether the agent that sent r answers kind k.
-func (r HelloReply) Knows(k Kind) bool { return slices.Contains(r.Kinds, k) }

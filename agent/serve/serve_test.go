@@ -91,7 +91,7 @@ func TestHelloRefused(t *testing.T) {
 func TestRequests(t *testing.T) {
 	c, hello := agenttest.New(t, run(t))
 	host, _ := os.Hostname()
-	if hello.Hostname != host || !hello.Knows(protocol.KindSteal) || hello.Knows(99) {
+	if hello.Hostname != host || !slices.Equal(hello.Kinds, protocol.ClientKinds()) {
 		t.Errorf("hello %+v", hello)
 	}
 	var none struct{}

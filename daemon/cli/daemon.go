@@ -54,7 +54,7 @@ where none runs.`,
 	f := cmd.Flags()
 	f.BoolVar(&stdio, "stdio", false, "carry JSON-RPC between standard input and output and the daemon")
 	f.DurationVar(&d.Idle, "idle", 30*time.Minute, "end after this `time` without clients and sessions")
-	f.BoolVarP(&verbose, "verbose", "v", false, "log each hooked call and request")
+	f.BoolVarP(&verbose, "verbose", "v", false, "log each hooked call that fails, and who connects")
 	f.StringVar(&d.Dir, "dir", "", "runtime `directory`")
 	f.StringVar(&ready, "ready", "", "`how` to tell the client that starts it")
 	for _, name := range []string{"dir", "ready"} {

@@ -12,6 +12,8 @@ package cluster
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -80,6 +82,16 @@ func (c *Cluster) Namespace() string { return c.namespace }
 
 // Server is the API server's address.
 func (c *Cluster) Server() string { return c.config.Host }
+
+// Identity is the same for two clusters only if they are one, reached with the
+// same credentials.
+func (c *Cluster) Identity() string {
+	b := fmt.Appendf(nil, "%+v %s %s", c.config.Impersonate, c.config.Username, c.config.Password)
+	b = fmt.Appendf(b, "%s %s %v %v", c.config.BearerToken, c.config.BearerTokenFile, c.config.AuthProvider, c.config.ExecProvider)
+	tls := c.config.TLSClientConfig
+	b = fmt.Appendf(b, "%s %s %s %s", tls.CertFile, tls.CertData, tls.KeyFile, tls.KeyData)
+	return fmt.Sprintf("%s %x", c.config.Host, sha256.Sum256(b))
+}
 
 // Context is the kubeconfig context in use, "" inside a cluster.
 func (c *Cluster) Context() string { return c.context }

@@ -2,7 +2,7 @@
 // FUSE file system, so that a debuggee holds a real descriptor whose read,
 // mmap, getdents and sendfile run in the kernel.
 //
-// The file server is a process of its own, the daemon's child: a process that
+// The file server is a process of its own, started by the daemon: a process that
 // holds a file of a FUSE server inside itself can hang for ever when killed.
 //
 //	debuggee ── read(2) ──▶ kernel ── /dev/fuse ──▶ file server ── socketpair ──▶ daemon ──▶ Source

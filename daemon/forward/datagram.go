@@ -16,7 +16,7 @@ import (
 const (
 	maxEndpoints = 256         // destinations
 	maxSources   = 1024        // debuggees' sockets of one destination
-	sourceIdle   = time.Minute // after so long without an answer a source's stream ends
+	sourceIdle   = time.Minute // after so long without a datagram a source's stream ends
 )
 
 // DialDatagram opens a datagram stream to addr whose first datagram is given.
@@ -150,11 +150,20 @@ func (e *endpoint) serve(from netip.AddrPort, queue chan []byte) {
 		stream.SetDeadline(time.Unix(1, 0))
 	})()
 	defer stream.Close()
+	// Either direction keeps the stream; the end of ctx is not to be undone.
+	extend := func() bool {
+		stream.SetReadDeadline(time.Now().Add(sourceIdle))
+		if ctx.Err() == nil {
+			return true
+		}
+		stream.SetReadDeadline(time.Unix(1, 0))
+		return false
+	}
 	e.set.wg.Go(func() {
 		for {
 			select {
 			case b := <-queue:
-				if protocol.WriteDatagram(stream, b) != nil {
+				if protocol.WriteDatagram(stream, b) != nil || !extend() {
 					return
 				}
 			case <-ctx.Done():
@@ -163,11 +172,7 @@ func (e *endpoint) serve(from netip.AddrPort, queue chan []byte) {
 		}
 	})
 	buf := make([]byte, protocol.MaxChunk)
-	for {
-		stream.SetReadDeadline(time.Now().Add(sourceIdle))
-		if ctx.Err() != nil {
-			return // what its end set may just have been undone
-		}
+	for extend() {
 		n, err := protocol.ReadDatagram(stream, buf)
 		if err != nil {
 			return

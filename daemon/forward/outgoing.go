@@ -22,6 +22,10 @@ import (
 // pairing bounds how long a stream waits for its debuggee's socket to connect.
 const pairing = 30 * time.Second
 
+// acceptPause is the wait after accept(2) failed: the descriptors or memory it
+// lacked come back when others end.
+const acceptPause = 50 * time.Millisecond
+
 // Outgoing holds a session's endpoints for TCP. A connection to one is paired
 // with its stream by the full source address; what does not pair is closed.
 //
@@ -115,6 +119,7 @@ func (o *Outgoing) accept(l *net.TCPListener) {
 				return
 			}
 			o.log.Warn("accepting at endpoint", "err", err)
+			time.Sleep(acceptPause)
 			continue
 		}
 		stream := o.pair(c)

@@ -7,7 +7,7 @@ import (
 )
 
 // Bridge carries in and out to the daemon in dir and back, for an IDE that
-// talks to a child process. It ends when the daemon's side does, which is soon
+// talks to a process it started. It ends when the daemon's side does, which is soon
 // after in ends.
 func Bridge(ctx context.Context, dir string, command []string, in io.Reader, out io.Writer) error {
 	c, err := Dial(ctx, dir, "bridge", command) // starts one, of this build

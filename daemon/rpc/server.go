@@ -12,6 +12,10 @@ import (
 
 const maxConns = 128 // each costs descriptors
 
+// acceptPause is the wait after accept(2) failed: the descriptors or memory it
+// lacked come back when others end.
+const acceptPause = 50 * time.Millisecond
+
 // Why a server ended by itself.
 var (
 	errIdle     = errors.New("nothing was asked for long enough")
@@ -54,8 +58,13 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
 			s.log.Info("daemon ends", "err", context.Cause(ctx))
 			return nil
 		}
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return err
+		}
+		if err != nil {
+			s.log.Warn("accepting client", "err", err)
+			time.Sleep(acceptPause)
+			continue
 		}
 		if err := samePeer(c); err != nil {
 			s.log.Warn("client refused", "err", err)

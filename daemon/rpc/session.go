@@ -13,6 +13,10 @@ func sessionStart(k *conn, ctx context.Context, p ide.SessionStartParams) (ide.S
 	if err != nil {
 		return s, err
 	}
+	if ctx.Err() != nil { // it was started, but nobody will learn its id
+		k.server.sessions.Release(s.ID)
+		return s, context.Cause(ctx)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.started = append(k.started, s.ID)

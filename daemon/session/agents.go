@@ -84,7 +84,9 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 	if err != nil {
 		return nil, target{}, err
 	}
-	key := fmt.Sprintf("%s %s %s %s", c.Server(), t.UID, t.ContainerID, cfg.Agent.Namespace)
+	// Whoever may use an agent is whoever the API server lets reach it: other
+	// credentials are another tunnel.
+	key := fmt.Sprint(c.Identity(), t.UID, t.ContainerID, cfg.Agent.Namespace, cfg.Agent.Image)
 	a, err := as.open(ctx, key, func(ctx context.Context) (*tunnel.Tunnel, error) { return as.start(ctx, c, t, cfg, progress) })
 	return a, target{
 		name: fmt.Sprintf("pod/%s/container/%s in %s", t.Pod, t.Container, t.Namespace),
@@ -132,9 +134,9 @@ func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Targ
 	}
 	var tun *tunnel.Tunnel
 	pod := make(chan *cluster.Agent, 1) // StartAgent's answer, for the link's later connections
-	id := link.NewID()
 	running, err := c.StartAgent(ctx, t, spec, progress, func(ctx context.Context, first net.Conn) (err error) {
-		tun, err = tunnel.Open(ctx, as.log, id, func(ctx context.Context) (net.Conn, error) {
+		// Each try is a client of its own: the last may have got half way.
+		tun, err = tunnel.Open(ctx, as.log, link.NewID(), func(ctx context.Context) (net.Conn, error) {
 			if nc := first; nc != nil {
 				first = nil
 				return nc, nil

@@ -47,6 +47,10 @@ type Manager struct {
 	files   *files.Server // guarded by filesMu; nil until a session wants files
 }
 
+// acceptPause is the wait after accept(2) failed: the descriptors or memory it
+// lacked come back when others end.
+const acceptPause = 50 * time.Millisecond
+
 // NewManager makes a manager whose launchers' socket is in dir.
 func NewManager(log *slog.Logger, dir string) (*Manager, error) {
 	m := &Manager{
@@ -78,11 +82,18 @@ func (m *Manager) Serve(ctx context.Context) error {
 	defer wg.Wait()
 	for {
 		c, err := m.listener.AcceptUnix()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
+		switch {
+		case ctx.Err() != nil:
+			if c != nil {
+				c.Close()
 			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accepting launcher: %w", err)
+		case err != nil:
+			m.log.Warn("accepting launcher", "err", err)
+			time.Sleep(acceptPause)
+			continue
 		}
 		wg.Go(func() {
 			if err := serveLauncher(ctx, m, c); err != nil {

@@ -2,12 +2,17 @@ package link
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
 )
+
+// acceptPause is the wait after accept(2) failed: the descriptors or memory it
+// lacked come back when others end.
+const acceptPause = 50 * time.Millisecond
 
 // A Server keeps the agent's ends of its clients' links.
 type Server struct {
@@ -34,13 +39,6 @@ func NewServer(log *slog.Logger, grace time.Duration) *Server {
 	return &Server{log: log, grace: grace, clients: map[ID]*client{}}
 }
 
-// Clients counts the links that have not ended.
-func (s *Server) Clients() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.clients)
-}
-
 // Serve accepts connections until ctx ends or l fails. handle runs once for
 // each new client; the link is closed when it returns. Goroutines: one for
 // each connection that opens, two for each client; Serve waits for all.
@@ -52,11 +50,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, handle func(ctx cont
 	defer cancel()
 	for {
 		nc, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
+		switch {
+		case ctx.Err() != nil:
+			if nc != nil {
+				nc.Close()
 			}
+			return ctx.Err()
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accepting link: %w", err)
+		case err != nil:
+			s.log.Warn("accepting link", "err", err)
+			time.Sleep(acceptPause)
+			continue
 		}
 		wg.Go(func() {
 			if err := s.open(ctx, &wg, nc, handle); err != nil {
@@ -90,12 +95,15 @@ func (s *Server) open(ctx context.Context, wg *sync.WaitGroup, nc net.Conn, hand
 	}
 }
 
-// client finds o's client, or makes it where o does not resume.
+// client finds o's client, or makes it where o does not resume; nil: neither.
 func (s *Server) client(ctx context.Context, wg *sync.WaitGroup, o opening, handle func(context.Context, *Conn, ID)) *client {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cl := s.clients[o.id]
-	if cl != nil || o.resume {
+	switch {
+	case cl != nil && !o.resume:
+		return nil // its stream cannot begin anew
+	case cl != nil || o.resume:
 		return cl
 	}
 	cl = &client{conn: newConn(s.log), next: make(chan handover)}
