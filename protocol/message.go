@@ -143,16 +143,19 @@ type (
 
 	// Steal asks for every new connection to Port; it ends with the stream.
 	Steal struct {
-		Port uint16 `json:"port"`
+		Port   uint16 `json:"port"`
+		Mirror bool   `json:"mirror,omitempty"` // copies only: the pod answers
+		Probed bool   `json:"probed,omitempty"` // kubelet probes the port: probes are the pod's
 	}
 	// StealReply is sent when the redirect is active.
 	StealReply struct {
-		Redirect string `json:"redirect"` // "sk_lookup"
+		Redirect string `json:"redirect"` // "sk_lookup", "packet" for a mirror
 	}
 
 	// Incoming is a connection that was stolen. The daemon answers
 	// IncomingReply and chunks follow both ways, or KindError: then the agent
-	// passes the connection to the pod's own container.
+	// passes the connection to the pod's own container. Of a mirrored one
+	// chunks follow from the client only; what the debuggee answers is lost.
 	Incoming struct {
 		Port   uint16         `json:"port"`
 		Client netip.AddrPort `json:"client"`

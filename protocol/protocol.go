@@ -51,4 +51,3 @@ func ClientKinds() []Kind {
 		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal,
 	}
 }
-

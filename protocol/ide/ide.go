@@ -112,6 +112,7 @@ type (
 	// SessionStartParams: the session lives while this connection or a
 	// launcher of it does.
 	SessionStartParams struct {
+		ID         string    `json:"id,omitempty"` // of a session that a daemon's end took away; if it is there again, it is the answer
 		Client     Client    `json:"client"`
 		ConfigFile string    `json:"configFile,omitempty"`
 		Overrides  Overrides `json:"overrides"`
@@ -139,12 +140,13 @@ type (
 	// Launch is what a launcher needs to put a debuggee into a session. It
 	// holds the target's environment: it stays on the 0600 socket.
 	Launch struct {
-		Session  Session           `json:"session"`
-		Hostname string            `json:"hostname"`
-		Addrs    []string          `json:"addrs"` // the target's addresses
-		Env      map[string]string `json:"env"`   // to set over the client's
-		Unset    []string          `json:"unset"` // to remove from the client's
-		Policy   Policy            `json:"policy"`
+		Session  Session            `json:"session"`
+		Hostname string             `json:"hostname"`
+		Addrs    []string           `json:"addrs"` // the target's addresses
+		Env      map[string]string  `json:"env"`   // to set over the client's
+		Unset    []string           `json:"unset"` // to remove from the client's
+		Policy   Policy             `json:"policy"`
+		Start    SessionStartParams `json:"start"` // starts the session again where the daemon has ended
 	}
 	// Policy is the part of the configuration that the layer decides by; see
 	// package layer/policy.
@@ -157,6 +159,7 @@ type (
 		Mapping       map[string]string `json:"mapping,omitempty"`
 		Mounts        []string          `json:"mounts,omitempty"` // the target's volume mounts
 		Steal         bool              `json:"steal"`
+		Mirror        bool              `json:"mirror,omitempty"`      // incoming connections are copied; not with Steal
 		Ports         []uint16          `json:"ports,omitempty"`       // if set, only these are stolen
 		IgnorePorts   []uint16          `json:"ignorePorts,omitempty"` // never stolen
 		OutgoingTCP   bool              `json:"outgoingTcp"`

@@ -1,7 +1,7 @@
 // Package layer is what a launcher says to the daemon for the calls it hooks:
 // fixed structs over a unix seqpacket socket, one message per packet.
 //
-//	request: op 4 | seq 4 | flags 4 | mode 4 | addr 20 | addr2 20 | path
+//	request: op 4 | seq 4 | flags 4 | mode 4 | node 8 | addr 20 | addr2 20 | path
 //	reply:   seq 4 | errno 4 | flags 4 | pad 4 | node 8 | attr 104 | addr 20 | addr2 20 | data
 //
 // Numbers are little endian. The daemon may answer in any order; a reply's seq
@@ -44,11 +44,14 @@ const (
 	// OpConnect connects to Addr from the target over TCP, for the socket whose
 	// loopback source is Addr2. The reply's Addr is the endpoint to connect
 	// the socket to, Addr2 the connection's local address in the target.
+	// With ConnectAsync the answer is held for at most 250 ms; then it is one
+	// with ReplyPending, whose endpoint completes or refuses when the target knows.
 	OpConnect Op = 6
 	// OpDatagram asks for a loopback endpoint that stands for UDP address
 	// Addr, of the family of Addr2. It costs no round trip to the agent.
 	OpDatagram Op = 7
-	// OpListen steals port Addr.Port() for the listener at loopback Addr2.
+	// OpListen steals port Addr.Port() for the listener at loopback Addr2,
+	// whose socket's inode is Node. With ListenMirror it gets copies only.
 	// It is answered when the redirect is active, and ends with the listener.
 	OpListen Op = 8
 	// OpPeer asks who is behind the connection that the daemon made from
@@ -57,23 +60,28 @@ const (
 	OpPeer Op = 9
 )
 
-// Flags of OpOpen and OpStat.
+// Flags of OpOpen and OpStat, of OpConnect, of OpListen.
 const (
 	OpenDirectory = 1 << 0
 	OpenNoFollow  = 1 << 1
+
+	ConnectAsync = 1 << 0
+
+	ListenMirror = 1 << 0
 )
 
 // Flags of a reply.
 const (
-	ReplyFD   = 1 << 0 // a descriptor comes with it
-	ReplyNode = 1 << 1 // Node is set
+	ReplyFD      = 1 << 0 // a descriptor comes with it
+	ReplyNode    = 1 << 1 // Node is set
+	ReplyPending = 1 << 2 // the connection's outcome is not known yet
 )
 
 // Sizes and limits of messages.
 const (
 	addrSize    = 20
 	attrSize    = 104
-	RequestHead = 16 + 2*addrSize
+	RequestHead = 16 + 8 + 2*addrSize
 	ReplyHead   = 16 + 8 + attrSize + 2*addrSize
 	MaxPath     = 4096 // PATH_MAX
 	MaxMessage  = ReplyHead + MaxPath
@@ -88,6 +96,7 @@ type Request struct {
 	Seq   uint32
 	Flags uint32
 	Mode  uint32
+	Node  uint64
 	Addr  netip.AddrPort
 	Addr2 netip.AddrPort
 	Path  string // at most MaxPath bytes
@@ -113,6 +122,7 @@ func (r *Request) Append(b []byte) []byte {
 	b = le.AppendUint32(b, r.Seq)
 	b = le.AppendUint32(b, r.Flags)
 	b = le.AppendUint32(b, r.Mode)
+	b = le.AppendUint64(b, r.Node)
 	b = appendAddr(b, r.Addr)
 	b = appendAddr(b, r.Addr2)
 	return append(b, r.Path...)
@@ -124,9 +134,9 @@ func (r *Request) Decode(b []byte) error {
 		return ErrMessage
 	}
 	var ok, ok2 bool
-	*r = Request{Op: Op(le.Uint32(b)), Seq: le.Uint32(b[4:]), Flags: le.Uint32(b[8:]), Mode: le.Uint32(b[12:])}
-	r.Addr, ok = decodeAddr(b[16:])
-	r.Addr2, ok2 = decodeAddr(b[16+addrSize:])
+	*r = Request{Op: Op(le.Uint32(b)), Seq: le.Uint32(b[4:]), Flags: le.Uint32(b[8:]), Mode: le.Uint32(b[12:]), Node: le.Uint64(b[16:])}
+	r.Addr, ok = decodeAddr(b[24:])
+	r.Addr2, ok2 = decodeAddr(b[24+addrSize:])
 	if !ok || !ok2 {
 		return ErrMessage
 	}
