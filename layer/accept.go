@@ -19,7 +19,7 @@ func quickAccept(c *call) bool {
 	if c.l.sockets.some.Load() == 0 {
 		return true
 	}
-	k := c.l.sockets.get(c.inode(int32(c.Args[0])))
+	k := c.l.sockets.get(c.inode())
 	return k == nil || !k.stolen.Load()
 }
 

@@ -12,32 +12,41 @@ import (
 // sockaddr is an address argument of the debuggee.
 type sockaddr struct {
 	family uint16
-	addr   netip.AddrPort // of the IP families, never IPv4 in IPv6 form
+	addr   netip.AddrPort // of the IP families and AF_UNSPEC, never IPv4 in IPv6 form
 	path   string         // of AF_UNIX; abstract names begin with @
 }
 
-// readSockaddr reads an address of size bytes. False: the kernel will say what
-// is wrong with it.
-func (c *call) readSockaddr(ptr, size uint64) (sockaddr, bool) {
+// minSockaddrInet6 is what the kernel takes: an address without scope (RFC 2133).
+const minSockaddrInet6 = 24
+
+// readSockaddr reads an address of size bytes into c.addr. False: the kernel
+// will say what is wrong with it, unless c.doubt is set.
+func (c *call) readSockaddr(ptr, size uint64) bool {
 	var buf [unix.SizeofSockaddrAny]byte
 	n := int32(size)
 	if n < 2 || int(n) > len(buf)+16 || ptr == 0 {
-		return sockaddr{}, false
+		return false
 	}
 	b := buf[:min(int(n), len(buf))]
-	if seccomp.Read(c.TID, ptr, b) != nil {
-		return sockaddr{}, false
+	if err := seccomp.Read(c.TID, ptr, b); err != nil {
+		c.blame(err, memoryErrors)
+		return false
 	}
-	s := sockaddr{family: binary.LittleEndian.Uint16(b)}
+	s := &c.addr
+	s.family = binary.LittleEndian.Uint16(b)
 	switch s.family {
 	case unix.AF_INET:
 		if n < unix.SizeofSockaddrInet4 {
-			return s, false
+			return false
 		}
 		s.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:]))
+	case unix.AF_UNSPEC: // sent to, over IPv4, as if it were AF_INET
+		if n >= unix.SizeofSockaddrInet4 {
+			s.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:]))
+		}
 	case unix.AF_INET6:
-		if n < unix.SizeofSockaddrInet6 {
-			return s, false
+		if n < minSockaddrInet6 {
+			return false
 		}
 		s.addr = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), binary.BigEndian.Uint16(b[2:]))
 	case unix.AF_UNIX:
@@ -54,7 +63,7 @@ func (c *call) readSockaddr(ptr, size uint64) (sockaddr, bool) {
 		}
 		s.path = string(path)
 	}
-	return s, true
+	return true
 }
 
 // writeSockaddr makes the writes that tell a as getsockname(2) tells it: as much

@@ -1,7 +1,6 @@
 package layer
 
 import (
-	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -31,28 +30,8 @@ func quickFstat(c *call) bool {
 	return c.file == nil
 }
 
-// fileAttr tells of an injected file. Of a memfd all is known; a node may have
-// grown since it was opened, which the file server knows.
-func (c *call) fileAttr() (protocol.Attr, error) {
-	a := c.file.attr
-	if !c.file.node {
-		return a, nil
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(c.proc("fd/"+strconv.Itoa(int(int32(c.Args[c.hook.dir])))), &st); err != nil {
-		return a, err
-	}
-	a.Size, a.Blocks, a.Mtime, a.Ctime = st.Size, st.Blocks, unix.TimespecToNsec(st.Mtim), unix.TimespecToNsec(st.Ctim)
-	return a, nil
-}
-
-func slowFstat(c *call) answer {
-	a, err := c.fileAttr()
-	if err != nil {
-		return failWith(err)
-	}
-	return c.writeStat(c.Args[1], &a)
-}
+// slowFstat: the file server, too, tells of a file what was so when it was opened.
+func slowFstat(c *call) answer { return c.writeStat(c.Args[1], &c.file.attr) }
 
 func slowStat(c *call) answer {
 	at := 1
@@ -60,11 +39,7 @@ func slowStat(c *call) answer {
 		at = 2
 	}
 	if c.file != nil {
-		a, err := c.fileAttr()
-		if err != nil {
-			return failWith(err)
-		}
-		return c.writeStat(c.Args[at], &a)
+		return c.writeStat(c.Args[at], &c.file.attr)
 	}
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
@@ -90,10 +65,7 @@ func (c *call) writeStat(addr uint64, a *protocol.Attr) answer {
 func slowStatx(c *call) answer {
 	var a protocol.Attr
 	if c.file != nil {
-		var err error
-		if a, err = c.fileAttr(); err != nil {
-			return failWith(err)
-		}
+		a = c.file.attr
 	} else {
 		if errno := c.refused(); errno != 0 {
 			return fail(errno)

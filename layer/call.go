@@ -24,9 +24,18 @@ type call struct {
 	path    string // absolute, as the debuggee spelled it; "" for an empty one
 	path2   string // of calls with two paths
 	verdict policy.Verdict
-	local2  bool // path2's verdict
-	local1  bool // path's, of calls with two
+	local2  bool     // path2's verdict
+	local1  bool     // path's, of calls with two
+	addr    sockaddr // of calls with an address
+	socket  uint64   // the inode of the socket in question
 	file    *file
+	doubt   error // what kept quick from knowing: the call fails with EIO
+}
+
+// same tells whether d asks what c asks.
+func (c *call) same(d *call) bool {
+	return c.Args == d.Args && c.path == d.path && c.path2 == d.path2 &&
+		c.addr == d.addr && c.socket == d.socket && c.file == d.file
 }
 
 // An answer is what a call comes to.
@@ -66,27 +75,35 @@ func failWith(err error) answer {
 	return fail(unix.EIO)
 }
 
-// A flightKey is what an interrupted call and its re-issue have in common.
+// A flightKey is by which a call that is asked again finds its flight: a thread
+// waits for one call at a time.
 type flightKey struct {
-	tid  uint32
-	nr   int32
-	args [6]uint64
+	tid uint32
+	nr  int32
 }
 
 // flightTime is how long an answer waits for the call to be asked again.
 const flightTime = 5 * time.Second
 
 // A flight is a call on its way to an answer. A signal ends a notification but
-// not the flight: the call, asked again, joins it.
+// not the flight: the call, asked again, joins it. A thread that asks something
+// else has given it up.
 type flight struct {
 	key   flightKey
-	mu    sync.Mutex // lock order: mu, then Layer.mu
-	id    uint64     // of the notification that waits; guarded by mu
-	last  call       // the newest asking; guarded by mu
+	first call       // what is asked
+	mu    sync.Mutex // lock order: mu, then sock.mu, Layer.mu
+	last  call       // the newest asking, by its ID the one that waits; guarded by mu
 	ready bool       // guarded by mu
 	done  bool       // guarded by mu
 	ans   answer     // guarded by mu
 	timer *time.Timer
+}
+
+// fly makes the flight of a call that nobody has asked before; l.mu is held.
+func (l *Layer) fly(key flightKey, c call) *flight {
+	f := &flight{key: key, first: c, last: c}
+	l.flights[key] = f
+	return f
 }
 
 // start answers c in a goroutine, or lets it join the flight of an earlier asking.
@@ -97,44 +114,57 @@ func (l *Layer) start(c call) {
 		_ = l.listener.Fail(c.ID, unix.EAGAIN)
 		return
 	}
-	key := flightKey{c.TID, c.NR, c.Args}
+	key := flightKey{c.TID, c.NR}
 	l.mu.Lock()
 	f := l.flights[key]
+	var old *flight // of a call that was given up
+	if f != nil && !f.first.same(&c) {
+		f, old = nil, f
+	}
 	fresh := f == nil
 	if fresh {
-		f = &flight{key: key, id: c.ID, last: c}
-		l.flights[key] = f
+		f = l.fly(key, c)
 	}
 	l.mu.Unlock()
 	l.wg.Go(func() {
 		defer func() { <-l.waiting }()
+		if old != nil {
+			l.giveUp(old)
+		}
 		for !fresh {
 			if l.join(f, c) {
 				return
 			}
 			l.mu.Lock()
-			if other := l.flights[key]; other == nil || other == f {
-				f = &flight{key: key, id: c.ID, last: c}
-				l.flights[key] = f
-				fresh = true
-			} else {
-				f = other
+			other := l.flights[key]
+			if other == nil {
+				other, fresh = l.fly(key, c), true
 			}
 			l.mu.Unlock()
+			if !other.first.same(&c) {
+				return // c itself was given up
+			}
+			f = other
 		}
 		for again := true; again; {
 			c.flight = f
-			ans := answer{abandoned: true}
-			if l.listener.Valid(c.ID) { // what quick read was this task's
-				if c.served() {
-					ans = c.hook.slow(&c)
-				} else {
-					ans = carryOn
-				}
-			}
-			c, again = l.finish(f, ans)
+			c, again = l.finish(f, c.answer())
 		}
 	})
+}
+
+// answer finds the answer to c.
+func (c *call) answer() answer {
+	switch {
+	case !c.l.listener.Valid(c.ID): // what quick read may have been another task's
+		return answer{abandoned: true}
+	case !c.served():
+		return carryOn
+	case c.doubt != nil:
+		c.l.log.Error("looking at a call of the debuggee", "op", c.hook.Call, "err", c.doubt)
+		return fail(unix.EIO)
+	}
+	return c.hook.slow(c)
 }
 
 // join makes f answer c's notification. False: f has been answered before.
@@ -144,7 +174,7 @@ func (l *Layer) join(f *flight, c call) bool {
 	if f.done {
 		return false
 	}
-	f.id, f.last = c.ID, c
+	f.last = c
 	if f.ready {
 		l.deliver(f)
 	}
@@ -156,7 +186,13 @@ func (l *Layer) join(f *flight, c call) bool {
 func (l *Layer) finish(f *flight, ans answer) (c call, again bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ans.abandoned && l.listener.Valid(f.id) {
+	if f.done {
+		if ans.settle != nil {
+			ans.settle(false)
+		}
+		return c, false
+	}
+	if ans.abandoned && l.listener.Valid(f.last.ID) {
 		return f.last, true
 	}
 	f.ans, f.ready = ans, true
@@ -170,7 +206,7 @@ func (l *Layer) finish(f *flight, ans answer) (c call, again bool) {
 	case ans.again:
 		l.end(f, false)
 	default:
-		f.timer = time.AfterFunc(flightTime, func() { l.expire(f) })
+		f.timer = time.AfterFunc(flightTime, func() { l.giveUp(f) })
 	}
 	return c, false
 }
@@ -190,26 +226,26 @@ func (l *Layer) deliver(f *flight) {
 func (l *Layer) send(f *flight) error {
 	a := &f.ans
 	if a.carryOn {
-		return l.listener.Continue(f.id)
+		return l.listener.Continue(f.last.ID)
 	}
-	if len(a.writes) > 0 && !l.listener.Valid(f.id) {
+	if len(a.writes) > 0 && !l.listener.Valid(f.last.ID) {
 		return seccomp.ErrGone
 	}
 	for _, w := range a.writes {
 		if err := seccomp.Write(f.key.tid, w.addr, w.bytes); err != nil {
-			return errors.Join(l.listener.Fail(f.id, unix.EFAULT), err)
+			return errors.Join(l.listener.Fail(f.last.ID, unix.EFAULT), err)
 		}
 	}
 	switch {
 	case a.errno != 0:
-		return l.listener.Fail(f.id, a.errno)
+		return l.listener.Fail(f.last.ID, a.errno)
 	case !a.hasFD:
-		return l.listener.Return(f.id, a.val)
+		return l.listener.Return(f.last.ID, a.val)
 	}
-	err := l.listener.Inject(f.id, a.inject, a.cloexec)
+	err := l.listener.Inject(f.last.ID, a.inject, a.cloexec)
 	var errno unix.Errno
 	if errors.As(err, &errno) { // the task has no room for it
-		return errors.Join(l.listener.Fail(f.id, errno), err)
+		return errors.Join(l.listener.Fail(f.last.ID, errno), err)
 	}
 	return err
 }
@@ -233,7 +269,8 @@ func (l *Layer) end(f *flight, taken bool) {
 	l.mu.Unlock()
 }
 
-func (l *Layer) expire(f *flight) {
+// giveUp ends f, whose thread has not come back, or with something else.
+func (l *Layer) giveUp(f *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l.end(f, false)
@@ -259,9 +296,16 @@ func (l *Layer) settle() {
 // wanted tells whether somebody still waits for c.
 func (c *call) wanted() bool {
 	c.flight.mu.Lock()
-	id := c.flight.id
+	id := c.flight.last.ID
 	c.flight.mu.Unlock()
 	return c.l.listener.Valid(id)
+}
+
+// givenUp tells whether c's thread has come back with something else.
+func (c *call) givenUp() bool {
+	c.flight.mu.Lock()
+	defer c.flight.mu.Unlock()
+	return c.flight.done
 }
 
 // served tells whether c's process is one whose calls we answer. It is asked

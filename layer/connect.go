@@ -11,10 +11,10 @@ import (
 )
 
 func quickConnect(c *call) bool {
-	s, ok := c.readSockaddr(c.Args[1], c.Args[2])
-	if !ok {
+	if !c.readSockaddr(c.Args[1], c.Args[2]) {
 		return true
 	}
+	s := &c.addr
 	switch s.family {
 	case unix.AF_UNIX:
 		if s.path == "" || s.path[0] == '@' {
@@ -25,15 +25,14 @@ func quickConnect(c *call) bool {
 	case unix.AF_INET, unix.AF_INET6:
 		remote := c.l.Policy.Connect(policy.TCP, s.addr).Kind != policy.Local || c.l.Policy.Connect(policy.UDP, s.addr).Kind != policy.Local
 		if remote || c.l.sockets.movedTo(s.addr) != 0 {
+			c.inode()
 			return false
 		}
 		fallthrough
 	case unix.AF_UNSPEC: // the socket is to be used anew
 		if c.l.sockets.some.Load() > 0 {
-			if inode := c.inode(int32(c.Args[0])); inode != 0 {
-				if k := c.l.sockets.get(inode); k != nil && !k.bound.IsValid() {
-					c.l.sockets.drop(inode)
-				}
+			if k := c.l.sockets.get(c.inode()); k != nil && !k.bound.IsValid() {
+				c.l.sockets.forget(c.socket)
 			}
 		}
 	}
@@ -44,10 +43,7 @@ func slowConnect(c *call) answer {
 	if c.verdict.Kind == policy.Refused {
 		return fail(unix.ECONNREFUSED)
 	}
-	s, ok := c.readSockaddr(c.Args[1], c.Args[2])
-	if !ok {
-		return fail(unix.EFAULT)
-	}
+	s := &c.addr
 	d, ans, ok := c.duplicate(int32(c.Args[0]))
 	if !ok {
 		return ans
@@ -90,6 +86,9 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 	closeFD(r.fd)
 	if r.Errno != 0 {
 		return fail(unix.Errno(r.Errno))
+	}
+	if c.givenUp() { // else this would connect the socket of another connect
+		return answer{abandoned: true}
 	}
 	local := r.Addr2
 	if !local.IsValid() {

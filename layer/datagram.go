@@ -50,21 +50,28 @@ func (l *Layer) datagramEndpoint(d *duplicate, to netip.AddrPort) (netip.AddrPor
 }
 
 func quickSendto(c *call) bool {
-	s, ok := c.readSockaddr(c.Args[4], c.Args[5])
-	if !ok || s.family != unix.AF_INET && s.family != unix.AF_INET6 {
+	s := &c.addr
+	if !c.readSockaddr(c.Args[4], c.Args[5]) || !s.addr.IsValid() {
 		return true
 	}
-	// Of TCP only the opening of a connection has an address, and nobody uses it.
-	return c.l.Policy.Connect(policy.UDP, s.addr).Kind == policy.Local
+	local := c.l.Policy.Connect(policy.UDP, s.addr).Kind == policy.Local && !c.opensRemote()
+	if !local {
+		c.inode()
+	}
+	return local
 }
 
-// slowSendto sends the datagram for the debuggee. A datagram that is too large
-// for a moment is lost, as datagrams are.
+// opensRemote: of TCP only a connection that opens with its first data has an address.
+func (c *call) opensRemote() bool {
+	return c.Args[3]&unix.MSG_FASTOPEN != 0 && c.l.Policy.Connect(policy.TCP, c.addr.addr).Kind != policy.Local
+}
+
+// slowSendto sends the datagram for the debuggee. It does not wait for room in
+// the socket: where it would, also a socket that blocks is told EAGAIN. One that
+// is interrupted between sending and telling is sent again by who restarts it,
+// and arrives twice, as datagrams may.
 func slowSendto(c *call) answer {
-	s, ok := c.readSockaddr(c.Args[4], c.Args[5])
-	if !ok {
-		return fail(unix.EFAULT)
-	}
+	s := &c.addr
 	d, ans, ok := c.duplicate(int32(c.Args[0]))
 	if !ok {
 		return ans
@@ -72,22 +79,29 @@ func slowSendto(c *call) answer {
 	defer d.close()
 	switch {
 	case d.tcp():
-		if c.Args[3]&unix.MSG_FASTOPEN != 0 {
-			return fail(unix.EOPNOTSUPP)
+		if c.opensRemote() {
+			return fail(unix.EOPNOTSUPP) // as a kernel that has it switched off: the caller connects
 		}
 		return carryOn // a connected socket ignores the address
+	case c.l.Policy.Connect(policy.UDP, s.addr).Kind == policy.Local:
+		return carryOn
+	case s.family == unix.AF_UNSPEC && d.domain == unix.AF_INET6:
+		return carryOn // ignored as well
 	case !d.udp():
 		return fail(unix.ENETUNREACH)
 	case c.Args[2] > maxDatagram:
 		return fail(unix.EMSGSIZE)
 	}
+	endpoint, errno := c.l.datagramEndpoint(d, s.addr)
+	if errno != 0 {
+		return fail(errno)
+	}
 	b := make([]byte, c.Args[2])
 	if err := seccomp.Read(c.TID, c.Args[1], b); err != nil {
 		return failWith(err)
 	}
-	endpoint, errno := c.l.datagramEndpoint(d, s.addr)
-	if errno != 0 {
-		return fail(errno)
+	if !c.l.listener.Valid(c.ID) { // the caller may have filled its buffer anew
+		return answer{abandoned: true}
 	}
 	if c.l.sockets.get(d.inode) == nil {
 		c.l.sockets.put(d.inode, &sock{udp: true})
@@ -96,20 +110,21 @@ func slowSendto(c *call) answer {
 	if err := unix.Sendto(d.fd, b, flags, kernelAddr(endpoint, d.domain)); err != nil {
 		return failWith(err)
 	}
-	return value(int64(len(b)))
+	return answer{val: int64(len(b)), again: true}
 }
 
 func quickRecvfrom(c *call) bool {
 	if c.l.sockets.some.Load() == 0 {
 		return true
 	}
-	k := c.l.sockets.get(c.inode(int32(c.Args[0])))
+	k := c.l.sockets.get(c.inode())
 	return k == nil || !k.udp
 }
 
 // slowRecvfrom receives for the debuggee, to tell it who really sent. The
 // datagram is looked at first and consumed when the debuggee has it: a signal
-// in between loses nothing.
+// in between loses nothing. The socket is kept from others until then, which
+// is when finish has the answer: it is not kept for a caller that comes back.
 func slowRecvfrom(c *call) answer {
 	d, ans, ok := c.duplicate(int32(c.Args[0]))
 	if !ok {
@@ -128,10 +143,10 @@ func slowRecvfrom(c *call) answer {
 		} // over its time it finds nothing, and fails with EAGAIN
 	}
 	b := make([]byte, min(c.Args[2], maxDatagram))
-	k.mu.Lock()
+	k.receiving.Lock()
 	n, from, err := unix.Recvfrom(d.fd, b, flags&unix.MSG_TRUNC|unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	if err != nil {
-		k.mu.Unlock()
+		k.receiving.Unlock()
 		d.close()
 		return failWith(err)
 	}
@@ -144,7 +159,7 @@ func slowRecvfrom(c *call) answer {
 	writes := []memory{{c.Args[1], b[:min(n, len(b))]}}
 	name, errno := c.writeSockaddr(source, d.domain, c.Args[4], c.Args[5])
 	if errno != 0 {
-		k.mu.Unlock()
+		k.receiving.Unlock()
 		d.close()
 		return fail(errno)
 	}
@@ -153,7 +168,7 @@ func slowRecvfrom(c *call) answer {
 			var none [1]byte
 			_, _, _ = unix.Recvfrom(d.fd, none[:], unix.MSG_DONTWAIT)
 		}
-		k.mu.Unlock()
+		k.receiving.Unlock()
 		d.close()
 	}}
 }

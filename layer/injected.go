@@ -21,7 +21,6 @@ const maxFiles = 1 << 16
 type file struct {
 	path string // in the target, resolved
 	attr protocol.Attr
-	node bool // of the file server; else a memfd
 }
 
 // injected knows the files that the debuggee was given: memfds by inode, nodes
@@ -58,7 +57,6 @@ func (t *injected) addMemfd(ino uint64, f *file) {
 
 func (t *injected) addNode(node uint64, f *file) {
 	t.any.Add(1)
-	f.node = true
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.order2 = remember(t.nodes, t.order2, node, f)
@@ -129,7 +127,8 @@ func (t *injected) byFD(c *call, fd int32) *file {
 	return t.memfds[st.Ino]
 }
 
-// open makes the descriptor for a reply to OpOpen.
+// open makes the descriptor for a reply to OpOpen. A node that it fails to open
+// is the daemon's to drop, when the launcher's connection ends.
 func (t *injected) open(r reply, path string, flags int) (int, error) {
 	f := &file{path: path, attr: r.Attr}
 	if len(r.Data) > 0 {
@@ -143,11 +142,17 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 		}
 		// What creates or truncates is not the file server's to do again.
 		flags &= unix.O_DIRECTORY | unix.O_NONBLOCK | unix.O_NOATIME
-		fd, err := unix.Openat(int(t.root.Fd()), wire.NodeName(r.Node), flags|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err == nil {
-			t.addNode(r.Node, f)
+		flags |= unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+		for {
+			fd, err := unix.Openat(int(t.root.Fd()), wire.NodeName(r.Node), flags, 0)
+			if err == unix.EINTR { // by a signal to us, which the file server is told of
+				continue
+			}
+			if err == nil {
+				t.addNode(r.Node, f)
+			}
+			return fd, err
 		}
-		return fd, err
 	case r.fd >= 0:
 		defer unix.Close(r.fd)
 		return t.openMemfd(r.fd, f)

@@ -6,13 +6,18 @@
 //
 // Its rules:
 //
-//   - The receiver never waits: whatever can is done in a goroutine.
+//   - The receiver waits for nobody: whatever may is done in a goroutine. (Its
+//     reading of a path or address can fault in a page of the debuggee's.)
 //   - A call may be interrupted by a signal, also by a debugger's stop, at any
-//     time. The kernel then asks again, and the second asking joins the first.
+//     time. The kernel then asks again, and the second asking joins the first if
+//     it asks the same: an address in memory may hold something else by then.
 //   - On doubt about a Remote call an error, never Continue: what is meant for
-//     the target must not leak to the developer's disk or network.
+//     the target must not leak to the developer's disk or network. A failure of
+//     ours to see what the debuggee asks for is a doubt.
 //   - A socket is never replaced: it is duplicated, and the duplicate connected
-//     or bound to loopback. Of a listener no duplicate is kept.
+//     or bound to loopback. A duplicate lives as long as the answering of one
+//     call: a blocking accept keeps its listener open, as in the kernel, and
+//     after an interruption or the debuggee's end for waitStep at most.
 package layer
 
 import (
@@ -146,9 +151,8 @@ func (l *Layer) receive() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var c call
-	c.l = l
 	for {
-		c.path, c.path2, c.verdict, c.file = "", "", policy.Verdict{}, nil
+		c = call{l: l}
 		if err := l.listener.Receive(&c.Notification); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil
@@ -160,7 +164,7 @@ func (l *Layer) receive() error {
 			continue
 		}
 		c.hook = l.hooks[c.NR]
-		if c.hook.quick(&c) {
+		if c.hook.quick(&c) && c.doubt == nil {
 			_ = l.listener.Continue(c.ID) // gone: then there is nobody to tell
 			continue
 		}

@@ -12,23 +12,24 @@ import (
 )
 
 func quickBind(c *call) bool {
-	s, ok := c.readSockaddr(c.Args[1], c.Args[2])
-	if !ok || s.family != unix.AF_INET && s.family != unix.AF_INET6 {
+	s := &c.addr
+	if !c.readSockaddr(c.Args[1], c.Args[2]) || s.family != unix.AF_INET && s.family != unix.AF_INET6 {
 		return true
 	}
+	local := c.l.Policy.Listen(s.addr.Port()).Kind == policy.Local
 	if s.addr.Port() == 0 { // the target's own address is not this machine's
-		return !slices.Contains(c.l.Addrs, s.addr.Addr())
+		local = !slices.Contains(c.l.Addrs, s.addr.Addr())
 	}
-	return c.l.Policy.Listen(s.addr.Port()).Kind == policy.Local
+	if !local {
+		c.inode()
+	}
+	return local
 }
 
 // slowBind binds to loopback: to the wanted port if it is free and permitted,
 // else to any. The debuggee is told what it asked for.
 func slowBind(c *call) answer {
-	s, ok := c.readSockaddr(c.Args[1], c.Args[2])
-	if !ok {
-		return fail(unix.EFAULT)
-	}
+	s := &c.addr
 	d, ans, ok := c.duplicate(int32(c.Args[0]))
 	if !ok {
 		return ans
@@ -66,7 +67,7 @@ func quickListen(c *call) bool {
 	if c.l.sockets.some.Load() == 0 {
 		return true
 	}
-	k := c.l.sockets.get(c.inode(int32(c.Args[0])))
+	k := c.l.sockets.get(c.inode())
 	return k == nil || !k.bound.IsValid() || k.stolen.Load()
 }
 

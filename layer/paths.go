@@ -2,7 +2,9 @@ package layer
 
 import (
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +24,8 @@ func quickPath(c *call) bool {
 	return c.verdict.Kind == policy.Local
 }
 
-// quickTwoPaths decides about renames and links: Local if both paths are.
+// quickTwoPaths decides about renames and links: Local if both paths are. An
+// empty first path can stand for a descriptor, which is of this machine.
 func quickTwoPaths(c *call) bool {
 	dir2, path2 := int8(no), c.hook.path+1
 	if c.hook.dir != no {
@@ -30,13 +33,17 @@ func quickTwoPaths(c *call) bool {
 	}
 	one, ok := c.readPath(c.hook.dir, c.hook.path)
 	two, ok2 := c.readPath(dir2, path2)
-	if !ok || !ok2 || one == "" || two == "" {
+	if !ok || !ok2 || two == "" || one == "" && !c.linksDescriptor() {
 		return true
 	}
 	c.path, c.path2 = one, two
-	c.local1 = c.l.Policy.Path(one).Kind == policy.Local
+	c.local1 = one == "" || c.l.Policy.Path(one).Kind == policy.Local
 	c.local2 = c.l.Policy.Path(two).Kind == policy.Local
 	return c.local1 && c.local2
+}
+
+func (c *call) linksDescriptor() bool {
+	return c.hook.Call == seccomp.Linkat && c.Args[4]&unix.AT_EMPTY_PATH != 0
 }
 
 // remap applies the user's mapping. A mapping to a Local place cannot be left
@@ -54,10 +61,11 @@ func (c *call) remap(path *string) {
 // readPath reads the path at argument path, relative to the directory at
 // argument dir, and makes it absolute without resolving "..": links are the
 // target's to follow. It is "" if the path is. False: the kernel will say what
-// is wrong with it.
+// is wrong with it, unless c.doubt is set.
 func (c *call) readPath(dir, path int8) (string, bool) {
 	b, err := seccomp.ReadString(c.TID, c.Args[path], &c.l.buf)
 	if err != nil {
+		c.blame(err, memoryErrors)
 		return "", false
 	}
 	if len(b) == 0 {
@@ -72,7 +80,11 @@ func (c *call) readPath(dir, path int8) (string, bool) {
 		base, fdinfo = "fd/"+fd, c.proc("fdinfo/"+fd)
 	}
 	text, err := os.Readlink(c.proc(base))
-	if err != nil || text == "" || text[0] != '/' { // EBADF or ENOTDIR
+	switch {
+	case err != nil: // EBADF, or ours
+		c.blame(err, descriptorErrors)
+		return "", false
+	case !strings.HasPrefix(text, "/"): // ENOTDIR
 		return "", false
 	}
 	if f := c.l.files.byText(text, fdinfo); f != nil {
@@ -82,6 +94,21 @@ func (c *call) readPath(dir, path int8) (string, bool) {
 		return "/" + string(b), true
 	}
 	return text + "/" + string(b), true
+}
+
+// The caller's own mistakes, or that it is gone, as we meet them when we look at
+// its memory and, in /proc, at its descriptors.
+var (
+	memoryErrors     = []unix.Errno{unix.EFAULT, unix.ENAMETOOLONG, unix.ESRCH}
+	descriptorErrors = []unix.Errno{unix.ENOENT, unix.ESRCH}
+)
+
+// blame says whose fault err is. The caller's is the kernel's to tell; ours
+// leaves us in doubt.
+func (c *call) blame(err error, callers []unix.Errno) {
+	if !slices.Contains(callers, asErrno(err)) {
+		c.doubt = err
+	}
 }
 
 // proc names an entry of the calling thread's directory in /proc.

@@ -2,8 +2,11 @@ package layer
 
 import (
 	"bufio"
+	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +28,12 @@ type sock struct {
 	bound  netip.AddrPort // a listener: where it really is
 	stolen atomic.Bool    // its port is, by OpListen
 
-	mu      sync.Mutex // serializes accept and recvfrom
+	// receiving is held by a recvfrom until the debuggee has its datagram, which
+	// is at once or never: such an answer is not kept. Lock order: receiving,
+	// then flight.mu.
+	receiving sync.Mutex
+
+	mu      sync.Mutex // serializes accept; lock order: flight.mu, then mu, then sockets.mu
 	pending []accepted // taken from the kernel, not by the debuggee; guarded by mu
 }
 
@@ -34,7 +42,7 @@ type sock struct {
 type sockets struct {
 	some atomic.Int64 // len(byInode), for the receiver
 
-	mu       sync.Mutex
+	mu       sync.Mutex                        // the receiver takes it: nothing waits under it, no lock is taken under it
 	byInode  map[uint64]*sock                  // guarded by mu
 	sweepAt  int                               // guarded by mu
 	moved    map[uint16]uint16                 // wanted port: port of loopback where it is another; guarded by mu
@@ -61,50 +69,68 @@ func (s *sockets) get(inode uint64) *sock {
 func (s *sockets) put(inode uint64, k *sock) {
 	k.born = time.Now()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.byInode[inode] = k
-	if len(s.byInode) >= s.sweepAt {
-		s.sweep()
-		s.sweepAt = max(firstSweep, 2*len(s.byInode))
-	}
 	s.some.Store(int64(len(s.byInode)))
+	sweep := len(s.byInode) >= s.sweepAt
+	if sweep {
+		s.sweepAt = 2 * len(s.byInode)
+	}
+	s.mu.Unlock()
+	if sweep {
+		s.sweep()
+	}
+}
+
+// forget is drop for a socket that never listened, and so has nothing to close.
+func (s *sockets) forget(inode uint64) *sock {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.byInode[inode]
+	delete(s.byInode, inode)
+	s.some.Store(int64(len(s.byInode)))
+	return k
 }
 
 func (s *sockets) drop(inode uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if k := s.byInode[inode]; k != nil {
-		delete(s.byInode, inode)
+	if k := s.forget(inode); k != nil {
 		k.close()
 	}
-	s.some.Store(int64(len(s.byInode)))
 }
 
 // sweepAge spares a socket that is not yet, or just now, in the kernel's list.
 const sweepAge = time.Minute
 
-// sweep forgets sockets that are closed; mu is held.
+// sweep forgets sockets that are closed.
 func (s *sockets) sweep() {
 	alive, err := socketInodes()
 	if err != nil {
 		return
 	}
+	var closed []*sock
+	s.mu.Lock()
 	for inode, k := range s.byInode {
 		if !alive[inode] && time.Since(k.born) > sweepAge {
 			delete(s.byInode, inode)
-			k.close()
+			closed = append(closed, k)
 		}
+	}
+	s.some.Store(int64(len(s.byInode)))
+	s.sweepAt = max(firstSweep, 2*len(s.byInode))
+	s.mu.Unlock()
+	for _, k := range closed {
+		k.close()
 	}
 }
 
 // close ends the connections nobody came for.
 func (s *sockets) close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, k := range s.byInode {
+	all := slices.Collect(maps.Values(s.byInode))
+	clear(s.byInode)
+	s.mu.Unlock()
+	for _, k := range all {
 		k.close()
 	}
-	clear(s.byInode)
 }
 
 func (k *sock) close() {
@@ -144,18 +170,26 @@ func socketInodes() (map[uint64]bool, error) {
 	return alive, nil
 }
 
-// inode returns the inode of the socket the caller has as fd, 0 if it is none.
-func (c *call) inode(fd int32) uint64 {
-	text, err := os.Readlink(c.proc("fd/" + strconv.Itoa(int(fd))))
+// inode returns the inode of the socket that is the call's first argument, 0 if
+// it is none or c.doubt is set.
+func (c *call) inode() uint64 {
+	if c.socket != 0 {
+		return c.socket
+	}
+	text, err := os.Readlink(c.proc("fd/" + strconv.Itoa(int(int32(c.Args[0])))))
 	if err != nil {
+		c.blame(err, descriptorErrors)
 		return 0
 	}
 	number, ok := strings.CutPrefix(text, "socket:[")
 	if !ok {
 		return 0
 	}
-	inode, _ := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64)
-	return inode
+	c.socket, err = strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64)
+	if err != nil {
+		c.doubt = err
+	}
+	return c.socket
 }
 
 // A duplicate is our descriptor of a socket of the debuggee.
@@ -175,7 +209,7 @@ func (c *call) duplicate(fd int32) (d *duplicate, ans answer, ok bool) {
 	n, err := seccomp.Duplicate(c.TID, fd)
 	switch err {
 	case nil:
-	case unix.EBADF: // the caller's mistake: the kernel tells it the same
+	case unix.EBADF, unix.ESRCH: // the caller's mistake, which the kernel tells it; it is gone
 		return nil, carryOn, false
 	default:
 		c.l.log.Error("duplicating a socket of the debuggee", "err", err)
@@ -185,22 +219,54 @@ func (c *call) duplicate(fd int32) (d *duplicate, ans answer, ok bool) {
 		return nil, fail(unix.EIO), false
 	}
 	d = &duplicate{fd: n}
+	switch err := d.look(); err {
+	case nil:
+		return d, answer{}, true
+	case unix.ENOTSOCK: // as the kernel will say
+		ans = carryOn
+	default:
+		c.l.log.Error("looking at a socket of the debuggee", "err", err)
+		ans = fail(unix.EIO)
+	}
+	d.close()
+	return nil, ans, false
+}
+
+// look finds out what d is. ENOTSOCK: not a socket.
+func (d *duplicate) look() error {
 	var st unix.Stat_t
-	if err := unix.Fstat(n, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		d.close()
-		return nil, carryOn, false
+	if err := unix.Fstat(d.fd, &st); err != nil {
+		return fmt.Errorf("reading inode: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return unix.ENOTSOCK
 	}
 	d.inode = st.Ino
-	d.domain, _ = unix.GetsockoptInt(n, unix.SOL_SOCKET, unix.SO_DOMAIN)
-	d.typ, _ = unix.GetsockoptInt(n, unix.SOL_SOCKET, unix.SO_TYPE)
-	d.proto, _ = unix.GetsockoptInt(n, unix.SOL_SOCKET, unix.SO_PROTOCOL)
-	if d.domain == unix.AF_INET6 {
-		v, _ := unix.GetsockoptInt(n, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
-		d.only6 = v != 0
+	var only6 int
+	for _, o := range []struct {
+		level, name int
+		value       *int
+	}{
+		{unix.SOL_SOCKET, unix.SO_DOMAIN, &d.domain},
+		{unix.SOL_SOCKET, unix.SO_TYPE, &d.typ},
+		{unix.SOL_SOCKET, unix.SO_PROTOCOL, &d.proto},
+		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, &only6},
+	} {
+		if o.level == unix.IPPROTO_IPV6 && d.domain != unix.AF_INET6 {
+			continue
+		}
+		var err error
+		if *o.value, err = unix.GetsockoptInt(d.fd, o.level, o.name); err != nil {
+			return fmt.Errorf("reading socket option %d: %w", o.name, err)
+		}
 	}
-	flags, _ := unix.FcntlInt(uintptr(n), unix.F_GETFL, 0)
+	d.only6 = only6 != 0
+	flags, err := unix.FcntlInt(uintptr(d.fd), unix.F_GETFL, 0)
+	if err != nil {
+		return fmt.Errorf("reading socket flags: %w", err)
+	}
 	d.async = flags&unix.O_NONBLOCK != 0
-	return d, answer{}, true
+	return nil
 }
 
 func (d *duplicate) close() { unix.Close(d.fd) }

@@ -10,7 +10,7 @@ import (
 
 // quickName: a socket that nothing is known of is what it seems.
 func quickName(c *call) bool {
-	return c.l.sockets.some.Load() == 0 || c.l.sockets.get(c.inode(int32(c.Args[0]))) == nil
+	return c.l.sockets.some.Load() == 0 || c.l.sockets.get(c.inode()) == nil
 }
 
 // slowName tells what the debuggee must see, in its socket's own family.
@@ -41,5 +41,5 @@ func slowName(c *call) answer {
 	if errno != 0 {
 		return fail(errno)
 	}
-	return answer{writes: writes}
+	return answer{writes: writes, again: true}
 }

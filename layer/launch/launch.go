@@ -15,6 +15,12 @@
 //     launcher then inherits as the next subreaper, is killed by the launcher.
 //   - debuggee ended: what it left behind gets a second to end, then is killed:
 //     without a launcher its trapped calls would fail with ENOSYS.
+//
+// All three are in the launcher's process group, as the terminal's job control
+// wants it, and the keeper learns by that which signals were sent to the whole
+// group. None that a terminal or a shell sends ends the keeper. Only SIGKILL to
+// the group ends launcher and keeper at one moment: the debuggee dies with them,
+// but a child of it that has left the group stays, and its trapped calls fail.
 package launch
 
 import (

@@ -35,17 +35,16 @@ func runLauncher() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	if name := os.Getenv(forbidEnv); name != "" {
-		if err := forbid(name); err != nil {
+	check := func(err error) {
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 	}
+	check(forbid(os.Getenv(forbidEnv), true))
 	l, err := Prepare()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	check(err)
+	check(forbid(os.Getenv(forbidEnv), false))
 	exit, err := l.Run(context.Background(), slog.New(slog.DiscardHandler), Config{
 		Argv: e.Argv, Env: e.Env, Dir: e.Dir, Policy: e.Policy, Hostname: "web-1",
 		Addrs: []netip.Addr{layertest.Local}, Socket: e.Socket, Session: "test",

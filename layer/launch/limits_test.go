@@ -12,19 +12,26 @@ import (
 
 const forbidEnv = "TEST_FORBID"
 
-// forbid puts a program on the launcher before it starts anything, which makes
-// the named system call fail: a kernel without it, or a profile against it.
-func forbid(name string) error {
-	call := map[string]struct {
-		nr    uint32
-		errno unix.Errno
-		arg   uint32 // with args[1]'s low half: only then, if not 0
+// forbid puts a program on the launcher, which makes the named system call fail:
+// a kernel without it, or a profile against it. It is called before the launcher
+// starts its keeper, for what is the keeper's to call, and after.
+func forbid(name string, keepers bool) error {
+	call, ok := map[string]struct {
+		nr      uint32
+		errno   unix.Errno
+		arg     uint32 // with args[1]'s low half: only then, if not 0
+		keepers bool
 	}{
-		"pidfd_getfd":  {unix.SYS_PIDFD_GETFD, unix.EPERM, 0},
-		"pidfd_thread": {unix.SYS_PIDFD_OPEN, unix.EINVAL, unix.O_EXCL},
-		"seccomp":      {unix.SYS_SECCOMP, unix.ENOSYS, 0},
-		"flag":         {unix.SYS_SECCOMP, unix.EINVAL, 0},
+		"pidfd_getfd":  {unix.SYS_PIDFD_GETFD, unix.EPERM, 0, false},
+		"pidfd_thread": {unix.SYS_PIDFD_OPEN, unix.EINVAL, unix.O_EXCL, false},
+		"seccomp":      {unix.SYS_SECCOMP, unix.ENOSYS, 0, true},
+		"flag":         {unix.SYS_SECCOMP, unix.EINVAL, 0, true},
+		"memory":       {unix.SYS_PROCESS_VM_READV, unix.EPERM, 0, false},
+		"descriptors":  {unix.SYS_READLINKAT, unix.EACCES, 0, false},
 	}[name]
+	if !ok || call.keepers != keepers {
+		return nil
+	}
 	ret := bpf.RetConstant{Val: 0x00050000 | uint32(call.errno)}
 	allow := bpf.RetConstant{Val: 0x7fff0000}
 	const number, argument1 = 0, 24
@@ -58,6 +65,9 @@ func TestPitfall16To18Limits(t *testing.T) {
 	}
 	w := newWorld(t)
 	serveHTTP(t, w)
+	if err := os.WriteFile(w.dir+"/rel", []byte("of this machine"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		forbidden string
 		argv      []string
@@ -68,6 +78,9 @@ func TestPitfall16To18Limits(t *testing.T) {
 		{"pidfd_thread", []string{"python3", "-c", "import socket; print(socket.create_connection(('10.96.1.1', 80)).getpeername())"}, "('10.96.1.1', 80)\n", "", 0},
 		{"seccomp", []string{"true"}, "", "does not offer seccomp notification", 1},
 		{"flag", []string{"true"}, "", "does not offer seccomp notification", 1},
+		// what cannot be seen is in doubt, and fails: not even a directory is entered
+		{"memory", []string{"true"}, "", "input/output error", 126},
+		{"descriptors", []string{"cat", "rel"}, "", "", 1},
 	} {
 		cmd := w.launcher(t, tt.argv...)
 		cmd.Env = append(cmd.Env, forbidEnv+"="+tt.forbidden)

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	wire "mirrord/protocol/layer"
 )
 
 // serveHTTP makes the target's network: HTTP at 10.96.1.1:80, refusal elsewhere,
@@ -103,6 +105,20 @@ func TestPythonClient(t *testing.T) {
 ('10.96.0.10', 53) 42
 web-1
 `, "python3", "-c", pythonClient)
+}
+
+// What connect is not asked for must not pass by its hook.
+func TestSendtoWithoutConnection(t *testing.T) {
+	w := newWorld(t)
+	serveHTTP(t, w)
+	w.policy.OutgoingUDP = false
+	w.want(t, `sendto(s, "x", 1, MSG_FASTOPEN, (void *)&a, sizeof a): EOPNOTSUPP
+connect(s, (void *)&a, sizeof a): ok
+sendto(u, query, sizeof query, 0, (void *)&a, sizeof a): ok
+`, build(t, "calls.c"), "fastopen", "10.96.1.1")
+	if n := w.Calls(wire.OpDatagram); n != 1 {
+		t.Errorf("%d questions for a datagram", n)
+	}
 }
 
 const nodeClient = `

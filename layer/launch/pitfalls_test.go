@@ -67,12 +67,37 @@ func TestPitfall02InterruptedCalls(t *testing.T) {
 	w.Hold = func(*wire.Request) { time.Sleep(20 * time.Millisecond) } // the target is far
 	const opens = 20
 	w.want(t, "fine, signals: 1\n", build(t, "calls.c"), "storm", strconv.Itoa(opens))
-	if n := w.Calls(wire.OpOpen); n != opens {
+	if n := w.Asked(wire.OpOpen, "/etc/shop/config.yaml"); n != opens {
 		t.Errorf("%d questions for %d opens", n, opens)
 	}
 	if n := w.Calls(wire.OpConnect); n != 10 {
 		t.Errorf("%d questions for 10 connects", n)
 	}
+}
+
+// Pitfall 2, of calls that are given up: what is asked next from the same
+// registers is not answered with what was asked before.
+func TestPitfall02OtherCallOfSameRegisters(t *testing.T) {
+	w := newWorld(t)
+	serveHTTP(t, w)
+	opened, connected := make(chan struct{}), make(chan struct{})
+	w.Hold = func(q *wire.Request) {
+		switch {
+		case q.Path == "/app/dir/a":
+			<-opened
+		case q.Path == "/app/turn1":
+			close(opened)
+		case q.Addr == netip.MustParseAddrPort("10.96.9.9:80"):
+			<-connected
+		case q.Path == "/app/turn2":
+			close(connected)
+		}
+	}
+	w.want(t, `syscall(SYS_openat, AT_FDCWD, path, O_RDONLY, 0, 0, 0): EINTR
+read 2: bb
+syscall(SYS_connect, s, &a, sizeof a, 0, 0, 0): EINTR
+syscall(SYS_connect, s, &a, sizeof a, 0, 0, 0): ok
+`, build(t, "calls.c"), "turn")
 }
 
 // Pitfall 2, of accept: no connection is lost to a signal.

@@ -38,10 +38,17 @@ type Daemon struct {
 	mu      sync.Mutex
 	closers []interface{ Close() error }
 	calls   map[wire.Op]int
+	asked   map[question]int
 	node    uint64
 	stolen  map[uint16]netip.AddrPort
 	peers   map[netip.AddrPort]netip.AddrPort
 	news    chan struct{} // closed and made anew when something changed
+}
+
+// A question is a request without its numbers.
+type question struct {
+	op   wire.Op
+	path string
 }
 
 // Local is what the target's own address is in these tests.
@@ -66,7 +73,7 @@ func Start() (*Daemon, error) {
 	}
 	d := &Daemon{
 		Socket: filepath.Join(dir, "layer"), Root: filepath.Join(dir, "root"), Inline: 64 << 10, dir: dir,
-		calls: map[wire.Op]int{}, stolen: map[uint16]netip.AddrPort{}, peers: map[netip.AddrPort]netip.AddrPort{}, news: make(chan struct{}),
+		calls: map[wire.Op]int{}, asked: map[question]int{}, stolen: map[uint16]netip.AddrPort{}, peers: map[netip.AddrPort]netip.AddrPort{}, news: make(chan struct{}),
 	}
 	err = errors.Join(os.Mkdir(d.Root, 0o755), os.Mkdir(filepath.Join(dir, "nodes"), 0o755))
 	if err == nil {
@@ -107,6 +114,13 @@ func (d *Daemon) Calls(op wire.Op) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.calls[op]
+}
+
+// Asked tells how often op was asked about path.
+func (d *Daemon) Asked(op wire.Op, path string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.asked[question{op, path}]
 }
 
 // Wait waits until op has been asked n times.
@@ -200,6 +214,7 @@ func (d *Daemon) serve(c *net.UnixConn) {
 		wg.Go(func() {
 			d.mu.Lock()
 			d.calls[q.Op]++
+			d.asked[question{q.Op, q.Path}]++
 			close(d.news)
 			d.news = make(chan struct{})
 			d.mu.Unlock()

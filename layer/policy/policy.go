@@ -1,6 +1,6 @@
 // Package policy decides: this path, address, port or process is Local or
 // Remote, and which rule says so. It is pure: it reads nothing but what it was
-// made from, so `mirrord explain` and the layer always agree.
+// made from, so whoever makes one of the same configuration agrees with the layer.
 //
 // Paths are decided in this order; the first that speaks wins:
 //

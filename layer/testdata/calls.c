@@ -64,6 +64,10 @@ static int modify(void)
 	SHOW(syscall(SYS_io_uring_setup, 1, NULL));
 	struct statfs fs;
 	SHOW(statfs(f, &fs));
+	int fd = open("/proc/self/exe", O_RDONLY);
+	SHOW(linkat(fd, "", AT_FDCWD, n, AT_EMPTY_PATH));
+	SHOW(linkat(fd, "", AT_FDCWD, n, 0));
+	SHOW(linkat(AT_FDCWD, f, AT_FDCWD, "", 0));
 	return 0;
 }
 
@@ -169,13 +173,18 @@ static int peer(const char *ip)
 static volatile int ticks;
 static void tick(int s) { (void)s; ticks++; }
 
+static void sigalrm(int flags, int usec)
+{
+	struct sigaction sa = {.sa_handler = tick, .sa_flags = flags};
+	sigaction(SIGALRM, &sa, NULL);
+	struct itimerval it = {{0, usec}, {0, usec}};
+	setitimer(ITIMER_REAL, &it, NULL);
+}
+
 /* Remote opens, a connect and a refused one, under a storm of signals. */
 static int storm(int opens)
 {
-	struct sigaction sa = {.sa_handler = tick, .sa_flags = SA_RESTART};
-	sigaction(SIGALRM, &sa, NULL);
-	struct itimerval it = {{0, 2000}, {0, 2000}};
-	setitimer(ITIMER_REAL, &it, NULL);
+	sigalrm(SA_RESTART, 2000);
 	for (int i = 0; i < opens; i++) {
 		char buf[12] = "";
 		int fd = open("/etc/shop/config.yaml", O_RDONLY);
@@ -198,9 +207,50 @@ static int storm(int opens)
 			return perror("connect that is refused"), 1;
 		close(s);
 	}
-	struct itimerval off = {0};
-	setitimer(ITIMER_REAL, &off, NULL);
+	sigalrm(SA_RESTART, 0);
 	printf("fine, signals: %d\n", ticks > opens);
+	return 0;
+}
+
+/* Calls that are interrupted, and not restarted: the next one has the same
+ * registers, all six, but asks something else. The target answers the first
+ * only when it has been asked for "/app/turn1", or 2. */
+static int turn(void)
+{
+	struct stat st;
+	char path[] = "/app/dir/a", text[3] = "";
+	sigalrm(0, 2000);
+	SHOW(syscall(SYS_openat, AT_FDCWD, path, O_RDONLY, 0, 0, 0));
+	sigalrm(0, 0);
+	stat("/app/turn1", &st);
+	path[sizeof path - 2] = 'b';
+	int fd = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY, 0, 0, 0);
+	printf("read %zd: %s\n", read(fd, text, 2), text);
+
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(80)};
+	int s = socket(AF_INET, SOCK_STREAM, 0);
+	inet_pton(AF_INET, "10.96.9.9", &a.sin_addr);
+	sigalrm(0, 2000);
+	SHOW(syscall(SYS_connect, s, &a, sizeof a, 0, 0, 0));
+	sigalrm(0, 0);
+	stat("/app/turn2", &st);
+	inet_pton(AF_INET, "10.96.1.1", &a.sin_addr);
+	SHOW(syscall(SYS_connect, s, &a, sizeof a, 0, 0, 0));
+	return 0;
+}
+
+/* A connection that opens with its first data, and a datagram to an address without a family. */
+static int fastopen(const char *ip)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(80)};
+	inet_pton(AF_INET, ip, &a.sin_addr);
+	char query[32] = "";
+	int s = socket(AF_INET, SOCK_STREAM, 0), u = socket(AF_INET, SOCK_DGRAM, 0);
+	SHOW(sendto(s, "x", 1, MSG_FASTOPEN, (void *)&a, sizeof a));
+	SHOW(connect(s, (void *)&a, sizeof a));
+	a.sin_family = AF_UNSPEC;
+	a.sin_port = htons(53);
+	SHOW(sendto(u, query, sizeof query, 0, (void *)&a, sizeof a));
 	return 0;
 }
 
@@ -211,10 +261,7 @@ static int accepts(int n, int port)
 	int l = socket(AF_INET, SOCK_STREAM, 0);
 	if (bind(l, (void *)&a, sizeof a) || listen(l, 128))
 		return perror("listen"), 1;
-	struct sigaction sa = {.sa_handler = tick};
-	sigaction(SIGALRM, &sa, NULL);
-	struct itimerval it = {{0, 1000}, {0, 1000}};
-	setitimer(ITIMER_REAL, &it, NULL);
+	sigalrm(0, 1000);
 	unsigned long sum = 0;
 	for (int i = 0; i < n;) {
 		socklen_t size = sizeof from;
@@ -232,8 +279,7 @@ static int accepts(int n, int port)
 		close(s);
 		i++;
 	}
-	struct itimerval off = {0};
-	setitimer(ITIMER_REAL, &off, NULL);
+	sigalrm(0, 0);
 	printf("sum %lu\n", sum);
 	return 0;
 }
@@ -267,6 +313,8 @@ int main(int argc, char **argv)
 	if (!strcmp(what, "peer")) return peer(arg);
 	if (!strcmp(what, "storm")) return storm(atoi(arg));
 	if (!strcmp(what, "accepts")) return accepts(atoi(arg), atoi(argv[3]));
+	if (!strcmp(what, "turn")) return turn();
+	if (!strcmp(what, "fastopen")) return fastopen(arg);
 	if (!strcmp(what, "daemonise")) return daemonise();
 	if (!strcmp(what, "die")) return raise(atoi(arg)), 1;
 	fprintf(stderr, "calls: what?\n");
