@@ -14,6 +14,7 @@ type Error struct {
 	Op    string `json:"op"`
 	Errno uint32 `json:"errno,omitempty"` // Linux's; 0: none applies
 	Msg   string `json:"msg"`
+	Lease Lease  `json:"lease,omitzero"` // of an answer that there is no such file
 }
 
 func (e *Error) Error() string { return e.Op + ": " + e.Msg }
@@ -69,6 +70,7 @@ type (
 		Directory bool   `json:"dir,omitempty"`      // O_DIRECTORY
 		NoFollow  bool   `json:"nofollow,omitempty"` // O_NOFOLLOW
 		Inline    int    `json:"inline,omitempty"`   // most bytes of content wanted in the answer
+		Lease     bool   `json:"lease,omitempty"`    // the answer is to be kept: see Lease
 	}
 	// OpenReply's payload is the whole content where the file is regular and
 	// fits Open.Inline; Handle is then 0 and there is nothing to close.
@@ -76,6 +78,7 @@ type (
 		Handle uint64 `json:"handle,omitempty"`
 		Attr   Attr   `json:"attr"`
 		Path   string `json:"path"` // as resolved, in the target
+		Lease  Lease  `json:"lease,omitzero"`
 	}
 
 	// Read asks for at most Len bytes (limit MaxPayload) at Offset. The
@@ -105,9 +108,11 @@ type (
 	Stat struct {
 		Path     string `json:"path"`
 		NoFollow bool   `json:"nofollow,omitempty"`
+		Lease    bool   `json:"lease,omitempty"`
 	}
 	StatReply struct {
-		Attr Attr `json:"attr"`
+		Attr  Attr  `json:"attr"`
+		Lease Lease `json:"lease,omitzero"`
 	}
 
 	Readlink struct {
@@ -122,6 +127,22 @@ type (
 		Mode uint32 `json:"mode"`
 	}
 	AccessReply struct{}
+
+	// A Lease is the agent's promise to tell when an answer is no longer true.
+	// It goes for an answer of ENOENT too. The answer may be kept if no
+	// Expired with a higher Seq has been heard; ID 0: it may not.
+	Lease struct {
+		ID  uint64 `json:"id"`
+		Seq uint64 `json:"seq"`
+	}
+	// WatchReply is followed by frames of the same kind with an Expired each.
+	WatchReply struct{}
+	// Expired: what the leases IDs promised may have changed.
+	Expired struct {
+		Seq uint64   `json:"seq"` // counts from 1
+		IDs []uint64 `json:"ids,omitempty"`
+		All bool     `json:"all,omitempty"` // all leases there are
+	}
 
 	// Connect asks for a TCP connection from the target's namespace.
 	Connect struct {

@@ -30,11 +30,12 @@ const (
 	KindDatagram Kind = 11 // outgoing UDP to one address, then datagrams
 	KindSteal    Kind = 12 // take over a TCP port for as long as the stream is open
 	KindIncoming Kind = 13 // from the agent: a stolen connection, then its bytes
+	KindWatch    Kind = 14 // hear which leases have expired, for as long as the stream is open
 )
 
 var kindNames = []string{
 	"error", "hello", "environ", "open", "read", "readdir", "close", "stat",
-	"readlink", "access", "connect", "datagram", "steal", "incoming",
+	"readlink", "access", "connect", "datagram", "steal", "incoming", "watch",
 }
 
 func (k Kind) String() string {
@@ -48,6 +49,6 @@ func (k Kind) String() string {
 func ClientKinds() []Kind {
 	return []Kind{
 		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
-		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal,
+		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
 	}
 }

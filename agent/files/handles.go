@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,7 @@ const MaxHandles = 4096
 // Handles are a client's view of the tree: the files that it has open.
 type Handles struct {
 	*Tree
+	leases atomic.Pointer[Leases] // nil: the client does not watch
 
 	mu    sync.Mutex
 	files map[uint64]*handle // guarded by mu; nil: closed for good
@@ -52,7 +54,7 @@ func (h *Handles) Open(q protocol.Open) (protocol.OpenReply, []byte, error) {
 	if q.Directory {
 		flags |= unix.O_DIRECTORY
 	}
-	n, err := h.find(q.Path, flags)
+	n, give, err := h.lookup(q.Path, flags, q.Lease)
 	if err != nil {
 		return protocol.OpenReply{}, nil, err
 	}
@@ -82,6 +84,9 @@ func (h *Handles) Open(q protocol.Open) (protocol.OpenReply, []byte, error) {
 		}
 		if err != nil || whole {
 			f.Close()
+			if err == nil {
+				reply.Lease = give()
+			}
 			return reply, content, err
 		}
 	}
@@ -90,6 +95,34 @@ func (h *Handles) Open(q protocol.Open) (protocol.OpenReply, []byte, error) {
 		return protocol.OpenReply{}, nil, err
 	}
 	return reply, nil, nil
+}
+
+// lookup finds path; give leases what is answered of it, if lease asks for that.
+// It is called when nothing is looked at any more.
+func (h *Handles) lookup(path string, flags uint64, lease bool) (n *node, give func() protocol.Lease, err error) {
+	var c *claim
+	l := h.leases.Load()
+	if lease && l != nil {
+		c = l.claim(path, flags&unix.O_NOFOLLOW == 0)
+	}
+	n, err = h.find(path, flags)
+	give = func() protocol.Lease { return l.give(c, n) }
+	if err == unix.ENOENT && c != nil {
+		e := protocol.AsError("open", err)
+		e.Lease = give()
+		err = e
+	}
+	return n, give, err
+}
+
+// Stat tells a file's attributes.
+func (h *Handles) Stat(q protocol.Stat) (protocol.StatReply, []byte, error) {
+	n, give, err := h.lookup(q.Path, noFollow(q.NoFollow), q.Lease)
+	if err != nil {
+		return protocol.StatReply{}, nil, err
+	}
+	defer n.Close()
+	return protocol.StatReply{Attr: attrOf(&n.stat), Lease: give()}, nil, nil
 }
 
 // readWhole reads f to its end if that comes within limit bytes; the size that

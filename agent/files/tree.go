@@ -140,16 +140,6 @@ func (n *node) reopen() (*os.File, error) {
 	}
 }
 
-// Stat tells a file's attributes.
-func (t *Tree) Stat(q protocol.Stat) (protocol.StatReply, []byte, error) {
-	n, err := t.find(q.Path, noFollow(q.NoFollow))
-	if err != nil {
-		return protocol.StatReply{}, nil, err
-	}
-	defer n.Close()
-	return protocol.StatReply{Attr: attrOf(&n.stat)}, nil, nil
-}
-
 // Readlink answers with the text of a link; EINVAL: it is none.
 func (t *Tree) Readlink(q protocol.Readlink) (protocol.ReadlinkReply, []byte, error) {
 	var reply protocol.ReadlinkReply

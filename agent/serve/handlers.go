@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +34,7 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindConnect:  carry(outgoing.Connect),
 	protocol.KindDatagram: carry(outgoing.Datagram),
 	protocol.KindSteal:    steal,
+	protocol.KindWatch:    watch,
 }
 
 // answer makes a handler of what takes one request and gives one answer.
@@ -111,4 +114,34 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 	}
 	_, _ = io.Copy(io.Discard, stream)
 	return nil
+}
+
+// watch tells the client which of its leases expire, for as long as the stream is open.
+func watch(ctx context.Context, c *client, stream net.Conn, _ protocol.Frame) error {
+	l, err := c.files.Watch()
+	if err != nil {
+		return protocol.WriteError(stream, "watch", err)
+	}
+	unwatch := sync.OnceFunc(func() { c.files.Unwatch(l) })
+	defer unwatch()
+	if err := protocol.WriteMessage(stream, protocol.KindWatch, protocol.WatchReply{}, nil); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, unwatch)()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stream.SetReadDeadline(time.Unix(1, 0))
+	wg.Go(func() { // the end of the stream, which Next does not see
+		_, _ = io.Copy(io.Discard, stream)
+		unwatch()
+	})
+	for {
+		e, err := l.Next()
+		if err == nil {
+			err = protocol.WriteMessage(stream, protocol.KindWatch, e, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

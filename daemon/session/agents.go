@@ -32,6 +32,7 @@ const (
 type agents struct {
 	log  *slog.Logger
 	gone func(a *agent, why error) // an agent that is used has ended
+	came func(a *agent)            // run for each that is opened; it ends with its tunnel
 
 	mu     sync.Mutex
 	closed bool              // guarded by mu
@@ -57,8 +58,8 @@ type target struct {
 	mounts    []string
 }
 
-func newAgents(log *slog.Logger, gone func(*agent, error)) *agents {
-	return &agents{log: log, gone: gone, byKey: map[string]*agent{}}
+func newAgents(log *slog.Logger, came func(*agent), gone func(*agent, error)) *agents {
+	return &agents{log: log, came: came, gone: gone, byKey: map[string]*agent{}}
 }
 
 // get finds the configuration's target and a tunnel to its agent. The caller
@@ -205,6 +206,7 @@ func (as *agents) open(ctx context.Context, key string, start func(context.Conte
 		return nil, err
 	}
 	a.tunnel = t
+	go as.came(a)
 	go func() { // until the tunnel ends; then the next session starts another
 		<-t.Done()
 		as.drop(a)

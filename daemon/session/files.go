@@ -22,14 +22,14 @@ const inline = 64 << 10
 func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) {
 	t := l.s.agent.tunnel
 	request := protocol.Open{
-		Path: r.Path, Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline,
+		Path: r.Path, Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true,
 	}
 	var opened protocol.OpenReply
 	content, err := t.Call(l.ctx, protocol.KindOpen, request, &opened)
 	if err != nil {
 		return nil, err
 	}
-	reply.Attr, reply.Data = opened.Attr, cut(opened.Path)
+	reply.Attr, reply.Data, reply.Lease = opened.Attr, cut(opened.Path), opened.Lease
 	if opened.Handle == 0 {
 		return sealed(content, opened.Attr.Mode)
 	}
@@ -40,9 +40,9 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) 
 
 func (l *launcher) stat(r *layer.Request, reply *layer.Reply) error {
 	var stat protocol.StatReply
-	request := protocol.Stat{Path: r.Path, NoFollow: r.Flags&layer.OpenNoFollow != 0}
+	request := protocol.Stat{Path: r.Path, NoFollow: r.Flags&layer.OpenNoFollow != 0, Lease: true}
 	_, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindStat, request, &stat)
-	reply.Attr = stat.Attr
+	reply.Attr, reply.Lease = stat.Attr, stat.Lease
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 )
@@ -26,6 +27,8 @@ type launcher struct {
 	conn *net.UnixConn
 	ctx  context.Context // until the socket ends
 
+	expired expiries
+
 	mu  sync.Mutex // one packet at a time
 	buf []byte     // guarded by mu
 }
@@ -37,7 +40,7 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	l := &launcher{m: m, conn: conn, ctx: ctx}
+	l := &launcher{m: m, conn: conn, ctx: ctx, expired: expiries{wake: make(chan struct{}, 1)}}
 	first, err := l.read()
 	if err != nil {
 		return err
@@ -54,6 +57,7 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	wg.Go(l.tellExpired)
 	calls := make(chan struct{}, maxCalls)
 	for {
 		request, err := l.read()
@@ -130,6 +134,9 @@ func (l *launcher) answer(r *layer.Request) {
 	fd, err := l.do(r, reply)
 	if err != nil {
 		*reply = layer.Reply{Seq: r.Seq, Errno: errno(r.Op, err), Data: cut(err.Error())}
+		if e, ok := errors.AsType[*protocol.Error](err); ok {
+			reply.Lease = e.Lease
+		}
 		l.s.log.Debug("hooked call failed", "op", r.Op, "path", r.Path, "addr", r.Addr, "err", err)
 	}
 	_ = l.reply(reply, fd) // its failure ends read as well

@@ -2,13 +2,15 @@
 // fixed structs over a unix seqpacket socket, one message per packet.
 //
 //	request: op 4 | seq 4 | flags 4 | mode 4 | node 8 | addr 20 | addr2 20 | path
-//	reply:   seq 4 | errno 4 | flags 4 | pad 4 | node 8 | attr 104 | addr 20 | addr2 20 | data
+//	reply:   seq 4 | errno 4 | flags 4 | pad 4 | node 8 | lease id 8, seq 8 | attr 104 | addr 20 | addr2 20 | data
 //
 // Numbers are little endian. The daemon may answer in any order; a reply's seq
 // is its request's. A reply may carry one file descriptor (SCM_RIGHTS).
 //
 // A reply of seq 0 is a notice that nobody asked for: Data has words for the
-// user; errno ECANCELED says that the session is over and the debuggee is to end.
+// user; errno ECANCELED says that the session is over and the debuggee is to
+// end. With ReplyExpired, Data has the ids of leases that have expired, 8 bytes
+// each, none for all of them; see protocol.Lease.
 //
 // The first request of a connection is Attach. When the connection ends, all
 // that it asked for is undone.
@@ -75,6 +77,7 @@ const (
 	ReplyFD      = 1 << 0 // a descriptor comes with it
 	ReplyNode    = 1 << 1 // Node is set
 	ReplyPending = 1 << 2 // the connection's outcome is not known yet
+	ReplyExpired = 1 << 3 // of a notice: leases have expired
 )
 
 // Sizes and limits of messages.
@@ -82,7 +85,7 @@ const (
 	addrSize    = 20
 	attrSize    = 104
 	RequestHead = 16 + 8 + 2*addrSize
-	ReplyHead   = 16 + 8 + attrSize + 2*addrSize
+	ReplyHead   = 16 + 8 + 16 + attrSize + 2*addrSize
 	MaxPath     = 4096 // PATH_MAX
 	MaxMessage  = ReplyHead + MaxPath
 )
@@ -108,6 +111,7 @@ type Reply struct {
 	Errno uint32
 	Flags uint32
 	Node  uint64
+	Lease protocol.Lease // of the answer to OpOpen and OpStat, ENOENT included; Seq also of a notice
 	Attr  protocol.Attr
 	Addr  netip.AddrPort
 	Addr2 netip.AddrPort
@@ -151,6 +155,8 @@ func (r *Reply) Append(b []byte) []byte {
 	b = le.AppendUint32(b, r.Flags)
 	b = le.AppendUint32(b, 0)
 	b = le.AppendUint64(b, r.Node)
+	b = le.AppendUint64(b, r.Lease.ID)
+	b = le.AppendUint64(b, r.Lease.Seq)
 	a := &r.Attr
 	for _, v := range [...]uint64{a.Dev, a.Ino, uint64(a.Mode), uint64(a.Nlink), uint64(a.UID), uint64(a.GID), a.Rdev,
 		uint64(a.Size), uint64(a.Blksize), uint64(a.Blocks), uint64(a.Atime), uint64(a.Mtime), uint64(a.Ctime)} {
@@ -167,12 +173,14 @@ func (r *Reply) Decode(b []byte) error {
 		return ErrMessage
 	}
 	*r = Reply{Seq: le.Uint32(b), Errno: le.Uint32(b[4:]), Flags: le.Uint32(b[8:]), Node: le.Uint64(b[16:])}
-	v := func(i int) uint64 { return le.Uint64(b[24+8*i:]) }
+	r.Lease = protocol.Lease{ID: le.Uint64(b[24:]), Seq: le.Uint64(b[32:])}
+	const attr = 40
+	v := func(i int) uint64 { return le.Uint64(b[attr+8*i:]) }
 	r.Attr = protocol.Attr{Dev: v(0), Ino: v(1), Mode: uint32(v(2)), Nlink: uint32(v(3)), UID: uint32(v(4)), GID: uint32(v(5)),
 		Rdev: v(6), Size: int64(v(7)), Blksize: int64(v(8)), Blocks: int64(v(9)), Atime: int64(v(10)), Mtime: int64(v(11)), Ctime: int64(v(12))}
 	var ok, ok2 bool
-	r.Addr, ok = decodeAddr(b[24+attrSize:])
-	r.Addr2, ok2 = decodeAddr(b[24+attrSize+addrSize:])
+	r.Addr, ok = decodeAddr(b[attr+attrSize:])
+	r.Addr2, ok2 = decodeAddr(b[attr+attrSize+addrSize:])
 	if !ok || !ok2 {
 		return ErrMessage
 	}

@@ -1,0 +1,280 @@
+package files
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// Limits of one client's leases.
+const (
+	maxLeases  = 1 << 14
+	maxWatched = 512             // directories
+	maxExpired = 2000            // told one by one; else all expire
+	maxNoise   = 2000            // events per second about names that nobody leased
+	quietTime  = 1 * time.Minute // after so much noise a directory is not watched
+)
+
+// Leases are what a client may keep of our answers, and hears of when it
+// changes. They rest on inotify(7), of the directories that were walked to find
+// a file, and know of a change only what it tells: nothing of writes through
+// mmap(2) or another hard link, which is why a file with two names gets no
+// lease, nor one that is itself a mount.
+//
+// Goroutines: none. Who calls Next is told what expired.
+type Leases struct {
+	tree *Tree
+	file *os.File // for reading fd
+
+	mu    sync.Mutex
+	fd    int                  // guarded by mu; of inotify
+	seq   uint64               // guarded by mu; of the last Expired
+	last  uint64               // guarded by mu; id
+	dirs  map[string]*watched  // guarded by mu; by resolved path
+	byWD  map[int32]*watched   // guarded by mu
+	given map[uint64][]entry   // guarded by mu; by id
+	loud  map[string]time.Time // guarded by mu; directories not watched, until then
+	dead  map[uint64]struct{}  // guarded by mu; expired since the last Expired
+}
+
+// A watched directory has an inotify watch.
+type watched struct {
+	dir   *os.File // O_PATH
+	path  string   // resolved, in the target
+	wd    int32
+	names map[string]map[uint64]struct{} // leases that rest on the entry
+
+	noise int
+	since time.Time // of noise
+}
+
+// An entry is a name in a directory, looked up on the way to a file.
+type entry struct {
+	dir  *watched
+	name string
+}
+
+// Watch makes a client's leases; h's answers carry them from now on.
+func (h *Handles) Watch() (*Leases, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("inotify_init1: %w", err)
+	}
+	l := &Leases{
+		tree: h.Tree, file: os.NewFile(uintptr(fd), "inotify"), fd: fd, dirs: map[string]*watched{}, byWD: map[int32]*watched{},
+		given: map[uint64][]entry{}, loud: map[string]time.Time{}, dead: map[uint64]struct{}{},
+	}
+	if !h.leases.CompareAndSwap(nil, l) {
+		l.file.Close()
+		return nil, fmt.Errorf("the client watches already: %w", unix.EBUSY)
+	}
+	return l, nil
+}
+
+// Unwatch ends l: no answer carries a lease any more, and Next returns.
+func (h *Handles) Unwatch(l *Leases) {
+	h.leases.CompareAndSwap(l, nil)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.file.Close()
+	for _, w := range l.dirs {
+		w.dir.Close()
+	}
+	l.dirs, l.given = nil, nil
+}
+
+// Next waits until leases have expired. Events that do not concern any are skipped.
+func (l *Leases) Next() (protocol.Expired, error) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := l.file.Read(buf)
+		if err != nil {
+			return protocol.Expired{}, fmt.Errorf("reading inotify: %w", err)
+		}
+		if e, any := l.events(buf[:n]); any {
+			return e, nil
+		}
+	}
+}
+
+// events takes struct inotify_event: wd 4 | mask 4 | cookie 4 | len 4 | name, padded by NUL.
+func (l *Leases) events(b []byte) (e protocol.Expired, any bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(b) >= unix.SizeofInotifyEvent {
+		wd, mask := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:])
+		size := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(b[12:]))
+		name := strings.TrimRight(string(b[unix.SizeofInotifyEvent:size]), "\x00")
+		b = b[size:]
+		w := l.byWD[wd]
+		switch {
+		case mask&unix.IN_Q_OVERFLOW != 0:
+			e.All = true
+			l.clear()
+		case w == nil: // dropped meanwhile
+		case name == "": // the directory itself
+			l.drop(w.path)
+		default:
+			l.changed(w, name, mask)
+		}
+	}
+	switch {
+	case len(l.dead) > maxExpired:
+		e.All = true
+		l.clear()
+	case !e.All && len(l.dead) == 0:
+		return e, false
+	}
+	for id := range l.dead {
+		e.IDs = append(e.IDs, id)
+	}
+	clear(l.dead)
+	l.seq++
+	e.Seq = l.seq
+	return e, true
+}
+
+// changed ends what rests on a directory's entry; mu is held.
+func (l *Leases) changed(w *watched, name string, mask uint32) {
+	if mask&^(unix.IN_MODIFY|unix.IN_ISDIR) != 0 {
+		l.drop(join(w.path, name))
+	}
+	ids := w.names[name]
+	for id := range ids {
+		l.expire(id)
+	}
+	if len(ids) > 0 {
+		return
+	}
+	if now := time.Now(); now.Sub(w.since) > time.Second {
+		w.since, w.noise = now, 0
+	}
+	if w.noise++; w.noise > maxNoise {
+		l.loud[w.path] = time.Now().Add(quietTime)
+		l.drop(w.path)
+	}
+}
+
+func (l *Leases) expire(id uint64) {
+	for _, on := range l.given[id] {
+		delete(on.dir.names[on.name], id)
+		if len(on.dir.names[on.name]) == 0 {
+			delete(on.dir.names, on.name)
+		}
+	}
+	delete(l.given, id)
+	l.dead[id] = struct{}{}
+}
+
+// drop stops watching path and what is below it, and ends what rests on it.
+func (l *Leases) drop(path string) {
+	for p, w := range l.dirs {
+		if p != path && !strings.HasPrefix(p, strings.TrimSuffix(path, "/")+"/") {
+			continue
+		}
+		for _, ids := range w.names {
+			for id := range ids {
+				l.expire(id)
+			}
+		}
+		l.forget(w)
+	}
+}
+
+func (l *Leases) forget(w *watched) {
+	_, _ = unix.InotifyRmWatch(l.fd, uint32(w.wd))
+	w.dir.Close()
+	delete(l.dirs, w.path)
+	delete(l.byWD, w.wd)
+}
+
+// clear ends all there are.
+func (l *Leases) clear() {
+	for _, w := range l.dirs {
+		l.forget(w)
+	}
+	clear(l.given)
+	clear(l.dead)
+}
+
+// A claim is a lease that is not given yet: it exists before the file is looked
+// at, so that no change is missed.
+type claim struct {
+	id       uint64
+	resolved string // where the path leads; "": nowhere
+}
+
+// claim makes one for path. nil: the answer cannot be leased.
+func (l *Leases) claim(path string, follow bool) *claim {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dirs == nil {
+		return nil
+	}
+	if len(l.given) >= maxLeases || len(l.dirs) >= maxWatched {
+		// The end of each watch is an event, so Next tells of it.
+		for path := range l.dirs {
+			l.drop(path)
+		}
+	}
+	way, resolved, err := l.walk(path, follow)
+	if err != nil {
+		return nil
+	}
+	l.last++
+	c := &claim{l.last, resolved}
+	for _, on := range way {
+		if on.dir.names[on.name] == nil {
+			on.dir.names[on.name] = map[uint64]struct{}{}
+		}
+		on.dir.names[on.name][c.id] = struct{}{}
+	}
+	l.given[c.id] = way
+	return c
+}
+
+// give makes c a lease of what was found; it is none if anything has changed since.
+func (l *Leases) give(c *claim, n *node) protocol.Lease {
+	if c == nil {
+		return protocol.Lease{}
+	}
+	ok := n == nil && c.resolved == "" || n != nil && n.path == c.resolved && leasable(n)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.given[c.id] == nil {
+		return protocol.Lease{}
+	}
+	if !ok {
+		l.expire(c.id)
+		delete(l.dead, c.id) // nobody has it
+		return protocol.Lease{}
+	}
+	return protocol.Lease{ID: c.id, Seq: l.seq}
+}
+
+// leasable: of what else changes, inotify tells nothing.
+func leasable(n *node) bool {
+	switch n.kind() {
+	case unix.S_IFREG:
+		if n.stat.Nlink != 1 {
+			return false
+		}
+	case unix.S_IFLNK:
+	default:
+		return false
+	}
+	var st unix.Statx_t
+	err := unix.Statx(int(n.file.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0
+}
+
+// errNoLease: the answer cannot be leased.
+var errNoLease = errors.New("no lease")

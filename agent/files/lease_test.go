@@ -1,0 +1,196 @@
+package files
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// watching makes a tree whose client watches it.
+func watching(t *testing.T) (dir string, h *Handles, l *Leases) {
+	t.Helper()
+	dir, h = build(t, root)
+	l, err := h.Watch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Unwatch(l) })
+	return dir, h, l
+}
+
+func lease(t *testing.T, h *Handles, path string) protocol.Lease {
+	t.Helper()
+	reply, _, err := h.Open(protocol.Open{Path: path, Inline: 64 << 10, Lease: true})
+	if e, ok := errors.AsType[*protocol.Error](err); ok && errors.Is(err, unix.ENOENT) {
+		return e.Lease
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return reply.Lease
+}
+
+func TestLeasesExpire(t *testing.T) {
+	for name, test := range map[string]struct {
+		path   string
+		change func(dir string) error
+	}{
+		"written": {"/empty", func(dir string) error { return os.WriteFile(dir+"/empty", []byte("x"), 0) }},
+		"mode":    {"/empty", func(dir string) error { return os.Chmod(dir+"/empty", 0o600) }},
+		"removed": {"/empty", func(dir string) error { return os.Remove(dir + "/empty") }},
+		"replaced": {"/empty", func(dir string) error {
+			return errors.Join(os.WriteFile(dir+"/new", nil, 0o644), os.Rename(dir+"/new", dir+"/empty"))
+		}},
+		"created":       {"/etc/shop/none", func(dir string) error { return os.WriteFile(dir+"/etc/shop/none", nil, 0o644) }},
+		"created above": {"/none/file", func(dir string) error { return os.Mkdir(dir+"/none", 0o755) }},
+		"config map": {"/absolute", func(dir string) error {
+			shop := filepath.Join(dir, "etc/shop")
+			return errors.Join(os.Mkdir(shop+"/..2027", 0o755), os.WriteFile(shop+"/..2027/config.yaml", []byte("colour: red\n"), 0o644),
+				os.Symlink("..2027", shop+"/..data_tmp"), os.Rename(shop+"/..data_tmp", shop+"/..data"))
+		}},
+		"parent moved":  {"/etc/shop/config.yaml", func(dir string) error { return os.Rename(dir+"/etc/shop", dir+"/etc/was") }},
+		"parent's mode": {"/etc/shop/config.yaml", func(dir string) error { return os.Chmod(dir+"/etc/shop", 0o700) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, h, l := watching(t)
+			kept, got := lease(t, h, "/secret"), lease(t, h, test.path)
+			if got.ID == 0 || kept.ID == 0 {
+				t.Fatalf("leases %+v, %+v", kept, got)
+			}
+			if err := test.change(dir); err != nil {
+				t.Fatal(err)
+			}
+			e, err := l.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Contains(e.IDs, got.ID) || slices.Contains(e.IDs, kept.ID) || e.Seq <= got.Seq {
+				t.Errorf("expired %+v, leases %+v and (unchanged) %+v", e, got, kept)
+			}
+			if again := lease(t, h, "/secret"); again.Seq < e.Seq || again.ID == 0 {
+				t.Errorf("lease after the change: %+v", again)
+			}
+		})
+	}
+}
+
+// What inotify tells nothing of is not leased.
+func TestNotLeased(t *testing.T) {
+	dir, h, _ := watching(t)
+	if err := os.Link(dir+"/secret", dir+"/second"); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/second", "/secret"} {
+		if got := lease(t, h, path); got.ID != 0 {
+			t.Errorf("%s: %+v", path, got)
+		}
+	}
+	reply, _, err := h.Stat(protocol.Stat{Path: "/etc/shop", Lease: true})
+	if err != nil || reply.Lease.ID != 0 {
+		t.Errorf("a directory: %+v, %v", reply, err)
+	}
+	if got := lease(t, h, "/over"); got.ID != 0 {
+		t.Errorf("a file with a handle: %+v", got)
+	}
+	if unix.Mount(dir+"/empty", dir+"/limit", "", unix.MS_BIND, "") == nil {
+		defer unix.Unmount(dir+"/limit", unix.MNT_DETACH)
+		if got := lease(t, h, "/limit"); got.ID != 0 {
+			t.Errorf("a mount: %+v", got)
+		}
+	}
+	if _, err := h.Watch(); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("watching twice: %v", err)
+	}
+}
+
+// However lookups and changes interleave, an answer whose lease has not
+// expired is true.
+func TestLeasesAreTrue(t *testing.T) {
+	dir, h, l := watching(t)
+	const rounds = 200 // more would be noise, and end the leases
+	var mu sync.Mutex
+	news := sync.NewCond(&mu)
+	kept, heard := map[uint64]string{}, uint64(0) // content by lease
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			e, err := l.Next()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			heard = e.Seq
+			for _, id := range e.IDs {
+				delete(kept, id)
+			}
+			if e.All {
+				clear(kept)
+			}
+			news.Broadcast()
+			mu.Unlock()
+		}
+	})
+	name := dir + "/empty"
+	changed := make(chan struct{})
+	wg.Go(func() {
+		defer close(changed)
+		for i := range rounds {
+			if err := errors.Join(os.WriteFile(name+".new", []byte{byte(i), byte(i >> 8)}, 0o644), os.Rename(name+".new", name)); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := os.WriteFile(name, []byte("end"), 0o644); err != nil {
+			t.Error(err)
+		}
+	})
+	for range rounds {
+		reply, content, err := h.Open(protocol.Open{Path: "/empty", Inline: 10, Lease: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		if reply.Lease.ID != 0 && reply.Lease.Seq >= heard {
+			kept[reply.Lease.ID] = string(content)
+		}
+		mu.Unlock()
+	}
+	<-changed
+	// When this one has expired, all that had to before it have.
+	last := lease(t, h, "/dangling")
+	if err := os.WriteFile(dir+"/missing", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	for heard <= last.Seq {
+		news.Wait()
+	}
+	for id, content := range kept {
+		if content != "end" {
+			t.Errorf("lease %d of %q has not expired", id, content)
+		}
+	}
+	mu.Unlock()
+	h.Unwatch(l)
+	wg.Wait()
+}
+
+func TestLeaseLimits(t *testing.T) {
+	_, h, l := watching(t)
+	first := lease(t, h, "/secret")
+	for range maxLeases {
+		if got := lease(t, h, "/empty"); got.ID == 0 {
+			t.Fatal("no lease")
+		}
+	}
+	e, err := l.Next()
+	if err != nil || !e.All || e.Seq <= first.Seq {
+		t.Errorf("one too many: %d expired, all %v, %v", len(e.IDs), e.All, err)
+	}
+}

@@ -1,0 +1,89 @@
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"sync"
+
+	"mirrord/protocol"
+	"mirrord/protocol/layer"
+)
+
+// expiries are what one launcher has to hear of leases. They wait here for a
+// launcher that is stopped: it is told of the latest when it goes on.
+type expiries struct {
+	wake chan struct{} // of capacity 1
+
+	mu  sync.Mutex
+	seq uint64   // guarded by mu
+	ids []uint64 // guarded by mu
+	all bool     // guarded by mu
+}
+
+// maxIDs fit into one notice.
+const maxIDs = layer.MaxPath / 8
+
+// noLeases is a number that no lease comes after: none is to be kept any more.
+const noLeases = math.MaxUint64
+
+func (e *expiries) add(x protocol.Expired) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.seq = x.Seq
+	e.ids = append(e.ids, x.IDs...)
+	if e.all = e.all || x.All || len(e.ids) > maxIDs; e.all {
+		e.ids = nil
+	}
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (e *expiries) take() layer.Reply {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := layer.Reply{Flags: layer.ReplyExpired, Lease: protocol.Lease{Seq: e.seq}}
+	for _, id := range e.ids {
+		r.Data = binary.LittleEndian.AppendUint64(r.Data, id)
+	}
+	e.ids, e.all = nil, false
+	return r
+}
+
+// tellExpired runs until the launcher's socket ends.
+func (l *launcher) tellExpired() {
+	for {
+		select {
+		case <-l.expired.wake:
+			r := l.expired.take()
+			if l.reply(&r, nil) != nil {
+				return // as its reader will notice
+			}
+		case <-l.ctx.Done():
+			return
+		}
+	}
+}
+
+// hearExpired tells the launchers of a's sessions which leases expire, for as
+// long as the tunnel lives. An agent that cannot watch files gives no lease.
+func (m *Manager) hearExpired(a *agent) {
+	err := a.tunnel.Watch(context.Background(), func(e protocol.Expired) { m.expire(a, e) })
+	m.log.Debug("no leases any more", "err", err)
+	m.expire(a, protocol.Expired{Seq: noLeases, All: true})
+}
+
+func (m *Manager) expire(a *agent, e protocol.Expired) {
+	for _, s := range m.all() {
+		if s.agent != a {
+			continue
+		}
+		s.mu.Lock()
+		for l := range s.launchers {
+			l.expired.add(e)
+		}
+		s.mu.Unlock()
+	}
+}
