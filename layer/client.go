@@ -24,6 +24,7 @@ type Client struct {
 	done chan struct{} // closed when read has ended
 	lost chan struct{} // closed when the daemon ended the connection
 	news chan notice   // what the daemon says without being asked
+	kept cache         // what it answered
 
 	mu      sync.Mutex
 	closing bool                  // guarded by mu
@@ -135,6 +136,10 @@ func (c *Client) read() {
 		r.Data = append([]byte(nil), r.Data...)
 		if r.Seq == 0 {
 			closeFD(r.fd)
+			if r.Flags&wire.ReplyExpired != 0 {
+				c.kept.expired(&r.Reply)
+				continue
+			}
 			select {
 			case c.news <- notice{string(r.Data), r.Errno == uint32(unix.ECANCELED)}:
 			default: // so many at once say nothing new

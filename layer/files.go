@@ -44,11 +44,10 @@ func (c *call) open(flags int) answer {
 			return fail(errno)
 		}
 	}
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: openFlags(flags), Path: c.path})
-	if r.Errno != 0 {
-		return fail(unix.Errno(r.Errno))
+	fd, err := c.openRemote(flags)
+	if errno, ok := err.(unix.Errno); ok {
+		return fail(errno)
 	}
-	fd, err := c.l.files.open(r, c.path, flags)
 	if err != nil {
 		c.l.log.Debug("opening an injected file", "path", c.path, "err", err)
 		return failWith(err)
@@ -57,6 +56,42 @@ func (c *call) open(flags int) answer {
 		hasFD: true, inject: fd, cloexec: flags&unix.O_CLOEXEC != 0,
 		settle: func(bool) { unix.Close(fd) },
 	}
+}
+
+// openRemote opens the target's file, from what is known of it or by asking.
+func (c *call) openRemote(flags int) (int, error) {
+	known := &c.l.Daemon.kept
+	q := question{c.path, flags&unix.O_NOFOLLOW != 0}
+	if flags&unix.O_DIRECTORY == 0 {
+		switch k := known.get(q); {
+		case k == nil:
+		case k.errno != 0:
+			return -1, k.errno
+		case k.whole:
+			return c.l.files.openKept(k)
+		}
+	}
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: openFlags(flags), Path: c.path})
+	switch {
+	case r.Errno != 0:
+		known.put(q, r.Lease, &kept{errno: unix.Errno(r.Errno)})
+		return -1, unix.Errno(r.Errno)
+	case r.Lease.ID != 0 && r.fd >= 0:
+		if content, ok := contentOf(r.fd, r.Attr.Size); ok {
+			known.put(q, r.Lease, &kept{attr: r.Attr, path: string(r.Data), content: content, whole: true})
+		}
+	}
+	return c.l.files.open(r, c.path, flags)
+}
+
+// contentOf reads a memfd that should hold size bytes.
+func contentOf(fd int, size int64) ([]byte, bool) {
+	if size > maxKeptSize {
+		return nil, false
+	}
+	b := make([]byte, size+1)
+	n, err := unix.Pread(fd, b, 0)
+	return b[:size:size], err == nil && int64(n) == size
 }
 
 func openFlags(flags int) uint32 {
@@ -98,11 +133,17 @@ func (c *call) mayWrite(flags int) unix.Errno {
 
 // stat asks for the attributes of path in the target.
 func (c *call) stat(path string, noFollow bool) reply {
+	known := &c.l.Daemon.kept
+	question := question{path, noFollow}
+	if k := known.get(question); k != nil {
+		return reply{wire.Reply{Errno: uint32(k.errno), Attr: k.attr}, -1}
+	}
 	q := wire.Request{Op: wire.OpStat, Path: path}
 	if noFollow {
 		q.Flags = wire.OpenNoFollow
 	}
 	r := c.l.Daemon.call(&q)
 	closeFD(r.fd)
+	known.put(question, r.Lease, &kept{errno: unix.Errno(r.Errno), attr: r.Attr})
 	return r
 }

@@ -160,6 +160,37 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 	return -1, unix.EIO
 }
 
+// openKept makes a descriptor of what is known of a file.
+func (t *injected) openKept(k *kept) (int, error) {
+	memfd, err := newMemfd(k.content)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(memfd)
+	return t.openMemfd(memfd, &file{path: k.path, attr: k.attr})
+}
+
+// newMemfd makes a file in memory that nobody can change.
+func newMemfd(content []byte) (fd int, err error) {
+	fd, err = unix.MemfdCreate("mirrord", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, err
+	}
+	for rest := content; len(rest) > 0 && err == nil; {
+		var n int
+		n, err = unix.Write(fd, rest)
+		rest = rest[max(n, 0):]
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
 // openMemfd opens the memfd anew: with an offset of its own and for reading
 // only. Its mode and times are set to the target's, so that whoever looks past
 // the hooks sees no nonsense.

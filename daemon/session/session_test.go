@@ -3,6 +3,7 @@ package session
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/daemon/files"
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 )
@@ -118,13 +120,23 @@ func (c *caller) call(r layer.Request) (layer.Reply, *os.File) {
 	if _, err := c.conn.Write(r.Append(nil)); err != nil {
 		c.t.Fatal(err)
 	}
+	return c.read(r.Seq)
+}
+
+// read waits for the reply to seq.
+func (c *caller) read(seq uint32) (layer.Reply, *os.File) {
+	c.t.Helper()
 	buf, oob := make([]byte, layer.MaxMessage), make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := c.conn.ReadMsgUnix(buf, oob)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	var reply layer.Reply
-	if err := reply.Decode(buf[:n]); err != nil || reply.Seq != r.Seq {
+	err = reply.Decode(buf[:n])
+	if err == nil && reply.Seq == 0 && seq != 0 {
+		return c.read(seq) // a notice
+	}
+	if err != nil || reply.Seq != seq {
 		c.t.Fatalf("reply %+v, %v", reply, err)
 	}
 	if reply.Flags&layer.ReplyFD == 0 {
@@ -138,7 +150,7 @@ func (c *caller) call(r layer.Request) (layer.Reply, *os.File) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	f := os.NewFile(uintptr(fds[0]), r.Path)
+	f := os.NewFile(uintptr(fds[0]), "injected")
 	c.t.Cleanup(func() { f.Close() })
 	return reply, f
 }
@@ -284,5 +296,34 @@ func TestSessionLivesWithItsLaunchers(t *testing.T) {
 	}
 	if _, err := m.Launch(t.Context(), s.ID); err == nil || !strings.Contains(fmt.Sprint(err), s.ID) {
 		t.Errorf("Launch of an ended session = %v", err)
+	}
+}
+
+// An answer that may be kept is followed by a notice when it is no longer true.
+func TestLeasesOfTheTarget(t *testing.T) {
+	m := manager(t)
+	_, c := start(t, m)
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var lease protocol.Lease
+	for lease.ID == 0 { // until the agent has heard that the daemon watches
+		reply, _ := c.call(layer.Request{Op: layer.OpStat, Path: path})
+		if reply.Errno != 0 {
+			t.Fatalf("%s", reply.Data)
+		}
+		lease = reply.Lease
+	}
+	none, _ := c.call(layer.Request{Op: layer.OpOpen, Path: path + ".none"})
+	if unix.Errno(none.Errno) != unix.ENOENT || none.Lease.ID == 0 {
+		t.Errorf("a file that is not there: %+v", none)
+	}
+	if err := os.WriteFile(path, []byte("newer"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	notice, _ := c.read(0)
+	if notice.Flags&layer.ReplyExpired == 0 || notice.Lease.Seq <= lease.Seq || binary.LittleEndian.Uint64(notice.Data) != lease.ID {
+		t.Errorf("%+v after lease %+v", notice, lease)
 	}
 }

@@ -1,8 +1,11 @@
 package launch
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	wire "mirrord/protocol/layer"
@@ -43,6 +46,45 @@ for i in range(2):
     fd = os.open("/app/link", os.O_RDONLY); os.write(1, os.read(fd, 100)); os.close(fd)`)
 	if n := w.Asked(wire.OpOpen, "/app/link"); n != 2 {
 		t.Errorf("%d questions for 2 opens", n)
+	}
+}
+
+// What may be kept is not asked for again, until it expires.
+func TestLeases(t *testing.T) {
+	w := newWorld(t)
+	w.Leases = true
+	var mu sync.Mutex
+	asked := map[string]int{} // python looks for files of its own, too
+	w.Hold = func(q *wire.Request) {
+		mu.Lock()
+		asked[fmt.Sprint(q.Op, q.Path)]++
+		mu.Unlock()
+		if q.Op != wire.OpReadlink || q.Path != "/app/link" {
+			return
+		}
+		for name, content := range map[string]string{"etc/shop/config.yaml": "color: red\n", "app/late": "here now\n"} {
+			if err := os.WriteFile(filepath.Join(w.Root, name), []byte(content), 0o644); err != nil {
+				t.Error(err)
+			}
+		}
+		w.Expire()
+	}
+	w.want(t, "color: blue\ncolor: blue\n[12, False, 12, False]\ncolor: red\n[11, True, 11, True]\n", "python3", "-c", `
+import os
+def show():
+    fd = os.open("/app/link", os.O_RDONLY); os.write(1, os.read(fd, 100)); os.close(fd)
+def look():
+    seen = [f() for _ in range(2) for f in (lambda: os.stat("/app/link").st_size, lambda: os.path.exists("/app/late"))]
+    os.write(1, (str(seen) + "\n").encode())
+show(); show(); look()
+os.readlink("/app/link")
+show(); look()`)
+	mu.Lock()
+	defer mu.Unlock()
+	for _, q := range []string{fmt.Sprint(wire.OpOpen, "/app/link"), fmt.Sprint(wire.OpStat, "/app/late")} {
+		if asked[q] != 2 {
+			t.Errorf("asked %d times for %s, not once before and once after it expired; all: %v", asked[q], q, asked)
+		}
 	}
 }
 

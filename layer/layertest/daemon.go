@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/protocol"
 	wire "mirrord/protocol/layer"
 )
 
@@ -27,6 +28,8 @@ type Daemon struct {
 	Datagram func(addr netip.AddrPort) netip.AddrPort
 	// Hold, if set, is called with each request before it is answered.
 	Hold func(q *wire.Request)
+	// Leases: answers about files may be kept until Expire.
+	Leases bool
 	// Refuse, if set, gives an errno instead of an answer to OpListen.
 	Refuse unix.Errno
 
@@ -40,6 +43,7 @@ type Daemon struct {
 	calls   map[wire.Op]int
 	asked   map[question]int
 	node    uint64
+	expired uint64
 	stolen  map[uint16]netip.AddrPort
 	peers   map[netip.AddrPort]netip.AddrPort
 	news    chan struct{} // closed and made anew when something changed
@@ -136,6 +140,20 @@ func (d *Daemon) Wait(op wire.Op, n int) {
 	}
 }
 
+// Expire tells all launchers that nothing is to be kept of earlier answers. It
+// precedes every answer that is given after it returned.
+func (d *Daemon) Expire() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.expired++
+	r := wire.Reply{Flags: wire.ReplyExpired, Lease: protocol.Lease{Seq: d.expired}}
+	for _, c := range d.closers {
+		if c, ok := c.(*net.UnixConn); ok {
+			_, _ = c.Write(r.Append(nil))
+		}
+	}
+}
+
 // Listener waits until port is stolen and returns where its listener is.
 func (d *Daemon) Listener(port uint16) netip.AddrPort {
 	for {
@@ -223,6 +241,11 @@ func (d *Daemon) serve(c *net.UnixConn) {
 			}
 			r, fd, err := d.answer(&q)
 			r.Seq = q.Seq
+			if d.Leases && (q.Op == wire.OpOpen || q.Op == wire.OpStat) {
+				d.mu.Lock()
+				r.Lease = protocol.Lease{ID: uint64(q.Seq), Seq: d.expired}
+				d.mu.Unlock()
+			}
 			var errno unix.Errno
 			if errors.As(err, &errno) {
 				r.Errno = uint32(errno)

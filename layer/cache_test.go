@@ -1,0 +1,56 @@
+package layer
+
+import (
+	"fmt"
+	"testing"
+
+	"mirrord/protocol"
+	wire "mirrord/protocol/layer"
+)
+
+func expired(seq uint64, data ...byte) *wire.Reply {
+	return &wire.Reply{Lease: protocol.Lease{Seq: seq}, Data: data}
+}
+
+func TestCache(t *testing.T) {
+	var c cache
+	at := func(i int) question { return question{path: fmt.Sprint("/", i)} }
+	for i := range 3 {
+		c.put(at(i), protocol.Lease{ID: uint64(i + 1), Seq: 4}, &kept{content: make([]byte, 10)})
+	}
+	c.expired(expired(5, 2, 0, 0, 0, 0, 0, 0, 0))
+	if c.get(at(0)) == nil || c.get(at(1)) != nil || c.get(at(2)) == nil || c.size != 20 {
+		t.Errorf("after one has expired: %v", c.kept)
+	}
+	c.put(at(3), protocol.Lease{ID: 9, Seq: 4}, &kept{}) // its expiry may be what was heard
+	c.put(at(4), protocol.Lease{}, &kept{})
+	c.put(at(5), protocol.Lease{ID: 10, Seq: 5}, &kept{})
+	if c.get(at(3)) != nil || c.get(at(4)) != nil || c.get(at(5)) == nil {
+		t.Errorf("kept %v", c.kept)
+	}
+	c.put(at(0), protocol.Lease{ID: 11, Seq: 5}, &kept{content: make([]byte, 30)})
+	if c.size != 40 || len(c.by) != 3 {
+		t.Errorf("after an answer took another's place: %d bytes of %v", c.size, c.by)
+	}
+	c.expired(expired(6))
+	if len(c.kept) != 0 || len(c.by) != 0 || c.size != 0 {
+		t.Errorf("after all have expired: %v", c.kept)
+	}
+}
+
+func TestCacheLimits(t *testing.T) {
+	var c cache
+	const large = maxKeptSize / 4
+	for i := range uint64(10) {
+		c.put(question{path: fmt.Sprint(i)}, protocol.Lease{ID: i + 1}, &kept{content: make([]byte, large)})
+	}
+	if c.size != maxKeptSize || c.get(question{path: "9"}) == nil {
+		t.Errorf("%d bytes kept, the last: %v", c.size, c.get(question{path: "9"}))
+	}
+	for i := range uint64(2 * maxKept) {
+		c.put(question{path: fmt.Sprint("/", i)}, protocol.Lease{ID: i + 100}, &kept{})
+	}
+	if len(c.kept) != maxKept || len(c.by) != maxKept {
+		t.Errorf("%d answers kept", len(c.kept))
+	}
+}
