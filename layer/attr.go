@@ -31,15 +31,11 @@ func quickFstat(c *call) bool {
 }
 
 // slowFstat: the file server, too, tells of a file what was so when it was opened.
-func slowFstat(c *call) answer { return c.writeStat(c.Args[1], &c.file.attr) }
+func slowFstat(c *call) answer { return c.tell(&c.file.attr) }
 
 func slowStat(c *call) answer {
-	at := 1
-	if c.hook.dir != no {
-		at = 2
-	}
 	if c.file != nil {
-		return c.writeStat(c.Args[at], &c.file.attr)
+		return c.tell(&c.file.attr)
 	}
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
@@ -48,41 +44,37 @@ func slowStat(c *call) answer {
 	if r.Errno != 0 {
 		return fail(unix.Errno(r.Errno))
 	}
-	return c.writeStat(c.Args[at], &r.Attr)
+	return c.tell(&r.Attr)
 }
 
 func (c *call) noFollow() bool {
 	return c.hook.Call == seccomp.Lstat || c.hook.flags != no && c.Args[c.hook.flags]&unix.AT_SYMLINK_NOFOLLOW != 0
 }
 
-func (c *call) writeStat(addr uint64, a *protocol.Attr) answer {
-	st := new(unix.Stat_t)
-	fillStat(st, a)
-	b := unsafe.Slice((*byte)(unsafe.Pointer(st)), unsafe.Sizeof(*st))
-	return answer{writes: []memory{{addr, b}}}
+// tell writes a where the call, which is one of stat's kin, wants it.
+func (c *call) tell(a *protocol.Attr) answer {
+	switch c.hook.Call {
+	case seccomp.Statx:
+		return answer{writes: []memory{{c.Args[4], statx(a)}}}
+	case seccomp.Newfstatat:
+		return answer{writes: []memory{{c.Args[2], stat(a)}}}
+	}
+	return answer{writes: []memory{{c.Args[1], stat(a)}}}
 }
 
-func slowStatx(c *call) answer {
-	var a protocol.Attr
-	if c.file != nil {
-		a = c.file.attr
-	} else {
-		if errno := c.refused(); errno != 0 {
-			return fail(errno)
-		}
-		r := c.stat(c.path, c.noFollow())
-		if r.Errno != 0 {
-			return fail(unix.Errno(r.Errno))
-		}
-		a = r.Attr
-	}
+func stat(a *protocol.Attr) []byte {
+	st := new(unix.Stat_t)
+	fillStat(st, a)
+	return unsafe.Slice((*byte)(unsafe.Pointer(st)), unsafe.Sizeof(*st))
+}
+
+func statx(a *protocol.Attr) []byte {
 	st := &unix.Statx_t{
 		Mask: unix.STATX_BASIC_STATS, Blksize: uint32(a.Blksize), Nlink: a.Nlink, Uid: a.UID, Gid: a.GID, Mode: uint16(a.Mode),
 		Ino: a.Ino, Size: uint64(a.Size), Blocks: uint64(a.Blocks), Atime: statxTime(a.Atime), Mtime: statxTime(a.Mtime), Ctime: statxTime(a.Ctime),
 		Rdev_major: unix.Major(a.Rdev), Rdev_minor: unix.Minor(a.Rdev), Dev_major: unix.Major(a.Dev), Dev_minor: unix.Minor(a.Dev),
 	}
-	b := unsafe.Slice((*byte)(unsafe.Pointer(st)), unsafe.Sizeof(*st))
-	return answer{writes: []memory{{c.Args[4], b}}}
+	return unsafe.Slice((*byte)(unsafe.Pointer(st)), unsafe.Sizeof(*st))
 }
 
 func statxTime(ns int64) unix.StatxTimestamp {

@@ -126,6 +126,13 @@ func (l *Layer) start(c call) {
 		f = l.fly(key, c)
 	}
 	l.mu.Unlock()
+	if fresh && old == nil {
+		if ans, ok := c.known(); ok { // no more work than a goroutine
+			<-l.waiting
+			l.finish(f, ans)
+			return
+		}
+	}
 	l.wg.Go(func() {
 		defer func() { <-l.waiting }()
 		if old != nil {

@@ -49,7 +49,7 @@ var hooks = [...]hook{
 	{on(seccomp.Lstat), files, no, 0, no, quickPath, slowStat},
 	{on(seccomp.Fstat), files, 0, no, no, quickFstat, slowFstat},
 	{on(seccomp.Newfstatat), files, 0, 1, 3, quickStatat, slowStat},
-	{on(seccomp.Statx), files, 0, 1, 2, quickStatat, slowStatx},
+	{on(seccomp.Statx), files, 0, 1, 2, quickStatat, slowStat},
 	{on(seccomp.Statfs), files, no, 0, no, quickPath, slowStatfs},
 	{on(seccomp.Access), files, no, 0, no, quickPath, slowAccess},
 	{on(seccomp.Faccessat), files, 0, 1, no, quickPath, slowAccess},
