@@ -133,27 +133,32 @@ func (in *Incoming) holder(port uint16) *Steal {
 	return in.steals[port]
 }
 
-// Steal brings every new connection to port to client until it is released or
+// Steal brings every new connection to a port to client until it is released or
 // ctx, which is the client's life, is done. EADDRINUSE: somebody else has it.
-func (in *Incoming) Steal(ctx context.Context, port uint16, client Client) (*Steal, error) {
-	if port == 0 {
+func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
+	if q.Port == 0 {
 		return nil, fmt.Errorf("stealing port 0: %w", unix.EINVAL)
 	}
-	c, err := claimPort(port, fmt.Sprintf("%s of agent process %d (since %s)",
+	if q.Mirror {
+		return nil, fmt.Errorf("mirroring port %d: %w", q.Port, unix.ENOTSUP)
+	}
+	c, err := claimPort(q.Port, fmt.Sprintf("%s of agent process %d (since %s)",
 		client.Name(), unix.Getpid(), time.Now().UTC().Format(time.RFC3339)))
 	if err != nil {
 		return nil, err
 	}
-	s := &Steal{in: in, port: port, client: client, claim: c, life: ctx}
-	s.held, s.giveUp = context.WithCancel(ctx)
+	s := &Steal{in: in, port: q.Port, client: client, claim: c, life: ctx}
+	s.mu.Lock() // the first connection may come before the hold is known
+	defer s.mu.Unlock()
 	in.mu.Lock()
-	in.steals[port] = s
+	in.steals[q.Port] = s
 	in.mu.Unlock()
-	if err := in.redirect.Add(port); err != nil {
+	if err := s.arm(); err != nil {
+		s.released = true
 		s.drop()
 		return nil, err
 	}
-	in.log.Info("port stolen", "port", port, "holder", client.Name())
+	in.log.Info("port stolen", "port", q.Port, "holder", client.Name())
 	return s, nil
 }
 

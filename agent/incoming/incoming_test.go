@@ -113,7 +113,7 @@ func isReset(t *testing.T, addr netip.AddrPort) {
 
 func TestHolderWithoutStreams(t *testing.T) {
 	in, port := newIncoming(t), echo(t)
-	s, err := in.Steal(t.Context(), port, holder(refusing))
+	s, err := in.Steal(t.Context(), protocol.Steal{Port: port}, holder(refusing))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestHolderWithoutStreams(t *testing.T) {
 func TestHolderStuck(t *testing.T) {
 	in, port := newIncoming(t), echo(t)
 	stuck, let := make(chan struct{}), make(chan struct{})
-	s, err := in.Steal(t.Context(), port, holder(func() (net.Conn, error) {
+	s, err := in.Steal(t.Context(), protocol.Steal{Port: port}, holder(func() (net.Conn, error) {
 		close(stuck)
 		<-let
 		return refusing()
@@ -158,7 +158,7 @@ func TestHolderLate(t *testing.T) {
 	in, port := newIncoming(t), echo(t)
 	theirs, ours := net.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := in.Steal(ctx, port, holder(func() (net.Conn, error) { return ours, nil }))
+	s, err := in.Steal(ctx, protocol.Steal{Port: port}, holder(func() (net.Conn, error) { return ours, nil }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestPodRefuses(t *testing.T) {
 	}
 	addr := l.Addr().(*net.TCPAddr).AddrPort()
 	l.Close() // and now nobody listens there
-	s, err := in.Steal(t.Context(), addr.Port(), holder(refusing))
+	s, err := in.Steal(t.Context(), protocol.Steal{Port: addr.Port()}, holder(refusing))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func TestClaimedByStranger(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err = in.Steal(t.Context(), 7, holder(refusing))
+	_, err = in.Steal(t.Context(), protocol.Steal{Port: 7}, holder(refusing))
 	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 		t.Errorf("stealing a claimed port: %v", err)
 	}
@@ -221,11 +221,11 @@ func TestClaimedByStranger(t *testing.T) {
 func TestTooManyPorts(t *testing.T) {
 	in := newIncoming(t)
 	for port := range uint16(maxPorts) {
-		if _, err := in.Steal(t.Context(), port+1, holder(refusing)); err != nil {
+		if _, err := in.Steal(t.Context(), protocol.Steal{Port: port + 1}, holder(refusing)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := in.Steal(t.Context(), maxPorts+1, holder(refusing)); !errors.Is(err, unix.E2BIG) {
+	if _, err := in.Steal(t.Context(), protocol.Steal{Port: maxPorts + 1}, holder(refusing)); !errors.Is(err, unix.E2BIG) {
 		t.Errorf("one port too many: %v", err)
 	}
 	if s := in.holder(maxPorts + 1); s != nil {

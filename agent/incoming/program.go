@@ -46,7 +46,7 @@ const (
 	stackSource = stackKey - 4 - int16(len(source{}))
 )
 
-// lookupProgram gives connections to a port in ports, but for those from an
+// lookupProgram gives connections to a redirected port, but for those from an
 // exempt source, to the socket of their family. Whatever else happens the
 // kernel's own lookup decides: the pod's container answers.
 func lookupProgram(ports, exempt, sockets *ebpf.Map) asm.Instructions {
@@ -79,7 +79,11 @@ func lookupProgram(ports, exempt, sockets *ebpf.Map) asm.Instructions {
 			asm.StoreMem(asm.RFP, stackKey, asm.R2, asm.Word),
 		},
 		lookup(ports, stackKey),
-		asm.Instructions{asm.JEq.Imm(asm.R0, 0, "pass")},
+		asm.Instructions{
+			asm.JEq.Imm(asm.R0, 0, "pass"),
+			asm.LoadMem(asm.R2, asm.R0, 0, asm.Word),
+			asm.JEq.Imm(asm.R2, int32(suspended), "pass"),
+		},
 
 		remote(ctxRemoteIP4, 0, asm.Word),
 		remote(ctxRemoteIP6, 4, asm.Word),

@@ -25,7 +25,7 @@ const (
 // A redirect brings new connections to the stolen ports to its listeners. It
 // consists of kernel objects that are not pinned: they die with the process.
 type redirect struct {
-	ports     *ebpf.Map // stolen port → 1
+	ports     *ebpf.Map // stolen port → whether its connections are brought here now
 	exempt    *ebpf.Map // source → 1: our own connections to the pod's container
 	sockets   *ebpf.Map // family → listener
 	program   *ebpf.Program
@@ -118,10 +118,25 @@ func (r *redirect) listen() error {
 	return nil
 }
 
+// The values of the map of ports.
+const (
+	suspended uint32 = iota
+	redirected
+)
+
 // Add starts bringing port's new connections here.
 func (r *redirect) Add(port uint16) error {
-	if err := r.ports.Put(uint32(port), uint32(1)); err != nil {
+	if err := r.ports.Put(uint32(port), redirected); err != nil {
 		return fmt.Errorf("redirecting port %d: %w", port, err)
+	}
+	return nil
+}
+
+// Suspend leaves port's new connections to the pod's container until Add is
+// called again. The port keeps its place in the map, so that Add has one.
+func (r *redirect) Suspend(port uint16) error {
+	if err := r.ports.Update(uint32(port), suspended, ebpf.UpdateExist); err != nil {
+		return fmt.Errorf("suspending redirect of port %d: %w", port, err)
 	}
 	return nil
 }

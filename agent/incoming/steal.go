@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
 )
@@ -20,34 +23,101 @@ type Client interface {
 // long is cut off, and the pod serves its client.
 const patience = 5 * time.Second
 
-// A Steal is the holding of a port by a client.
+// A Steal is the holding of a port by a client. Its methods may be called by
+// any goroutine, in any order and more than once.
 type Steal struct {
 	in     *Incoming
 	port   uint16
 	client Client
 	claim  *claim
 	life   context.Context // good until the client ends
-	held   context.Context // good until the port is released
-	giveUp context.CancelFunc
+
+	mu       sync.Mutex         // lock order: mu, then Incoming.mu
+	held     context.Context    // good until the port is suspended or released; guarded by mu
+	letGo    context.CancelFunc // of held; guarded by mu
+	armed    bool               // guarded by mu
+	released bool               // guarded by mu
 }
+
+// Redirect names what brings the connections.
+func (s *Steal) Redirect() string { return RedirectName }
 
 // Release gives the port back: first to the kernel, so that nothing new comes;
 // what came and is not taken yet goes to the pod. Connections that were taken
 // go on.
 func (s *Steal) Release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.released {
+		return
+	}
+	s.released, s.armed = true, false
 	if err := s.in.redirect.Remove(s.port); err != nil {
 		s.in.log.Error("releasing port", "port", s.port, "err", err)
 	}
+	s.letGo()
 	s.drop()
 	s.in.log.Info("port released", "port", s.port, "holder", s.client.Name())
 }
 
+// drop forgets the port and lets others have it.
 func (s *Steal) drop() {
 	s.in.mu.Lock()
 	delete(s.in.steals, s.port)
 	s.in.mu.Unlock()
-	s.giveUp()
 	s.claim.Release()
+}
+
+// Suspend leaves new connections to the pod until Resume, while the port stays
+// claimed. What came and is not taken yet goes to the pod, connections that
+// were taken go on.
+func (s *Steal) Suspend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.armed {
+		return
+	}
+	s.armed = false
+	if err := s.in.redirect.Suspend(s.port); err != nil {
+		s.in.log.Error("suspending port", "port", s.port, "err", err)
+	}
+	s.letGo()
+	s.in.log.Info("port suspended", "port", s.port, "holder", s.client.Name())
+}
+
+// Resume brings new connections to the holder again.
+func (s *Steal) Resume() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.released {
+		return fmt.Errorf("resuming port %d: it was released: %w", s.port, unix.EBADF)
+	}
+	if s.armed {
+		return nil
+	}
+	if err := s.arm(); err != nil {
+		return err
+	}
+	s.in.log.Info("port resumed", "port", s.port, "holder", s.client.Name())
+	return nil
+}
+
+// arm begins a hold. The caller has mu.
+func (s *Steal) arm() error {
+	s.held, s.letGo = context.WithCancel(s.life)
+	if err := s.in.redirect.Add(s.port); err != nil {
+		s.letGo()
+		return err
+	}
+	s.armed = true
+	return nil
+}
+
+// hold is the context of the present hold, done where there is none.
+func (s *Steal) hold() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held
 }
 
 // offer asks the holder to take a connection. It returns the stream that the
@@ -56,7 +126,7 @@ func (s *Steal) drop() {
 // Goroutines: one, which may outlive the offer where opening a stream blocks;
 // Incoming waits for it, and the end of the client's session ends it.
 func (s *Steal) offer(conn protocol.Incoming) (net.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(s.held, patience, fmt.Errorf("no answer within %v", patience))
+	ctx, cancel := context.WithTimeoutCause(s.hold(), patience, fmt.Errorf("no answer within %v", patience))
 	defer cancel()
 	taken := make(chan net.Conn)
 	refused := make(chan error, 1)

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/agent/files"
-	"mirrord/agent/incoming"
 	"mirrord/agent/outgoing"
 	"mirrord/protocol"
 )
@@ -103,12 +102,12 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 	if in == nil {
 		return protocol.WriteError(stream, "steal", fmt.Errorf("stealing port %d: %w", q.Port, c.server.disabled))
 	}
-	s, err := in.Steal(ctx, q.Port, c)
+	s, err := in.Steal(ctx, q, c)
 	if err != nil {
 		return protocol.WriteError(stream, "steal", err)
 	}
 	defer s.Release()
-	reply := protocol.StealReply{Redirect: incoming.RedirectName}
+	reply := protocol.StealReply{Redirect: s.Redirect()}
 	if err := protocol.WriteMessage(stream, protocol.KindSteal, reply, nil); err != nil {
 		return err
 	}

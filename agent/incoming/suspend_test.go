@@ -1,0 +1,211 @@
+package incoming
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/agent/agenttest"
+	"mirrord/protocol"
+)
+
+// A debuggee is a holder that takes every connection and echoes it, with its
+// own name before.
+type debuggee struct {
+	t  *testing.T
+	wg sync.WaitGroup
+}
+
+const debuggeeSays = "debuggee:"
+
+func newDebuggee(t *testing.T) *debuggee {
+	d := &debuggee{t: t}
+	t.Cleanup(d.wg.Wait)
+	return d
+}
+
+func (*debuggee) Name() string { return "client test" }
+
+func (d *debuggee) Open() (net.Conn, error) {
+	theirs, ours := net.Pipe()
+	d.wg.Go(func() {
+		defer theirs.Close()
+		if agenttest.ReadRequest(theirs, protocol.KindIncoming, new(protocol.Incoming)) != nil ||
+			protocol.WriteMessage(theirs, protocol.KindIncoming, protocol.IncomingReply{}, nil) != nil ||
+			protocol.WriteDatagram(theirs, []byte(debuggeeSays)) != nil {
+			return
+		}
+		buf := make([]byte, protocol.MaxChunk)
+		for {
+			n, err := protocol.ReadDatagram(theirs, buf)
+			if err != nil || protocol.WriteDatagram(theirs, buf[:n]) != nil || n == 0 {
+				return
+			}
+		}
+	})
+	return ours, nil
+}
+
+// answered asks a port of the pod and reports what came.
+func answered(host string, port uint16) (string, error) {
+	c, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(host), port).String())
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "words"); err != nil {
+		return "", err
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(c)
+	return string(b), err
+}
+
+func steal(t *testing.T, in *Incoming, q protocol.Steal, c Client) *Steal {
+	t.Helper()
+	s, err := in.Steal(t.Context(), q, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Release)
+	return s
+}
+
+// While a steal is suspended and resumed, every client is answered by one or
+// the other, and each state holds for whoever comes after its call returned.
+func TestSuspendUnderLoad(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
+	var byPod, byDebuggee atomic.Int64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		host := []string{"127.0.0.1", "::1"}[i%2]
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				switch got, err := answered(host, port); {
+				case err != nil:
+					t.Errorf("%s: %v", host, err)
+					return
+				case got == "words":
+					byPod.Add(1)
+				case got == debuggeeSays+"words":
+					byDebuggee.Add(1)
+				default:
+					t.Errorf("%s answered %q", host, got)
+					return
+				}
+			}
+		})
+	}
+	expect := func(want string) {
+		t.Helper()
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			if got, err := answered(host, port); got != want || err != nil {
+				t.Errorf("%s answered %q, %v; want %q", host, got, err, want)
+			}
+		}
+	}
+	for range 100 {
+		s.Suspend()
+		expect("words")
+		if err := s.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		expect(debuggeeSays + "words")
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d answered by the pod, %d by the debuggee", byPod.Load(), byDebuggee.Load())
+}
+
+// A suspended port is still its holder's, and so are the connections he took.
+func TestSuspendKeeps(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
+	taken := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	hears := func(want string) {
+		t.Helper()
+		b := make([]byte, len(want))
+		if _, err := io.ReadFull(taken, b); err != nil || string(b) != want {
+			t.Fatalf("%q, %v", b, err)
+		}
+	}
+	hears(debuggeeSays)
+	s.Suspend()
+	s.Suspend()
+	if _, err := in.Steal(t.Context(), protocol.Steal{Port: port}, newDebuggee(t)); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("stealing a suspended port: %v", err)
+	}
+	if _, err := io.WriteString(taken, "still"); err != nil {
+		t.Fatal(err)
+	}
+	hears("still")
+	for range 2 {
+		if err := s.Resume(); err != nil {
+			t.Error(err)
+		}
+	}
+	s.Release()
+	s.Release()
+	s.Suspend()
+	if err := s.Resume(); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), fmt.Sprint(port)) {
+		t.Errorf("resuming a released port: %v", err)
+	}
+	echoed(t, port)
+}
+
+// What waits for the holder's answer when he is suspended goes to the pod.
+func TestSuspendUnanswered(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	asked := make(chan struct{})
+	s := steal(t, in, protocol.Steal{Port: port}, holder(func() (net.Conn, error) {
+		theirs, ours := net.Pipe()
+		t.Cleanup(func() { theirs.Close() })
+		go func() {
+			_ = agenttest.ReadRequest(theirs, protocol.KindIncoming, new(protocol.Incoming))
+			close(asked)
+		}()
+		return ours, nil
+	}))
+	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	<-asked
+	s.Suspend()
+	_, _ = io.WriteString(c, "words")
+	_ = c.CloseWrite()
+	if b, err := io.ReadAll(c); err != nil || string(b) != "words" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestSuspendRaces(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 200 {
+				s.Suspend()
+				_ = s.Resume()
+			}
+			s.Release()
+		})
+	}
+	wg.Wait()
+	echoed(t, port)
+}
