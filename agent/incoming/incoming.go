@@ -7,6 +7,9 @@
 //
 // The rule: nothing of a connection is consumed before its holder took it, and
 // a connection that nobody takes is the pod's, as if nothing had been stolen.
+// On a port that kubelet probes, connections from where it is are looked at
+// before (peek.go), and its probes are the pod's.
+//
 // All that is changed in the target's namespace are kernel objects that die
 // with the agent.
 package incoming
@@ -112,17 +115,28 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 		return
 	}
 	log := in.log.With("port", local.Port(), "client", client)
+	var first opening
 	if s := in.holder(local.Port()); s != nil {
-		stream, err := s.offer(protocol.Incoming{Port: local.Port(), Client: client, Local: local})
-		if err == nil {
-			log.Debug("stolen connection taken", "holder", s.client.Name())
-			err := s.relay(ctx, conn, stream)
-			log.Debug("stolen connection ended", "err", err)
-			return
+		if s.mayProbe(client, local) {
+			var err error
+			if first, err = s.peek(conn); err != nil {
+				log.Debug("stolen connection broke", "err", err)
+				reset(conn)
+				return
+			}
 		}
-		log.Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
+		if !first.probe {
+			stream, err := s.offer(protocol.Incoming{Port: local.Port(), Client: client, Local: local})
+			if err == nil {
+				log.Debug("stolen connection taken", "holder", s.client.Name())
+				err := s.relay(ctx, conn, stream, first)
+				log.Debug("stolen connection ended", "err", err)
+				return
+			}
+			log.Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
+		}
 	}
-	if err := in.pass(ctx, conn, local); err != nil {
+	if err := in.pass(ctx, conn, local, first); err != nil {
 		log.Debug("stolen connection refused", "err", err)
 	}
 }
@@ -147,7 +161,12 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Steal{in: in, port: q.Port, client: client, claim: c, life: ctx}
+	s := &Steal{in: in, port: q.Port, probed: q.Probed, client: client, claim: c, life: ctx}
+	if s.probed {
+		if s.gateways, err = gateways(); err != nil {
+			in.log.Warn("kubelet's address is not known", "err", err) // any may be
+		}
+	}
 	s.mu.Lock() // the first connection may come before the hold is known
 	defer s.mu.Unlock()
 	in.mu.Lock()

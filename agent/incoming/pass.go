@@ -14,7 +14,7 @@ import (
 
 // pass hands a stolen connection to the pod's own container, as if it had
 // never been stolen but for its source, which is the pod's own address.
-func (in *Incoming) pass(ctx context.Context, conn *net.TCPConn, local netip.AddrPort) error {
+func (in *Incoming) pass(ctx context.Context, conn *net.TCPConn, local netip.AddrPort, first opening) error {
 	own, undo, err := in.dialPod(ctx, local)
 	if err != nil {
 		reset(conn) // as the pod's kernel would have answered
@@ -25,6 +25,11 @@ func (in *Incoming) pass(ctx context.Context, conn *net.TCPConn, local netip.Add
 		conn.Close()
 		own.Close()
 	})()
+	if err := first.replay(conn, func(b []byte) error { _, err := own.Write(b); return err }); err != nil {
+		reset(own)
+		reset(conn)
+		return err
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() { copyHalf(own, conn) })
 	copyHalf(conn, own)

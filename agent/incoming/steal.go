@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -26,11 +27,13 @@ const patience = 5 * time.Second
 // A Steal is the holding of a port by a client. Its methods may be called by
 // any goroutine, in any order and more than once.
 type Steal struct {
-	in     *Incoming
-	port   uint16
-	client Client
-	claim  *claim
-	life   context.Context // good until the client ends
+	in       *Incoming
+	port     uint16
+	probed   bool         // kubelet connects to it
+	gateways []netip.Addr // from where; none: that is not known
+	client   Client
+	claim    *claim
+	life     context.Context // good until the client ends
 
 	mu       sync.Mutex         // lock order: mu, then Incoming.mu
 	held     context.Context    // good until the port is suspended or released; guarded by mu
@@ -170,9 +173,14 @@ func ask(ctx context.Context, client Client, conn protocol.Incoming) (net.Conn, 
 }
 
 // relay moves a taken connection's bytes; ctx is the agent's life.
-func (s *Steal) relay(ctx context.Context, conn *net.TCPConn, stream net.Conn) error {
+func (s *Steal) relay(ctx context.Context, conn *net.TCPConn, stream net.Conn, first opening) error {
 	// Where only the pod's side is still sending, nobody waits on the stream.
 	defer context.AfterFunc(s.life, func() { reset(conn) })()
 	defer context.AfterFunc(ctx, func() { reset(conn) })()
+	if err := first.replay(conn, func(b []byte) error { return protocol.WriteDatagram(stream, b) }); err != nil {
+		reset(conn)
+		stream.Close()
+		return err
+	}
 	return protocol.Relay(conn, stream)
 }
