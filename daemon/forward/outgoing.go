@@ -26,20 +26,34 @@ const pairing = 30 * time.Second
 // lacked come back when others end.
 const acceptPause = 50 * time.Millisecond
 
+// Dial opens a connection to addr from the target; see protocol.Relay for the stream.
+type Dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, protocol.ConnectReply, error)
+
+// An Endpoint is where a debuggee's socket has to connect to.
+type Endpoint struct {
+	Addr    netip.AddrPort
+	Local   netip.AddrPort // the connection's own address in the target
+	Pending bool           // the target's answer is still to come; Local is not known
+}
+
 // Outgoing holds a session's endpoints for TCP. A connection to one is paired
 // with its stream by the full source address; what does not pair is closed.
 //
-// Goroutines: one accepts at each endpoint, one relays each connection; Close
-// waits for all.
+// Goroutines: one accepts at each endpoint, one relays each connection, one
+// dials for each that does not wait; Close waits for all.
 type Outgoing struct {
 	log    *slog.Logger
+	dial   Dial
 	v4, v6 *net.TCPListener // v6: nil where the machine has none
+	ctx    context.Context  // until Close
+	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex
-	closed bool
-	waits  map[netip.AddrPort]*waiting // guarded by mu, by source
-	live   map[net.Conn]net.Conn       // guarded by mu, connection to stream
+	mu      sync.Mutex
+	closed  bool                        // guarded by mu
+	pending int                         // guarded by mu; endpoints of their own
+	waits   map[netip.AddrPort]*waiting // guarded by mu, by source
+	live    map[*net.TCPConn]net.Conn   // guarded by mu, connection to stream
 }
 
 type waiting struct {
@@ -48,8 +62,9 @@ type waiting struct {
 }
 
 // NewOutgoing opens the endpoints.
-func NewOutgoing(log *slog.Logger) (*Outgoing, error) {
-	o := &Outgoing{log: log, waits: map[netip.AddrPort]*waiting{}, live: map[net.Conn]net.Conn{}}
+func NewOutgoing(log *slog.Logger, dial Dial) (*Outgoing, error) {
+	o := &Outgoing{log: log, dial: dial, waits: map[netip.AddrPort]*waiting{}, live: map[*net.TCPConn]net.Conn{}}
+	o.ctx, o.cancel = context.WithCancel(context.Background())
 	var err error
 	if o.v4, err = listen("tcp4", "127.0.0.1:0"); err != nil {
 		return nil, fmt.Errorf("opening endpoint: %w", err)
@@ -77,11 +92,21 @@ func listen(network, addr string) (*net.TCPListener, error) {
 
 var errNoIPv6 = errors.New("this machine has no IPv6 loopback")
 
-// Expect pairs stream with the connection that source will make, and returns
+// Connect dials dst for the debuggee's socket with the given loopback source.
+func (o *Outgoing) Connect(ctx context.Context, dst, source netip.AddrPort) (Endpoint, error) {
+	stream, reply, err := o.dial(ctx, dst)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	addr, err := o.expect(unmap(source), stream)
+	return Endpoint{Addr: addr, Local: reply.Local}, err
+}
+
+// expect pairs stream with the connection that source will make, and returns
 // the endpoint it has to be made to. The stream is Outgoing's from here on.
-func (o *Outgoing) Expect(source netip.AddrPort, stream net.Conn) (netip.AddrPort, error) {
+func (o *Outgoing) expect(source netip.AddrPort, stream net.Conn) (netip.AddrPort, error) {
 	l := o.v4
-	if source = unmap(source); source.Addr().Is6() {
+	if source.Addr().Is6() {
 		l = o.v6
 	}
 	if l == nil {
@@ -127,16 +152,11 @@ func (o *Outgoing) accept(l *net.TCPListener) {
 			c.Close()
 			continue
 		}
-		o.wg.Go(func() {
-			err := protocol.Relay(c, stream)
-			o.log.Debug("outgoing connection ended", "err", err)
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			delete(o.live, c)
-		})
+		o.wg.Go(func() { o.relay(c, stream) })
 	}
 }
 
+// pair finds the stream of a connection that came to an endpoint.
 func (o *Outgoing) pair(c *net.TCPConn) net.Conn {
 	source := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	o.mu.Lock()
@@ -151,6 +171,14 @@ func (o *Outgoing) pair(c *net.TCPConn) net.Conn {
 	return w.stream
 }
 
+func (o *Outgoing) relay(c *net.TCPConn, stream net.Conn) {
+	err := protocol.Relay(c, stream)
+	o.log.Debug("outgoing connection ended", "err", err)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.live, c)
+}
+
 // Close resets what is open and waits for it.
 func (o *Outgoing) Close() {
 	o.v4.Close()
@@ -159,18 +187,24 @@ func (o *Outgoing) Close() {
 	}
 	o.mu.Lock()
 	o.closed = true
+	o.cancel()
 	for _, w := range o.waits {
 		w.timer.Stop()
 		w.stream.Close()
 	}
 	clear(o.waits)
 	for c, stream := range o.live {
-		c.(*net.TCPConn).SetLinger(0)
-		c.Close()
+		reset(c)
 		stream.SetDeadline(time.Unix(1, 0))
 	}
 	o.mu.Unlock()
 	o.wg.Wait()
+}
+
+// reset ends a connection so that its other side sees ECONNRESET.
+func reset(c *net.TCPConn) {
+	c.SetLinger(0)
+	c.Close()
 }
 
 func unmap(a netip.AddrPort) netip.AddrPort {

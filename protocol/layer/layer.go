@@ -50,11 +50,14 @@ const (
 	// with ReplyPending, whose endpoint completes or refuses when the target knows.
 	OpConnect Op = 6
 	// OpDatagram asks for a loopback endpoint that stands for UDP address
-	// Addr, of the family of Addr2. It costs no round trip to the agent.
+	// Addr, for the socket that is bound to loopback Addr2 and whose inode is
+	// Node: it may use the endpoint as long as it exists, nobody else may.
+	// ENOBUFS: too many endpoints are in use. It costs no round trip to the agent.
 	OpDatagram Op = 7
 	// OpListen steals port Addr.Port() for the listener at loopback Addr2,
 	// whose socket's inode is Node. With ListenMirror it gets copies only.
 	// It is answered when the redirect is active, and ends with the listener.
+	// Each of several sockets that share the address (SO_REUSEPORT) is told of.
 	OpListen Op = 8
 	// OpPeer asks who is behind the connection that the daemon made from
 	// loopback Addr: reply Addr is the client, Addr2 the address it asked
@@ -67,7 +70,8 @@ const (
 	OpenDirectory = 1 << 0
 	OpenNoFollow  = 1 << 1
 
-	ConnectAsync = 1 << 0
+	ConnectAsync     = 1 << 0
+	ConnectMultipath = 1 << 1 // it is an MPTCP socket
 
 	ListenMirror = 1 << 0
 )

@@ -1,0 +1,232 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// An answer is what a slow target says in the end.
+type answer struct {
+	stream net.Conn
+	err    error
+}
+
+// slow makes endpoints whose dials answer when the test says so.
+func slow(t *testing.T) (*Outgoing, chan answer) {
+	t.Helper()
+	answers := make(chan answer)
+	o, err := NewOutgoing(quiet, func(ctx context.Context, _ netip.AddrPort) (net.Conn, protocol.ConnectReply, error) {
+		select {
+		case a := <-answers:
+			return a.stream, protocol.ConnectReply{}, a.err
+		case <-ctx.Done():
+			return nil, protocol.ConnectReply{}, ctx.Err()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o, answers
+}
+
+// A socket is a debuggee's that does not block.
+type socket struct {
+	t      *testing.T
+	fd     int
+	source netip.AddrPort
+}
+
+func newSocket(t *testing.T, source netip.Addr, protocol int) *socket {
+	t.Helper()
+	family := unix.AF_INET
+	if source.Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(source, 0))); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &socket{t, fd, addrPort(sa)}
+}
+
+func (s *socket) connect(to netip.AddrPort) {
+	s.t.Helper()
+	if err := unix.Connect(s.fd, sockaddr(to)); err != unix.EINPROGRESS {
+		s.t.Fatalf("connect = %v", err)
+	}
+}
+
+// outcome waits at most so long for poll(2) to report the connection's end.
+func (s *socket) outcome(wait time.Duration) (known bool, errno unix.Errno) {
+	s.t.Helper()
+	fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}
+	for deadline := time.Now().Add(wait); ; {
+		n, err := unix.Poll(fds, max(0, int(time.Until(deadline).Milliseconds())))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if n == 0 {
+			return false, 0
+		}
+		no, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return true, unix.Errno(no)
+	}
+}
+
+const patience = 30 * time.Second
+
+// What does not block is never held longer than hold, and is connected as soon
+// as the target has answered.
+func TestConnectPending(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		source   netip.Addr
+		protocol int
+	}{
+		{"IPv4", netip.MustParseAddr("127.4.3.2"), 0},
+		{"IPv6", netip.IPv6Loopback(), 0},
+		{"multipath", netip.MustParseAddr("127.4.3.2"), unix.IPPROTO_MPTCP},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o, answers := slow(t)
+			s := newSocket(t, tt.source, tt.protocol)
+			began := time.Now()
+			e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, tt.protocol != 0)
+			if took := time.Since(began); err != nil || !e.Pending || took > hold+time.Second {
+				t.Fatalf("%+v, %v after %v", e, err, took)
+			}
+			s.connect(e.Addr)
+			if known, errno := s.outcome(100 * time.Millisecond); known {
+				t.Fatalf("connect ended before the target answered: %v", errno)
+			}
+			ours, agent := streams(t)
+			began = time.Now()
+			answers <- answer{stream: ours}
+			if known, errno := s.outcome(patience); !known || errno != 0 {
+				t.Fatalf("after the answer: %v, %v", known, errno)
+			}
+			t.Logf("connected %v after the answer", time.Since(began))
+			if took := time.Since(began); tt.protocol == 0 && took > hold {
+				t.Errorf("connected only %v after the answer", took)
+			}
+			if peer, err := unix.Getpeername(s.fd); err != nil || addrPort(peer) != e.Addr {
+				t.Errorf("peer %v, %v", peer, err)
+			}
+			c, err := fileConn(s.fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(patience))
+			io.WriteString(c, "question")
+			buf := make([]byte, protocol.MaxChunk)
+			if n, err := protocol.ReadDatagram(agent, buf); err != nil || string(buf[:n]) != "question" {
+				t.Errorf("the agent read %q, %v", buf[:n], err)
+			}
+			protocol.WriteDatagram(agent, []byte("answer"))
+			if _, err := io.ReadFull(c, buf[:6]); err != nil || string(buf[:6]) != "answer" {
+				t.Errorf("the debuggee read %q, %v", buf[:6], err)
+			}
+		})
+	}
+}
+
+// The target's answer may come before the debuggee's socket connects.
+func TestConnectAfterTheAnswer(t *testing.T) {
+	o, answers := slow(t)
+	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
+	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false)
+	if err != nil || !e.Pending {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	ours, _ := streams(t)
+	answers <- answer{stream: ours}
+	s.connect(e.Addr)
+	if known, errno := s.outcome(patience); !known || errno != 0 {
+		t.Errorf("connect: %v, %v", known, errno)
+	}
+}
+
+func TestConnectRefusedLate(t *testing.T) {
+	o, answers := slow(t)
+	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
+	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false)
+	if err != nil || !e.Pending {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	s.connect(e.Addr)
+	answers <- answer{err: syscall.EHOSTUNREACH}
+	if known, errno := s.outcome(patience); !known || errno != unix.ECONNREFUSED {
+		t.Errorf("connect: %v, %v", known, errno)
+	}
+	if l, err := net.Listen("tcp", e.Addr.String()); err == nil {
+		l.Close()
+		t.Error("the endpoint's port was anybody's to have")
+	}
+}
+
+// What is known in time is told at once.
+func TestConnectAsyncInTime(t *testing.T) {
+	o, answers := slow(t)
+	go func() { answers <- answer{err: syscall.ECONNREFUSED} }()
+	if e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("%+v, %v", e, err)
+	}
+	ours, _ := streams(t)
+	go func() { answers <- answer{stream: ours} }()
+	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false)
+	if err != nil || e.Pending || e.Addr != o.v4.Addr().(*net.TCPAddr).AddrPort() {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// Too many that wait are an error, and the end of all lets their sockets go.
+func TestConnectPendingLimit(t *testing.T) {
+	o, _ := slow(t)
+	o.pending = maxPending - 1
+	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
+	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.connect(e.Addr)
+	_, err = o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false)
+	if !errors.Is(err, syscall.ENOBUFS) {
+		t.Errorf("one too many: %v", err)
+	}
+	o.Close()
+	if known, errno := s.outcome(patience); !known || errno != unix.ECONNREFUSED {
+		t.Errorf("after the end: %v, %v", known, errno)
+	}
+	if o.pending != maxPending-1 {
+		t.Errorf("%d are pending after the end", o.pending)
+	}
+}
