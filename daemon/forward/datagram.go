@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -9,23 +10,32 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"mirrord/protocol"
 )
 
 // Limits of the UDP endpoints of a session.
 const (
 	maxEndpoints = 256         // destinations
-	maxSources   = 1024        // debuggees' sockets of one destination
+	maxSources   = 4096        // debuggees' sockets of one destination
+	maxQueued    = 64          // datagrams of a source that wait for its stream
 	sourceIdle   = time.Minute // after so long without a datagram a source's stream ends
+	endpointIdle = time.Minute // after so long without a source an endpoint is closed
+	sweepEach    = 10 * time.Second
+	sweepPause   = time.Second // between sweeps for want of room
 )
 
 // DialDatagram opens a datagram stream to addr whose first datagram is given.
 type DialDatagram func(ctx context.Context, addr netip.AddrPort, first []byte) (net.Conn, error)
 
 // Datagrams holds a session's UDP endpoints: one loopback socket for each
-// remote address and family, one stream for each of the debuggee's sockets.
+// remote address and family, one stream for each of the debuggee's sockets
+// that sends there. Only sockets that asked for an endpoint may use it, and
+// they may as long as they exist.
 //
-// Goroutines: one reads each endpoint, one for each stream; Close waits for all.
+// Goroutines: one reads each endpoint, two relay each stream, one looks for
+// sockets that are gone; Close waits for all.
 type Datagrams struct {
 	log    *slog.Logger
 	dial   DialDatagram
@@ -33,8 +43,9 @@ type Datagrams struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu        sync.Mutex
+	mu        sync.Mutex                // lock order: mu, then endpoint.mu
 	endpoints map[endpointKey]*endpoint // guarded by mu
+	swept     time.Time                 // guarded by mu
 }
 
 type endpointKey struct {
@@ -44,43 +55,59 @@ type endpointKey struct {
 
 // NewDatagrams makes a set with no endpoint.
 func NewDatagrams(log *slog.Logger, dial DialDatagram) *Datagrams {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &Datagrams{log: log, dial: dial, ctx: ctx, cancel: cancel, endpoints: map[endpointKey]*endpoint{}}
+	d := &Datagrams{log: log, dial: dial, endpoints: map[endpointKey]*endpoint{}}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.wg.Go(d.sweepOften)
+	return d
 }
 
-// Endpoint returns the loopback address that stands for dst, in the family of
-// the socket that will use it.
-func (d *Datagrams) Endpoint(dst netip.AddrPort, v6 bool) (netip.AddrPort, error) {
+// Endpoint returns the loopback address that stands for dst for the debuggee's
+// socket of the given loopback source and inode (0: not known).
+func (d *Datagrams) Endpoint(dst, source netip.AddrPort, inode uint64) (netip.AddrPort, error) {
+	dst, source = unmap(dst), unmap(source)
+	if source.Port() == 0 {
+		return netip.AddrPort{}, fmt.Errorf("opening endpoint for %v: its socket is not bound: %w", dst, unix.EINVAL)
+	}
+	v6 := source.Addr().Is6()
+	if source.Addr().IsUnspecified() { // it will send from
+		source = netip.AddrPortFrom(loopback(v6), source.Port())
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ctx.Err() != nil {
 		return netip.AddrPort{}, net.ErrClosed
 	}
-	key := endpointKey{unmap(dst), v6}
+	key := endpointKey{dst, v6}
 	e := d.endpoints[key]
 	if e == nil {
-		if len(d.endpoints) == maxEndpoints {
-			return netip.AddrPort{}, fmt.Errorf("opening endpoint for %v: already %d of them", dst, maxEndpoints)
+		if len(d.endpoints) >= maxEndpoints && !d.makeRoom() {
+			return netip.AddrPort{}, fmt.Errorf("opening endpoint for %v: already %d of them: %w", dst, maxEndpoints, unix.ENOBUFS)
 		}
-		ip := net.IPv4(127, 0, 0, 1)
-		if v6 {
-			ip = net.IPv6loopback
-		}
-		pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: ip})
+		pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: loopback(v6).AsSlice()})
 		if err != nil {
 			return netip.AddrPort{}, fmt.Errorf("opening endpoint for %v: %w", dst, err)
 		}
-		e = &endpoint{set: d, pc: pc, dst: key.dst, sources: map[netip.AddrPort]chan []byte{}}
+		e = &endpoint{set: d, pc: pc, dst: dst, sources: map[netip.AddrPort]*user{}}
 		d.endpoints[key] = e
 		d.wg.Go(e.read)
+	}
+	if !e.admit(source, inode) && (!d.sweepNow() || !e.admit(source, inode)) {
+		return netip.AddrPort{}, fmt.Errorf("using the endpoint for %v: already %d sockets do: %w", dst, maxSources, unix.ENOBUFS)
 	}
 	return e.pc.LocalAddr().(*net.UDPAddr).AddrPort(), nil
 }
 
+func loopback(v6 bool) netip.Addr {
+	if v6 {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
 // Close ends all endpoints and streams.
 func (d *Datagrams) Close() {
-	d.cancel()
 	d.mu.Lock()
+	d.cancel()
 	for _, e := range d.endpoints {
 		e.pc.Close()
 	}
@@ -88,58 +115,103 @@ func (d *Datagrams) Close() {
 	d.wg.Wait()
 }
 
+// An endpoint stands for one destination.
 type endpoint struct {
 	set *Datagrams
 	pc  *net.UDPConn
 	dst netip.AddrPort
 
 	mu      sync.Mutex
-	sources map[netip.AddrPort]chan []byte // guarded by mu
+	sources map[netip.AddrPort]*user // guarded by mu
+	empty   time.Time                // guarded by mu; since when it has no source
+}
+
+// A user is one of the debuggee's sockets.
+type user struct {
+	inode uint64
+	queue chan []byte        // guarded by endpoint.mu; nil: no stream
+	end   context.CancelFunc // guarded by endpoint.mu; of the stream
+}
+
+// admit lets a socket use the endpoint; false: too many do.
+func (e *endpoint) admit(from netip.AddrPort, inode uint64) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s := e.sources[from]; s != nil {
+		if s.inode == inode {
+			return true
+		}
+		s.stop() // another socket's, of before
+	} else if len(e.sources) >= maxSources {
+		return false
+	}
+	e.sources[from] = &user{inode: inode}
+	return true
+}
+
+func (s *user) stop() {
+	if s.end != nil {
+		s.end()
+	}
 }
 
 // read hands each datagram to its source's stream; like a network, it drops
-// what a slow stream cannot take.
+// what a slow stream cannot take, and what strangers send.
 func (e *endpoint) read() {
 	buf := make([]byte, protocol.MaxChunk)
 	for {
 		n, from, err := e.pc.ReadFromUDPAddrPort(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
 		if err != nil {
-			if e.set.ctx.Err() != nil {
-				return
-			}
 			continue // an ICMP error of an answer nobody waits for
 		}
-		b := append([]byte(nil), buf[:n]...)
-		e.mu.Lock()
-		queue := e.sources[from]
-		if queue == nil && len(e.sources) < maxSources {
-			queue = make(chan []byte, 64)
-			e.sources[from] = queue
-			e.set.wg.Go(func() { e.serve(from, queue) })
-		}
-		e.mu.Unlock()
-		select {
-		case queue <- b: // never, where queue is nil: too many sources
-		default:
+		if queue := e.queueOf(unmap(from)); queue != nil {
+			select {
+			case queue <- append([]byte(nil), buf[:n]...):
+			default:
+			}
 		}
 	}
 }
 
+// queueOf returns the queue of a source's stream, which it starts if need be;
+// nil: a stranger's.
+func (e *endpoint) queueOf(from netip.AddrPort) chan<- []byte {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.sources[from]
+	if s == nil || e.set.ctx.Err() != nil {
+		return nil
+	}
+	if s.queue == nil {
+		ctx, end := context.WithCancel(e.set.ctx)
+		queue := make(chan []byte, maxQueued)
+		s.queue, s.end = queue, end
+		e.set.wg.Go(func() {
+			defer func() {
+				end()
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				s.queue, s.end = nil, nil
+			}()
+			e.serve(ctx, from, queue)
+		})
+	}
+	return s.queue
+}
+
 // serve is one source's stream, from its first datagram to a minute of silence.
-func (e *endpoint) serve(from netip.AddrPort, queue chan []byte) {
-	defer func() {
-		e.mu.Lock()
-		delete(e.sources, from)
-		e.mu.Unlock()
-	}()
-	ctx, cancel := context.WithCancel(e.set.ctx)
-	defer cancel()
+func (e *endpoint) serve(ctx context.Context, from netip.AddrPort, queue <-chan []byte) {
 	var first []byte
 	select {
 	case first = <-queue:
 	case <-ctx.Done():
 		return
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := e.set.dial(ctx, e.dst, first)
 	if err != nil {
 		e.set.log.Info("datagram not sent", "addr", e.dst, "err", err)

@@ -72,24 +72,28 @@ func dialFrom(t *testing.T, source string, expect func(netip.AddrPort) netip.Add
 }
 
 func TestOutgoingPairsBySource(t *testing.T) {
-	o, err := NewOutgoing(quiet)
+	one, agent1 := streams(t)
+	two, agent2 := streams(t)
+	next := make(chan net.Conn, 1)
+	o, err := NewOutgoing(quiet, func(context.Context, netip.AddrPort) (net.Conn, protocol.ConnectReply, error) {
+		return <-next, protocol.ConnectReply{}, nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer o.Close()
-	one, agent1 := streams(t)
-	two, agent2 := streams(t)
 	for _, x := range []struct {
 		source string
 		stream net.Conn
 		agent  net.Conn
 	}{{"127.0.0.2", one, agent1}, {"127.0.0.3", two, agent2}} {
 		c := dialFrom(t, x.source, func(from netip.AddrPort) netip.AddrPort {
-			to, err := o.Expect(from, x.stream)
+			next <- x.stream
+			to, err := o.Connect(t.Context(), netip.AddrPort{}, from)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return to
+			return to.Addr
 		})
 		io.WriteString(c, x.source)
 		buf := make([]byte, protocol.MaxChunk)
@@ -101,7 +105,7 @@ func TestOutgoingPairsBySource(t *testing.T) {
 }
 
 func TestOutgoingRefusesStrangers(t *testing.T) {
-	o, err := NewOutgoing(quiet)
+	o, err := NewOutgoing(quiet, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,56 +121,6 @@ func TestOutgoingRefusesStrangers(t *testing.T) {
 	}
 }
 
-func TestDatagramsOfOneSourceShareAStream(t *testing.T) {
-	opened := make(chan net.Conn, 10)
-	dst := netip.MustParseAddrPort("10.96.0.10:53")
-	d := NewDatagrams(quiet, func(_ context.Context, to netip.AddrPort, first []byte) (net.Conn, error) {
-		if to != dst {
-			t.Errorf("dialled %v", to)
-		}
-		ours, theirs := streams(t)
-		if err := protocol.WriteDatagram(ours, first); err != nil {
-			return nil, err
-		}
-		opened <- theirs
-		return ours, nil
-	})
-	defer d.Close()
-	at, err := d.Endpoint(dst, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again, _ := d.Endpoint(dst, false); again != at {
-		t.Errorf("one address has endpoints %v and %v", at, again)
-	}
-	c, err := net.Dial("udp", at.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
-	var agent net.Conn
-	buf := make([]byte, protocol.MaxChunk)
-	for _, word := range []string{"first", "second"} {
-		io.WriteString(c, word)
-		if agent == nil {
-			agent = <-opened
-		}
-		n, err := protocol.ReadDatagram(agent, buf)
-		if string(buf[:n]) != word || err != nil {
-			t.Fatalf("agent got %q, %v", buf[:n], err)
-		}
-		protocol.WriteDatagram(agent, []byte("re: "+word))
-		n, err = c.Read(buf)
-		if string(buf[:n]) != "re: "+word || err != nil {
-			t.Fatalf("debuggee got %q, %v", buf[:n], err)
-		}
-	}
-	if len(opened) != 0 {
-		t.Error("the second datagram opened another stream")
-	}
-}
-
 func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -177,7 +131,9 @@ func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	in := NewIncoming()
 	want := Peer{netip.MustParseAddrPort("10.244.0.9:51000"), netip.MustParseAddrPort("10.244.0.7:8080")}
 	done := make(chan error)
-	go func() { done <- in.Deliver(t.Context(), ours, want, l.Addr().(*net.TCPAddr).AddrPort()) }()
+	go func() {
+		done <- in.Deliver(t.Context(), ours, want, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()})
+	}()
 	c, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -203,11 +159,50 @@ func TestIncomingLeavesTheStreamWhereNobodyListens(t *testing.T) {
 	}
 	l.Close()
 	ours, _ := streams(t)
-	err = NewIncoming().Deliver(t.Context(), ours, Peer{}, l.Addr().(*net.TCPAddr).AddrPort())
+	err = NewIncoming().Deliver(t.Context(), ours, Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()})
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
 	}
 	if _, err := ours.Write([]byte("still ours")); err != nil {
 		t.Errorf("the stream is of no use any more: %v", err)
+	}
+}
+
+// Another process that has taken the port gets nothing of the cluster's.
+func TestIncomingKnowsTheListener(t *testing.T) {
+	l, ino := listener(t, "127.0.0.1:0", false)
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
+	l.Close()
+	foreign, other := listener(t, addr.String(), false)
+	ours, agent := streams(t)
+	in := NewIncoming()
+	err := in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: addr, Inodes: []uint64{ino}})
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("Deliver = %v", err)
+	}
+	if len(in.peers) > 0 {
+		t.Errorf("peers left: %v", in.peers)
+	}
+	foreign.SetDeadline(time.Now()) // whatever was connected waits in its queue
+	if c, err := foreign.Accept(); err == nil {
+		t.Errorf("%v was connected", c.RemoteAddr())
+	}
+	// To its own it is delivered.
+	done := make(chan error)
+	go func() {
+		done <- in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: addr, Inodes: []uint64{ino, other}})
+	}()
+	foreign.SetDeadline(time.Now().Add(patience))
+	c, err := foreign.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := protocol.ReadAnswer(agent, protocol.KindIncoming, new(protocol.IncomingReply)); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	agent.Close()
+	if err := <-done; err != nil {
+		t.Errorf("Deliver = %v", err)
 	}
 }

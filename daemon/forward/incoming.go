@@ -42,23 +42,31 @@ func (in *Incoming) Peer(source netip.AddrPort) (Peer, bool) {
 	return p, ok
 }
 
+// A Listener is where a debuggee listens.
+type Listener struct {
+	Addr   netip.AddrPort // on loopback
+	Inodes []uint64       // of the sockets that do (SO_REUSEPORT: several); none: not known
+}
+
+// Listens tells whether one of its sockets still listens.
+func (l Listener) Listens() bool { return listens(l.Addr, l.Inodes) }
+
 // Deliver connects to the debuggee's listener and relays the stream to it. An
-// error means that nothing was delivered and the stream is untouched. ctx ends
-// the connection.
-func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, listener netip.AddrPort) error {
-	conn, source, err := in.dial(peer, listener)
+// error means that nothing was delivered and the stream is untouched;
+// ECONNREFUSED is among its causes where the listener is gone. ctx ends the
+// connection.
+func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, listener Listener) error {
+	conn, source, err := in.open(peer, listener)
 	if err != nil {
 		return fmt.Errorf("connecting to the debuggee's listener: %w", err)
 	}
 	defer in.forgetLater(source)
 	defer context.AfterFunc(ctx, func() {
-		conn.SetLinger(0)
-		conn.Close()
+		reset(conn)
 		stream.SetDeadline(time.Unix(1, 0))
 	})()
 	if err := protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{}, nil); err != nil {
-		conn.SetLinger(0)
-		conn.Close()
+		reset(conn)
 		stream.Close()
 		return nil // the agent's side is gone: there is nobody to deliver from
 	}
@@ -66,12 +74,38 @@ func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, lis
 	return nil
 }
 
+// errTaken: another process listens where the debuggee did.
+var errTaken = fmt.Errorf("another process listens there: %w", unix.ECONNREFUSED)
+
+// open connects to the debuggee's listener and to no other: before, because
+// nobody else is to be connected to, and afterwards, because the listener may
+// just have changed.
+func (in *Incoming) open(peer Peer, l Listener) (*net.TCPConn, netip.AddrPort, error) {
+	known := len(l.Inodes) > 0
+	if known && !l.Listens() {
+		return nil, netip.AddrPort{}, fmt.Errorf("it does not listen at %v any more: %w", l.Addr, unix.ECONNREFUSED)
+	}
+	conn, source, err := in.dial(peer, l.Addr)
+	if err != nil {
+		return nil, source, err
+	}
+	// One that listens for a single connection has it and is closed.
+	if known && !l.Listens() && anyListens(l.Addr) {
+		reset(conn)
+		in.forget(source)
+		return nil, source, errTaken
+	}
+	return conn, source, nil
+}
+
+func (in *Incoming) forget(source netip.AddrPort) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	delete(in.peers, source)
+}
+
 func (in *Incoming) forgetLater(source netip.AddrPort) {
-	time.AfterFunc(peerKept, func() {
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		delete(in.peers, source)
-	})
+	time.AfterFunc(peerKept, func() { in.forget(source) })
 }
 
 // dial binds before it connects, so that the peer is known before the debuggee
@@ -105,9 +139,7 @@ func (in *Incoming) dial(peer Peer, listener netip.AddrPort) (*net.TCPConn, neti
 		conn, err = fileConn(fd)
 	}
 	if err != nil {
-		in.mu.Lock()
-		delete(in.peers, from)
-		in.mu.Unlock()
+		in.forget(from)
 		return nil, none, fmt.Errorf("connect to %v: %w", listener, err)
 	}
 	return conn.(*net.TCPConn), from, nil

@@ -52,10 +52,12 @@ type agent struct {
 // A target is what sessions tell of the one they are bound to.
 type target struct {
 	name      string
+	path      string // that names this very pod and container
 	pod       string
 	namespace string
 	context   string
 	mounts    []string
+	probed    []int // ports that kubelet probes
 }
 
 func newAgents(log *slog.Logger, came func(*agent), gone func(*agent, error)) *agents {
@@ -91,7 +93,8 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 	a, err := as.open(ctx, key, func(ctx context.Context) (*tunnel.Tunnel, error) { return as.start(ctx, c, t, cfg, progress) })
 	return a, target{
 		name: fmt.Sprintf("pod/%s/container/%s in %s", t.Pod, t.Container, t.Namespace),
-		pod:  t.Pod, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts,
+		path: cluster.Path{Kind: "pod", Name: t.Pod, Container: t.Container}.String(),
+		pod:  t.Pod, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts,
 	}, err
 }
 

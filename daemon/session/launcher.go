@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/forward"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
@@ -50,9 +51,8 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	}
 	defer func() {
 		m.nodes.dropUnused(l)
-		if l.s.detach(l) {
-			m.end(l.s, "its launchers are gone")
-		}
+		l.s.detach(l)
+		m.endUnused(l.s, "its launchers are gone")
 	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -95,14 +95,14 @@ func (l *launcher) attach(r *layer.Request) error {
 	if r.Op != layer.OpAttach {
 		return l.refuse(r, unix.EPROTO, errors.New("first request must attach to a session"))
 	}
-	s, err := l.m.session(r.Path)
+	s, err := l.m.attach(r.Path, l)
 	if err != nil {
 		return l.refuse(r, unix.ESRCH, err)
 	}
 	l.s = s
-	s.attach(l)
 	if err := l.reply(&layer.Reply{Seq: r.Seq}, l.m.root()); err != nil {
 		s.detach(l)
+		l.m.endUnused(s, "its launcher is gone")
 		return err
 	}
 	return nil
@@ -156,13 +156,12 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 	case layer.OpAccess:
 		return nil, l.access(r)
 	case layer.OpConnect:
-		reply.Addr, reply.Addr2, err = l.s.connect(l.ctx, r.Addr, r.Addr2)
-		return nil, err
+		return nil, l.connect(r, reply)
 	case layer.OpDatagram:
-		reply.Addr, err = l.s.datagrams.Endpoint(r.Addr, r.Addr2.Addr().Is6() && !r.Addr2.Addr().Is4In6())
+		reply.Addr, err = l.s.datagrams.Endpoint(r.Addr, r.Addr2, r.Node)
 		return nil, err
 	case layer.OpListen:
-		return nil, l.s.listen(l.ctx, r.Addr.Port(), r.Addr2)
+		return nil, l.s.listen(l.ctx, r, l)
 	case layer.OpPeer:
 		p, ok := l.s.incoming.Peer(r.Addr)
 		if !ok {
@@ -172,6 +171,22 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 		return nil, nil
 	}
 	return nil, &ide.Error{Msg: fmt.Sprintf("unknown layer request %d", r.Op), Err: unix.EPROTO}
+}
+
+// connect finds where the debuggee's socket has to connect to.
+func (l *launcher) connect(r *layer.Request, reply *layer.Reply) error {
+	var e forward.Endpoint
+	var err error
+	if r.Flags&layer.ConnectAsync == 0 {
+		e, err = l.s.outgoing.Connect(l.ctx, r.Addr, r.Addr2)
+	} else {
+		e, err = l.s.outgoing.ConnectAsync(l.ctx, r.Addr, r.Addr2, r.Flags&layer.ConnectMultipath != 0)
+	}
+	reply.Addr, reply.Addr2 = e.Addr, e.Local
+	if e.Pending {
+		reply.Flags |= layer.ReplyPending
+	}
+	return err
 }
 
 // errno is what the hooked call fails with. A tunnel that is gone looks like a

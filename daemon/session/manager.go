@@ -10,22 +10,16 @@ package session
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"mirrord/daemon/config"
 	"mirrord/daemon/files"
-	"mirrord/protocol"
 	"mirrord/protocol/ide"
 )
 
@@ -117,74 +111,6 @@ func (m *Manager) Close() {
 	}
 }
 
-// Start makes a session. It lives until Stop, or until both the connection
-// that started it (Release) and its launchers are gone.
-func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress func(string)) (ide.Session, error) {
-	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
-	if err != nil {
-		return ide.Session{}, configError(err)
-	}
-	if err := cfg.NeedTarget(); err != nil {
-		return ide.Session{}, configError(err)
-	}
-	if cfg.FS.Mode != "local" {
-		if err := m.startFiles(); err != nil {
-			return ide.Session{}, err
-		}
-	}
-	a, target, err := m.agents.get(ctx, cfg, p.Client, progress)
-	if err != nil {
-		return ide.Session{}, clusterError(err)
-	}
-	s, err := m.begin(ctx, cfg, p.Client, a, target)
-	if err != nil {
-		m.agents.put(a)
-		return ide.Session{}, clusterError(err)
-	}
-	return s.info(), nil
-}
-
-// begin reads what a debuggee needs to know of the target and registers the session.
-func (m *Manager) begin(ctx context.Context, cfg *config.Config, client ide.Client, a *agent, target target) (*Session, error) {
-	environ, err := a.tunnel.Call(ctx, protocol.KindEnviron, struct{}{}, new(protocol.EnvironReply))
-	if err != nil {
-		return nil, fmt.Errorf("reading the target's environment: %w", err)
-	}
-	set, unset, err := cfg.Environ(splitEnviron(environ), client)
-	if err != nil {
-		return nil, configError(err)
-	}
-	s, err := newSession(m.log, a)
-	if err != nil {
-		return nil, err
-	}
-	hello := a.tunnel.Hello()
-	s.launch = ide.Launch{
-		Session: ide.Session{
-			ID: s.id, Target: target.name, Pod: target.pod, Namespace: target.namespace, Context: target.context,
-			Started: s.started.Format(time.RFC3339), Warnings: warnings(cfg),
-		},
-		Hostname: hello.Hostname, Addrs: hello.Addrs, Env: set, Unset: unset, Policy: cfg.Policy(target.mounts),
-	}
-	m.mu.Lock()
-	m.sessions[s.id] = s
-	m.mu.Unlock()
-	s.log.Info("session started", "target", target.name)
-	return s, nil
-}
-
-func splitEnviron(b []byte) []string {
-	return slices.DeleteFunc(strings.Split(string(b), "\x00"), func(s string) bool { return s == "" })
-}
-
-func warnings(cfg *config.Config) []string {
-	var list []string
-	for _, w := range cfg.Warnings {
-		list = append(list, config.Words(w))
-	}
-	return list
-}
-
 // startFiles starts the file server unless it runs.
 func (m *Manager) startFiles() error {
 	m.filesMu.Lock()
@@ -248,8 +174,9 @@ func (m *Manager) List() []ide.Session {
 
 // Release says that the connection which started a session is gone.
 func (m *Manager) Release(id string) {
-	if s, err := m.session(id); err == nil && s.release() {
-		m.end(s, "its client is gone")
+	if s, err := m.session(id); err == nil {
+		s.release()
+		m.endUnused(s, "its client is gone")
 	}
 }
 
@@ -260,52 +187,4 @@ func (m *Manager) agentGone(a *agent, why error) {
 			s.agentGone(why)
 		}
 	}
-}
-
-func (m *Manager) session(id string) (*Session, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.sessions[id]
-	if s == nil {
-		return nil, &ide.Error{Code: ide.CodeSession, Msg: fmt.Sprintf("no session %q", id), Hint: "mirrord session ls shows those that run"}
-	}
-	return s, nil
-}
-
-func (m *Manager) all() []*Session {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	list := make([]*Session, 0, len(m.sessions))
-	for _, s := range m.sessions {
-		list = append(list, s)
-	}
-	slices.SortFunc(list, func(a, b *Session) int { return a.started.Compare(b.started) })
-	return list
-}
-
-// end undoes the session, once.
-func (m *Manager) end(s *Session, why string) {
-	if !m.forget(s) {
-		return
-	}
-	s.log.Info("session ended", "why", why, "dur", time.Since(s.started))
-	s.tell("the session has ended: "+why, true)
-	s.close()
-	m.agents.put(s.agent)
-}
-
-func (m *Manager) forget(s *Session) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.sessions[s.id] != s {
-		return false
-	}
-	delete(m.sessions, s.id)
-	return true
-}
-
-func newID() string {
-	var b [4]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
 }

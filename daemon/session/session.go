@@ -2,21 +2,16 @@ package session
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
-	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"mirrord/daemon/forward"
-	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 )
@@ -27,6 +22,7 @@ type Session struct {
 	id        string
 	log       *slog.Logger
 	agent     *agent
+	target    target
 	started   time.Time
 	launch    ide.Launch // fixed but for Session's counts
 	outgoing  *forward.Outgoing
@@ -34,29 +30,26 @@ type Session struct {
 	incoming  *forward.Incoming
 	ctx       context.Context // until the session ends
 	cancel    context.CancelFunc
-	wg        sync.WaitGroup // incoming connections
+	wg        sync.WaitGroup // incoming connections and watchListeners
 
 	mu        sync.Mutex
-	released  bool                 // guarded by mu; the starter is gone
+	holders   int                  // guarded by mu; connections that started it
 	launchers map[*launcher]bool   // guarded by mu
 	listeners map[uint16]*listener // guarded by mu, by stolen port
 }
 
-// A listener is where a stolen port's connections go.
-type listener struct {
-	addr    netip.AddrPort // the debuggee's, on loopback
-	release func()
-}
-
-func newSession(log *slog.Logger, a *agent) (*Session, error) {
-	s := &Session{id: newID(), agent: a, started: time.Now(), incoming: forward.NewIncoming(), listeners: map[uint16]*listener{}, launchers: map[*launcher]bool{}}
-	s.log = log.With("session", s.id)
+func newSession(log *slog.Logger, id string, a *agent, t target) (*Session, error) {
+	s := &Session{
+		id: id, log: log.With("session", id), agent: a, target: t, started: time.Now(), incoming: forward.NewIncoming(),
+		holders: 1, listeners: map[uint16]*listener{}, launchers: map[*launcher]bool{},
+	}
 	var err error
-	if s.outgoing, err = forward.NewOutgoing(s.log); err != nil {
+	if s.outgoing, err = forward.NewOutgoing(s.log, a.tunnel.Connect); err != nil {
 		return nil, err
 	}
 	s.datagrams = forward.NewDatagrams(s.log, a.tunnel.Datagram)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.wg.Go(s.watchListeners)
 	return s, nil
 }
 
@@ -73,12 +66,18 @@ func (s *Session) info() ide.Session {
 	return i
 }
 
-// release tells that the starter is gone; it reports whether nobody is left.
-func (s *Session) release() bool {
+// hold notes one more connection that started the session.
+func (s *Session) hold() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.released = true
-	return len(s.launchers) == 0
+	s.holders++
+}
+
+// release tells that one of them is gone.
+func (s *Session) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holders--
 }
 
 func (s *Session) attach(l *launcher) {
@@ -87,12 +86,23 @@ func (s *Session) attach(l *launcher) {
 	s.launchers[l] = true
 }
 
-// detach tells that a launcher is gone; it reports whether nobody is left.
-func (s *Session) detach(l *launcher) bool {
+// detach undoes what a launcher that is gone had asked for.
+func (s *Session) detach(l *launcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.launchers, l)
-	return s.released && len(s.launchers) == 0
+	for port, at := range s.listeners {
+		if at.owner == l {
+			s.giveBack(port, "its launcher is gone")
+		}
+	}
+}
+
+// unused tells whether nobody is left who has a use for the session.
+func (s *Session) unused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.holders <= 0 && len(s.launchers) == 0
 }
 
 // tellTime bounds the wait for a launcher to take a message.
@@ -121,10 +131,7 @@ func (s *Session) tell(words string, over bool) {
 // agentGone tells that remote files and connections are lost.
 func (s *Session) agentGone(why error) {
 	s.mu.Lock()
-	for port, l := range s.listeners {
-		l.release()
-		delete(s.listeners, port)
-	}
+	s.giveAllBack("the agent is gone")
 	s.mu.Unlock()
 	s.tell(fmt.Sprintf("the agent is gone (%v): remote files and connections fail from now on; start anew to get another agent", why), false)
 }
@@ -133,87 +140,9 @@ func (s *Session) agentGone(why error) {
 func (s *Session) close() {
 	s.cancel()
 	s.mu.Lock()
-	for port, l := range s.listeners {
-		l.release()
-		delete(s.listeners, port)
-	}
+	s.giveAllBack("the session ends")
 	s.mu.Unlock()
 	s.outgoing.Close()
 	s.datagrams.Close()
 	s.wg.Wait()
-}
-
-// connect opens an outgoing connection for the debuggee's socket with the
-// given loopback source, and says where that has to connect to.
-func (s *Session) connect(ctx context.Context, dst, source netip.AddrPort) (endpoint, local netip.AddrPort, err error) {
-	stream, reply, err := s.agent.tunnel.Connect(ctx, dst)
-	if err != nil {
-		return endpoint, local, err
-	}
-	endpoint, err = s.outgoing.Expect(source, stream)
-	return endpoint, reply.Local, err
-}
-
-// listen steals port for the debuggee's listener at addr and returns when
-// connections arrive there.
-func (s *Session) listen(ctx context.Context, port uint16, addr netip.AddrPort) error {
-	s.mu.Lock()
-	if l := s.listeners[port]; l != nil { // the debuggee listens anew
-		l.addr = addr
-		s.mu.Unlock()
-		return nil
-	}
-	s.mu.Unlock()
-	l := &listener{addr: addr}
-	release, err := s.agent.tunnel.Steal(ctx, port, func(ctx context.Context, stream net.Conn, in protocol.Incoming) {
-		s.deliver(stream, l, in)
-	})
-	if err != nil {
-		return fmt.Errorf("stealing port %d: %w", port, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ctx.Err() != nil {
-		release()
-		return s.ctx.Err()
-	}
-	l.release = release
-	s.listeners[port] = l
-	s.log.Info("port stolen", "port", port)
-	return nil
-}
-
-// deliver brings one stolen connection to the debuggee. A listener that is
-// gone ends the steal; the connection then goes to the pod.
-func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
-	s.mu.Lock()
-	addr := l.addr
-	if s.ctx.Err() == nil {
-		s.wg.Add(1)
-		defer s.wg.Done()
-	}
-	s.mu.Unlock()
-	err := s.ctx.Err()
-	if err == nil {
-		err = s.incoming.Deliver(s.ctx, stream, forward.Peer{Client: in.Client, Local: in.Local}, addr)
-	}
-	if err == nil {
-		return
-	}
-	protocol.WriteError(stream, "incoming", err)
-	stream.Close()
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		s.unlisten(in.Port, l, addr)
-	}
-}
-
-func (s *Session) unlisten(port uint16, l *listener, addr netip.AddrPort) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.listeners[port] != l || l.addr != addr {
-		return
-	}
-	delete(s.listeners, port)
-	l.release()
-	s.log.Info("port given back", "port", port)
 }

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
@@ -325,5 +326,141 @@ func TestLeasesOfTheTarget(t *testing.T) {
 	notice, _ := c.read(0)
 	if notice.Flags&layer.ReplyExpired == 0 || notice.Lease.Seq <= lease.Seq || binary.LittleEndian.Uint64(notice.Data) != lease.ID {
 		t.Errorf("%+v after lease %+v", notice, lease)
+	}
+}
+
+// What a daemon's end took away comes back under its id, once, however many ask.
+func TestStartAgain(t *testing.T) {
+	m := manager(t)
+	first, err := m.Start(t.Context(), ide.SessionStartParams{
+		Client:    ide.Client{Dir: t.TempDir(), Env: []string{"A=b"}},
+		Overrides: ide.Overrides{Agent: agentAddress(t)},
+		Progress:  "7",
+	}, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	launch, err := m.Launch(t.Context(), first.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := launch.Start
+	if p.ID != first.ID || p.Progress != "" || len(p.Client.Env) != 1 {
+		t.Fatalf("it is started again by %+v", p)
+	}
+	if s, err := m.Start(t.Context(), p, func(string) {}); err != nil || s.ID != first.ID || s.Started != first.Started {
+		t.Errorf("while it is there: %+v, %v", s, err)
+	}
+	m.Release(first.ID)
+	if list := m.List(); len(list) != 1 {
+		t.Errorf("one of two who started it is gone: %v", list)
+	}
+	m.Release(first.ID)
+	if list := m.List(); len(list) != 0 {
+		t.Errorf("both who started it are gone: %v", list)
+	}
+
+	const racing = 4
+	errs := make(chan error, racing)
+	for range racing {
+		go func() {
+			s, err := m.Start(t.Context(), p, func(string) {})
+			if err == nil && s.ID != first.ID {
+				err = fmt.Errorf("it has become %q", s.ID)
+			}
+			errs <- err
+		}()
+	}
+	for range racing {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if list := m.List(); len(list) != 1 || list[0].ID != first.ID {
+		t.Errorf("of racing starters there are %v", list)
+	}
+	for range racing {
+		m.Release(first.ID)
+	}
+	if list := m.List(); len(list) != 0 {
+		t.Errorf("all who started it are gone: %v", list)
+	}
+}
+
+func TestBadSessionID(t *testing.T) {
+	m := manager(t)
+	for _, id := range []string{"x", "../../ab", "0123456", "012345678", "ABCDEF01", "0123456\n", strings.Repeat("a", 1<<20)} {
+		_, err := m.Start(t.Context(), ide.SessionStartParams{ID: id, Overrides: ide.Overrides{Agent: "127.0.0.1:1"}}, func(string) {})
+		var e *ide.Error
+		if !errors.As(err, &e) || e.Code != ide.CodeSession || len(e.Msg) > 200 {
+			t.Errorf("%.20q: %v", id, err)
+		}
+	}
+}
+
+// The same pod is the target again, not another one of its deployment.
+func TestAgainOnTheSamePod(t *testing.T) {
+	p := ide.SessionStartParams{ID: "01234567", Overrides: ide.Overrides{Target: "deployment/web", Context: "c"}, Progress: "1"}
+	got := again(p, target{path: "pod/web-1/container/main", namespace: "shop"})
+	want := ide.SessionStartParams{ID: "01234567", Overrides: ide.Overrides{Target: "pod/web-1/container/main", Namespace: "shop", Context: "c"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A connect that does not block is answered in time, also where nobody answers.
+func TestConnectThatWaits(t *testing.T) {
+	m := manager(t)
+	_, c := start(t, m)
+	// The backlog is full: the kernel does not answer SYNs, as if it were far away.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*unix.SockaddrInet4).Port))
+	filler, err := net.Dial("tcp4", far.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filler.Close()
+
+	source, socket := boundSocket(t)
+	began := time.Now()
+	reply, _ := c.call(layer.Request{Op: layer.OpConnect, Flags: layer.ConnectAsync, Addr: far, Addr2: source})
+	if reply.Errno != 0 || reply.Flags&layer.ReplyPending == 0 {
+		t.Fatalf("after %v: %+v: %s", time.Since(began), reply, reply.Data)
+	}
+	if err := unix.SetNonblock(socket, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(socket, &unix.SockaddrInet4{Addr: reply.Addr.Addr().As4(), Port: int(reply.Addr.Port())}); err != unix.EINPROGRESS {
+		t.Fatalf("connect = %v", err)
+	}
+	for range 2 { // the filler, then the debuggee's
+		nfd, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(nfd)
+	}
+	fds := []unix.PollFd{{Fd: int32(socket), Events: unix.POLLOUT}}
+	for {
+		if n, err := unix.Poll(fds, 60_000); err != unix.EINTR {
+			if n != 1 || err != nil {
+				t.Fatalf("poll = %d, %v", n, err)
+			}
+			break
+		}
+	}
+	if no, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_ERROR); no != 0 || err != nil {
+		t.Errorf("SO_ERROR %v, %v", unix.Errno(no), err)
 	}
 }

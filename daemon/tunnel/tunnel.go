@@ -157,7 +157,8 @@ func (t *Tunnel) Datagram(ctx context.Context, addr netip.AddrPort, first []byte
 
 // Steal takes over a port; h gets its connections until release is called. It
 // returns when the redirect is active.
-func (t *Tunnel) Steal(ctx context.Context, port uint16, h Handler) (release func(), err error) {
+func (t *Tunnel) Steal(ctx context.Context, steal protocol.Steal, h Handler) (release func(), err error) {
+	port := steal.Port
 	t.mu.Lock()
 	if t.ports[port] != nil {
 		t.mu.Unlock()
@@ -170,7 +171,7 @@ func (t *Tunnel) Steal(ctx context.Context, port uint16, h Handler) (release fun
 		defer t.mu.Unlock()
 		delete(t.ports, port)
 	}
-	s, _, err := t.open(ctx, protocol.KindSteal, protocol.Steal{Port: port}, new(protocol.StealReply))
+	s, _, err := t.open(ctx, protocol.KindSteal, steal, new(protocol.StealReply))
 	if err != nil {
 		forget()
 		return nil, err

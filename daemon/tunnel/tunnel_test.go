@@ -137,11 +137,11 @@ func TestStolenConnectionsReachThePortsHandler(t *testing.T) {
 		protocol.WriteMessage(s, protocol.KindIncoming, protocol.IncomingReply{}, nil)
 		s.Close()
 	}
-	release, err := tun.Steal(t.Context(), 8080, take)
+	release, err := tun.Steal(t.Context(), protocol.Steal{Port: 8080}, take)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tun.Steal(t.Context(), 8080, take); err == nil {
+	if _, err := tun.Steal(t.Context(), protocol.Steal{Port: 8080}, take); err == nil {
 		t.Error("a port was stolen twice")
 	}
 	offer <- 8080

@@ -1,0 +1,122 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mirrord/daemon/config"
+	"mirrord/protocol"
+	"mirrord/protocol/ide"
+)
+
+// Start makes a session. It lives until Stop, or until both the connections
+// that started it (Release) and its launchers are gone. With an ID it makes a
+// session again that a daemon's end took away, unless somebody else has.
+func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress func(string)) (ide.Session, error) {
+	if p.ID == "" {
+		p.ID = newID()
+	} else if err := checkID(p.ID); err != nil {
+		return ide.Session{}, err
+	}
+	if s := m.hold(p.ID); s != nil {
+		return s.info(), nil
+	}
+	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	if err != nil {
+		return ide.Session{}, configError(err)
+	}
+	if err := cfg.NeedTarget(); err != nil {
+		return ide.Session{}, configError(err)
+	}
+	if cfg.FS.Mode != "local" {
+		if err := m.startFiles(); err != nil {
+			return ide.Session{}, err
+		}
+	}
+	a, target, err := m.agents.get(ctx, cfg, p.Client, progress)
+	if err != nil {
+		return ide.Session{}, clusterError(err)
+	}
+	s, err := m.begin(ctx, cfg, p, a, target)
+	if err != nil {
+		m.agents.put(a)
+		return ide.Session{}, clusterError(err)
+	}
+	if other := m.register(s); other != s {
+		s.close()
+		m.agents.put(a)
+		s = other
+	}
+	return s.info(), nil
+}
+
+// begin reads what a debuggee needs to know of the target.
+func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionStartParams, a *agent, target target) (*Session, error) {
+	environ, err := a.tunnel.Call(ctx, protocol.KindEnviron, struct{}{}, new(protocol.EnvironReply))
+	if err != nil {
+		return nil, fmt.Errorf("reading the target's environment: %w", err)
+	}
+	set, unset, err := cfg.Environ(splitEnviron(environ), p.Client)
+	if err != nil {
+		return nil, configError(err)
+	}
+	s, err := newSession(m.log, p.ID, a, target)
+	if err != nil {
+		return nil, err
+	}
+	hello := a.tunnel.Hello()
+	s.launch = ide.Launch{
+		Session: ide.Session{
+			ID: s.id, Target: target.name, Pod: target.pod, Namespace: target.namespace, Context: target.context,
+			Started: s.started.Format(time.RFC3339), Warnings: warnings(cfg),
+		},
+		Hostname: hello.Hostname, Addrs: hello.Addrs, Env: set, Unset: unset, Policy: cfg.Policy(target.mounts),
+		Start: again(p, target),
+	}
+	return s, nil
+}
+
+// again is what starts the session once more, on the very same target.
+func again(p ide.SessionStartParams, t target) ide.SessionStartParams {
+	p.Progress = ""
+	if t.path != "" {
+		p.Overrides.Target, p.Overrides.Namespace = t.path, t.namespace
+	}
+	return p
+}
+
+func splitEnviron(b []byte) []string {
+	return slices.DeleteFunc(strings.Split(string(b), "\x00"), func(s string) bool { return s == "" })
+}
+
+func warnings(cfg *config.Config) []string {
+	var list []string
+	for _, w := range cfg.Warnings {
+		list = append(list, config.Words(w))
+	}
+	return list
+}
+
+const idBytes = 4
+
+func newID() string {
+	var b [idBytes]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// checkID judges an id that a client brings: it becomes part of logs and names.
+func checkID(id string) error {
+	if b, err := hex.DecodeString(id); err != nil || len(b) != idBytes || strings.ToLower(id) != id {
+		return &ide.Error{
+			Code: ide.CodeSession, Msg: fmt.Sprintf("starting session %.40q: an id is %d hexadecimal digits", id, 2*idBytes),
+			Hint: "leave it out to start a new one",
+		}
+	}
+	return nil
+}
