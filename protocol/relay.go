@@ -67,6 +67,9 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 	<-sent
 	stream.SetReadDeadline(past)
 	wg.Wait()
+	if first == nil {
+		conn.SetLinger(-1) // what is still to be sent is sent, whatever was set before
+	}
 	conn.Close()
 	stream.Close()
 	return first

@@ -70,6 +70,7 @@ func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, lis
 		stream.Close()
 		return nil // the agent's side is gone: there is nobody to deliver from
 	}
+	doom(conn)
 	protocol.Relay(conn, stream)
 	return nil
 }

@@ -172,6 +172,7 @@ func (o *Outgoing) pair(c *net.TCPConn) net.Conn {
 }
 
 func (o *Outgoing) relay(c *net.TCPConn, stream net.Conn) {
+	doom(c)
 	err := protocol.Relay(c, stream)
 	o.log.Debug("outgoing connection ended", "err", err)
 	o.mu.Lock()
@@ -201,9 +202,13 @@ func (o *Outgoing) Close() {
 	o.wg.Wait()
 }
 
+// doom makes a connection end by ECONNRESET if its end is not an orderly one,
+// such as this process being killed: protocol.Relay sees to the others.
+func doom(c *net.TCPConn) { c.SetLinger(0) }
+
 // reset ends a connection so that its other side sees ECONNRESET.
 func reset(c *net.TCPConn) {
-	c.SetLinger(0)
+	doom(c)
 	c.Close()
 }
 

@@ -102,4 +102,3 @@ func (m *Manager) forget(s *Session, condition func() bool) bool {
 	delete(m.sessions, s.id)
 	return true
 }
-
