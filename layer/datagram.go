@@ -10,14 +10,15 @@ import (
 	wire "mirrord/protocol/layer"
 )
 
-// A datagramKey is a UDP destination and the family of who sends there.
+// A datagramKey is a UDP destination and the socket that sends there: the
+// daemon lets no other use the endpoint.
 type datagramKey struct {
-	to    netip.AddrPort
-	only6 bool
+	to, source netip.AddrPort
+	inode      uint64
 }
 
-// maxEndpoints bounds the UDP destinations of one launcher.
-const maxEndpoints = 1 << 14
+// maxEndpoints bounds what is remembered; what is not is asked for again.
+const maxEndpoints = 1 << 12
 
 // maxDatagram is the largest payload of UDP over IPv4 and IPv6.
 const maxDatagram = 1<<16 - 1
@@ -27,18 +28,31 @@ func (l *Layer) datagramEndpoint(d *duplicate, to netip.AddrPort) (netip.AddrPor
 	if len(l.Addrs) > 0 && !l.ownAddr(to.Addr()).IsValid() && !to.Addr().IsLoopback() {
 		return netip.AddrPort{}, unix.ENETUNREACH // the target has no such family
 	}
-	key := datagramKey{to, d.only6}
+	source := d.own()
+	if source.Port() == 0 { // to any address: it may send to Local ones as well
+		anywhere := netip.IPv4Unspecified()
+		if d.domain == unix.AF_INET6 {
+			anywhere = netip.IPv6Unspecified()
+		}
+		if err := unix.Bind(d.fd, kernelAddr(netip.AddrPortFrom(anywhere, 0), d.domain)); err != nil {
+			return netip.AddrPort{}, asErrno(err)
+		}
+		source = d.own()
+	}
+	if source.Addr().IsUnspecified() {
+		source = netip.AddrPortFrom(d.loopback(), source.Port())
+	}
+	key := datagramKey{to, source, d.inode}
 	l.sockets.mu.Lock()
 	endpoint, known := l.sockets.endpoint[key]
-	full := len(l.sockets.endpoint) >= maxEndpoints
-	l.sockets.mu.Unlock()
-	switch {
-	case known:
-		return endpoint, 0
-	case full:
-		return netip.AddrPort{}, unix.ENOBUFS
+	if len(l.sockets.endpoint) >= maxEndpoints {
+		clear(l.sockets.endpoint)
 	}
-	r := l.Daemon.call(&wire.Request{Op: wire.OpDatagram, Addr: to, Addr2: netip.AddrPortFrom(d.loopback(), 0)})
+	l.sockets.mu.Unlock()
+	if known {
+		return endpoint, 0
+	}
+	r := l.Daemon.call(&wire.Request{Op: wire.OpDatagram, Addr: to, Addr2: source, Node: d.inode})
 	closeFD(r.fd)
 	if r.Errno != 0 {
 		return netip.AddrPort{}, unix.Errno(r.Errno)

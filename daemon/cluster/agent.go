@@ -10,6 +10,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 )
 
 // An Agent is a running agent pod.
@@ -19,6 +23,7 @@ type Agent struct {
 	Job, Pod  string
 	Created   bool // by this StartAgent; otherwise it was there already
 	uid       string
+	job       types.UID
 	port      int
 }
 
@@ -49,6 +54,47 @@ func (a *Agent) Gone(ctx context.Context) error {
 		return a.failed(errors.New("it has ended by itself (exit code 0)"))
 	}
 	return nil
+}
+
+// Wait returns when the agent's pod has ended, with why. Other errors, but
+// ctx's, say that the client may not watch it.
+func (a *Agent) Wait(ctx context.Context) error {
+	for {
+		err := a.watch(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case IsKind(err, AgentFailed) || IsKind(err, Forbidden):
+			return err
+		case err != nil:
+			a.c.log.Debug("watching agent", "err", err)
+		}
+		if err := pause(ctx, watchAgain); err != nil {
+			return err
+		}
+	}
+}
+
+// watch looks at the pod itself at each of its changes; Gone has the words.
+func (a *Agent) watch(ctx context.Context) error {
+	events, err := a.c.watch(ctx, pods, a.Namespace, "", "metadata.name="+a.Pod)
+	if err != nil {
+		return err
+	}
+	defer events.Stop()
+	if err := a.Gone(ctx); err != nil { // there may have been no change to see
+		return err
+	}
+	return drain(ctx, events, func(watch.EventType, runtime.Object) error { return a.Gone(ctx) })
+}
+
+// Delete ends the agent for everybody: its target is gone.
+func (a *Agent) Delete(ctx context.Context) error {
+	err := a.c.delete(ctx, jobs, a.Namespace, a.Job, metav1.Preconditions{UID: &a.job})
+	if gone(err) {
+		return nil
+	}
+	return err
 }
 
 func (a *Agent) failed(err error) error {

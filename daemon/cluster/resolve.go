@@ -52,7 +52,7 @@ func (c *Cluster) Resolve(ctx context.Context, p Path) (*Target, error) {
 		}
 	}
 	p.Container = con.Name
-	_, id, _ := strings.Cut(containerStatus(pod, con.Name).ContainerID, "://")
+	id := withoutScheme(containerStatus(pod, con.Name).ContainerID)
 	t := &Target{
 		Path: p, Namespace: pod.Namespace, Pod: pod.Name, UID: string(pod.UID), Node: pod.Spec.NodeName,
 		Container: con.Name, ContainerID: id, HostNetwork: pod.Spec.HostNetwork, ProbePorts: probePorts(pod),
@@ -67,6 +67,12 @@ func (c *Cluster) Resolve(ctx context.Context, p Path) (*Target, error) {
 		t.Ports = append(t.Ports, Port{int(port.ContainerPort), port.Name, string(cmp.Or(port.Protocol, corev1.ProtocolTCP))})
 	}
 	return t, nil
+}
+
+// withoutScheme takes the runtime's name from a container's id.
+func withoutScheme(id string) string {
+	_, id, _ = strings.Cut(id, "://")
+	return id
 }
 
 func (c *Cluster) podOf(ctx context.Context, p Path) (*corev1.Pod, error) {

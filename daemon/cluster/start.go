@@ -130,7 +130,7 @@ func (s *start) round(ctx context.Context) (agent *Agent, err error) {
 	})
 	select {
 	case pod := <-found:
-		agent = &Agent{c: s.c, Namespace: pod.Namespace, Job: job.Name, Pod: pod.Name, Created: created, uid: string(pod.UID), port: s.port}
+		agent = &Agent{c: s.c, Namespace: pod.Namespace, Job: job.Name, Pod: pod.Name, Created: created, uid: string(pod.UID), job: job.UID, port: s.port}
 		return agent, s.reach(ctx, agent, claimed)
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)

@@ -1,38 +1,32 @@
 package session
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"strconv"
 	"sync"
 	"time"
 
 	"mirrord/daemon/cluster"
-	"mirrord/daemon/config"
 	"mirrord/daemon/tunnel"
-	"mirrord/protocol"
 	"mirrord/protocol/ide"
-	"mirrord/protocol/link"
 )
 
-const (
-	agentPort = 7777            // on the loopback of the agent's own pod
-	agentIdle = 5 * time.Minute // without a client an agent ends
-	keep      = time.Minute     // an unused tunnel stays open for the next session
-	dialTime  = 10 * time.Second
-)
+const keep = time.Minute // an unused tunnel stays open for the next session
 
 // agents are the daemon's tunnels, one for each agent, shared by the sessions
 // on its target.
+//
+// Goroutines: three for each tunnel, which wait for its end, look after the
+// pods it depends on and hear of leases; close waits for all.
 type agents struct {
 	log  *slog.Logger
-	gone func(a *agent, why error) // an agent that is used has ended
-	came func(a *agent)            // run for each that is opened; it ends with its tunnel
+	tell func(a *agent, n news)
+	came func(a *agent) // run for each that is opened; it ends with its tunnel
+	wg   sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool              // guarded by mu
@@ -49,137 +43,19 @@ type agent struct {
 	idle   *time.Timer // guarded by agents.mu; runs while users is 0
 }
 
-// A target is what sessions tell of the one they are bound to.
-type target struct {
-	name      string
-	path      string // that names this very pod and container
-	pod       string
-	namespace string
-	context   string
-	mounts    []string
-	probed    []int // ports that kubelet probes
+// news of an agent that sessions use.
+type news struct {
+	words  string
+	ending bool // the target is about to go: no port is to be taken any more
+	lost   bool // nothing remote works from now on
 }
 
-func newAgents(log *slog.Logger, came func(*agent), gone func(*agent, error)) *agents {
-	return &agents{log: log, came: came, gone: gone, byKey: map[string]*agent{}}
-}
-
-// get finds the configuration's target and a tunnel to its agent. The caller
-// gives the agent back with put.
-func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client, progress func(string)) (*agent, target, error) {
-	if addr := cfg.Agent.Address; addr != "" {
-		a, err := as.open(ctx, "address "+addr, func(ctx context.Context) (*tunnel.Tunnel, error) {
-			progress("connecting to the agent at " + addr)
-			return as.dial(ctx, addr)
-		})
-		return a, target{name: "agent " + addr}, err
-	}
-	c, err := cluster.Open(ctx, as.log, access(cfg, client))
-	if err != nil {
-		return nil, target{}, err
-	}
-	path, err := cluster.ParseTarget(cfg.Target)
-	if err != nil {
-		return nil, target{}, err
-	}
-	progress("finding " + cfg.Target)
-	t, err := c.Resolve(ctx, path)
-	if err != nil {
-		return nil, target{}, err
-	}
-	// Whoever may use an agent is whoever the API server lets reach it: other
-	// credentials are another tunnel.
-	key := fmt.Sprint(c.Identity(), t.UID, t.ContainerID, cfg.Agent.Namespace, cfg.Agent.Image)
-	a, err := as.open(ctx, key, func(ctx context.Context) (*tunnel.Tunnel, error) { return as.start(ctx, c, t, cfg, progress) })
-	return a, target{
-		name: fmt.Sprintf("pod/%s/container/%s in %s", t.Pod, t.Container, t.Namespace),
-		path: cluster.Path{Kind: "pod", Name: t.Pod, Container: t.Container}.String(),
-		pod:  t.Pod, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts,
-	}, err
-}
-
-func access(cfg *config.Config, client ide.Client) cluster.Access {
-	return cluster.Access{
-		Kubeconfig: cfg.Kubeconfig, Context: cfg.Context, Namespace: cfg.Namespace,
-		Env: client.Env, Dir: client.Dir, InsecureSkipTLSVerify: cfg.Insecure, IgnoreProxy: !cfg.UseProxy,
-	}
-}
-
-// dial opens a tunnel to an agent at an address.
-func (as *agents) dial(ctx context.Context, addr string) (*tunnel.Tunnel, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
-	defer cancel()
-	t, err := tunnel.Open(ctx, as.log, link.NewID(), func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", addr)
-	})
-	if err != nil {
-		return nil, &ide.Error{
-			Code: ide.CodeAgent, Msg: fmt.Sprintf("connecting to the agent at %s: %v", addr, err), Err: err,
-			Hint: "start one with: mirrord-agent --listen " + addr,
-		}
-	}
-	return t, nil
-}
-
-// start gets the target an agent pod and opens a tunnel to it.
-func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Target, cfg *config.Config, progress func(string)) (*tunnel.Tunnel, error) {
-	s := &cfg.Agent
-	idle := cmp.Or(s.IdleTimeout, agentIdle)
-	spec := cluster.AgentSpec{
-		Image: cmp.Or(s.Image, "mirrord-agent:"+protocol.Build), PullPolicy: s.ImagePullPolicy, PullSecrets: s.ImagePullSecrets,
-		Namespace: s.Namespace, Build: protocol.Build, Port: agentPort, StartupTimeout: s.StartupTimeout,
-		Labels: s.Labels, Annotations: s.Annotations, ServiceAccount: s.ServiceAccount, PriorityClass: s.PriorityClass,
-		Tolerations: s.Tolerations, Resources: s.Resources, Privileged: s.Privileged,
-		DisabledCapabilities: s.DisabledCapabilities, MeshInjection: s.MeshInjection, TTL: s.TTL,
-		Args: []string{
-			"--listen", "127.0.0.1:" + strconv.Itoa(agentPort), "--container", t.ContainerID,
-			"--idle", idle.String(), "--build", protocol.Build,
-		},
-	}
-	var tun *tunnel.Tunnel
-	pod := make(chan *cluster.Agent, 1) // StartAgent's answer, for the link's later connections
-	running, err := c.StartAgent(ctx, t, spec, progress, func(ctx context.Context, first net.Conn) (err error) {
-		// Each try is a client of its own: the last may have got half way.
-		tun, err = tunnel.Open(ctx, as.log, link.NewID(), func(ctx context.Context) (net.Conn, error) {
-			if nc := first; nc != nil {
-				first = nil
-				return nc, nil
-			}
-			select {
-			case a := <-pod:
-				pod <- a
-				return as.redial(ctx, a)
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		})
-		if errors.Is(err, tunnel.ErrBuild) {
-			err = errors.Join(cluster.ErrFinal, err)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	pod <- running
-	return tun, nil
-}
-
-// redial connects anew to an agent that was there. One that is gone is not
-// waited for.
-func (as *agents) redial(ctx context.Context, a *cluster.Agent) (net.Conn, error) {
-	nc, err := a.Dial(ctx)
-	if err == nil {
-		return nc, nil
-	}
-	if gone := a.Gone(ctx); cluster.IsKind(gone, cluster.AgentFailed) {
-		return nil, fmt.Errorf("%w: %v", link.ErrGone, gone)
-	}
-	return nil, err
+func newAgents(log *slog.Logger, came func(*agent), tell func(*agent, news)) *agents {
+	return &agents{log: log, came: came, tell: tell, byKey: map[string]*agent{}}
 }
 
 // open returns the agent of key, whose tunnel is made by start where there is none.
-func (as *agents) open(ctx context.Context, key string, start func(context.Context) (*tunnel.Tunnel, error)) (*agent, error) {
+func (as *agents) open(ctx context.Context, key string, start func(context.Context) (opened, error)) (*agent, error) {
 	a, err := as.use(key)
 	if err != nil {
 		return nil, err
@@ -203,25 +79,80 @@ func (as *agents) open(ctx context.Context, key string, start func(context.Conte
 			return a, nil
 		}
 	}
-	t, err := start(ctx)
+	o, err := start(ctx)
 	if err != nil {
 		as.put(a)
 		return nil, err
 	}
-	a.tunnel = t
-	go as.came(a)
-	go func() { // until the tunnel ends; then the next session starts another
-		<-t.Done()
-		as.drop(a)
-		if err := t.Err(); !errors.Is(err, net.ErrClosed) {
-			if errors.Is(err, io.EOF) {
-				err = errors.New("it ended")
-			}
-			as.log.Warn("agent gone", "target", key, "err", err)
-			as.gone(a, err)
-		}
-	}()
+	a.tunnel = o.tunnel
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	if !as.closed {
+		as.wg.Go(func() { as.attend(a, o) })
+		as.wg.Go(func() { as.came(a) })
+	}
 	return a, nil
+}
+
+// attend tells of what happens to an agent and its target until the tunnel
+// ends; then the next session starts another.
+func (as *agents) attend(a *agent, o opened) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	var watching sync.WaitGroup
+	if o.target != nil {
+		watching.Go(func() { as.watchTarget(ctx, a, o, cancel) })
+		watching.Go(func() { as.watchAgent(ctx, o, cancel) })
+	}
+	var err error
+	select {
+	case <-a.tunnel.Done():
+		if err = a.tunnel.Err(); errors.Is(err, io.EOF) {
+			err = errors.New("it ended")
+		}
+		err = fmt.Errorf("the agent is gone (%w)", err)
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	as.drop(a)
+	if !errors.Is(err, net.ErrClosed) {
+		as.log.Warn("agent lost", "target", a.key, "err", err)
+		as.tell(a, news{words: err.Error() + ": remote files and connections fail from now on; start anew to have them back", lost: true})
+	}
+	cancel(nil)
+	a.tunnel.Close()
+	watching.Wait()
+}
+
+// watchTarget ends the tunnel's use when the target's pod is gone.
+func (as *agents) watchTarget(ctx context.Context, a *agent, o opened, end context.CancelCauseFunc) {
+	err := o.cluster.Watch(ctx, o.target, func(c cluster.Change) {
+		as.log.Info("target changed", "target", o.target.Pod, "what", c.Words)
+		switch c.Fate {
+		case cluster.Restarted:
+			as.tell(a, news{words: c.Words + ": files and new connections are the new one's from now on, the environment stays"})
+		case cluster.Ending:
+			as.tell(a, news{words: c.Words + ": its ports are given back", ending: true})
+		case cluster.Gone:
+			if err := o.running.Delete(ctx); err != nil {
+				as.log.Debug("agent of a target that is gone", "err", err) // it ends by itself, being idle
+			}
+			end(errors.New(c.Words))
+		}
+	})
+	if err != nil && ctx.Err() == nil {
+		as.log.Warn("the target is not watched", "target", o.target.Pod, "err", err)
+	}
+}
+
+// watchAgent ends the tunnel's use when the agent's pod is gone: sooner than
+// the link would give up, and it knows why.
+func (as *agents) watchAgent(ctx context.Context, o opened, end context.CancelCauseFunc) {
+	if err := o.running.Wait(ctx); cluster.IsKind(err, cluster.AgentFailed) {
+		end(err)
+	} else if ctx.Err() == nil {
+		as.log.Warn("the agent is not watched", "target", o.running.Pod, "err", err)
+	}
 }
 
 // use finds or makes the entry of key.
@@ -289,6 +220,7 @@ func (as *agents) close() {
 	for _, a := range all {
 		a.end()
 	}
+	as.wg.Wait()
 }
 
 func (a *agent) end() {

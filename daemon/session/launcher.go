@@ -146,6 +146,9 @@ func (l *launcher) answer(r *layer.Request) {
 }
 
 func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err error) {
+	if err := l.s.works(r.Op); err != nil {
+		return nil, err
+	}
 	switch r.Op {
 	case layer.OpOpen:
 		return l.open(r, reply)

@@ -50,7 +50,7 @@ func NewManager(log *slog.Logger, dir string) (*Manager, error) {
 	m := &Manager{
 		log: log, nodes: newNodes(log), path: filepath.Join(dir, "layer.sock"), sessions: map[string]*Session{},
 	}
-	m.agents = newAgents(log, m.hearExpired, m.agentGone)
+	m.agents = newAgents(log, m.hearExpired, m.agentNews)
 	if err := os.Remove(m.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing old layer socket: %w", err)
 	}
@@ -180,11 +180,11 @@ func (m *Manager) Release(id string) {
 	}
 }
 
-// agentGone tells the sessions of an agent that it has ended by itself.
-func (m *Manager) agentGone(a *agent, why error) {
+// agentNews tells the sessions of an agent.
+func (m *Manager) agentNews(a *agent, n news) {
 	for _, s := range m.all() {
 		if s.agent == a {
-			s.agentGone(why)
+			s.hear(n)
 		}
 	}
 }

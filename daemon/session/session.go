@@ -2,7 +2,7 @@ package session
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -36,6 +36,8 @@ type Session struct {
 	holders   int                  // guarded by mu; connections that started it
 	launchers map[*launcher]bool   // guarded by mu
 	listeners map[uint16]*listener // guarded by mu, by stolen port
+	ending    error                // guarded by mu; why no port is stolen any more
+	lost      error                // guarded by mu; why nothing remote works any more
 }
 
 func newSession(log *slog.Logger, id string, a *agent, t target) (*Session, error) {
@@ -128,12 +130,32 @@ func (s *Session) tell(words string, over bool) {
 	}
 }
 
-// agentGone tells that remote files and connections are lost.
-func (s *Session) agentGone(why error) {
+// hear takes news of the session's agent and tells the user.
+func (s *Session) hear(n news) {
 	s.mu.Lock()
-	s.giveAllBack("the agent is gone")
+	if n.lost {
+		s.lost = errors.New(n.words)
+	}
+	if n.lost || n.ending {
+		s.ending = errors.New(n.words)
+		s.giveAllBack(n.words)
+	}
 	s.mu.Unlock()
-	s.tell(fmt.Sprintf("the agent is gone (%v): remote files and connections fail from now on; start anew to get another agent", why), false)
+	s.tell(n.words, false)
+}
+
+// works is an error when nothing remote does any more, or for listening when
+// the target is about to go.
+func (s *Session) works(op layer.Op) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch op {
+	case layer.OpPeer: // of a connection that was there before
+		return nil
+	case layer.OpListen:
+		return s.ending
+	}
+	return s.lost
 }
 
 // close gives all ports back, resets all connections and waits for their goroutines.

@@ -1,0 +1,158 @@
+package session
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"mirrord/daemon/cluster"
+	"mirrord/daemon/config"
+	"mirrord/daemon/tunnel"
+	"mirrord/protocol"
+	"mirrord/protocol/ide"
+	"mirrord/protocol/link"
+)
+
+const (
+	agentPort = 7777            // on the loopback of the agent's own pod
+	agentIdle = 5 * time.Minute // without a client an agent ends
+	dialTime  = 10 * time.Second
+)
+
+// A target is what sessions tell of the one they are bound to.
+type target struct {
+	name      string
+	path      string // that names this very pod and container
+	pod       string
+	namespace string
+	context   string
+	mounts    []string
+	probed    []int // ports that kubelet probes
+}
+
+// opened is a tunnel and, where its agent is a pod, what it depends on.
+type opened struct {
+	tunnel  *tunnel.Tunnel
+	cluster *cluster.Cluster
+	target  *cluster.Target // nil: the agent is at an address
+	running *cluster.Agent
+}
+
+// get finds the configuration's target and a tunnel to its agent. The caller
+// gives the agent back with put.
+func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client, progress func(string)) (*agent, target, error) {
+	if addr := cfg.Agent.Address; addr != "" {
+		a, err := as.open(ctx, "address "+addr, func(ctx context.Context) (opened, error) {
+			progress("connecting to the agent at " + addr)
+			t, err := as.dial(ctx, addr)
+			return opened{tunnel: t}, err
+		})
+		return a, target{name: "agent " + addr}, err
+	}
+	c, err := cluster.Open(ctx, as.log, access(cfg, client))
+	if err != nil {
+		return nil, target{}, err
+	}
+	path, err := cluster.ParseTarget(cfg.Target)
+	if err != nil {
+		return nil, target{}, err
+	}
+	progress("finding " + cfg.Target)
+	t, err := c.Resolve(ctx, path)
+	if err != nil {
+		return nil, target{}, err
+	}
+	// Whoever may use an agent is whoever the API server lets reach it: other
+	// credentials are another tunnel.
+	key := fmt.Sprint(c.Identity(), t.UID, t.ContainerID, cfg.Agent.Namespace, cfg.Agent.Image)
+	a, err := as.open(ctx, key, func(ctx context.Context) (opened, error) { return as.start(ctx, c, t, cfg, progress) })
+	return a, target{
+		name: fmt.Sprintf("pod/%s/container/%s in %s", t.Pod, t.Container, t.Namespace),
+		path: cluster.Path{Kind: "pod", Name: t.Pod, Container: t.Container}.String(),
+		pod:  t.Pod, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts,
+	}, err
+}
+
+func access(cfg *config.Config, client ide.Client) cluster.Access {
+	return cluster.Access{
+		Kubeconfig: cfg.Kubeconfig, Context: cfg.Context, Namespace: cfg.Namespace,
+		Env: client.Env, Dir: client.Dir, InsecureSkipTLSVerify: cfg.Insecure, IgnoreProxy: !cfg.UseProxy,
+	}
+}
+
+// dial opens a tunnel to an agent at an address.
+func (as *agents) dial(ctx context.Context, addr string) (*tunnel.Tunnel, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	t, err := tunnel.Open(ctx, as.log, link.NewID(), func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	})
+	if err != nil {
+		return nil, &ide.Error{
+			Code: ide.CodeAgent, Msg: fmt.Sprintf("connecting to the agent at %s: %v", addr, err), Err: err,
+			Hint: "start one with: mirrord-agent --listen " + addr,
+		}
+	}
+	return t, nil
+}
+
+// start gets the target an agent pod and opens a tunnel to it.
+func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Target, cfg *config.Config, progress func(string)) (opened, error) {
+	s := &cfg.Agent
+	idle := cmp.Or(s.IdleTimeout, agentIdle)
+	spec := cluster.AgentSpec{
+		Image: cmp.Or(s.Image, "mirrord-agent:"+protocol.Build), PullPolicy: s.ImagePullPolicy, PullSecrets: s.ImagePullSecrets,
+		Namespace: s.Namespace, Build: protocol.Build, Port: agentPort, StartupTimeout: s.StartupTimeout,
+		Labels: s.Labels, Annotations: s.Annotations, ServiceAccount: s.ServiceAccount, PriorityClass: s.PriorityClass,
+		Tolerations: s.Tolerations, Resources: s.Resources, Privileged: s.Privileged,
+		DisabledCapabilities: s.DisabledCapabilities, MeshInjection: s.MeshInjection, TTL: s.TTL,
+		Args: []string{
+			"--listen", "127.0.0.1:" + strconv.Itoa(agentPort), "--container", t.ContainerID,
+			"--idle", idle.String(), "--build", protocol.Build,
+		},
+	}
+	var tun *tunnel.Tunnel
+	pod := make(chan *cluster.Agent, 1) // StartAgent's answer, for the link's later connections
+	running, err := c.StartAgent(ctx, t, spec, progress, func(ctx context.Context, first net.Conn) (err error) {
+		// Each try is a client of its own: the last may have got half way.
+		tun, err = tunnel.Open(ctx, as.log, link.NewID(), func(ctx context.Context) (net.Conn, error) {
+			if nc := first; nc != nil {
+				first = nil
+				return nc, nil
+			}
+			select {
+			case a := <-pod:
+				pod <- a
+				return as.redial(ctx, a)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		})
+		if errors.Is(err, tunnel.ErrBuild) {
+			err = errors.Join(cluster.ErrFinal, err)
+		}
+		return err
+	})
+	if err != nil {
+		return opened{}, err
+	}
+	pod <- running
+	return opened{tunnel: tun, cluster: c, target: t, running: running}, nil
+}
+
+// redial connects anew to an agent that was there. One that is gone is not
+// waited for.
+func (as *agents) redial(ctx context.Context, a *cluster.Agent) (net.Conn, error) {
+	nc, err := a.Dial(ctx)
+	if err == nil {
+		return nc, nil
+	}
+	if gone := a.Gone(ctx); cluster.IsKind(gone, cluster.AgentFailed) {
+		return nil, fmt.Errorf("%w: %v", link.ErrGone, gone)
+	}
+	return nil, err
+}
