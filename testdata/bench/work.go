@@ -1,53 +1,74 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// span is how long a loop of unknown speed runs.
-const span = 300 * time.Millisecond
-
-// work does one kind of work and prints its figure.
+// work does the work of a static Go program and prints its figure:
+//
+//	read SIZE                  of a file of its own; calls/s
+//	open                       and close of a file of this machine; µs
+//	files DIR N SECONDS [warm] as in c/files.c; files/s
 func work(args []string) error {
-	kinds := map[string]func(string) (float64, error){
-		"read": reads, "open": opens, "http": requests, "latency": latency, "files": files,
-	}
-	do := kinds[args[0]]
-	if do == nil {
-		return fmt.Errorf("no work %q", args[0])
-	}
-	argument := ""
-	if len(args) > 1 {
-		argument = args[1]
-	}
-	v, err := do(argument)
+	v, err := func() (float64, error) {
+		switch {
+		case len(args) == 2 && args[0] == "read":
+			return reads(args[1])
+		case len(args) == 1 && args[0] == "open":
+			return opens()
+		case len(args) >= 4 && args[0] == "files":
+			return files(args[1], args[2], args[3], slices.Contains(args[4:], "warm"))
+		}
+		return 0, fmt.Errorf("no work %q", args)
+	}()
 	if err == nil {
 		fmt.Println(v)
 	}
 	return err
 }
 
-// repeat calls f for about span and returns the calls per second.
-func repeat(batch int, f func() error) (float64, error) {
-	begin, n := time.Now(), 0
-	for time.Since(begin) < span {
-		for range batch {
-			if err := f(); err != nil {
+// batch is the least that is timed. A batch that was preempted is one among
+// many, and the median does not see it.
+const batch = time.Millisecond
+
+// rate is the median rate, per second, of batches of calls to f. It ends after
+// so many seconds or calls; most 0 is no limit.
+func rate(seconds float64, most int, f func(i int) error) (float64, error) {
+	var rates []float64
+	size, i := 1, 0
+	until := time.Now().Add(time.Duration(seconds * float64(time.Second)))
+	for most == 0 || i+size <= most {
+		began := time.Now()
+		for range size {
+			if err := f(i); err != nil {
 				return 0, err
 			}
+			i++
 		}
-		n += batch
+		if took := time.Since(began); took < batch {
+			size *= 2
+		} else {
+			rates = append(rates, float64(size)/took.Seconds())
+		}
+		if began.After(until) {
+			break
+		}
 	}
-	return float64(n) / time.Since(begin).Seconds(), nil
+	if len(rates) == 0 {
+		return 0, errors.New("nothing was measured")
+	}
+	return median(rates), nil
 }
+
+const span64 = 0.2 // seconds
 
 func reads(size string) (float64, error) {
 	n, err := strconv.Atoi(size)
@@ -64,65 +85,52 @@ func reads(size string) (float64, error) {
 	if _, err := f.Write(buf); err != nil {
 		return 0, err
 	}
-	return repeat(100, func() error {
+	return rate(span64, 0, func(int) error {
 		_, err := unix.Pread(int(f.Fd()), buf, 0)
 		return err
 	})
 }
 
-func opens(string) (float64, error) {
-	rate, err := repeat(100, func() error {
+func opens() (float64, error) {
+	perSecond, err := rate(span64, 0, func(int) error {
 		fd, err := unix.Open("/etc/passwd", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		return unix.Close(fd)
 	})
-	return 1e6 / rate, err
+	return 1e6 / perSecond, err
 }
 
-func get(url string) error {
-	r, err := http.Get(url)
-	if err != nil {
-		return err
-	}
-	defer r.Body.Close()
-	_, err = io.Copy(io.Discard, r.Body)
-	return err
-}
-
-func requests(url string) (float64, error) { return repeat(10, func() error { return get(url) }) }
-
-// latency is the median of many requests over one connection.
-func latency(url string) (float64, error) {
-	var took []float64
-	_, err := repeat(10, func() error {
-		begin := time.Now()
-		if err := get(url); err != nil {
-			return err
-		}
-		took = append(took, float64(time.Since(begin))/float64(time.Microsecond))
-		return nil
-	})
+func files(dir, number, seconds string, warm bool) (float64, error) {
+	n, err := strconv.Atoi(number)
 	if err != nil {
 		return 0, err
 	}
-	return median(took), nil
-}
-
-// files reads each file of a directory once.
-func files(dir string) (float64, error) {
-	buf := make([]byte, 4096)
-	begin := time.Now()
-	for i := range smallFiles {
-		fd, err := unix.Open(filepath.Join(dir, strconv.Itoa(i)), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return 0, fmt.Errorf("opening file %d: %w", i, err)
-		}
-		if n, err := unix.Read(fd, buf); n != smallSize || err != nil {
-			return 0, fmt.Errorf("reading file %d: %d bytes, %w", i, n, err)
-		}
-		unix.Close(fd)
+	s, err := strconv.ParseFloat(seconds, 64)
+	if err != nil {
+		return 0, err
 	}
-	return smallFiles / time.Since(begin).Seconds(), nil
+	buf := make([]byte, smallSize+1)
+	read := func(i int) error {
+		fd, err := unix.Open(filepath.Join(dir, strconv.Itoa(i%n)), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("opening file %d: %w", i%n, err)
+		}
+		defer unix.Close(fd)
+		got, err := unix.Read(fd, buf)
+		if got != smallSize || err != nil {
+			return fmt.Errorf("reading file %d: %d bytes, %w", i%n, got, err)
+		}
+		return nil
+	}
+	if !warm {
+		return rate(s, n, read)
+	}
+	for i := range n {
+		if err := read(i); err != nil {
+			return 0, err
+		}
+	}
+	return rate(s, 0, read)
 }

@@ -1,208 +1,177 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
-	hereVar    = "MIRRORD_BENCH_HERE"
-	smallFiles = 2000
+	smallFiles = 10_000
+	warmFiles  = 1_000
 	smallSize  = 2048
-	hereAddr   = "10.99.0.1"
-	thereAddr  = "10.99.0.2"
+	bigSize    = 100 << 20
+
+	hereAddr    = "10.99.0.1"
+	thereAddr   = "10.99.0.2"
+	agentAddr   = thereAddr + ":7777"
+	plainPort   = "8000" // the first of a server's ports
+	stolenPort  = "8100"
+	transferred = "300000000" // bytes
 )
 
-// A world is what the rows are measured in.
+// A world is what the rows by --agent are measured in: the two sides, with
+// servers on both and the agent on the other.
 type world struct {
-	self       string // this program
-	dir        string // temporary; the daemon's runtime directory
-	files      string // of small files, which the configuration makes Remote
-	config     string // of mirrord
-	agent      string // its address
-	localHTTP  string // URL on this side's loopback
-	remoteHTTP string // URL that is reached from the other side
-	other      *exec.Cmd
-	otherIn    io.Closer
+	*programs
+	dir         string // the daemon's runtime directory
+	config      string // of mirrord
+	files, big  string // which the configuration makes Remote
+	rewritten   int
+	here, there *side
+	ends        []func()
 }
 
-// enterNamespace runs this program again in a network namespace of its own.
-func enterNamespace() error {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), hereVar+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM}
-	runtime.LockOSThread() // Pdeathsig is about this thread
-	err := cmd.Run()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		os.Exit(exit.ExitCode())
+// newWorld names what begin makes.
+func newWorld(p *programs, name string) *world {
+	dir := filepath.Join(p.dir, name)
+	return &world{
+		programs: p, dir: dir, config: filepath.Join(dir, "mirrord.json"),
+		files: filepath.Join(dir, "files"), big: filepath.Join(dir, "files", "big"),
 	}
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("making a network namespace: %w; run it as root", err)
-	}
-	return err
 }
 
-func newWorld() (w *world, err error) {
-	w = &world{agent: thereAddr + ":7777", remoteHTTP: "http://" + thereAddr + ":8000/"}
-	if w.self, err = os.Executable(); err != nil {
-		return nil, err
-	}
-	if w.dir, err = os.MkdirTemp("", "mirrord-bench"); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			w.close()
-		}
-	}()
-	if err := w.makeFiles(); err != nil {
-		return nil, err
-	}
-	if err := w.startOther(); err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	serve(l)
-	w.localHTTP = "http://" + l.Addr().String() + "/"
-	return w, nil
-}
-
-// serve answers HTTP on l for as long as this process lives.
-func serve(l net.Listener) {
-	go func() {
-		err := http.Serve(l, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-			fmt.Fprintln(rw, "hello, this is the answer")
-		}))
-		fmt.Fprintln(os.Stderr, "bench: serving:", err)
-	}()
-}
-
-// makeFiles fills the directory of small files, and says in a configuration
-// that it is the target's.
-func (w *world) makeFiles() error {
-	w.files = filepath.Join(w.dir, "files")
-	if err := os.Mkdir(w.files, 0o755); err != nil {
+func (w *world) begin(ctx context.Context) (err error) {
+	if err := os.MkdirAll(w.files, 0o755); err != nil {
 		return err
 	}
-	content := []byte(strings.Repeat("x", smallSize))
-	for i := range smallFiles {
-		if err := os.WriteFile(filepath.Join(w.files, strconv.Itoa(i)), content, 0o644); err != nil {
-			return err
-		}
-	}
-	w.config = filepath.Join(w.dir, "mirrord.json")
 	config, err := json.Marshal(map[string]any{"feature": map[string]any{"fs": map[string]any{
 		"mode": "read", "read_only": []string{"^" + w.files + "/"},
 	}}})
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(w.config, config, 0o600)
+	if err := os.WriteFile(w.config, config, 0o600); err != nil {
+		return err
+	}
+	if w.here, err = newSide(hereAddr, 0, "XDG_RUNTIME_DIR="+w.dir); err != nil {
+		return err
+	}
+	if w.there, err = newSide(thereAddr, 1); err != nil {
+		return err
+	}
+	if err := w.join(ctx); err != nil {
+		return err
+	}
+	for _, s := range []*side{w.here, w.there} {
+		if err := w.keep(s, s.command(ctx, w.c, "serve", s.addr, plainPort), "ready"); err != nil {
+			return err
+		}
+	}
+	return w.keep(w.there, w.there.command(ctx, "bin/mirrord-agent", "--listen", agentAddr), "listening")
 }
 
-// startOther starts the other side and joins it to this one by a veth pair.
-func (w *world) startOther() error {
-	w.other = exec.Command(w.self, "there", thereAddr)
-	w.other.Stderr = os.Stderr
-	w.other.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	in, err := w.other.StdinPipe()
-	if err != nil {
-		return err
+// keep runs a command until the world's end.
+func (w *world) keep(s *side, cmd *exec.Cmd, word string) error {
+	stop, err := s.background(cmd, word)
+	if err == nil {
+		w.ends = append(w.ends, stop)
 	}
-	out, err := w.other.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := w.other.Start(); err != nil {
-		return err
-	}
-	w.otherIn = in
-	err = ip(
-		"link set lo up",
-		fmt.Sprintf("link add here type veth peer name there netns %d", w.other.Process.Pid),
-		"addr add "+hereAddr+"/24 dev here",
-		"link set here up",
-	)
-	if err != nil {
-		return err
-	}
-	if _, err := io.WriteString(in, "linked\n"); err != nil {
-		return err
-	}
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		return fmt.Errorf("waiting for the other side: %w", err)
-	}
-	return nil
+	return err
 }
 
-func ip(commands ...string) error {
-	for _, c := range commands {
-		if out, err := exec.Command("ip", strings.Fields(c)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %s: %w: %s", c, err, out)
+// join connects the sides by a veth pair.
+func (w *world) join(ctx context.Context) error {
+	for _, do := range []struct {
+		side    *side
+		command string
+	}{
+		{w.here, "link set lo up"},
+		{w.here, fmt.Sprintf("link add veth type veth peer name veth netns /proc/%d/fd/%d", os.Getpid(), w.there.ns.Fd())},
+		{w.here, "addr add " + hereAddr + "/24 dev veth"},
+		{w.here, "link set veth up"},
+		{w.there, "link set lo up"},
+		{w.there, "addr add " + thereAddr + "/24 dev veth"},
+		{w.there, "link set veth up"},
+	} {
+		if _, err := do.side.output(do.side.command(ctx, "ip", strings.Fields(do.command)...)); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// there is the other side: servers and an agent, until its input ends.
-func there(addr string) error {
-	in := bufio.NewReader(os.Stdin)
-	if _, err := in.ReadString('\n'); err != nil {
-		return err
+// end ends all that the world started, and says what it could not.
+func (w *world) end() error {
+	var err error
+	for len(w.ends) > 0 {
+		w.ends[len(w.ends)-1]()
+		w.ends = w.ends[:len(w.ends)-1]
 	}
-	if err := ip("link set lo up", "addr add "+addr+"/24 dev there", "link set there up"); err != nil {
-		return err
+	if w.here != nil {
+		stop := w.here.command(context.Background(), "bin/mirrord", "daemon", "stop")
+		_, err = w.here.output(stop)
 	}
-	l, err := net.Listen("tcp", addr+":8000")
-	if err != nil {
-		return err
-	}
-	serve(l)
-	runtime.LockOSThread() // Pdeathsig is about this thread
-	agent := exec.Command("bin/mirrord-agent", "--listen", addr+":7777")
-	agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := agent.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := agent.Start(); err != nil {
-		return err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("starting the agent: %w", err)
-	}
-	fmt.Print(line)
-	_, err = io.Copy(io.Discard, in)
-	return errors.Join(err, agent.Process.Signal(syscall.SIGTERM), agent.Wait())
-}
-
-// close ends all that the world started.
-func (w *world) close() {
-	if out, err := exec.Command("env", "XDG_RUNTIME_DIR="+w.dir, "bin/mirrord", "daemon", "stop").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "bench: stopping the daemon: %v: %s\n", err, out)
-	}
-	if w.otherIn != nil {
-		w.otherIn.Close()
-		w.other.Wait()
+	for _, s := range []*side{w.here, w.there} {
+		if s == nil {
+			continue
+		}
+		pids, e := s.processes()
+		err = errors.Join(err, e)
+		for _, pid := range pids {
+			cmd, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if len(cmd) == 0 {
+				continue // it has ended
+			}
+			err = errors.Join(err, fmt.Errorf("process %d was left: %s", pid, strings.ReplaceAll(string(cmd), "\x00", " ")))
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		s.ns.Close()
 	}
 	os.RemoveAll(w.dir)
+	return err
+}
+
+func (w *world) pin(pinned bool) error {
+	return errors.Join(w.here.pin(pinned), w.there.pin(pinned))
+}
+
+// rewrite writes the small files anew, so that nobody knows them.
+func (w *world) rewrite(context.Context) error {
+	w.rewritten++
+	content := []byte(strings.Repeat(strconv.Itoa(w.rewritten%10), smallSize))
+	for i := range smallFiles {
+		if err := os.WriteFile(filepath.Join(w.files, strconv.Itoa(i)), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare writes the small files if they are not there yet.
+func (w *world) prepare(ctx context.Context) error {
+	if w.rewritten > 0 {
+		return nil
+	}
+	return w.rewrite(ctx)
+}
+
+func (w *world) prepareBig(context.Context) error {
+	if _, err := os.Stat(w.big); err == nil {
+		return nil
+	}
+	return os.WriteFile(w.big, make([]byte, bigSize), 0o644)
+}
+
+// mirrord makes a command that runs under mirrord on this side.
+func (w *world) mirrord(ctx context.Context, flags []string, argv ...string) *exec.Cmd {
+	args := append([]string{"exec", "--agent", agentAddr, "-f", w.config}, flags...)
+	return w.here.command(ctx, "bin/mirrord", append(append(args, "--"), argv...)...)
 }

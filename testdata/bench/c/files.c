@@ -1,0 +1,102 @@
+// Work on files.
+//
+//	work blocks FILE SIZE      read a file in blocks; MB/s
+//	work files DIR N SECONDS [warm]  open, read and close DIR/0 to DIR/N-1; files/s
+//	work stat DIR N SECONDS    stat them; calls/s
+//	work stat-p50 FILE SECONDS the median stat; µs
+#include "work.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char buf[1 << 20];
+
+static void blocks(const char *path, size_t size)
+{
+	double began = now(), total = 0;
+	int fd = open(path, O_RDONLY);
+	if (fd < 0)
+		die(path);
+	for (;;) {
+		ssize_t n = read(fd, buf, size);
+		if (n < 0)
+			die(path);
+		if (n == 0)
+			break;
+		total += n;
+	}
+	close(fd);
+	printf("%f\n", total / 1e6 / (now() - began));
+}
+
+static void small(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+	if (fd < 0)
+		die(path);
+	if (read(fd, buf, sizeof buf) <= 0)
+		die(path);
+	close(fd);
+}
+
+static void stated(const char *path)
+{
+	struct stat st;
+	if (stat(path, &st) < 0)
+		die(path);
+}
+
+// each calls do_one for the files of a directory, at most once for each or,
+// after one pass that does not count, again and again.
+static void each(const char *dir, int n, double seconds, int warm, void (*do_one)(const char *))
+{
+	static struct batches b;
+	char path[4096];
+	for (int i = 0; warm && i < n; i++) {
+		snprintf(path, sizeof path, "%s/%d", dir, i);
+		do_one(path);
+	}
+	begin_batches(&b, seconds);
+	for (int i = 0; (warm || i < n) && next_call(&b); i++) {
+		snprintf(path, sizeof path, "%s/%d", dir, i % n);
+		do_one(path);
+	}
+	printf("%f\n", median(b.rate, b.n));
+}
+
+static void stat_p50(const char *path, double seconds)
+{
+	static double took[1 << 16];
+	size_t n = 0;
+	double until = now() + seconds;
+	for (double t; n < sizeof took / sizeof *took && (t = now()) < until;) {
+		stated(path);
+		took[n++] = (now() - t) * 1e6;
+	}
+	printf("%f\n", median(took, n));
+}
+
+int files(int argc, char **argv)
+{
+	if (strcmp(argv[1], "blocks") == 0 && argc == 4) {
+		size_t size = strtoul(argv[3], NULL, 10);
+		if (size == 0 || size > sizeof buf) {
+			fprintf(stderr, "work: blocks of %s bytes\n", argv[3]);
+			return 2;
+		}
+		blocks(argv[2], size);
+	} else if (strcmp(argv[1], "stat-p50") == 0 && argc == 4) {
+		stat_p50(argv[2], atof(argv[3]));
+	} else if (argc >= 5) {
+		int warm = argc > 5 && strcmp(argv[5], "warm") == 0;
+		each(argv[2], atoi(argv[3]), atof(argv[4]), warm, strcmp(argv[1], "stat") == 0 ? stated : small);
+	} else {
+		fprintf(stderr, "work: %s needs more arguments\n", argv[1]);
+		return 2;
+	}
+	return 0;
+}

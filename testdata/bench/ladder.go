@@ -1,0 +1,91 @@
+package main
+
+import "context"
+
+const (
+	span      = "0.2" // seconds of a loop
+	filesSpan = "0.5"
+)
+
+// The ladder's peer figures: mirrord 3.250, November 2026, on two cores, its
+// agent reached by address; each is its figure over the direct one. Its files
+// are not cached, so that one figure stands for cold and warm ones, and a
+// static Go program it does not hook: the one for a Go program with cgo stands
+// for that.
+
+// ladder is what a debuggee does to the target.
+func ladder(p *programs) *scene {
+	w := newWorld(p, "ladder")
+	c := func(args ...string) []string { return append([]string{w.c}, args...) }
+	py := func(args ...string) []string { return append([]string{"python3", w.python}, args...) }
+	goes := func(args ...string) []string { return append([]string{w.static, "work"}, args...) }
+	cold := []string{"files", w.files, count(smallFiles), filesSpan}
+	warm := []string{"files", w.files, count(warmFiles), filesSpan, "warm"}
+	server := func(kind, amount string) []string { return c(kind, thereAddr, plainPort, amount) }
+
+	rows := []row{
+		w.whole(row{name: "start/true", unit: "ms", peer: 24.8 / 2.9}, "/bin/true"),
+		w.whole(row{name: "start/python", unit: "ms", peer: 63.5 / 35.7}, py()...),
+		w.whole(row{name: "file/cat 100 MB", unit: "ms", peer: 304.0 / 17, slow: true, before: w.prepareBig}, "cat", w.big),
+		w.both(row{name: "file/read 1 MiB blocks", unit: "MB/s", peer: 549.0 / 8360, slow: true, before: w.prepareBig}, c("blocks", w.big, "1048576")...),
+		w.both(row{name: "file/read 64 KiB blocks", unit: "MB/s", peer: 271.0 / 8349, slow: true, before: w.prepareBig}, c("blocks", w.big, "65536")...),
+		w.both(row{name: "file/read 4 KiB blocks", unit: "MB/s", peer: 43.0 / 6541, slow: true, before: w.prepareBig}, c("blocks", w.big, "4096")...),
+	}
+	for _, language := range []struct {
+		name string
+		argv func(...string) []string
+		peer float64
+	}{
+		{"C", c, 8200.0 / 442_000},
+		{"python", py, 1090.0 / 132_000},
+		{"static Go", goes, 1710.0 / 176_000},
+	} {
+		argv := language.argv
+		if language.name == "python" {
+			argv = func(args ...string) []string { return py(args[1:]...) }
+		}
+		rows = append(rows,
+			w.both(row{name: "small/cold " + language.name, unit: "files/s", peer: language.peer, slow: true, before: w.rewrite}, argv(cold...)...),
+			w.both(row{name: "small/warm " + language.name, unit: "files/s", peer: language.peer, slow: true, before: w.prepare}, argv(warm...)...),
+		)
+	}
+	rows = append(rows,
+		w.both(row{name: "small/stat", unit: "calls/s", peer: 7900.0 / 1_030_000, slow: true, before: w.prepare}, c("stat", w.files, count(smallFiles), filesSpan)...),
+		w.both(row{name: "outgoing/up", unit: "MB/s", peer: 1027.0 / 2188, slow: true}, server("up", transferred)...),
+		w.both(row{name: "outgoing/down", unit: "MB/s", peer: 879.0 / 2221, slow: true}, server("down", transferred)...),
+		w.both(row{name: "outgoing/HTTP, 32 connections", unit: "requests/s", peer: 24_200.0 / 243_000}, server("many", span)...),
+		w.both(row{name: "outgoing/64 B round trip, p50", unit: "µs", peer: 150.0 / 82, pinned: true}, server("echo", span)...),
+		w.both(row{name: "outgoing/HTTP kept alive, p50", unit: "µs", peer: 155.0 / 81, pinned: true}, server("kept", span)...),
+		w.both(row{name: "outgoing/HTTP new connection, p50", unit: "µs", peer: 454.0 / 83, pinned: true}, server("new", span)...),
+	)
+	return &scene{group: "ladder", begin: w.begin, pin: w.pin, end: w.end, rows: rows}
+}
+
+// ladderIncoming is what others do to the target's ports: a client there, and
+// a server that it reaches here directly, or that has stolen its port there.
+func ladderIncoming(p *programs) *scene {
+	w := newWorld(p, "incoming")
+	steal := func(r row, kind, amount string) row {
+		r.direct = w.theirs(w.c, kind, hereAddr, plainPort, amount)
+		r.ours = w.theirs(w.c, kind, thereAddr, stolenPort, amount)
+		return r
+	}
+	begin := func(ctx context.Context) error {
+		if err := w.begin(ctx); err != nil {
+			return err
+		}
+		return w.keep(w.here, w.mirrord(ctx, []string{"--steal"}, w.c, "serve", "0.0.0.0", stolenPort), "ready")
+	}
+	return &scene{group: "ladder", begin: begin, pin: w.pin, end: w.end, rows: []row{
+		steal(row{name: "steal/up", unit: "MB/s", peer: 608.0 / 2753, slow: true}, "up", transferred),
+		steal(row{name: "steal/down", unit: "MB/s", peer: 734.0 / 2402, slow: true}, "down", transferred),
+		steal(row{name: "steal/HTTP, 32 connections", unit: "requests/s", peer: 19_900.0 / 254_000}, "many", span),
+		steal(row{name: "steal/64 B round trip, p50", unit: "µs", peer: 285.0 / 83, pinned: true}, "echo", span),
+		steal(row{name: "steal/HTTP kept alive, p50", unit: "µs", peer: 356.0 / 76, pinned: true}, "kept", span),
+		steal(row{name: "steal/HTTP new connection, p50", unit: "µs", peer: 348.0 / 88, pinned: true}, "new", span),
+		memory("memory/daemon, RSS", "Rss:", 28, &w.here, "mirrord\x00daemon"),
+		memory("memory/all here, PSS", "Pss:", 28, &w.here, "mirrord", "bin/mirrord"), // file server, launcher and keeper, too
+		memory("memory/agent, RSS", "Rss:", 20, &w.there, "bin/mirrord-agent"),
+		memory("memory/agent, PSS", "Pss:", 20, &w.there, "bin/mirrord-agent"),
+	}}
+}

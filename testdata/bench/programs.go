@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+)
+
+// programs are what is run, and a directory for all that a run writes.
+type programs struct {
+	dir    string
+	static string // this program: a static Go one
+	c      string // c/, built
+	python string // work.py
+}
+
+func newPrograms(ctx context.Context) (p *programs, err error) {
+	for _, name := range []string{"bin/mirrord", "bin/mirrord-agent"} {
+		if _, err := os.Stat(name); err != nil {
+			return nil, fmt.Errorf("%w: ./task build makes it", err)
+		}
+	}
+	p = &programs{}
+	if p.static, err = os.Executable(); err != nil {
+		return nil, err
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "CGO_ENABLED" && s.Value != "0" {
+				return nil, errors.New("this program must be a static one: build it with CGO_ENABLED=0, as ./task bench does")
+			}
+		}
+	}
+	if p.python, err = filepath.Abs("testdata/bench/work.py"); err != nil {
+		return nil, err
+	}
+	if p.dir, err = os.MkdirTemp("", "mirrord-bench"); err != nil {
+		return nil, err
+	}
+	p.c = filepath.Join(p.dir, "work")
+	sources, err := filepath.Glob("testdata/bench/c/*.c")
+	if err == nil {
+		args := append([]string{"-O2", "-D_GNU_SOURCE", "-static", "-pthread", "-o", p.c}, sources...)
+		var out []byte
+		if out, err = exec.CommandContext(ctx, "gcc", args...).CombinedOutput(); err != nil {
+			err = fmt.Errorf("building testdata/bench/c with gcc: %w\n%s", err, out)
+		}
+	}
+	if err != nil {
+		p.remove()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *programs) remove() { os.RemoveAll(p.dir) }
