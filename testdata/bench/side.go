@@ -20,7 +20,7 @@ import (
 )
 
 // patience is for what should take no time.
-const patience = 20 * time.Second
+const patience = 10 * time.Second
 
 // A side is a network namespace and what the bench runs in it. It lives as long
 // as its file is open or a process is in it.
@@ -49,6 +49,12 @@ func newSide(addr string, cpu int, env ...string) (*side, error) {
 	}
 	runtime.UnlockOSThread()
 	return &side{addr: addr, ns: ns, cpu: cpu, env: env}, err
+}
+
+// thisSide is this machine as it is.
+func thisSide(env ...string) (*side, error) {
+	ns, err := os.Open("/proc/self/ns/net")
+	return &side{ns: ns, env: env}, err
 }
 
 // command makes a command to be started on this side. It has a process group
@@ -201,4 +207,24 @@ func (s *side) pin(pinned bool) error {
 		}
 	}
 	return nil
+}
+
+// end gives up the side, and kills what is still in it after a while: nothing
+// should be.
+func (s *side) end() error {
+	defer s.ns.Close()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		pids, err := s.processes()
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		if time.Now().Before(deadline) {
+			continue
+		}
+		for _, pid := range pids {
+			cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // it may be ending
+			err = errors.Join(err, fmt.Errorf("process %d was left: %q", pid, cmdline), syscall.Kill(pid, syscall.SIGKILL))
+		}
+		return err
+	}
 }

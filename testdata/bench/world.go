@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 const (
@@ -22,7 +21,7 @@ const (
 	hereAddr    = "10.99.0.1"
 	thereAddr   = "10.99.0.2"
 	agentAddr   = thereAddr + ":7777"
-	plainPort   = "8000" // the first of a server's ports
+	plainPort   = "8000" // the first of a server's ports: HTTP, echo, bulk
 	stolenPort  = "8100"
 	transferred = "300000000" // bytes
 )
@@ -120,20 +119,9 @@ func (w *world) end() error {
 		_, err = w.here.output(stop)
 	}
 	for _, s := range []*side{w.here, w.there} {
-		if s == nil {
-			continue
+		if s != nil {
+			err = errors.Join(err, s.end())
 		}
-		pids, e := s.processes()
-		err = errors.Join(err, e)
-		for _, pid := range pids {
-			cmd, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if len(cmd) == 0 {
-				continue // it has ended
-			}
-			err = errors.Join(err, fmt.Errorf("process %d was left: %s", pid, strings.ReplaceAll(string(cmd), "\x00", " ")))
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-		s.ns.Close()
 	}
 	os.RemoveAll(w.dir)
 	return err

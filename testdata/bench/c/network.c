@@ -1,6 +1,7 @@
 // Work over TCP with a server (serve.c) at HOST, whose first port is PORT.
 //
 //	work up|down HOST PORT BYTES     one transfer; MB/s
+//	work pump HOST PORT BYTES        down, saying "ready" when it flows; MB/s
 //	work many HOST PORT SECONDS      HTTP on 32 connections; requests/s
 //	work echo HOST PORT SECONDS      a round trip of 64 bytes, p50; µs
 //	work kept HOST PORT SECONDS      an HTTP request on one connection, p50; µs
@@ -54,10 +55,10 @@ static void cut(void)
 static void transfer(char **argv)
 {
 	struct bulk b = {0};
-	int up = strcmp(argv[1], "up") == 0;
+	int up = strcmp(argv[1], "up") == 0, silent = strcmp(argv[1], "pump") != 0;
 	long size = atol(argv[4]), left = size;
 	int fd = dial(argv, BULK);
-	snprintf(b.direction, sizeof b.direction, "%s", argv[1]);
+	snprintf(b.direction, sizeof b.direction, "%s", up ? "up" : "down");
 	snprintf(b.size, sizeof b.size, "%ld", size);
 	double began = now();
 	send_all(fd, &b, sizeof b);
@@ -69,6 +70,11 @@ static void transfer(char **argv)
 		if (n == 0)
 			cut();
 		left -= n;
+		if (!silent && size - left > 1 << 20) {
+			puts("ready");
+			fflush(stdout);
+			silent = 1;
+		}
 	}
 	if (up && recv(fd, block, 1, 0) != 1)
 		cut();
@@ -165,7 +171,7 @@ int network(int argc, char **argv)
 		fprintf(stderr, "work: no work %s of that form\n", argv[1]);
 		return 2;
 	}
-	if (strcmp(argv[1], "up") == 0 || strcmp(argv[1], "down") == 0)
+	if (strcmp(argv[1], "up") == 0 || strcmp(argv[1], "down") == 0 || strcmp(argv[1], "pump") == 0)
 		transfer(argv);
 	else if (strcmp(argv[1], "many") == 0)
 		many(argv, atof(argv[4]));

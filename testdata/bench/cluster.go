@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+const (
+	kubeconfig = ".cluster/kubeconfig"
+	namespace  = "mirrord-bench"
+	bulkSize   = 128 << 20
+	farSize    = 64 << 20 // where each round trip takes farTrip longer
+	farTrip    = 40 * time.Millisecond
+	watched    = "/etc/resolv.conf" // a file of the pod's, for small operations
+)
+
+// A bed is the test cluster with a pod of ours, which bench's debuggees run in
+// the context of.
+type bed struct {
+	*programs
+	dir    string // the daemon's runtime directory
+	far    string // a kubeconfig that reaches the API server through the relay
+	ip     string // the pod's
+	relay  *relay
+	side   *side // this machine as it is
+	begun  bool  // by us
+	loaded bool  // the pod may be there
+}
+
+// onCluster is what the tunnel costs beside a bare port-forward, and what one
+// use of it costs another.
+func onCluster(p *programs) *scene {
+	dir := filepath.Join(p.dir, "cluster")
+	b := &bed{programs: p, dir: dir, far: filepath.Join(dir, "far.yaml")}
+	near, far := rawForward{kubeconfig, namespace, "bench"}, rawForward{b.far, namespace, "bench"}
+	rows := []row{
+		{name: "cluster/64 B round trip to bare port-forward, p50", unit: "µs", direct: near.echo(200 * time.Millisecond), ours: b.ours(kubeconfig, "echo", span)},
+		{name: "cluster/64 B round trip to inside the pod, p50", unit: "µs", direct: b.inside("echo", span), ours: b.ours(kubeconfig, "echo", span)},
+		{name: "cluster/small operation beside bulk to idle, p50", unit: "µs", goal: 5, enough: 2500, slow: true,
+			direct: b.stat(kubeconfig), ours: b.besideBulk(kubeconfig)},
+		{name: "far/small operation beside bulk to idle, p50", unit: "µs", goal: 1.3, slow: true, direct: b.stat(b.far), ours: b.besideBulk(b.far)},
+	}
+	for _, way := range []string{"up", "down"} {
+		rows = append(rows,
+			row{name: "cluster/" + way + " to bare port-forward", unit: "MB/s", goal: 0.7, slow: true,
+				direct: near.transfer(way, bulkSize), ours: b.ours(kubeconfig, way, count(bulkSize))},
+			row{name: "cluster/" + way + " to inside the pod", unit: "MB/s", slow: true,
+				direct: b.inside(way, count(bulkSize)), ours: b.ours(kubeconfig, way, count(bulkSize))},
+			row{name: "far/" + way + " to bare port-forward", unit: "MB/s", slow: true,
+				direct: far.transfer(way, farSize), ours: b.ours(b.far, way, count(farSize))},
+		)
+	}
+	return &scene{group: "cluster", begin: b.begin, end: b.end, rows: rows}
+}
+
+func (b *bed) begin(ctx context.Context) (err error) {
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return err
+	}
+	if b.side, err = thisSide("XDG_RUNTIME_DIR="+b.dir, "KUBECONFIG="); err != nil {
+		return err
+	}
+	b.begun = exec.CommandContext(ctx, "bin/cluster", "status").Run() != nil
+	image := filepath.Join(b.dir, "image.tar")
+	for _, args := range [][]string{
+		{"./task", "cluster:up"},
+		{"go", "run", "./agent/image", "-o", image, "-name", "mirrord-bench:1", b.c},
+		{"bin/cluster", "load", image},
+	} {
+		if err := b.loud(ctx, args...); err != nil {
+			return err
+		}
+	}
+	b.loaded = true
+	if err := b.loud(ctx, ".cluster/kubectl", "--kubeconfig", kubeconfig, "apply", "-f", "testdata/bench/pod.yaml"); err != nil {
+		return err
+	}
+	if err := b.loud(ctx, ".cluster/kubectl", "--kubeconfig", kubeconfig, "-n", namespace, "wait", "--for=condition=Ready", "pod/bench", "--timeout=60s"); err != nil {
+		return err
+	}
+	ip, err := b.kubectl(ctx, "get", "pod", "bench", "-o", "jsonpath={.status.podIP}")
+	if err != nil {
+		return err
+	}
+	b.ip = strings.TrimSpace(string(ip))
+	return b.goFar()
+}
+
+// goFar starts the relay and writes the kubeconfig that goes through it.
+func (b *bed) goFar() error {
+	config, err := clientcmd.LoadFromFile(kubeconfig)
+	if err != nil {
+		return err
+	}
+	cluster := config.Clusters[config.Contexts[config.CurrentContext].Cluster]
+	server, err := url.Parse(cluster.Server)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", kubeconfig, err)
+	}
+	if b.relay, err = newRelay(server.Host, farTrip/2); err != nil {
+		return err
+	}
+	cluster.TLSServerName = server.Hostname()
+	server.Host = b.relay.Addr().String()
+	cluster.Server = server.String()
+	return clientcmd.WriteToFile(*config, b.far)
+}
+
+// loud runs a command whose words are for the user.
+func (b *bed) loud(ctx context.Context, args ...string) error {
+	cmd := b.side.command(ctx, args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+func (b *bed) kubectl(ctx context.Context, args ...string) ([]byte, error) {
+	return b.side.output(b.side.command(ctx, ".cluster/kubectl", append([]string{"--kubeconfig", kubeconfig, "-n", namespace}, args...)...))
+}
+
+// end leaves the cluster as it was found.
+func (b *bed) end() (err error) {
+	if b.side == nil {
+		return nil
+	}
+	defer b.side.ns.Close()
+	ctx := context.Background()
+	if _, e := b.side.output(b.side.command(ctx, "bin/mirrord", "daemon", "stop")); e != nil {
+		err = errors.Join(err, e)
+	}
+	if b.relay != nil {
+		b.relay.close()
+	}
+	if b.begun {
+		return errors.Join(err, b.loud(ctx, "bin/cluster", "down"))
+	}
+	if b.loaded {
+		_, e := b.kubectl(ctx, "delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s")
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// mirrord makes a command that runs work in the pod's context.
+func (b *bed) mirrord(ctx context.Context, kubeconfig string, args ...string) *exec.Cmd {
+	return b.side.command(ctx, "bin/mirrord", append([]string{
+		"exec", "--kubeconfig", kubeconfig, "-n", namespace, "-t", "pod/bench", "--", b.c}, args...)...)
+}
+
+// ours measures work with the pod's servers from here.
+func (b *bed) ours(kubeconfig, kind, amount string) figure {
+	return func(ctx context.Context) (float64, error) {
+		return b.side.value(b.mirrord(ctx, kubeconfig, kind, b.ip, plainPort, amount))
+	}
+}
+
+// inside measures it in the pod.
+func (b *bed) inside(kind, amount string) figure {
+	return func(ctx context.Context) (float64, error) {
+		args := []string{"exec", "bench", "--", "/work", kind, b.ip, plainPort, amount}
+		out, err := b.kubectl(ctx, args...)
+		if err != nil {
+			return 0, err
+		}
+		return number(args, out)
+	}
+}
+
+// stat measures the median small operation.
+func (b *bed) stat(kubeconfig string) figure {
+	return func(ctx context.Context) (float64, error) {
+		return b.side.value(b.mirrord(ctx, kubeconfig, "stat-p50", watched, "0.5"))
+	}
+}
+
+// besideBulk measures it while another debuggee gets all that it can.
+func (b *bed) besideBulk(kubeconfig string) figure {
+	return func(ctx context.Context) (float64, error) {
+		stop, err := b.side.background(b.mirrord(ctx, kubeconfig, "pump", b.ip, plainPort, "100000000000"), "ready")
+		if err != nil {
+			return 0, err
+		}
+		defer stop()
+		return b.stat(kubeconfig)(ctx)
+	}
+}
