@@ -39,7 +39,7 @@ func main() {
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(2)
-	case ctx.Err() != nil:
+	case ctx.Err() != nil && err == nil:
 		fmt.Fprintln(os.Stderr, "bench: interrupted; what was started is ended")
 		os.Exit(130)
 	case err != nil:

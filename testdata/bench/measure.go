@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -74,18 +75,25 @@ func bench(ctx context.Context, o options) (err error) {
 	defer os.Remove(out.Name())
 	defer out.Close()
 	var results []result
+	var failed error
+	chosen := 0
 	for _, s := range []*scene{ladder(p), ladderIncoming(p), layerAlone(p), onCluster(p)} {
 		if !o.choose(s) {
 			continue
 		}
+		chosen += len(s.rows)
 		measured, err := s.measure(ctx, o)
 		results = append(results, measured...)
-		if err != nil {
-			return err
+		failed = errors.Join(failed, err)
+		if ctx.Err() != nil {
+			return failed
 		}
 	}
+	if chosen == 0 {
+		return fmt.Errorf("no row of group %q has a name that begins with %q", cmp.Or(o.group, "any"), o.only)
+	}
 	if len(results) == 0 {
-		return fmt.Errorf("no row begins with %q in group %q", o.only, o.group)
+		return failed
 	}
 	e := json.NewEncoder(out)
 	for _, r := range results {
@@ -98,7 +106,7 @@ func bench(ctx context.Context, o options) (err error) {
 	}
 	show(results)
 	fmt.Fprintf(os.Stderr, "%d rows in %v\n", len(results), time.Since(began).Round(time.Second))
-	return nil
+	return failed
 }
 
 // choose leaves the rows of s that are asked for, and says whether there are any.
@@ -116,28 +124,37 @@ func (s *scene) measure(ctx context.Context, o options) (results []result, err e
 			err = errors.Join(err, fmt.Errorf("ending %s: %w", s.group, e))
 		}
 	}()
-	if err := s.begin(ctx); err != nil {
+	if err := s.begin(ctx); err != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("preparing %s: %w", s.group, err)
 	}
+	var failed error
 	for i, r := range s.rows {
-		fmt.Fprintf(os.Stderr, "%s %d/%d: %s\n", s.group, i+1, len(s.rows), r.name)
 		rounds := o.rounds
 		if r.slow {
 			rounds = min(rounds, slowRounds)
 		}
+		if ctx.Err() != nil {
+			return results, failed
+		}
+		fmt.Fprintf(os.Stderr, "%s %d/%d: %s\n", s.group, i+1, len(s.rows), r.name)
 		if s.pin != nil {
 			if err := s.pin(r.pinned); err != nil {
 				return results, fmt.Errorf("measuring %s: %w", r.name, err)
 			}
 		}
 		res, err := r.measure(ctx, rounds)
+		if ctx.Err() != nil {
+			return results, failed // this one failed because of that
+		}
 		if err != nil {
-			return results, fmt.Errorf("measuring %s: %w", r.name, err)
+			// What was measured before, and the other rows, are worth having.
+			failed = errors.Join(failed, fmt.Errorf("measuring %s: %w", r.name, err))
+			continue
 		}
 		res.Group = s.group
 		results = append(results, res)
 	}
-	return results, nil
+	return results, failed
 }
 
 // measure takes turns, so that what the machine does meanwhile hits both ways.

@@ -3,14 +3,16 @@
 //	work blocks FILE SIZE      read a file in blocks; MB/s
 //	work files DIR N SECONDS [warm]  open, read and close DIR/0 to DIR/N-1; files/s
 //	work stat DIR N SECONDS    stat them; calls/s
-//	work stat-p50 FILE SECONDS the median stat; µs
+//	work stat-p50 FILE SECONDS [HOST PORT]  the median stat; µs; beside a transfer from a server
 #include "work.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char buf[1 << 20];
@@ -80,6 +82,28 @@ static void stat_p50(const char *path, double seconds)
 	printf("%f\n", median(took, n));
 }
 
+// pump starts a transfer without end, and returns its process once it flows.
+static pid_t pump(char *host, char *port)
+{
+	char *argv[] = {"work", "pump", host, port, "1000000000000", NULL}, word;
+	int ends[2];
+	pid_t pid = -1;
+	if (pipe(ends) < 0 || (pid = fork()) < 0)
+		die("starting a transfer");
+	if (pid == 0) {
+		dup2(ends[1], STDOUT_FILENO);
+		close(ends[0]);
+		close(ends[1]);
+		exit(network(5, argv));
+	}
+	close(ends[1]);
+	if (read(ends[0], &word, 1) != 1) {
+		fprintf(stderr, "work: the transfer did not start\n");
+		exit(1);
+	}
+	return pid; // the pipe stays open: it prints
+}
+
 int files(int argc, char **argv)
 {
 	if (strcmp(argv[1], "blocks") == 0 && argc == 4) {
@@ -89,8 +113,11 @@ int files(int argc, char **argv)
 			return 2;
 		}
 		blocks(argv[2], size);
-	} else if (strcmp(argv[1], "stat-p50") == 0 && argc == 4) {
+	} else if (strcmp(argv[1], "stat-p50") == 0 && (argc == 4 || argc == 6)) {
+		pid_t pid = argc == 6 ? pump(argv[4], argv[5]) : 0;
 		stat_p50(argv[2], atof(argv[3]));
+		if (pid != 0 && (kill(pid, SIGKILL) < 0 || waitpid(pid, NULL, 0) < 0))
+			die("ending the transfer");
 	} else if (argc >= 5) {
 		int warm = argc > 5 && strcmp(argv[5], "warm") == 0;
 		each(argv[2], atoi(argv[3]), atof(argv[4]), warm, strcmp(argv[1], "stat") == 0 ? stated : small);
