@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"mirrord/testdata/cluster/node"
 )
@@ -44,6 +43,7 @@ func TestLifetime(t *testing.T) {
 	}
 
 	componentComesBack(t, c, first, "kube-apiserver")
+	componentComesBack(t, c, first, "kubelet")
 
 	if err := syscall.Kill(first.Pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -106,27 +106,15 @@ func TestUsage(t *testing.T) {
 // componentComesBack kills a component and waits until the API server answers (again).
 func componentComesBack(t *testing.T, c *cluster, s state, name string) {
 	t.Helper()
-	pid := find(t, s, name)
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	pid, err := s.component(name)
+	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		_, err := c.healthy(ctx, s)
-		if err == nil {
-			break
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("%s does not come back: %v", name, err)
-		}
+	if err := c.restart(t.Context(), name); err != nil {
+		t.Fatal(err)
 	}
-	if now := find(t, s, name); now == pid {
-		t.Errorf("process %d answers after it was killed", pid)
+	if now, err := s.component(name); now == pid || err != nil {
+		t.Errorf("process %d answers after %d was killed (%v)", now, pid, err)
 	}
 }
 
@@ -176,22 +164,6 @@ func nothingLeft(t *testing.T, c *cluster, s state) {
 		conn.Close()
 		t.Errorf("port %d still listens", s.Port)
 	}
-}
-
-// find returns the process of that name in the node's pid namespace.
-func find(t *testing.T, s state, name string) int {
-	t.Helper()
-	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", s.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, pid := range processes(t, func(cmdline string) bool { return strings.HasPrefix(cmdline, name+"\x00") }) {
-		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid)); err == nil && ns == namespace {
-			return pid
-		}
-	}
-	t.Fatalf("no process %s in the node", name)
-	return 0
 }
 
 func processes(t *testing.T, match func(cmdline string) bool) (pids []int) {

@@ -4,6 +4,7 @@
 //	cluster up                  start it; building it first takes minutes, once
 //	cluster load IMAGE.tar...   import images
 //	cluster status [-o json]
+//	cluster restart COMPONENT   kill one, such as kubelet, and wait until it is back
 //	cluster down [--purge]      end it; --purge also deletes its directory
 //
 // Everything of a cluster lies in one directory, .cluster of the checkout, and
@@ -31,6 +32,7 @@ const usage = `usage: cluster [--dir DIR] COMMAND
 
   up                  start the cluster; building it first takes minutes, once
   load IMAGE.tar...   import images into it
+  restart COMPONENT   kill one (kubelet, kube-apiserver, …) and wait until it is back
   status [-o json]    say whether it runs; the exit code is 1 if not
   down [--purge]      end it; --purge also deletes its directory
 `
@@ -98,6 +100,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return c.down(ctx, *purge)
 	case name == "load" && len(rest) > 0:
 		return c.load(ctx, rest)
+	case name == "restart" && len(rest) == 1:
+		return c.restart(ctx, rest[0])
 	case name == "status" && len(rest) == 0:
 		return c.status(ctx, stdout, *output)
 	default:

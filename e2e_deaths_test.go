@@ -1,0 +1,194 @@
+package mirrord_test
+
+import (
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// worker is a debuggee that serves on 8080 and does what its standard input
+// says, one line after the other; it answers "command = result".
+const worker = "testdata/apps/probe/worker.py"
+
+// A workerDebuggee is a running one.
+type workerDebuggee struct {
+	*debuggee
+	stdin io.WriteCloser
+}
+
+func startWorker(t *testing.T, args ...string) workerDebuggee {
+	t.Helper()
+	cmd := mirrord(t, append(args, "--", "python3", worker)...)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := workerDebuggee{started(t, cmd, nil), stdin}
+	return w
+}
+
+// do has the debuggee do something and returns the result.
+func (w workerDebuggee) do(format string, args ...any) string {
+	w.t.Helper()
+	command := fmt.Sprintf(format, args...)
+	if _, err := fmt.Fprintln(w.stdin, command); err != nil {
+		w.t.Fatal(err)
+	}
+	return strings.TrimPrefix(w.line(command+" = "), command+" = ")
+}
+
+func (w workerDebuggee) wants(want, format string, args ...any) {
+	w.t.Helper()
+	if got := w.do(format, args...); got != want {
+		w.t.Errorf("%s: %s, want %s", fmt.Sprintf(format, args...), got, want)
+	}
+}
+
+// told waits until the user has been told something.
+func (w workerDebuggee) told(words string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		if strings.Contains(w.errors(), words) {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("the user is not told %q but %q", words, w.errors())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// finish ends the debuggee in good order.
+func (w workerDebuggee) finish() {
+	w.t.Helper()
+	w.stdin.Close()
+	if code := w.wait(); code != 0 {
+		w.t.Errorf("the debuggee's exit code is %d", code)
+	}
+}
+
+// ownShop runs pods web and client, which answer, in a namespace of the test's
+// own, and returns web's address.
+func ownShop(t *testing.T) (namespace, address string) {
+	t.Helper()
+	namespace = ownNamespace(t)
+	const line = `args: [web, -copy=cluster, -inventory, "http://127.0.0.1:9/"]`
+	apply(t, namespace, pod("web", line)+"---"+pod("client", line))
+	kubectl(t, "wait", "pod/web", "pod/client", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	return namespace, podIP(t, namespace, "web") + ":8080"
+}
+
+func podIP(t *testing.T, namespace, name string) string {
+	t.Helper()
+	return kubectl(t, "get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.podIP}")
+}
+
+const (
+	fromPod      = `"copy":"cluster"`
+	fromDebuggee = "the debuggee"
+)
+
+// stealing starts a debuggee that has the traffic of ownShop's web.
+func stealing(t *testing.T, namespace, address string) (workerDebuggee, *load) {
+	t.Helper()
+	l := loadFrom(t, namespace, "client", address)
+	l.until(10, fromPod)
+	w := startWorker(t, onTarget(namespace, "--steal")...)
+	w.wants("100", "open /shop")
+	w.wants("connected", "dial %s 8080", podIP(t, namespace, "client"))
+	w.wants("listening", "serve")
+	l.until(100, fromDebuggee)
+	return w, l
+}
+
+// agentPod is the name of a namespace's only agent.
+func agentPod(t *testing.T, namespace string) string {
+	t.Helper()
+	names := strings.Fields(kubectl(t, "get", "pod", "-n", namespace, "-l", agentLabel, "-o", "jsonpath={.items[*].metadata.name}"))
+	if len(names) != 1 {
+		t.Fatalf("the agents are %q", names)
+	}
+	return names[0]
+}
+
+// A deleted target is told at once; the debuggee lives on, and what is remote fails.
+func TestTargetDeleted(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	w, l := stealing(t, namespace, address)
+	began := time.Now()
+	kubectl(t, "delete", "pod", "web", "-n", namespace, "--wait=false")
+	w.told("target pod web was deleted")
+	t.Logf("told after %v", time.Since(began))
+	w.told("start anew")
+	l.end()
+	w.wants("ECONNRESET", "wait")
+	w.wants("EIO", "more 5000000")
+	w.wants("EIO", "read /shop")
+	w.wants("ENETDOWN", "dial 10.96.0.1 443")
+	noAgentLeft(t, namespace)
+	run(t, onTarget(namespace, "--", "true")...).fails(t, 125, `finding pod "web" in namespace `+namespace)
+	w.finish()
+}
+
+// A killed agent costs the requests in flight; the pod has its traffic back, the
+// debuggee lives and its user is told why.
+func TestAgentKilled(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	w, l := stealing(t, namespace, address)
+	before := agentPod(t, namespace)
+	pid := processOf(t, namespace, before)
+	killed := time.Now()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	l.until(100, fromPod)
+	t.Logf("the pod answers %v after the kill", time.Since(killed))
+	w.told("the agent has ended (exit code 137)")
+	t.Logf("the user is told %v after the kill", time.Since(killed))
+	l.brief(killed, 100*time.Millisecond)
+	w.wants("ECONNRESET", "wait")
+	w.wants("EIO", "more 5000000")
+	if o := run(t, onTarget(namespace, "--", "cat", "/etc/hostname")...); o.code != 0 || o.stdout != "web\n" {
+		t.Errorf("afterwards: exit code %d: %s%s", o.code, o.stdout, o.stderr)
+	}
+	w.finish()
+}
+
+// bin/cluster kills a component of the cluster and waits until it is back.
+func restart(t *testing.T, component string) {
+	t.Helper()
+	if out, err := exec.Command("bin/cluster", "restart", component).CombinedOutput(); err != nil {
+		t.Fatalf("restarting %s: %v\n%s", component, err, out)
+	}
+}
+
+// While a part of the cluster is away nothing breaks, and afterwards everything works.
+func TestClusterComponentRestarted(t *testing.T) {
+	for _, component := range []string{"kubelet", "kube-apiserver"} {
+		t.Run(component, func(t *testing.T) {
+			namespace, address := ownShop(t)
+			ownDaemon(t)
+			w, l := stealing(t, namespace, address)
+			began := time.Now()
+			restart(t, component)
+			back := time.Now()
+			w.wants("4096", "more 5000000")
+			t.Logf("away for %v, a remote read ends %v later", back.Sub(began), time.Since(back))
+			l.until(100, fromDebuggee)
+			if failed := failures(l.end()); len(failed) > 0 {
+				t.Errorf("%d requests failed, the first: %v", len(failed), failed[0].err)
+			}
+			w.wants("HTTP/1.0 200 OK", "ask") // on the connection of before
+			if words := w.errors(); strings.Contains(words, "gone") {
+				t.Errorf("the user is told %q", words)
+			}
+			w.finish()
+		})
+	}
+}

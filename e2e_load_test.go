@@ -1,0 +1,206 @@
+package mirrord_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// processOf finds the first process of a pod's container, on this machine: the
+// test cluster's node is a pid namespace of it.
+func processOf(t *testing.T, namespace, pod string) int {
+	t.Helper()
+	out := kubectl(t, "get", "pod", pod, "-n", namespace, "-o", "jsonpath={.status.containerStatuses[0].containerID}")
+	_, id, ok := strings.Cut(out, "://")
+	if !ok {
+		t.Fatalf("pod %s has no container: %q", pod, out)
+	}
+	all, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range all {
+		groups, _ := os.ReadFile(path) // it may have ended
+		if !bytes.Contains(groups, []byte(id)) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pid
+	}
+	t.Skipf("the processes of pod %s are not this machine's", pod)
+	return 0
+}
+
+// A load asks an address over and over from a pod, each time on a new connection.
+type load struct {
+	t    *testing.T
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	answers []answer      // guarded by mu
+	changed chan struct{} // guarded by mu; closed at the next answer
+}
+
+type answer struct {
+	began, at time.Time
+	body      string
+	err       error
+}
+
+const loadWorkers = 4
+
+// loadFrom starts a load from the network of a pod.
+func loadFrom(t *testing.T, namespace, pod, address string) *load {
+	t.Helper()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", processOf(t, namespace, pod)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	l := &load{t: t, stop: stop, changed: make(chan struct{})}
+	for range loadWorkers {
+		l.wg.Go(func() {
+			runtime.LockOSThread() // never unlocked: the thread ends with its namespace
+			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+				l.add(answer{err: fmt.Errorf("entering the pod's network: %w", err)})
+				return
+			}
+			for ctx.Err() == nil {
+				l.add(request(address))
+			}
+		})
+	}
+	t.Cleanup(func() { l.end(); ns.Close() })
+	return l
+}
+
+// request asks in the caller's thread.
+func request(address string) (a answer) {
+	a.began = time.Now()
+	defer func() { a.at = time.Now() }()
+	var c net.Conn
+	if c, a.err = net.DialTimeout("tcp", address, 5*time.Second); a.err != nil {
+		return a
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, a.err = io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); a.err != nil {
+		return a
+	}
+	r := bufio.NewReader(c)
+	for { // the header
+		line, err := r.ReadString('\n')
+		if a.err = err; err != nil {
+			return a
+		}
+		if strings.TrimSpace(line) == "" {
+			break
+		}
+	}
+	body, err := io.ReadAll(r)
+	a.body, a.err = string(body), err
+	return a
+}
+
+func (l *load) add(a answer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answers = append(l.answers, a)
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// end stops the load and returns all answers.
+func (l *load) end() []answer {
+	l.stop()
+	l.wg.Wait()
+	return l.answers
+}
+
+// until waits for n answers that have the words, all to requests from now on.
+func (l *load) until(n int, words string) {
+	l.t.Helper()
+	began, timeout := time.Now(), time.After(patience)
+	seen, found := 0, 0
+	for {
+		l.mu.Lock()
+		for ; seen < len(l.answers); seen++ {
+			if a := l.answers[seen]; a.err == nil && a.began.After(began) && strings.Contains(a.body, words) {
+				found++
+			}
+		}
+		changed := l.changed
+		l.mu.Unlock()
+		if found >= n {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			l.t.Fatalf("no %q within %v; %s", words, patience, l.summary(began))
+		}
+	}
+}
+
+// summary counts what was answered since.
+func (l *load) summary(since time.Time) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	count := map[string]int{}
+	for _, a := range l.answers {
+		if a.at.Before(since) {
+			continue
+		}
+		what := a.body[:min(len(a.body), 40)]
+		if a.err != nil {
+			what = "error " + a.err.Error()
+			if no, ok := errors.AsType[syscall.Errno](a.err); ok {
+				what = "error " + no.Error()
+			}
+		}
+		count[what]++
+	}
+	return fmt.Sprint(count)
+}
+
+// failures are the answers that were none.
+func failures(all []answer) (failed []answer) {
+	for _, a := range all {
+		if a.err != nil {
+			failed = append(failed, a)
+		}
+	}
+	return failed
+}
+
+// brief checks that whatever failed did so within a time of an event.
+func (l *load) brief(event time.Time, within time.Duration) {
+	l.t.Helper()
+	all := l.end()
+	failed := failures(all)
+	l.t.Logf("%d requests, %d failed", len(all), len(failed))
+	for _, a := range failed {
+		if a.began.Before(event.Add(-5*time.Second)) || a.began.After(event.Add(within)) {
+			l.t.Errorf("a request failed that began %v after the event: %v", a.began.Sub(event), a.err)
+		}
+	}
+}
