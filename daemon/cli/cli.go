@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -133,13 +134,23 @@ func hintOf(err error) string {
 // indent sets further lines of a message off from the next message.
 func indent(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n  ") }
 
+// idleVar says how long a daemon that a client starts waits for the next one.
+const idleVar = "MIRRORD_DAEMON_IDLE"
+
 // dial connects to the user's daemon, starting it if need be.
 func dial(ctx context.Context) (*rpc.Client, error) {
 	dir, err := runtimeDir()
 	if err != nil {
 		return nil, err
 	}
-	return rpc.Dial(ctx, dir, "cli", []string{"daemon"})
+	command := []string{"daemon"}
+	if idle := os.Getenv(idleVar); idle != "" {
+		if _, err := time.ParseDuration(idle); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", idleVar, err)
+		}
+		command = append(command, "--idle", idle)
+	}
+	return rpc.Dial(ctx, dir, "cli", command)
 }
 
 func runtimeDir() (string, error) { return rpc.RuntimeDir(os.Getenv("XDG_RUNTIME_DIR")) }

@@ -26,7 +26,11 @@ func (s *start) claim(ctx context.Context) (claimed *batchv1.Job, created bool, 
 	if err != nil {
 		return nil, false, fmt.Errorf("encoding a patch: %w", err)
 	}
-	s.progress("creating the agent on node " + s.manifest.Spec.Template.Spec.NodeName)
+	if node := s.manifest.Spec.Template.Spec.NodeName; node != "" {
+		s.progress("creating the agent on node " + node)
+	} else {
+		s.progress("creating the agent in namespace " + namespace)
+	}
 	for {
 		job := new(batchv1.Job)
 		err := s.c.create(ctx, jobs, namespace, s.manifest, job)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -50,7 +51,7 @@ func drain(ctx context.Context, w watch.Interface, see func(watch.EventType, run
 
 // followPod reports the job's pod once it exists and returns why it ended.
 // The failed pod of a job that was there before is no verdict on a new one: the
-// job's own status only lags behind.
+// job's own status only lags behind, or nobody was left to clean up.
 func (s *start) followPod(ctx context.Context, job *batchv1.Job, created bool, found chan<- *corev1.Pod) error {
 	reported := false
 	return s.follow(ctx, pods, labelJob+"="+job.Name, "", func(t watch.EventType, o runtime.Object) error {
@@ -63,7 +64,7 @@ func (s *start) followPod(ctx context.Context, job *batchv1.Job, created bool, f
 		}
 		now, err := state(pod)
 		switch {
-		case now == ended0 || err != nil && !created && hasEnded(pod):
+		case now == ended0 || err != nil && !created && (hasEnded(pod) || stale(job)):
 			return errEnded
 		case err != nil:
 			return s.dead(err, hintOf(err))
@@ -77,10 +78,16 @@ func (s *start) followPod(ctx context.Context, job *batchv1.Job, created bool, f
 	})
 }
 
+// staleAge is when a job that does not come to run has lost whoever made it:
+// its maker would have deleted it.
+const staleAge = 10 * time.Second
+
+func stale(job *batchv1.Job) bool { return time.Since(job.CreationTimestamp.Time) > staleAge }
+
 // followEvents returns an error when the job controller may not create the
 // pod: a quota, a policy, a missing service account. A client that may not see
 // events learns it only when time is up.
-func (s *start) followEvents(ctx context.Context, job *batchv1.Job) error {
+func (s *start) followEvents(ctx context.Context, job *batchv1.Job, created bool) error {
 	fields := "involvedObject.uid=" + string(job.UID) + ",reason=FailedCreate"
 	err := s.follow(ctx, events, "", fields, func(_ watch.EventType, o runtime.Object) error {
 		e, ok := o.(*corev1.Event)
@@ -95,6 +102,9 @@ func (s *start) followEvents(ctx context.Context, job *batchv1.Job) error {
 			if metav1.IsControlledBy(&all.Items[i], job) {
 				return nil // an old event: it came to be later
 			}
+		}
+		if !created && stale(job) {
+			return errEnded
 		}
 		return s.dead(errors.New(strings.TrimPrefix(e.Message, "Error creating: ")),
 			"the setting agent.namespace starts it in another namespace")

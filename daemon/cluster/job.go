@@ -52,6 +52,8 @@ type AgentSpec struct {
 	Tolerations    json.RawMessage // as in a pod's spec; nil: every taint
 	Resources      json.RawMessage // as in a container's spec; nil: small ones
 
+	NodeSelector map[string]string // of an agent without a target
+
 	Privileged           bool
 	DisabledCapabilities []string
 	MeshInjection        bool // let a mesh put its sidecar into the agent's pod
@@ -67,7 +69,15 @@ var capabilities = []corev1.Capability{"SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "
 // jobName is the same for everybody who wants this agent.
 func jobName(t *Target, s AgentSpec) string {
 	sum := sha256.Sum256([]byte(strings.Join([]string{t.UID, t.ContainerID, s.Build, s.Image}, "\x00")))
-	return agentName + "-" + strings.ToLower(label(strings.ReplaceAll(t.Pod, ".", "-"), 36)) + "-" + hex.EncodeToString(sum[:5])
+	return agentName + "-" + strings.ToLower(label(strings.ReplaceAll(t.name(), ".", "-"), 36)) + "-" + hex.EncodeToString(sum[:5])
+}
+
+// name is the pod's, for names and labels of its agent.
+func (t *Target) name() string {
+	if t.Targetless() {
+		return Targetless
+	}
+	return t.Pod
 }
 
 // job is the agent's manifest.
@@ -102,7 +112,8 @@ func job(t *Target, s AgentSpec) (*batchv1.Job, error) {
 				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: annotations},
 				Spec: corev1.PodSpec{
 					NodeName:                      t.Node,
-					HostPID:                       true,
+					NodeSelector:                  s.selector(t),
+					HostPID:                       !t.Targetless(),
 					RestartPolicy:                 corev1.RestartPolicyNever,
 					Tolerations:                   tolerations,
 					ImagePullSecrets:              secrets,
@@ -118,7 +129,7 @@ func job(t *Target, s AgentSpec) (*batchv1.Job, error) {
 						Command:         s.command(),
 						Args:            s.Args,
 						Resources:       resources,
-						SecurityContext: s.security(),
+						SecurityContext: s.security(t),
 						// Its last words come with the pod's status: no right to read logs is needed.
 						TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 					}},
@@ -135,7 +146,25 @@ func (s AgentSpec) command() []string {
 	return s.Command
 }
 
-func (s AgentSpec) security() *corev1.SecurityContext {
+func (s AgentSpec) selector(t *Target) map[string]string {
+	if t.Targetless() {
+		return s.NodeSelector
+	}
+	return nil // it runs where its target does
+}
+
+// nobody is the user of an agent that enters no other container.
+const nobody = 65534
+
+func (s AgentSpec) security(t *Target) *corev1.SecurityContext {
+	if t.Targetless() { // as the strictest policies want it
+		return &corev1.SecurityContext{
+			RunAsUser: new(int64(nobody)), RunAsGroup: new(int64(nobody)), RunAsNonRoot: new(true),
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		}
+	}
 	root := &corev1.SecurityContext{RunAsUser: new(int64(0)), RunAsGroup: new(int64(0)), RunAsNonRoot: new(false)}
 	if s.Privileged {
 		root.Privileged = new(true)
@@ -165,7 +194,7 @@ func (s AgentSpec) metadata(t *Target, name string) (labels, annotations map[str
 	}
 	labels[labelName] = agentName
 	labels[labelJob] = name
-	labels[labelTarget] = label(t.Pod, 63)
+	labels[labelTarget] = label(t.name(), 63)
 	labels[labelBuild] = label(s.Build, 63)
 	return labels, annotations
 }

@@ -12,7 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// A Target is the pod and container that a session impersonates.
+// A Target is the pod and container that a session impersonates. Of a targetless
+// one only Path and Namespace are set.
 type Target struct {
 	Path        Path // as asked for, with the container chosen
 	Namespace   string
@@ -27,6 +28,9 @@ type Target struct {
 	ProbePorts  []int    // those that kubelet connects to
 }
 
+// Targetless tells whether there is no pod: an agent is then a pod like any other.
+func (t *Target) Targetless() bool { return t.Path.Kind == Targetless }
+
 // A Port is one that the container declares; it may listen on others.
 type Port struct {
 	Number   int
@@ -37,6 +41,9 @@ type Port struct {
 // Resolve finds the running pod that p means: the pod itself, or the newest
 // ready one of a workload. A pod named by its own name need not be ready.
 func (c *Cluster) Resolve(ctx context.Context, p Path) (*Target, error) {
+	if p.Kind == Targetless {
+		return &Target{Path: p, Namespace: c.namespace}, nil
+	}
 	pod, err := c.podOf(ctx, p)
 	if err != nil {
 		return nil, err

@@ -124,7 +124,7 @@ func (s *start) round(ctx context.Context) (agent *Agent, err error) {
 	defer cancel(nil)
 	wg.Go(func() { cancel(s.followPod(ctx, job, created, found)) })
 	wg.Go(func() {
-		if err := s.followEvents(ctx, job); err != nil {
+		if err := s.followEvents(ctx, job, created); err != nil {
 			cancel(err)
 		}
 	})

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
 )
 
 func TestStartAgent(t *testing.T) {
@@ -51,6 +53,55 @@ func TestStartTogether(t *testing.T) {
 	t.Cleanup(func() { kubectl(t, "", "delete", "job", "-n", one.a.Namespace, one.a.Job, "--wait=false") })
 	if one.a.Pod != other.a.Pod || one.a.Created == other.a.Created {
 		t.Errorf("two agents, or two creators: %+v, %+v", one.a, other.a)
+	}
+}
+
+// A job that somebody left behind who was killed, and whose pod never ran, is
+// no obstacle to the next start.
+func TestStartAfterOneLeftBehind(t *testing.T) {
+	c, spec := openShop(t), echoSpec(t)
+	left, err := job(web(t, c), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.Spec.Template.Spec.Containers[0].Image = "mirrord.test/absent:1"
+	if err := c.create(t.Context(), jobs, left.Namespace, left, new(batchv1.Job)); err != nil {
+		t.Fatal(err)
+	}
+	kubectl(t, "", "wait", "job/"+left.Name, "-n", left.Namespace, "--for=jsonpath={.status.active}=1", "--timeout=60s")
+	kubectl(t, "", "wait", "pod", "-l", labelJob+"="+left.Name, "-n", left.Namespace,
+		"--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ErrImageNeverPull", "--timeout=60s")
+	made := new(batchv1.Job)
+	if err := c.get(t.Context(), jobs, left.Namespace, left.Name, made); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(time.Until(made.CreationTimestamp.Add(staleAge + time.Second))) // it must be old
+	if a := startEcho(t, c, spec); !a.Created {
+		t.Errorf("the start uses what was left: %+v", a)
+	}
+}
+
+// An agent without a target is an ordinary pod, which the strictest policy
+// admits, and is shared as any other.
+func TestStartTargetless(t *testing.T) {
+	loadEcho(t)
+	namespace := freshNamespace(t, "pod-security.kubernetes.io/enforce=restricted")
+	c := realCluster(t, namespace)
+	target, err := c.Resolve(t.Context(), Path{Kind: Targetless})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := c.StartAgent(t.Context(), target, echoSpec(t), nil, closing(hello))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := c.StartAgent(t.Context(), target, echoSpec(t), nil, closing(hello))
+	if err != nil || b.Pod != a.Pod || b.Created {
+		t.Errorf("the second start: %+v, %v", b, err)
+	}
+	got := kubectl(t, "", "get", "pod", a.Pod, "-n", namespace, "-o", "jsonpath={.spec.hostPID} {.spec.containers[0].securityContext.capabilities.add}")
+	if got != "" {
+		t.Errorf("the agent has hostPID and capabilities: %q", got)
 	}
 }
 

@@ -22,6 +22,7 @@ type Config struct {
 	Warnings []ide.Problem // in the order of the file
 
 	Target     string // "pod/web", "deployment/web/container/app"; "": none named
+	Targetless bool   // the session has no pod to impersonate
 	Namespace  string // "": the kubeconfig's
 	Context    string // "": the kubeconfig's current
 	Kubeconfig string // absolute; "": the client's KUBECONFIG, else its home
@@ -94,7 +95,8 @@ type Agent struct {
 	ImagePullPolicy  string
 	ImagePullSecrets []string
 	StartupTimeout   time.Duration
-	IdleTimeout      time.Duration // communication_timeout: without a client it ends
+	IdleTimeout      time.Duration // without a client it ends; 0: not given
+	Grace            time.Duration // communication_timeout: a client's link may be away so long; 0: not given
 	Labels           map[string]string
 	Annotations      map[string]string
 	ServiceAccount   string
@@ -106,6 +108,7 @@ type Agent struct {
 	DisabledCapabilities []string
 	MeshInjection        bool          // a mesh may put its sidecar into the agent's pod
 	TTL                  time.Duration // how long its Job stays after its end; 0: not given
+	NodeSelector         map[string]string
 
 	registry, tag string // agent.image written as a table
 }
@@ -115,7 +118,7 @@ func defaults() *Config {
 	return &Config{
 		Env:       Env{Enabled: true},
 		FS:        FS{Mode: "read"},
-		Incoming:  Incoming{Mode: "off"},
+		Incoming:  Incoming{Mode: "mirror"},
 		Outgoing:  Outgoing{TCP: true, UDP: true},
 		DNS:       true,
 		Hostname:  true,

@@ -112,12 +112,6 @@ func (c *checker) limit() {
 		c.warn(at, key, "writing in the target is not served by this version: write acts as read")
 		cfg.FS.Mode = "read"
 	}
-	if at, key, ok := c.where(incomingKey+".mode", incomingKey); ok && cfg.Incoming.Mode == "mirror" {
-		c.warn(at, key, "mirroring is not served by this version: incoming is off")
-	}
-	if cfg.Incoming.Mode == "mirror" {
-		cfg.Incoming.Mode = "off"
-	}
 	if cfg.Incoming.Mode != "steal" {
 		return
 	}

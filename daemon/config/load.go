@@ -179,6 +179,7 @@ func (c *Config) finish(client ide.Client) {
 		c.Env.File = absolute(c.Env.File, client)
 	}
 	c.Agent.Image = c.Agent.image(protocol.Build)
+	c.withoutTarget()
 	c.SkipProcesses = c.skip
 	if c.skipBuild {
 		c.SkipProcesses = slices.Concat(c.skip, buildTools, c.extraBuild)
@@ -196,15 +197,30 @@ var buildTools = []string{
 
 // NeedTarget is the error of a session that was given no target.
 func (c *Config) NeedTarget() error {
-	if c.Target != "" && c.Target != "targetless" || c.Agent.Address != "" {
-		return nil
-	}
-	msg := "no target is named"
+	const hint = "name one with --target, as in --target deployment/web; `mirrord ls` lists them"
 	switch {
-	case c.Target == "targetless" && c.Incoming.Mode == "steal":
-		msg = "stealing needs a target, and the target is targetless"
-	case c.Target == "targetless":
-		msg = "sessions without a target are not served by this version"
+	case c.Agent.Address != "":
+	case c.Target == "":
+		return &ide.Error{Code: ide.CodeConfig, Msg: "no target is named", Hint: hint + "; --target " + Targetless + " does without"}
+	case c.Target == Targetless && c.Incoming.Mode == "steal":
+		return &ide.Error{Code: ide.CodeConfig, Msg: "stealing needs a target, and the target is " + Targetless, Hint: hint}
 	}
-	return &ide.Error{Code: ide.CodeConfig, Msg: msg, Hint: "name one with --target, as in --target deployment/web; `mirrord ls` lists them"}
+	return nil
+}
+
+// Targetless is the target of a session that has only the cluster's network
+// and names: environment, files and host name are the client's own.
+const Targetless = "targetless"
+
+// withoutTarget turns off what needs one.
+func (c *Config) withoutTarget() {
+	if c.Target != Targetless || c.Agent.Address != "" {
+		return
+	}
+	c.Targetless = true
+	c.FS = FS{Mode: "local"}
+	c.Hostname = false
+	if c.Incoming.Mode == "mirror" { // stealing is NeedTarget's to refuse
+		c.Incoming.Mode = "off"
+	}
 }

@@ -16,6 +16,7 @@ func (c *Config) Policy(mounts []string) ide.Policy {
 		Local:         c.FS.Local,
 		NotFound:      c.FS.NotFound,
 		Steal:         c.Incoming.Mode == "steal",
+		Mirror:        c.Incoming.Mode == "mirror",
 		Ports:         c.Incoming.Ports,
 		IgnorePorts:   c.Incoming.IgnorePorts,
 		OutgoingTCP:   c.Outgoing.TCP,

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// settings are all keys of the peer's schema, and agent.address, which is ours.
+// settings are all keys of the peer's schema; agent.address and
+// agent.idle_timeout are ours.
 var settings = slices.Concat(rootSettings, featureSettings, networkSettings, agentSettings, mootSettings)
 
 var rootSettings = []setting{

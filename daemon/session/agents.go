@@ -101,8 +101,10 @@ func (as *agents) attend(a *agent, o opened) {
 	defer cancel(nil)
 	var watching sync.WaitGroup
 	if o.target != nil {
-		watching.Go(func() { as.watchTarget(ctx, a, o, cancel) })
 		watching.Go(func() { as.watchAgent(ctx, o, cancel) })
+		if !o.target.Targetless() {
+			watching.Go(func() { as.watchTarget(ctx, a, o, cancel) })
+		}
 	}
 	var err error
 	select {

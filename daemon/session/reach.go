@@ -68,8 +68,11 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 	}
 	// Whoever may use an agent is whoever the API server lets reach it: other
 	// credentials are another tunnel.
-	key := fmt.Sprint(c.Identity(), t.UID, t.ContainerID, cfg.Agent.Namespace, cfg.Agent.Image)
+	key := fmt.Sprint(c.Identity(), t.Path.Kind == cluster.Targetless, t.Namespace, t.UID, t.ContainerID, cfg.Agent.Namespace, cfg.Agent.Image)
 	a, err := as.open(ctx, key, func(ctx context.Context) (opened, error) { return as.start(ctx, c, t, cfg, progress) })
+	if t.Targetless() {
+		return a, target{name: "no target, in " + t.Namespace, path: cluster.Targetless, namespace: t.Namespace, context: c.Context()}, err
+	}
 	return a, target{
 		name: fmt.Sprintf("pod/%s/container/%s in %s", t.Pod, t.Container, t.Namespace),
 		path: cluster.Path{Kind: "pod", Name: t.Pod, Container: t.Container}.String(),
@@ -109,11 +112,14 @@ func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Targ
 		Namespace: s.Namespace, Build: protocol.Build, Port: agentPort, StartupTimeout: s.StartupTimeout,
 		Labels: s.Labels, Annotations: s.Annotations, ServiceAccount: s.ServiceAccount, PriorityClass: s.PriorityClass,
 		Tolerations: s.Tolerations, Resources: s.Resources, Privileged: s.Privileged,
-		DisabledCapabilities: s.DisabledCapabilities, MeshInjection: s.MeshInjection, TTL: s.TTL,
-		Args: []string{
-			"--listen", "127.0.0.1:" + strconv.Itoa(agentPort), "--container", t.ContainerID,
-			"--idle", idle.String(), "--build", protocol.Build,
-		},
+		DisabledCapabilities: s.DisabledCapabilities, MeshInjection: s.MeshInjection, TTL: s.TTL, NodeSelector: s.NodeSelector,
+		Args: []string{"--listen", "127.0.0.1:" + strconv.Itoa(agentPort), "--idle", idle.String(), "--build", protocol.Build},
+	}
+	if !t.Targetless() {
+		spec.Args = append(spec.Args, "--container", t.ContainerID)
+	}
+	if s.Grace > 0 {
+		spec.Args = append(spec.Args, "--communication-timeout", s.Grace.String())
 	}
 	var tun *tunnel.Tunnel
 	pod := make(chan *cluster.Agent, 1) // StartAgent's answer, for the link's later connections

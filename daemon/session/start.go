@@ -57,7 +57,11 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 
 // begin reads what a debuggee needs to know of the target.
 func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionStartParams, a *agent, target target) (*Session, error) {
-	environ, err := a.tunnel.Call(ctx, protocol.KindEnviron, struct{}{}, new(protocol.EnvironReply))
+	var environ []byte
+	var err error
+	if !cfg.Targetless { // else it is the agent's own
+		environ, err = a.tunnel.Call(ctx, protocol.KindEnviron, struct{}{}, new(protocol.EnvironReply))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the target's environment: %w", err)
 	}
