@@ -56,13 +56,12 @@ func run(args []string) (err error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	in, disabled := incoming.New(log)
-	if disabled != nil {
-		log.Warn("ports cannot be stolen", "err", disabled)
-	} else {
-		defer func() { err = errors.Join(err, in.Close()) }()
+	in := incoming.New(log)
+	defer func() { err = errors.Join(err, in.Close()) }()
+	if err := in.Disabled(); err != nil {
+		log.Warn("ports cannot be stolen", "err", err)
 	}
 	log.Info("serving", "target", choice, "pid", t.PID, "build", protocol.Build)
 	fmt.Println("listening on", l.Addr())
-	return serve.New(log, t, in, disabled, *idle).Run(ctx, l)
+	return serve.New(log, t, in, in.Disabled(), *idle).Run(ctx, l)
 }

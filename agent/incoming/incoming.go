@@ -1,9 +1,11 @@
 // Package incoming takes over the target's TCP ports: a stolen connection goes
-// to the client that holds its port.
+// to the client that holds its port, of a mirrored one it gets a copy.
 //
 //	client ─▶ kernel ─ sk_lookup ─▶ listener ─ ask ─▶ stream to the holder
 //	            │ other ports                   └ refused, dead ─▶ the pod's own container
 //	            └ established connections, exempt sources: as ever
+//
+// A mirror (mirror.go) looks on: it changes nothing for the pod and waits for nobody.
 //
 // The rule: nothing of a connection is consumed before its holder took it, and
 // a connection that nobody takes is the pod's, as if nothing had been stolen.
@@ -32,13 +34,16 @@ import (
 // acceptPause is waited after an accept failed for want of descriptors or memory.
 const acceptPause = 50 * time.Millisecond
 
-// Incoming is the stealing of one network namespace's ports.
+// Incoming is the stealing and mirroring of one network namespace's ports.
 //
-// Goroutines: one for each listener, one or two for each stolen connection;
-// all are gone when Close returns.
+// Goroutines: one for each listener, one or two for each stolen connection,
+// and those of mirrors; all are gone when Close returns.
 type Incoming struct {
 	log      *slog.Logger
-	redirect *redirect
+	redirect *redirect // nil: unable, for the reason in disabled
+	disabled error
+	mirrors  *mirrors
+	life     context.Context // good until Close
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	slots    chan struct{} // one for each stolen connection
@@ -48,32 +53,40 @@ type Incoming struct {
 }
 
 // New prepares the redirect in the namespace of this process; nothing is
-// stolen yet. An error tells what the kernel or the pod's permissions lack.
-func New(log *slog.Logger) (*Incoming, error) {
-	r, err := newRedirect()
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
+// stolen yet.
+func New(log *slog.Logger) *Incoming {
 	in := &Incoming{
-		log:      log,
-		redirect: r,
-		cancel:   cancel,
-		slots:    make(chan struct{}, maxConns),
-		steals:   map[uint16]*Steal{},
+		log:    log,
+		slots:  make(chan struct{}, maxConns),
+		steals: map[uint16]*Steal{},
 	}
-	for _, l := range r.listeners {
-		in.wg.Go(func() { in.accept(ctx, l) })
+	in.life, in.cancel = context.WithCancel(context.Background())
+	in.mirrors = newMirrors(log, in)
+	if in.redirect, in.disabled = newRedirect(); in.disabled == nil {
+		for _, l := range in.redirect.listeners {
+			in.wg.Go(func() { in.accept(in.life, l) })
+		}
 	}
-	return in, nil
+	return in
 }
+
+// Disabled tells what the kernel or the pod's permissions lack for stealing;
+// nil: nothing. Mirroring does not need it.
+func (in *Incoming) Disabled() error { return in.disabled }
 
 // Close ends the redirect and every connection that it brought.
 func (in *Incoming) Close() error {
 	in.cancel()
-	err := in.redirect.Detach()
+	in.mirrors.Interrupt()
+	var err error
+	if in.redirect != nil {
+		err = in.redirect.Detach()
+	}
 	in.wg.Wait()
-	return errors.Join(err, in.redirect.Close())
+	if in.redirect != nil {
+		err = errors.Join(err, in.redirect.Close())
+	}
+	return err
 }
 
 // accept takes l's connections until ctx is done.
@@ -147,38 +160,53 @@ func (in *Incoming) holder(port uint16) *Steal {
 	return in.steals[port]
 }
 
-// Steal brings every new connection to a port to client until it is released or
-// ctx, which is the client's life, is done. EADDRINUSE: somebody else has it.
+// Steal brings every new connection to a port to client, or copies of them
+// where a mirror is asked for, until it is released or ctx, which is the
+// client's life, is done. EADDRINUSE: somebody else has the port. Of mirrors
+// there may be any number.
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
-	if q.Port == 0 {
-		return nil, fmt.Errorf("stealing port 0: %w", unix.EINVAL)
+	s := &Steal{in: in, port: q.Port, probed: q.Probed, client: client, life: ctx}
+	var err error
+	switch {
+	case q.Port == 0:
+		err = fmt.Errorf("stealing port 0: %w", unix.EINVAL)
+	case q.Mirror:
+		s.way = in.mirrors
+	default:
+		s.way, err = in.claim(s)
 	}
-	if q.Mirror {
-		return nil, fmt.Errorf("mirroring port %d: %w", q.Port, unix.ENOTSUP)
-	}
-	c, err := claimPort(q.Port, fmt.Sprintf("%s of agent process %d (since %s)",
-		client.Name(), unix.Getpid(), time.Now().UTC().Format(time.RFC3339)))
 	if err != nil {
 		return nil, err
 	}
-	s := &Steal{in: in, port: q.Port, probed: q.Probed, client: client, claim: c, life: ctx}
+	s.mu.Lock() // the first connection may come before the hold is known
+	defer s.mu.Unlock()
+	if err := s.arm(); err != nil {
+		s.released = true
+		return nil, errors.Join(err, s.way.Release(s))
+	}
+	in.log.Info("port stolen", "port", q.Port, "holder", client.Name(), "redirect", s.way.Name())
+	return s, nil
+}
+
+// claim takes the port's lock and makes s its holder.
+func (in *Incoming) claim(s *Steal) (way, error) {
+	if in.disabled != nil {
+		return nil, fmt.Errorf("stealing port %d: %w", s.port, in.disabled)
+	}
+	c, err := claimPort(s.port, fmt.Sprintf("%s of agent process %d (since %s)",
+		s.client.Name(), unix.Getpid(), time.Now().UTC().Format(time.RFC3339)))
+	if err != nil {
+		return nil, err
+	}
 	if s.probed {
 		if s.gateways, err = gateways(); err != nil {
 			in.log.Warn("kubelet's address is not known", "err", err) // any may be
 		}
 	}
-	s.mu.Lock() // the first connection may come before the hold is known
-	defer s.mu.Unlock()
 	in.mu.Lock()
-	in.steals[q.Port] = s
+	in.steals[s.port] = s
 	in.mu.Unlock()
-	if err := s.arm(); err != nil {
-		s.released = true
-		s.drop()
-		return nil, err
-	}
-	in.log.Info("port stolen", "port", q.Port, "holder", client.Name())
-	return s, nil
+	return &lookup{in, c}, nil
 }
 
 // addrOf is a TCP address, IPv4 as such.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,8 +34,8 @@ func refusing() (net.Conn, error) { return nil, errors.New("no more streams") }
 func newIncoming(t *testing.T) *Incoming {
 	t.Helper()
 	agenttest.Namespace(t)
-	in, err := New(slog.New(slog.DiscardHandler))
-	if err != nil {
+	in := New(slog.New(slog.DiscardHandler))
+	if err := in.Disabled(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -52,22 +53,22 @@ func echo(t *testing.T) uint16 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			_, _ = io.Copy(c, c)
-			c.Close()
+			t.Cleanup(func() { c.Close() })
+			wg.Go(func() {
+				_, _ = io.Copy(c, c)
+				c.Close()
+			})
 		}
-	}()
-	t.Cleanup(func() {
-		l.Close()
-		<-done
 	})
+	t.Cleanup(wg.Wait)
+	t.Cleanup(func() { l.Close() })
 	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 

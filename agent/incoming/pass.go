@@ -65,7 +65,7 @@ func (in *Incoming) dialPod(ctx context.Context, local netip.AddrPort) (*net.TCP
 			var from netip.AddrPort
 			if from, err = bindSource(int(fd), local.Addr()); err == nil {
 				undo() // the dialer may try a second time
-				undo, err = in.redirect.Exempt(from)
+				undo, err = in.exempt(from)
 			}
 		}); ctl != nil {
 			return ctl
@@ -78,6 +78,19 @@ func (in *Incoming) dialPod(ctx context.Context, local netip.AddrPort) (*net.TCP
 		return nil, nil, err
 	}
 	return c.(*net.TCPConn), undo, nil
+}
+
+// exempt keeps a source's connections from the redirect and from mirrors.
+func (in *Incoming) exempt(from netip.AddrPort) (undo func(), err error) {
+	redirected, err := in.redirect.Exempt(from)
+	if err != nil {
+		return redirected, err
+	}
+	mirrored := in.mirrors.Exclude(from)
+	return func() {
+		redirected()
+		mirrored()
+	}, nil
 }
 
 // bindSource binds a socket to a free port of addr, which it returns.

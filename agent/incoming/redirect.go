@@ -13,9 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RedirectName is what the redirect is called in a protocol.StealReply.
-const RedirectName = "sk_lookup"
-
 // Limits of the redirect's maps.
 const (
 	maxPorts = 1024
@@ -143,7 +140,7 @@ func (r *redirect) Suspend(port uint16) error {
 
 // Remove leaves port's new connections to the pod's container again.
 func (r *redirect) Remove(port uint16) error {
-	if err := r.ports.Delete(uint32(port)); err != nil {
+	if err := r.ports.Delete(uint32(port)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("giving port %d back: %w", port, err)
 	}
 	return nil

@@ -24,15 +24,42 @@ type Client interface {
 // long is cut off, and the pod serves its client.
 const patience = 5 * time.Second
 
+// A way is how a port's connections come to their holder.
+type way interface {
+	Name() string         // for a protocol.StealReply
+	Arm(s *Steal) error   // new connections come
+	Suspend(*Steal) error // they do not
+	Release(*Steal) error // nor will they ever
+}
+
+// lookup is the way of stolen connections: redirected by a program.
+type lookup struct {
+	in    *Incoming
+	claim *claim
+}
+
+func (l *lookup) Name() string           { return "sk_lookup" }
+func (l *lookup) Arm(s *Steal) error     { return l.in.redirect.Add(s.port) }
+func (l *lookup) Suspend(s *Steal) error { return l.in.redirect.Suspend(s.port) }
+
+func (l *lookup) Release(s *Steal) error {
+	err := l.in.redirect.Remove(s.port)
+	l.in.mu.Lock()
+	delete(l.in.steals, s.port)
+	l.in.mu.Unlock()
+	l.claim.Release()
+	return err
+}
+
 // A Steal is the holding of a port by a client. Its methods may be called by
 // any goroutine, in any order and more than once.
 type Steal struct {
 	in       *Incoming
+	way      way
 	port     uint16
 	probed   bool         // kubelet connects to it
 	gateways []netip.Addr // from where; none: that is not known
 	client   Client
-	claim    *claim
 	life     context.Context // good until the client ends
 
 	mu       sync.Mutex         // lock order: mu, then Incoming.mu
@@ -43,7 +70,7 @@ type Steal struct {
 }
 
 // Redirect names what brings the connections.
-func (s *Steal) Redirect() string { return RedirectName }
+func (s *Steal) Redirect() string { return s.way.Name() }
 
 // Release gives the port back: first to the kernel, so that nothing new comes;
 // what came and is not taken yet goes to the pod. Connections that were taken
@@ -55,20 +82,11 @@ func (s *Steal) Release() {
 		return
 	}
 	s.released, s.armed = true, false
-	if err := s.in.redirect.Remove(s.port); err != nil {
+	if err := s.way.Release(s); err != nil {
 		s.in.log.Error("releasing port", "port", s.port, "err", err)
 	}
 	s.letGo()
-	s.drop()
 	s.in.log.Info("port released", "port", s.port, "holder", s.client.Name())
-}
-
-// drop forgets the port and lets others have it.
-func (s *Steal) drop() {
-	s.in.mu.Lock()
-	delete(s.in.steals, s.port)
-	s.in.mu.Unlock()
-	s.claim.Release()
 }
 
 // Suspend leaves new connections to the pod until Resume, while the port stays
@@ -81,7 +99,7 @@ func (s *Steal) Suspend() {
 		return
 	}
 	s.armed = false
-	if err := s.in.redirect.Suspend(s.port); err != nil {
+	if err := s.way.Suspend(s); err != nil {
 		s.in.log.Error("suspending port", "port", s.port, "err", err)
 	}
 	s.letGo()
@@ -108,7 +126,7 @@ func (s *Steal) Resume() error {
 // arm begins a hold. The caller has mu.
 func (s *Steal) arm() error {
 	s.held, s.letGo = context.WithCancel(s.life)
-	if err := s.in.redirect.Add(s.port); err != nil {
+	if err := s.way.Arm(s); err != nil {
 		s.letGo()
 		return err
 	}

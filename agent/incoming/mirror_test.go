@@ -1,0 +1,367 @@
+package incoming
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"mirrord/agent/agenttest"
+	"mirrord/protocol"
+)
+
+// A recorder is a holder that keeps what each connection brings.
+type recorder struct {
+	t    *testing.T
+	wg   sync.WaitGroup
+	read chan struct{} // nil, or closed when it begins to read
+	got  chan recording
+}
+
+type recording struct {
+	protocol.Incoming
+	bytes []byte
+	err   error // nil: the orderly end
+}
+
+func newRecorder(t *testing.T) *recorder {
+	r := &recorder{t: t, got: make(chan recording, 4096)}
+	t.Cleanup(r.wg.Wait)
+	return r
+}
+
+func (*recorder) Name() string { return "client test" }
+
+func (r *recorder) Open() (net.Conn, error) {
+	theirs, ours := net.Pipe()
+	r.wg.Go(func() {
+		defer theirs.Close()
+		var rec recording
+		defer func() { r.got <- rec }()
+		if rec.err = agenttest.ReadRequest(theirs, protocol.KindIncoming, &rec.Incoming); rec.err != nil {
+			return
+		}
+		if rec.err = protocol.WriteMessage(theirs, protocol.KindIncoming, protocol.IncomingReply{}, nil); rec.err != nil {
+			return
+		}
+		if r.read != nil {
+			<-r.read
+		}
+		r.wg.Go(func() { _ = protocol.WriteDatagram(theirs, []byte("an answer that nobody hears")) })
+		buf := make([]byte, protocol.MaxChunk)
+		for {
+			n, err := protocol.ReadDatagram(theirs, buf)
+			if err != nil || n == 0 {
+				rec.err = err
+				return
+			}
+			rec.bytes = append(rec.bytes, buf[:n]...)
+		}
+	})
+	return ours, nil
+}
+
+func (r *recorder) next() recording {
+	r.t.Helper()
+	select {
+	case rec := <-r.got:
+		return rec
+	case <-time.After(20 * time.Second):
+		r.t.Fatal("nothing was mirrored")
+	}
+	return recording{}
+}
+
+// none checks that nothing was mirrored before a connection that is.
+func (r *recorder) none(port uint16) {
+	r.t.Helper()
+	marker := fmt.Sprintf("marker %d", rand.Int())
+	talk(r.t, "127.0.0.1", port, []byte(marker))
+	if rec := r.next(); string(rec.bytes) != marker {
+		r.t.Errorf("%d bytes of %v were mirrored", len(rec.bytes), rec.Client)
+	}
+}
+
+// talk has the pod echo words, and reports the connection's client.
+func talk(t *testing.T, host string, port uint16, words []byte) netip.AddrPort {
+	t.Helper()
+	c, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(host), port).String())
+	if err != nil {
+		t.Error(err)
+		return netip.AddrPort{}
+	}
+	defer c.Close()
+	const step = 1 << 20 // no more than the ring holds, however slow we are
+	for at := 0; at < len(words); at += step {
+		part := words[at:min(len(words), at+step)]
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := c.Write(part); err != nil {
+				t.Error(err)
+			}
+		})
+		b := make([]byte, len(part))
+		_, err := io.ReadFull(c, b)
+		wg.Wait()
+		if err != nil || !bytes.Equal(b, part) {
+			t.Errorf("%s echoed other bytes, %v", host, err)
+		}
+	}
+	_ = c.(*net.TCPConn).CloseWrite()
+	if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+		t.Errorf("%s echoed %d bytes too many, %v", host, len(b), err)
+	}
+	return addrOf(c.LocalAddr())
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{2}).Read(b)
+	return b
+}
+
+// Each mirror has every byte; the pod's client notices nothing.
+func TestMirror(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	early := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	one, two := newRecorder(t), newRecorder(t)
+	s := steal(t, in, protocol.Steal{Port: port, Mirror: true}, one)
+	if s.Redirect() != "packet" {
+		t.Errorf("redirect %q", s.Redirect())
+	}
+	steal(t, in, protocol.Steal{Port: port, Mirror: true}, two)
+	if _, err := io.WriteString(early, "of before"); err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		for _, size := range []int{0, 1, 100, 24 << 20} {
+			words := random(size)
+			client := talk(t, host, port, words)
+			for _, r := range []*recorder{one, two} {
+				rec := r.next()
+				if rec.err != nil || !bytes.Equal(rec.bytes, words) {
+					t.Errorf("%s: %d of %d bytes, %v", host, len(rec.bytes), size, rec.err)
+				}
+				want := protocol.Incoming{Port: port, Client: client, Local: netip.AddrPortFrom(netip.MustParseAddr(host), port)}
+				if rec.Incoming != want {
+					t.Errorf("offered %+v, want %+v", rec.Incoming, want)
+				}
+			}
+		}
+	}
+	s.Suspend()
+	talk(t, "127.0.0.1", port, []byte("of the time between"))
+	two.next() // what came is read
+	if err := s.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	one.none(port)
+	two.next()
+	s.Release()
+	if n := in.mirrors.buffered.Load(); n != 0 {
+		t.Errorf("%d bytes are still counted", n)
+	}
+}
+
+func TestMirrorManyConnections(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	r := newRecorder(t)
+	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
+	const workers, each = 4, 250
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := range each {
+				talk(t, []string{"127.0.0.1", "::1"}[w%2], port, fmt.Appendf(nil, "%d of %d", i, w))
+			}
+		})
+	}
+	seen := map[string]bool{}
+	for range workers * each {
+		rec := r.next()
+		if rec.err != nil || seen[string(rec.bytes)] {
+			t.Errorf("%q from %v, %v", rec.bytes, rec.Client, rec.err)
+		}
+		seen[string(rec.bytes)] = true
+	}
+	wg.Wait()
+	if len(seen) != workers*each {
+		t.Errorf("%d connections were mirrored", len(seen))
+	}
+}
+
+// A debuggee that does not read loses the copy; the pod's client has all.
+func TestMirrorSlowDebuggee(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	r := newRecorder(t)
+	r.read = make(chan struct{})
+	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
+	talk(t, "127.0.0.1", port, random(3*maxOutlet))
+	close(r.read)
+	if rec := r.next(); rec.err == nil || len(rec.bytes) > 2*maxOutlet {
+		t.Errorf("the copy of %d bytes ended with %v", len(rec.bytes), rec.err)
+	}
+	if n := in.mirrors.buffered.Load(); n != 0 {
+		t.Errorf("%d bytes are still counted", n)
+	}
+	r.none(port)
+}
+
+// Where packets were missed the copy ends, and not as if that were all.
+func TestMirrorGap(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	r := newRecorder(t)
+	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
+	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	say := func(words string) {
+		t.Helper()
+		if _, err := io.WriteString(c, words); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, len(words))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	filter := func(watch func() error) {
+		t.Helper()
+		in.mirrors.mu.Lock()
+		defer in.mirrors.mu.Unlock()
+		if err := watch(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("heard")
+	for range 2 { // the tick may set the filter right in between
+		filter(func() error { return in.mirrors.ring.Watch(nil) })
+		say(" and missed")
+	}
+	filter(in.mirrors.watch)
+	say(" and then")
+	if rec := r.next(); rec.err == nil || !bytes.HasPrefix([]byte("heard and missed"), rec.bytes) {
+		t.Errorf("%q, %v", rec.bytes, rec.err)
+	}
+}
+
+// A reset of either side is one of the copy.
+func TestMirrorReset(t *testing.T) {
+	in := newIncoming(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
+	r := newRecorder(t)
+	steal(t, in, protocol.Steal{Port: addr.Port(), Mirror: true}, r)
+	for _, who := range []string{"client", "pod"} {
+		c := dial(t, addr)
+		pod, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, "words"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(pod, make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		if who == "client" {
+			reset(c)
+		} else {
+			reset(pod.(*net.TCPConn))
+		}
+		pod.Close()
+		if rec := r.next(); rec.err == nil {
+			t.Errorf("reset by the %s: %q without an error", who, rec.bytes)
+		}
+	}
+	isGone := netip.AddrPortFrom(addr.Addr(), addr.Port())
+	l.Close()
+	if c, err := net.Dial("tcp", isGone.String()); err == nil {
+		c.Close()
+	}
+	l, err = net.Listen("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := dial(t, addr)
+	io.WriteString(c, "after the refused one")
+	c.Close()
+	if rec := r.next(); string(rec.bytes) != "after the refused one" || rec.err != nil {
+		t.Errorf("%q, %v", rec.bytes, rec.err)
+	}
+}
+
+// Beside a steal the mirror sees what comes, and not what the agent passes on.
+func TestMirrorBesideSteal(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	r := newRecorder(t)
+	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
+	s := steal(t, in, protocol.Steal{Port: port}, holder(refusing))
+	for i := range 20 {
+		words := fmt.Sprintf("%d of the pod", i)
+		client := talk(t, "127.0.0.1", port, []byte(words))
+		if rec := r.next(); rec.err != nil || string(rec.bytes) != words || rec.Client != client {
+			t.Errorf("%q of %v, %v", rec.bytes, rec.Client, rec.err)
+		}
+	}
+	s.Release()
+	steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
+	if got, err := answered("::1", port); err != nil || got != debuggeeSays+"words" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if rec := r.next(); rec.err != nil || string(rec.bytes) != "words" {
+		t.Errorf("%q, %v", rec.bytes, rec.err)
+	}
+}
+
+// The last mirror takes the capture with it.
+func TestMirrorReleased(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	r := newRecorder(t)
+	s := steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
+	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	if _, err := io.WriteString(c, "words"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	for opened := false; !opened; { // the copy is on its way
+		in.mirrors.mu.Lock()
+		for _, f := range in.mirrors.flows {
+			opened = f.open
+		}
+		in.mirrors.mu.Unlock()
+	}
+	taken := func() bool {
+		in.mirrors.mu.Lock()
+		defer in.mirrors.mu.Unlock()
+		return in.mirrors.ring != nil
+	}
+	s.Release()
+	_, _ = io.WriteString(c, " and more")
+	_ = c.CloseWrite()
+	rec := r.next() // taken before or not at all, that is the holder's race
+	if rec.err == nil && string(rec.bytes) != "words and more" {
+		t.Errorf("%q", rec.bytes)
+	}
+	for end := time.Now().Add(10 * time.Second); taken(); {
+		if time.Now().After(end) {
+			t.Fatal("packets are still captured")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	s = steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
+	r.none(port)
+	s.Release()
+	if err := s.Resume(); err == nil {
+		t.Error("a released mirror was resumed")
+	}
+}

@@ -1,0 +1,196 @@
+package incoming
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mirrord/protocol"
+)
+
+// Limits of what waits for the holders of mirrors, in bytes.
+const (
+	maxOutlet   = 16 << 20
+	maxBuffered = 64 << 20 // of all outlets
+	pieceCost   = 64       // of keeping a piece
+)
+
+var errSlow = errors.New("the debuggee reads slower than the pod")
+
+// An outlet is one copy of a mirrored connection on its way to a holder. It
+// buffers what the holder has not read, and ends where that is too much.
+type outlet struct {
+	steal  *Steal
+	total  *atomic.Int64
+	wake   chan struct{}   // holds one where there is something to do
+	ctx    context.Context // good while the copy may be given
+	cancel context.CancelCauseFunc
+
+	mu    sync.Mutex
+	queue [][]byte // guarded by mu
+	size  int      // of queue, with costs; guarded by mu
+	ended bool     // nothing more comes; guarded by mu
+	err   error    // why, nil for the connection's own end; guarded by mu
+}
+
+func newOutlet(s *Steal, total *atomic.Int64) *outlet {
+	o := &outlet{steal: s, total: total, wake: make(chan struct{}, 1)}
+	o.ctx, o.cancel = context.WithCancelCause(s.in.life)
+	return o
+}
+
+// Push adds bytes. It never waits.
+func (o *outlet) Push(b []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ended {
+		return
+	}
+	cost := len(b) + pieceCost
+	if o.size+cost > maxOutlet || o.total.Load()+int64(cost) > maxBuffered {
+		o.end(errSlow)
+		return
+	}
+	o.queue = append(o.queue, b)
+	o.size += cost
+	o.total.Add(int64(cost))
+	o.signal()
+}
+
+// End ends the copy; an error other than nil ends it as a reset does.
+func (o *outlet) End(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.ended {
+		o.end(err)
+	}
+}
+
+func (o *outlet) end(err error) {
+	o.ended, o.err = true, err
+	if err != nil {
+		o.drop()
+		o.cancel(err) // also whoever is writing
+	}
+	o.signal()
+}
+
+// drop forgets what waits. The caller has mu.
+func (o *outlet) drop() {
+	o.total.Add(-int64(o.size))
+	o.queue, o.size = nil, 0
+}
+
+func (o *outlet) signal() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Over reports whether the copy is over.
+func (o *outlet) Over() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.ended
+}
+
+// next waits for bytes and copies them to buf. io.EOF: the connection's own end.
+func (o *outlet) next(buf []byte) (int, error) {
+	for {
+		if n, err := o.take(buf); n > 0 || err != nil {
+			return n, err
+		}
+		select {
+		case <-o.wake:
+		case <-o.ctx.Done():
+			return 0, context.Cause(o.ctx)
+		}
+	}
+}
+
+func (o *outlet) take(buf []byte) (n int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	freed := 0
+	for n < len(buf) && len(o.queue) > 0 {
+		m := copy(buf[n:], o.queue[0])
+		n += m
+		freed += m
+		if o.queue[0] = o.queue[0][m:]; len(o.queue[0]) == 0 {
+			o.queue[0] = nil
+			o.queue = o.queue[1:]
+			freed += pieceCost
+		}
+	}
+	o.size -= freed
+	o.total.Add(-int64(freed))
+	switch {
+	case o.err != nil:
+		return 0, o.err
+	case n == 0 && o.ended:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// run offers the connection to its holder and gives him the copy. What his
+// debuggee answers is read and dropped.
+func (o *outlet) run(k flowKey) {
+	defer o.cancel(nil)
+	defer func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.drop() // where the connection ended before its copy could
+	}()
+	log := o.steal.in.log.With("port", k.pod.Port(), "client", k.client)
+	stream, err := o.steal.offer(protocol.Incoming{Port: k.pod.Port(), Client: k.client, Local: k.pod})
+	if err != nil {
+		o.End(err)
+		log.Debug("mirrored connection not taken", "err", err)
+		return
+	}
+	log.Debug("mirrored connection taken", "holder", o.steal.client.Name())
+	err = o.copy(stream)
+	o.End(err)
+	log.Debug("mirrored connection ended", "err", err)
+}
+
+// copy returns when the debuggee has ended its side, or the copy has failed.
+func (o *outlet) copy(stream net.Conn) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer o.cancel(nil)
+	defer context.AfterFunc(o.steal.life, func() { o.cancel(context.Cause(o.steal.life)) })()
+	context.AfterFunc(o.ctx, func() { // Close alone does not wake who reads or writes
+		stream.Close()
+		_ = stream.SetDeadline(time.Unix(1, 0))
+	})
+	wg.Go(func() {
+		_, _ = io.Copy(io.Discard, stream)
+		o.cancel(errHolderEnded)
+	})
+	buf := make([]byte, protocol.MaxChunk)
+	for {
+		n, err := o.next(buf)
+		if err == nil {
+			err = protocol.WriteDatagram(stream, buf[:n]) // in the form of a chunk
+		}
+		if err == io.EOF {
+			if err = protocol.WriteDatagram(stream, nil); err == nil { // the direction's end
+				<-o.ctx.Done()
+			}
+			return err
+		}
+		if err != nil {
+			return cmp.Or(context.Cause(o.ctx), err)
+		}
+	}
+}
+
+var errHolderEnded = errors.New("the holder has ended it")
