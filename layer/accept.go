@@ -43,7 +43,7 @@ func slowAccept(c *call) answer {
 		} else if errno != unix.EAGAIN || d.async {
 			return fail(errno)
 		}
-		switch c.wait(d) {
+		switch c.wait(d, unix.POLLIN) {
 		case callerGone:
 			return answer{abandoned: true}
 		case timeOver:

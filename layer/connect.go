@@ -73,8 +73,13 @@ func slowConnect(c *call) answer {
 }
 
 // connectTCP makes sure that the socket has a loopback source, by which the
-// daemon knows it, and connects it to the endpoint that the daemon names.
+// daemon knows it, and connects it to the endpoint that the daemon names. One
+// that does not block is answered in time: its endpoint may be one that
+// completes, or refuses, when the target has.
 func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
+	if k := c.l.sockets.get(d.inode); k != nil && k.connecting.Load() {
+		return c.connectAgain(d, k)
+	}
 	if _, err := unix.Getpeername(d.fd); err == nil {
 		return fail(unix.EISCONN)
 	}
@@ -82,7 +87,14 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 	if errno != 0 {
 		return fail(errno)
 	}
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpConnect, Addr: to, Addr2: source})
+	q := &wire.Request{Op: wire.OpConnect, Addr: to, Addr2: source}
+	if d.async {
+		q.Flags = wire.ConnectAsync
+	}
+	if d.proto == unix.IPPROTO_MPTCP {
+		q.Flags |= wire.ConnectMultipath
+	}
+	r := c.l.Daemon.call(q)
 	closeFD(r.fd)
 	if r.Errno != 0 {
 		return fail(unix.Errno(r.Errno))
@@ -94,13 +106,37 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 	if !local.IsValid() {
 		local = netip.AddrPortFrom(c.l.ownAddr(to.Addr()), source.Port())
 	}
-	k := &sock{local: local, peer: to}
+	k := &sock{local: local, peer: to, endpoint: r.Addr}
+	k.connecting.Store(d.async)
 	c.l.sockets.put(d.inode, k)
 	ans := d.connect(r.Addr)
 	if ans.errno != 0 && ans.errno != unix.EINPROGRESS {
 		c.l.sockets.drop(d.inode)
 	}
 	return ans
+}
+
+// connectAgain is how some learn the outcome of a connect that did not wait.
+// The kernel knows it, and which address it is told does not matter.
+func (c *call) connectAgain(d *duplicate, k *sock) answer {
+	if !d.async { // now it is to wait
+		switch c.wait(d, unix.POLLOUT) {
+		case callerGone:
+			return answer{abandoned: true}
+		case timeOver:
+			return fail(unix.EINPROGRESS)
+		}
+	}
+	err := unix.Connect(d.fd, kernelAddr(k.endpoint, d.domain))
+	switch err {
+	case nil:
+		k.connecting.Store(false)
+		return value(0)
+	case unix.EALREADY, unix.EINPROGRESS, unix.EISCONN:
+	default:
+		c.l.sockets.forget(d.inode)
+	}
+	return failWith(err)
 }
 
 // source gives d a loopback source, a random one of the 16 million so that the

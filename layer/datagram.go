@@ -151,7 +151,7 @@ func slowRecvfrom(c *call) answer {
 	}
 	flags := int(c.Args[3])
 	if !d.async && flags&unix.MSG_DONTWAIT == 0 {
-		if ended := c.wait(d); ended == callerGone {
+		if ended := c.wait(d, unix.POLLIN); ended == callerGone {
 			d.close()
 			return answer{abandoned: true}
 		} // over its time it finds nothing, and fails with EAGAIN

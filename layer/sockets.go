@@ -25,6 +25,9 @@ type sock struct {
 	udp   bool           // sends to endpoints of the daemon
 	born  time.Time
 
+	endpoint   netip.AddrPort // what it connects to in the daemon's stead of peer
+	connecting atomic.Bool    // it does not block, and the debuggee may not know the outcome yet
+
 	bound  netip.AddrPort // a listener: where it really is
 	stolen atomic.Bool    // its port is, by OpListen
 
@@ -280,6 +283,13 @@ func (d *duplicate) tcp() bool {
 
 func (d *duplicate) udp() bool {
 	return d.inet() && d.typ == unix.SOCK_DGRAM && d.proto == unix.IPPROTO_UDP
+}
+
+// closed tells whether d is a TCP socket without a connection, as after one that failed.
+func (d *duplicate) closed() bool {
+	const tcpClose = 7 // TCP_CLOSE
+	info, err := unix.GetsockoptTCPInfo(d.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.State == tcpClose
 }
 
 // loopback returns the loopback address that d can use, as the kernel takes it:

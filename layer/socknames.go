@@ -24,6 +24,9 @@ func slowName(c *call) answer {
 	if k == nil {
 		return carryOn
 	}
+	if k.connecting.Load() && d.closed() { // it came to nothing
+		return carryOn
+	}
 	var a netip.AddrPort
 	if c.hook.Call == seccomp.Getpeername {
 		// The kernel says whether it is connected at all.

@@ -14,15 +14,20 @@ const waitStep = 200 * time.Millisecond
 type waitEnd uint8
 
 const (
-	readable waitEnd = iota
+	ready waitEnd = iota
 	callerGone
-	timeOver // by SO_RCVTIMEO
+	timeOver // by the socket's own option
 )
 
-// wait waits until d has something to read.
-func (c *call) wait(d *duplicate) waitEnd {
+// wait waits until d has something to read (POLLIN), or can be written to
+// (POLLOUT).
+func (c *call) wait(d *duplicate, event int16) waitEnd {
+	option := unix.SO_RCVTIMEO
+	if event == unix.POLLOUT {
+		option = unix.SO_SNDTIMEO
+	}
 	var deadline time.Time
-	if tv, err := unix.GetsockoptTimeval(d.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO); err == nil && tv.Nano() > 0 {
+	if tv, err := unix.GetsockoptTimeval(d.fd, unix.SOL_SOCKET, option); err == nil && tv.Nano() > 0 {
 		deadline = time.Now().Add(time.Duration(tv.Nano()))
 	}
 	for {
@@ -34,15 +39,15 @@ func (c *call) wait(d *duplicate) waitEnd {
 			}
 			step = min(step, left+time.Millisecond)
 		}
-		poll := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
+		poll := []unix.PollFd{{Fd: int32(d.fd), Events: event}}
 		n, err := unix.Poll(poll, int(step.Milliseconds()))
 		switch {
 		case err != nil && err != unix.EINTR:
-			return readable // and reading tells what is wrong
+			return ready // and the call itself tells what is wrong
 		case !c.wanted():
 			return callerGone
 		case n > 0:
-			return readable
+			return ready
 		}
 	}
 }

@@ -1,10 +1,13 @@
 package layertest
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,47 +40,120 @@ func addrOf(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// hold is how long a connect that does not block waits for the target.
+const hold = 250 * time.Millisecond
+
 // connect makes an endpoint for one connection, from one source.
 func (d *Daemon) connect(q *wire.Request) (wire.Reply, error) {
 	if d.Dial == nil {
 		return wire.Reply{}, unix.ECONNREFUSED
 	}
-	up, err := d.Dial(q.Addr)
-	if err != nil {
-		return wire.Reply{}, err
+	type outcome struct {
+		up  net.Conn
+		err error
 	}
-	d.track(up)
-	l, err := net.Listen("tcp", loopback(q.Addr2))
+	dialled := make(chan outcome, 1)
+	d.wg.Go(func() {
+		up, err := d.Dial(q.Addr)
+		if err == nil {
+			d.track(up)
+		}
+		dialled <- outcome{up, err}
+	})
+	late := make(<-chan time.Time)
+	if q.Flags&wire.ConnectAsync != 0 {
+		late = time.After(hold)
+	}
+	var o outcome
+	pending := false
+	select {
+	case o = <-dialled:
+		if o.err != nil {
+			return wire.Reply{}, o.err
+		}
+	case <-late:
+		pending = true
+	}
+	l, err := listen(loopback(q.Addr2), pending)
 	if err != nil {
 		return wire.Reply{}, err
 	}
 	d.track(l)
 	d.wg.Go(func() {
-		defer l.Close()
-		defer up.Close()
-		for {
-			c, err := l.Accept()
-			if err != nil {
+		defer l.Close() // where the target refuses, the next SYN finds nobody
+		if pending {
+			if o = <-dialled; o.err != nil {
 				return
 			}
-			if c.RemoteAddr().String() != q.Addr2.String() {
-				c.Close()
-				continue
+			if err := filter(l, false); err != nil {
+				return
 			}
-			d.track(c)
-			d.wg.Go(func() {
-				_, _ = io.Copy(up, c)
-				_ = up.(*net.TCPConn).CloseWrite()
-			})
-			_, _ = io.Copy(c, up)
-			c.Close()
+		}
+		d.relay(l, o.up, q.Addr2)
+	})
+	r := wire.Reply{Addr: l.Addr().(*net.TCPAddr).AddrPort()}
+	if pending {
+		r.Flags = wire.ReplyPending
+	} else {
+		r.Addr2 = netip.AddrPortFrom(Local, q.Addr2.Port())
+	}
+	return r, nil
+}
+
+// relay joins the connection that l gets from source with up.
+func (d *Daemon) relay(l net.Listener, up net.Conn, source netip.AddrPort) {
+	defer up.Close()
+	for {
+		c, err := l.Accept()
+		if err != nil {
 			return
 		}
+		if c.RemoteAddr().String() != source.String() {
+			c.Close()
+			continue
+		}
+		d.track(c)
+		d.wg.Go(func() {
+			_, _ = io.Copy(up, c)
+			_ = up.(*net.TCPConn).CloseWrite()
+		})
+		_, _ = io.Copy(c, up)
+		c.Close()
+		return
+	}
+}
+
+// listen opens an endpoint; one that is deaf lets every SYN go unanswered.
+func listen(addr string, deaf bool) (*net.TCPListener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // which has no filters
+	l, err := lc.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	if deaf {
+		if err := filter(l.(*net.TCPListener), true); err != nil {
+			l.Close()
+			return nil, err
+		}
+	}
+	return l.(*net.TCPListener), nil
+}
+
+func filter(l *net.TCPListener, deaf bool) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	outer := raw.Control(func(fd uintptr) {
+		if deaf {
+			drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+			err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]})
+		} else {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+		}
 	})
-	return wire.Reply{
-		Addr:  l.Addr().(*net.TCPAddr).AddrPort(),
-		Addr2: netip.AddrPortFrom(Local, q.Addr2.Port()),
-	}, nil
+	return errors.Join(outer, err)
 }
 
 // datagram makes an endpoint that stands for a UDP address.
