@@ -30,6 +30,7 @@ func TestProgramFollowsPolicy(t *testing.T) {
 		"files":     {ide.Policy{FSMode: "read"}, []seccomp.Call{seccomp.Openat, seccomp.Fstat}, []seccomp.Call{seccomp.Connect, seccomp.Getpeername}},
 		"names":     {ide.Policy{FSMode: "local", DNS: true}, []seccomp.Call{seccomp.Openat, seccomp.Connect}, []seccomp.Call{seccomp.Bind}},
 		"listeners": {ide.Policy{FSMode: "local", Steal: true}, []seccomp.Call{seccomp.Bind, seccomp.Accept4, seccomp.Getpeername}, []seccomp.Call{seccomp.Connect, seccomp.Openat}},
+		"mirror":    {ide.Policy{FSMode: "local", Mirror: true}, []seccomp.Call{seccomp.Bind, seccomp.Listen}, []seccomp.Call{seccomp.Connect}},
 		"hostname":  {ide.Policy{FSMode: "local", Hostname: true}, []seccomp.Call{seccomp.Uname}, []seccomp.Call{seccomp.Openat}},
 	} {
 		p, err := policy.New(tt.set, policy.Client{})

@@ -41,8 +41,10 @@ func slowBind(c *call) answer {
 	want := s.addr.Port()
 	err := unix.Bind(d.fd, kernelAddr(netip.AddrPortFrom(d.loopback(), want), d.domain))
 	if (err == unix.EADDRINUSE || err == unix.EACCES) && want != 0 {
-		if err == unix.EADDRINUSE && c.l.sockets.listening(want) {
-			return fail(unix.EADDRINUSE) // by the debuggee itself
+		if err == unix.EADDRINUSE {
+			if _, held := c.l.sockets.holder(want); held {
+				return fail(unix.EADDRINUSE) // by the debuggee itself
+			}
 		}
 		reason := err
 		err = unix.Bind(d.fd, kernelAddr(netip.AddrPortFrom(d.loopback(), 0), d.domain))
@@ -84,21 +86,19 @@ func slowListen(c *call) answer {
 		return carryOn
 	}
 	port := k.local.Port()
-	again := c.l.sockets.listening(port)
+	holder, held := c.l.sockets.holder(port)
 	if err := unix.Listen(d.fd, int(int32(c.Args[1]))); err != nil {
 		return failWith(err)
 	}
-	if !again { // else another listener of the debuggee has the port already
-		r := c.l.Daemon.call(&wire.Request{Op: wire.OpListen, Addr: k.local, Addr2: k.bound})
-		closeFD(r.fd)
-		if r.Errno != 0 {
+	if !held || holder == k.bound { // else another listener of the debuggee has the port, at another address
+		if errno := c.l.take(d.inode, k); errno != 0 && !c.l.Policy.Mirror() {
 			_ = unix.Shutdown(d.fd, unix.SHUT_RDWR) // it listens no more, and may try again
-			errno := unix.Errno(r.Errno)
 			c.l.tell(fmt.Sprintf("port %d of the target could not be stolen: %v", port, errno))
 			return fail(errno)
+		} else if errno != 0 { // it was not asked for by name, and is no reason to fail
+			c.l.tell(fmt.Sprintf("port %d of the target is not mirrored: %v", port, errno))
 		}
 	}
-	k.stolen.Store(true)
 	c.l.sockets.mu.Lock()
 	delete(c.l.sockets.moved, port)
 	if k.bound.Port() != port {
@@ -108,8 +108,23 @@ func slowListen(c *call) answer {
 	return value(0)
 }
 
-// listening tells whether a socket of the debuggee holds the target's port now.
-func (s *sockets) listening(port uint16) bool {
+// take asks for the port of a listener.
+func (l *Layer) take(inode uint64, k *sock) unix.Errno {
+	k.stolen.Store(true) // a connection may come before the answer
+	q := &wire.Request{Op: wire.OpListen, Addr: k.local, Addr2: k.bound, Node: inode}
+	if l.Policy.Mirror() {
+		q.Flags = wire.ListenMirror
+	}
+	r := l.Daemon.call(q)
+	closeFD(r.fd)
+	if r.Errno != 0 {
+		k.stolen.Store(false)
+	}
+	return unix.Errno(r.Errno)
+}
+
+// holder tells where the debuggee's listener that has the target's port now is.
+func (s *sockets) holder(port uint16) (at netip.AddrPort, held bool) {
 	var holders []uint64
 	s.mu.Lock()
 	for inode, k := range s.byInode {
@@ -119,19 +134,20 @@ func (s *sockets) listening(port uint16) bool {
 	}
 	s.mu.Unlock()
 	if len(holders) == 0 {
-		return false
+		return at, false
 	}
 	alive, err := socketInodes()
 	if err != nil {
-		return false
+		return at, false
 	}
 	for _, inode := range holders {
-		if alive[inode] {
-			return true
+		k := s.get(inode)
+		if k != nil && alive[inode] {
+			return k.bound, true
 		}
 		s.drop(inode)
 	}
-	return false
+	return at, false
 }
 
 // movedTo is the loopback port where the debuggee's listener for to's port

@@ -29,7 +29,7 @@ type sock struct {
 	connecting atomic.Bool    // it does not block, and the debuggee may not know the outcome yet
 
 	bound  netip.AddrPort // a listener: where it really is
-	stolen atomic.Bool    // its port is, by OpListen
+	stolen atomic.Bool    // its port is, or is mirrored, by OpListen
 
 	// receiving is held by a recvfrom until the debuggee has its datagram, which
 	// is at once or never: such an answer is not kept. Lock order: receiving,

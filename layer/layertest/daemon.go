@@ -44,7 +44,7 @@ type Daemon struct {
 	asked   map[question]int
 	node    uint64
 	expired uint64
-	stolen  map[uint16]netip.AddrPort
+	stolen  map[uint16]wire.Request
 	peers   map[netip.AddrPort]netip.AddrPort
 	news    chan struct{} // closed and made anew when something changed
 }
@@ -77,7 +77,7 @@ func Start() (*Daemon, error) {
 	}
 	d := &Daemon{
 		Socket: filepath.Join(dir, "layer"), Root: filepath.Join(dir, "root"), Inline: 64 << 10, dir: dir,
-		calls: map[wire.Op]int{}, asked: map[question]int{}, stolen: map[uint16]netip.AddrPort{}, peers: map[netip.AddrPort]netip.AddrPort{}, news: make(chan struct{}),
+		calls: map[wire.Op]int{}, asked: map[question]int{}, stolen: map[uint16]wire.Request{}, peers: map[netip.AddrPort]netip.AddrPort{}, news: make(chan struct{}),
 	}
 	err = errors.Join(os.Mkdir(d.Root, 0o755), os.Mkdir(filepath.Join(dir, "nodes"), 0o755))
 	if err == nil {
@@ -155,14 +155,17 @@ func (d *Daemon) Expire() {
 }
 
 // Listener waits until port is stolen and returns where its listener is.
-func (d *Daemon) Listener(port uint16) netip.AddrPort {
+func (d *Daemon) Listener(port uint16) netip.AddrPort { return d.Listen(port).Addr2 }
+
+// Listen waits until port is stolen and returns how it was asked for.
+func (d *Daemon) Listen(port uint16) wire.Request {
 	for {
 		d.mu.Lock()
-		at, ok := d.stolen[port]
+		q, ok := d.stolen[port]
 		news := d.news
 		d.mu.Unlock()
 		if ok {
-			return at
+			return q
 		}
 		<-news
 	}
@@ -291,7 +294,7 @@ func (d *Daemon) answer(q *wire.Request) (wire.Reply, int, error) {
 			return wire.Reply{}, -1, d.Refuse
 		}
 		d.mu.Lock()
-		d.stolen[q.Addr.Port()] = q.Addr2
+		d.stolen[q.Addr.Port()] = *q
 		close(d.news)
 		d.news = make(chan struct{})
 		d.mu.Unlock()

@@ -128,8 +128,11 @@ func (p *Policy) Files() bool { return p.set.FSMode != "local" || p.set.DNS }
 // Sockets tells whether any connection can be other than Local.
 func (p *Policy) Sockets() bool { return p.set.OutgoingTCP || p.set.OutgoingUDP || p.set.DNS }
 
-// Incoming tells whether any port can be stolen.
-func (p *Policy) Incoming() bool { return p.set.Steal }
+// Incoming tells whether any port can be stolen or mirrored.
+func (p *Policy) Incoming() bool { return p.set.Steal || p.set.Mirror }
+
+// Mirror tells whether listeners get copies only.
+func (p *Policy) Mirror() bool { return p.set.Mirror && !p.set.Steal }
 
 // Hostname tells whether uname(2) is to name the target.
 func (p *Policy) Hostname() bool { return p.set.Hostname }
@@ -137,7 +140,7 @@ func (p *Policy) Hostname() bool { return p.set.Hostname }
 // Listen decides about a listener on port.
 func (p *Policy) Listen(port uint16) Verdict {
 	switch {
-	case !p.set.Steal:
+	case !p.Incoming():
 		return Verdict{Kind: Local, Rule: "incoming is off"}
 	case port == 0:
 		return Verdict{Kind: Local, Rule: "port 0 is the kernel's choice"}
@@ -145,6 +148,9 @@ func (p *Policy) Listen(port uint16) Verdict {
 		return Verdict{Kind: Local, Rule: "incoming.ignore_ports"}
 	case p.ports != nil && !p.ports[port]:
 		return Verdict{Kind: Local, Rule: "not in incoming.ports"}
+	}
+	if p.Mirror() {
+		return Verdict{Kind: Remote, Rule: "incoming.mode mirror"}
 	}
 	return Verdict{Kind: Remote, Rule: "incoming.mode steal"}
 }

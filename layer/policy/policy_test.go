@@ -163,6 +163,7 @@ func TestUnixListenProcess(t *testing.T) {
 		s.Steal, s.IgnorePorts, s.SkipProcesses = true, []uint16{9229}, []string{"dlv", "go"}
 	})
 	only := newPolicy(t, func(s *ide.Policy) { s.Steal, s.Ports = true, []uint16{80} })
+	mirror := newPolicy(t, func(s *ide.Policy) { s.Mirror = true })
 	for _, tt := range []struct {
 		name string
 		got  Verdict
@@ -177,6 +178,7 @@ func TestUnixListenProcess(t *testing.T) {
 		{"only port", only.Listen(80), Remote},
 		{"another port", only.Listen(81), Local},
 		{"no steal", newPolicy(t, nil).Listen(80), Local},
+		{"mirror", mirror.Listen(80), Remote},
 		{"dlv", p.Process("/usr/bin/dlv", "dlv"), Local},
 		{"argv0", p.Process("/opt/toolchain/bin/real", "/x/go"), Local},
 		{"web", p.Process("/srv/out/web", "./web"), Remote},
