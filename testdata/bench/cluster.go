@@ -17,8 +17,8 @@ import (
 const (
 	kubeconfig = ".cluster/kubeconfig"
 	namespace  = "mirrord-bench"
-	bulkSize   = 128 << 20
-	farSize    = 64 << 20 // where each round trip takes farTrip longer
+	bulkSize   = 64 << 20
+	farSize    = 24 << 20 // where each round trip takes farTrip longer
 	farTrip    = 40 * time.Millisecond
 	watched    = "/etc/resolv.conf" // a file of the pod's, for small operations
 )
@@ -136,7 +136,7 @@ func (b *bed) end() (err error) {
 	}
 	defer b.side.ns.Close()
 	ctx := context.Background()
-	if _, e := b.side.output(b.side.command(ctx, "bin/mirrord", "daemon", "stop")); e != nil {
+	if _, e := b.side.output(b.side.command(ctx, "bin/mirrord", "daemon", "stop", "--force")); e != nil {
 		err = errors.Join(err, e)
 	}
 	if b.relay != nil {

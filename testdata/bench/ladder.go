@@ -4,7 +4,7 @@ import "context"
 
 const (
 	span      = "0.2" // seconds of a loop
-	filesSpan = "0.5"
+	filesSpan = "0.4"
 )
 
 // The ladder's peer figures: mirrord 3.250, November 2026, on two cores, its
@@ -19,8 +19,8 @@ func ladder(p *programs) *scene {
 	c := func(args ...string) []string { return append([]string{w.c}, args...) }
 	py := func(args ...string) []string { return append([]string{"python3", w.python}, args...) }
 	goes := func(args ...string) []string { return append([]string{w.static, "work"}, args...) }
-	cold := []string{"files", w.files, count(smallFiles), filesSpan}
-	warm := []string{"files", w.files, count(warmFiles), filesSpan, "warm"}
+	cold := []string{"files", w.cold, count(smallFiles), filesSpan}
+	warm := []string{"files", w.warm, count(warmFiles), filesSpan, "warm"}
 	server := func(kind, amount string) []string { return c(kind, thereAddr, plainPort, amount) }
 
 	rows := []row{
@@ -50,7 +50,8 @@ func ladder(p *programs) *scene {
 		)
 	}
 	rows = append(rows,
-		w.both(row{name: "small/stat", unit: "calls/s", peer: 7900.0 / 1_030_000, slow: true, before: w.prepare}, c("stat", w.files, count(smallFiles), filesSpan)...),
+		w.both(row{name: "small/cold stat, C", unit: "calls/s", peer: 7900.0 / 1_030_000, slow: true, before: w.rewrite}, c("stat", w.cold, count(smallFiles), filesSpan)...),
+		w.both(row{name: "small/warm stat, C", unit: "calls/s", peer: 7900.0 / 1_030_000, slow: true, before: w.prepare}, c("stat", w.warm, count(warmFiles), filesSpan, "warm")...),
 		w.both(row{name: "outgoing/up", unit: "MB/s", peer: 1027.0 / 2188, slow: true}, server("up", transferred)...),
 		w.both(row{name: "outgoing/down", unit: "MB/s", peer: 879.0 / 2221, slow: true}, server("down", transferred)...),
 		w.both(row{name: "outgoing/HTTP, 32 connections", unit: "requests/s", peer: 24_200.0 / 243_000}, server("many", span)...),

@@ -14,7 +14,7 @@ import (
 
 const (
 	smallFiles = 10_000
-	warmFiles  = 1_000
+	warmFiles  = 500
 	smallSize  = 2048
 	bigSize    = 100 << 20
 
@@ -32,7 +32,9 @@ type world struct {
 	*programs
 	dir         string // the daemon's runtime directory
 	config      string // of mirrord
-	files, big  string // which the configuration makes Remote
+	files       string // which the configuration makes Remote; below are:
+	cold, warm  string // directories of small files, the first of ever new ones
+	big         string
 	rewritten   int
 	here, there *side
 	ends        []func()
@@ -43,12 +45,13 @@ func newWorld(p *programs, name string) *world {
 	dir := filepath.Join(p.dir, name)
 	return &world{
 		programs: p, dir: dir, config: filepath.Join(dir, "mirrord.json"),
-		files: filepath.Join(dir, "files"), big: filepath.Join(dir, "files", "big"),
+		files: filepath.Join(dir, "files"), cold: filepath.Join(dir, "files", "cold"),
+		warm: filepath.Join(dir, "files", "warm"), big: filepath.Join(dir, "files", "big"),
 	}
 }
 
 func (w *world) begin(ctx context.Context) (err error) {
-	if err := os.MkdirAll(w.files, 0o755); err != nil {
+	if err := errors.Join(os.MkdirAll(w.cold, 0o755), os.MkdirAll(w.warm, 0o755)); err != nil {
 		return err
 	}
 	config, err := json.Marshal(map[string]any{"feature": map[string]any{"fs": map[string]any{
@@ -115,7 +118,7 @@ func (w *world) end() error {
 		w.ends = w.ends[:len(w.ends)-1]
 	}
 	if w.here != nil {
-		stop := w.here.command(context.Background(), "bin/mirrord", "daemon", "stop")
+		stop := w.here.command(context.Background(), "bin/mirrord", "daemon", "stop", "--force")
 		_, err = w.here.output(stop)
 	}
 	for _, s := range []*side{w.here, w.there} {
@@ -131,24 +134,29 @@ func (w *world) pin(pinned bool) error {
 	return errors.Join(w.here.pin(pinned), w.there.pin(pinned))
 }
 
-// rewrite writes the small files anew, so that nobody knows them.
+// rewrite writes the cold files anew, so that nobody knows them.
 func (w *world) rewrite(context.Context) error {
 	w.rewritten++
-	content := []byte(strings.Repeat(strconv.Itoa(w.rewritten%10), smallSize))
+	return writeFiles(w.cold, strconv.Itoa(w.rewritten%10))
+}
+
+// prepare writes the warm files once. Nothing is written beside them later: what
+// changes all the time is not kept.
+func (w *world) prepare(context.Context) error {
+	if _, err := os.Stat(filepath.Join(w.warm, "0")); err == nil {
+		return nil
+	}
+	return writeFiles(w.warm, "w")
+}
+
+func writeFiles(dir, letter string) error {
+	content := []byte(strings.Repeat(letter, smallSize))
 	for i := range smallFiles {
-		if err := os.WriteFile(filepath.Join(w.files, strconv.Itoa(i)), content, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), content, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// prepare writes the small files if they are not there yet.
-func (w *world) prepare(ctx context.Context) error {
-	if w.rewritten > 0 {
-		return nil
-	}
-	return w.rewrite(ctx)
 }
 
 func (w *world) prepareBig(context.Context) error {

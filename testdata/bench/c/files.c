@@ -2,7 +2,7 @@
 //
 //	work blocks FILE SIZE      read a file in blocks; MB/s
 //	work files DIR N SECONDS [warm]  open, read and close DIR/0 to DIR/N-1; files/s
-//	work stat DIR N SECONDS    stat them; calls/s
+//	work stat DIR N SECONDS [warm]   stat them; calls/s
 //	work stat-p50 FILE SECONDS [HOST PORT]  the median stat; µs; beside a transfer from a server
 #include "work.h"
 
