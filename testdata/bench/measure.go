@@ -104,7 +104,7 @@ func bench(ctx context.Context, o options) (err error) {
 	if err := errors.Join(out.Chmod(0o644), os.Rename(out.Name(), lines)); err != nil {
 		return fmt.Errorf("writing %s: %w", lines, err)
 	}
-	show(results)
+	failed = errors.Join(failed, show(results))
 	fmt.Fprintf(os.Stderr, "%d rows in %v\n", len(results), time.Since(began).Round(time.Second))
 	return failed
 }
@@ -194,7 +194,7 @@ func (r row) measure(ctx context.Context, rounds int) (result, error) {
 
 // show prints results as a table. The last column is how many times better
 // than the peer, or than the goal where there is no peer's figure, ours is.
-func show(results []result) {
+func show(results []result) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "row\tunit\tdirect\tours\tours/direct\tspread\tpeer's\tgoal\tahead\t")
 	for _, r := range results {
@@ -210,7 +210,7 @@ func show(results []result) {
 		fmt.Fprintf(table, "%s\t%s\t%.4g\t%.4g\t%.3g\t±%.0f%%\t%s\t%s\t%s\t\n",
 			r.Name, r.Unit, r.Reference, r.Ours, r.Ratio, r.Spread*50, peer, goal, ahead)
 	}
-	table.Flush()
+	return table.Flush()
 }
 
 func times(n float64) string {

@@ -155,9 +155,9 @@ func (s *side) background(cmd *exec.Cmd, word string) (stop func(), err error) {
 		_ = cmd.Wait() // it was killed
 		return nil, fmt.Errorf("%s did not get ready: %q\n%s", strings.Join(cmd.Args, " "), line, &words)
 	}
-	go io.Copy(io.Discard, r)
+	go func() { _, _ = io.Copy(io.Discard, r) }() // until it ends
 	return func() {
-		cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		killer := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 		defer killer.Stop()
 		_ = cmd.Wait() // it was ended
