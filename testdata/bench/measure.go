@@ -104,6 +104,7 @@ func bench(ctx context.Context, o options) (err error) {
 	if err := errors.Join(out.Chmod(0o644), os.Rename(out.Name(), lines)); err != nil {
 		return fmt.Errorf("writing %s: %w", lines, err)
 	}
+	p.remove() // whoever reads the table may stop doing so, which ends us
 	failed = errors.Join(failed, show(results))
 	fmt.Fprintf(os.Stderr, "%d rows in %v\n", len(results), time.Since(began).Round(time.Second))
 	return failed
