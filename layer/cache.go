@@ -2,6 +2,7 @@ package layer
 
 import (
 	"encoding/binary"
+	"math"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,9 @@ func (c *cache) drop(lease uint64) {
 	delete(c.kept, q)
 	delete(c.by, lease)
 }
+
+// end forgets all, for good: nobody says any more what expires.
+func (c *cache) end() { c.expired(&wire.Reply{Lease: protocol.Lease{Seq: math.MaxUint64}}) }
 
 // expired takes the daemon's notice of leases.
 func (c *cache) expired(r *wire.Reply) {

@@ -2,34 +2,33 @@ package layer
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	wire "mirrord/protocol/layer"
 )
 
-// A Client is the launcher's connection to the daemon. Its methods may be
-// called from any goroutine, Close but once. When the daemon is gone every call fails with EIO.
-//
-// Goroutines: Dial starts one, which reads the replies; Disconnect waits for it.
+// outage is how long a call waits for another daemon when its own is gone.
+const outage = 2 * time.Second
+
+// A Client is the launcher's way to the daemon, over one connection after
+// another. Its methods may be called from any goroutine, Close but once.
+// While there is no daemon a call waits for outage at most; it then fails, and
+// so does one that was under way when the daemon ended, as on a broken disk or
+// a network that is down.
 type Client struct {
 	log  *slog.Logger
-	conn *net.UnixConn
-	root *os.File      // of the file server, nil where there is none
-	done chan struct{} // closed when read has ended
-	lost chan struct{} // closed when the daemon ended the connection
-	news chan notice   // what the daemon says without being asked
-	kept cache         // what it answered
+	news chan notice // what daemons say without being asked
 
 	mu      sync.Mutex
-	closing bool                  // guarded by mu
-	seq     uint32                // guarded by mu
-	waiting map[uint32]chan reply // guarded by mu, nil once the connection has ended
+	all     []*conn       // guarded by mu; the last is the one in use
+	changed chan struct{} // guarded by mu; closed when what calls wait for has come, or never will
+	hope    bool          // guarded by mu; calls wait for another daemon
+	closed  bool          // guarded by mu
 }
 
 // A notice is told to the user; over: the session has ended.
@@ -49,46 +48,90 @@ func errnoReply(errno unix.Errno) reply {
 	return reply{wire.Reply{Errno: uint32(errno)}, -1}
 }
 
+// lostReply is for a call that the daemon's end took away.
+func lostReply(op wire.Op) reply {
+	switch op {
+	case wire.OpConnect, wire.OpDatagram, wire.OpListen:
+		return errnoReply(unix.ENETDOWN)
+	}
+	return errnoReply(unix.EIO)
+}
+
 // Dial connects to the daemon's layer socket and attaches to session.
 func Dial(ctx context.Context, log *slog.Logger, path, session string) (*Client, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unixpacket", path)
+	c := &Client{log: log, news: make(chan notice, 16), changed: make(chan struct{})}
+	k, err := c.dial(ctx, path, session)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the daemon: %w", err)
+		return nil, err
 	}
-	c := &Client{log: log, conn: conn.(*net.UnixConn), done: make(chan struct{}), lost: make(chan struct{}), news: make(chan notice, 16), waiting: make(map[uint32]chan reply)}
-	go c.read()
-	r := c.call(&wire.Request{Op: wire.OpAttach, Path: session})
-	if r.Errno != 0 {
-		c.Close()
-		return nil, fmt.Errorf("attaching to session %s: %w", session, unix.Errno(r.Errno))
-	}
-	if r.fd >= 0 {
-		c.root = os.NewFile(uintptr(r.fd), "file server")
-	}
+	c.all = []*conn{k}
 	return c, nil
 }
 
-// Lost is closed when the daemon is gone, and not by Close.
-func (c *Client) Lost() <-chan struct{} { return c.lost }
-
-// Disconnect ends the connection, and with it all that was asked for through
-// it: calls that wait fail. It may be called more than once.
-func (c *Client) Disconnect() {
+// dial makes a connection to a daemon; use then puts it in the last one's place.
+func (c *Client) dial(ctx context.Context, path, session string) (*conn, error) {
 	c.mu.Lock()
-	c.closing = true
+	number := len(c.all)
 	c.mu.Unlock()
-	_ = c.conn.Close()
-	<-c.done
+	return dialConn(ctx, c.log, path, session, number, c.news)
 }
 
-// Close disconnects and gives up the file server. No call runs any more.
-func (c *Client) Close() error {
-	c.Disconnect()
-	if c.root == nil {
+func (c *Client) use(k *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, k)
+	c.turn()
+	if c.closed {
+		k.disconnect()
+	}
+}
+
+// turn lets who waits look again; c.mu is held.
+func (c *Client) turn() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// disconnected tells whether it was us who ended the connection.
+func (c *Client) disconnected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
+// expect sets whether calls wait for another daemon when there is none.
+func (c *Client) expect(hope bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hope = hope && !c.closed
+	c.turn()
+}
+
+func (c *Client) current() (k *conn, changed <-chan struct{}, hope bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all[len(c.all)-1], c.changed, c.hope
+}
+
+// kept is what the daemon in use has answered. An answer belongs to the one
+// that was asked: ask for this first.
+func (c *Client) kept() *cache {
+	k, _, _ := c.current()
+	return &k.kept
+}
+
+// lost is closed when the daemon in use has ended the connection.
+func (c *Client) lost() <-chan struct{} {
+	k, _, _ := c.current()
+	return k.done
+}
+
+// root is the file server's root directory of the first daemon, nil where there is none.
+func (c *Client) root() *os.File {
+	if len(c.all) == 0 {
 		return nil
 	}
-	return c.root.Close()
+	return c.all[0].root
 }
 
 // call asks the daemon and waits. The reply's Errno tells of every failure.
@@ -96,96 +139,50 @@ func (c *Client) call(q *wire.Request) reply {
 	if len(q.Path) > wire.MaxPath {
 		return errnoReply(unix.ENAMETOOLONG)
 	}
-	answer := make(chan reply, 1)
-	c.mu.Lock()
-	if c.waiting == nil {
-		c.mu.Unlock()
-		return errnoReply(unix.EIO)
-	}
-	c.seq++
-	seq := c.seq
-	c.waiting[seq] = answer
-	c.mu.Unlock()
-
-	q.Seq = seq
-	if _, err := c.conn.Write(q.Append(make([]byte, 0, wire.RequestHead+len(q.Path)))); err != nil {
-		c.mu.Lock()
-		delete(c.waiting, seq)
-		c.mu.Unlock()
-		return errnoReply(unix.EIO)
-	}
-	return <-answer
-}
-
-// read hands out replies until the connection ends, then fails who still waits.
-func (c *Client) read() {
-	defer close(c.done)
-	buf := make([]byte, wire.MaxMessage+1)
-	oob := make([]byte, unix.CmsgSpace(4))
+	var late <-chan time.Time
 	for {
-		n, oobn, _, _, err := c.conn.ReadMsgUnix(buf, oob)
-		if err != nil || n == 0 {
-			break
+		k, changed, hope := c.current()
+		r, asked := k.call(q)
+		if asked {
+			return r
 		}
-		r := reply{fd: receivedFD(oob[:oobn])}
-		if err := r.Decode(buf[:n]); err != nil {
-			closeFD(r.fd)
-			c.log.Error("reading the daemon's reply", "err", err)
-			break
+		if !hope {
+			return lostReply(q.Op)
 		}
-		r.Data = append([]byte(nil), r.Data...)
-		if r.Seq == 0 {
-			closeFD(r.fd)
-			if r.Flags&wire.ReplyExpired != 0 {
-				c.kept.expired(&r.Reply)
-				continue
-			}
-			select {
-			case c.news <- notice{string(r.Data), r.Errno == uint32(unix.ECANCELED)}:
-			default: // so many at once say nothing new
-			}
-			continue
+		if late == nil {
+			timer := time.NewTimer(outage)
+			defer timer.Stop()
+			late = timer.C
 		}
-		c.mu.Lock()
-		answer := c.waiting[r.Seq]
-		delete(c.waiting, r.Seq)
-		c.mu.Unlock()
-		if answer == nil {
-			closeFD(r.fd)
-			continue
+		select {
+		case <-changed:
+		case <-late:
+			return lostReply(q.Op)
 		}
-		answer <- r
 	}
+}
+
+// Disconnect ends the connection, and with it all that was asked for through
+// it: calls that wait fail. It may be called more than once.
+func (c *Client) Disconnect() {
 	c.mu.Lock()
-	waiting := c.waiting
-	c.waiting = nil
-	if !c.closing {
-		close(c.lost)
-	}
+	c.closed, c.hope = true, false
+	c.turn()
+	all := c.all
 	c.mu.Unlock()
-	for _, answer := range waiting {
-		answer <- errnoReply(unix.EIO)
+	for _, k := range all {
+		k.disconnect()
 	}
 }
 
-// receivedFD returns the descriptor of a control message, or -1.
-func receivedFD(oob []byte) int {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil || len(messages) == 0 {
-		return -1
+// Close disconnects and gives up the file servers. No call runs any more.
+func (c *Client) Close() error {
+	c.Disconnect()
+	var err error
+	for _, k := range c.all {
+		if k.root != nil {
+			err = k.root.Close()
+		}
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) == 0 {
-		return -1
-	}
-	for _, fd := range fds[1:] {
-		closeFD(fd)
-	}
-	return fds[0]
-}
-
-func closeFD(fd int) {
-	if fd >= 0 {
-		_ = unix.Close(fd)
-	}
+	return err
 }

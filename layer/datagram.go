@@ -45,6 +45,7 @@ func (l *Layer) datagramEndpoint(d *duplicate, to netip.AddrPort) (netip.AddrPor
 	key := datagramKey{to, source, d.inode}
 	l.sockets.mu.Lock()
 	endpoint, known := l.sockets.endpoint[key]
+	daemons := l.sockets.daemons
 	if len(l.sockets.endpoint) >= maxEndpoints {
 		clear(l.sockets.endpoint)
 	}
@@ -59,7 +60,9 @@ func (l *Layer) datagramEndpoint(d *duplicate, to netip.AddrPort) (netip.AddrPor
 	}
 	l.sockets.mu.Lock()
 	defer l.sockets.mu.Unlock()
-	l.sockets.endpoint[key], l.sockets.remote[r.Addr] = r.Addr, to
+	if l.sockets.daemons == daemons {
+		l.sockets.endpoint[key], l.sockets.remote[r.Addr] = r.Addr, to
+	}
 	return r.Addr, 0
 }
 

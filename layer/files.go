@@ -66,7 +66,7 @@ func give(fd, flags int) answer {
 
 // openRemote opens the target's file, from what is known of it or by asking.
 func (c *call) openRemote(flags int) (int, error) {
-	known := &c.l.Daemon.kept
+	known := c.l.Daemon.kept()
 	q := question{c.path, flags&unix.O_NOFOLLOW != 0}
 	if flags&unix.O_DIRECTORY == 0 {
 		switch k := known.get(q); {
@@ -98,7 +98,7 @@ func (c *call) known() (answer, bool) {
 	}
 	const largeFile = 0o100000 // what musl adds
 	const plain = unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_NOFOLLOW | largeFile
-	cache := &c.l.Daemon.kept
+	cache := c.l.Daemon.kept()
 	var k *kept
 	switch c.hook.Call {
 	case seccomp.Open, seccomp.Openat:
@@ -176,7 +176,7 @@ func (c *call) mayWrite(flags int) unix.Errno {
 
 // stat asks for the attributes of path in the target.
 func (c *call) stat(path string, noFollow bool) reply {
-	known := &c.l.Daemon.kept
+	known := c.l.Daemon.kept()
 	question := question{path, noFollow}
 	if k := known.get(question); k != nil {
 		return reply{wire.Reply{Errno: uint32(k.errno), Attr: k.attr}, -1}

@@ -23,29 +23,50 @@ type file struct {
 	attr protocol.Attr
 }
 
-// injected knows the files that the debuggee was given: memfds by inode, nodes
-// of the file server by number.
-type injected struct {
-	root  *os.File
-	text  string       // what /proc says of root; "" for a mount that has no place
-	mount string       // root's mount id
-	any   atomic.Int64 // how many were ever given
+// nodeBits is how many bits of a node's number are the file server's own; above
+// them is which of the daemons, one after another, it is of.
+const nodeBits = 48
 
-	mu     sync.RWMutex
-	memfds map[uint64]*file // guarded by mu
-	nodes  map[uint64]*file // guarded by mu
-	order  []uint64         // of memfds, oldest first; guarded by mu
-	order2 []uint64         // of nodes; guarded by mu
+func nodeOf(server int, node uint64) uint64 { return uint64(server)<<nodeBits | node }
+
+// injected knows the files that the debuggee was given: memfds by inode, nodes
+// of the file servers by number.
+type injected struct {
+	any atomic.Int64 // how many were ever given
+
+	mu      sync.RWMutex
+	servers []server         // guarded by mu; the last is the one in use
+	memfds  map[uint64]*file // guarded by mu
+	nodes   map[uint64]*file // guarded by mu
+	order   []uint64         // of memfds, oldest first; guarded by mu
+	order2  []uint64         // of nodes; guarded by mu
+}
+
+// A server is a daemon's file server.
+type server struct {
+	root  *os.File // nil where there is none
+	text  string   // what /proc says of root; "" for a mount that has no place
+	mount string   // root's mount id
 }
 
 func (t *injected) init(root *os.File) {
-	t.root, t.memfds, t.nodes = root, make(map[uint64]*file), make(map[uint64]*file)
+	t.memfds, t.nodes = make(map[uint64]*file), make(map[uint64]*file)
+	t.serve(root)
+}
+
+// serve takes the next file server in use. Of the nodes of earlier ones it is
+// still known what they are, but they cannot be read.
+func (t *injected) serve(root *os.File) {
+	s := server{root: root}
 	if root != nil {
 		fd := strconv.Itoa(int(root.Fd()))
-		t.text, _ = os.Readlink("/proc/self/fd/" + fd)
-		t.text = strings.TrimSuffix(t.text, "/")
-		t.mount = mountID("/proc/self/fdinfo/" + fd)
+		s.text, _ = os.Readlink("/proc/self/fd/" + fd)
+		s.text = strings.TrimSuffix(s.text, "/")
+		s.mount = mountID("/proc/self/fdinfo/" + fd)
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.servers = append(t.servers, s)
 }
 
 func (t *injected) addMemfd(ino uint64, f *file) {
@@ -82,27 +103,34 @@ func mountID(fdinfo string) string {
 	return strings.TrimSpace(id)
 }
 
-// byText finds the node whose /proc text this is. fdinfo, if there is one,
-// keeps a file of this machine that is called alike from being taken for it.
+// byText finds the node whose /proc text this is. fdinfo, if there is one, tells
+// file servers apart, and from a file of this machine that is called alike.
 func (t *injected) byText(text, fdinfo string) *file {
-	if t.root == nil || !strings.HasPrefix(text, t.text) {
-		return nil
-	}
-	name, ok := strings.CutPrefix(strings.TrimSuffix(text[len(t.text):], " (deleted)"), "/n")
-	if !ok {
-		return nil
-	}
-	node, err := strconv.ParseUint(name, 10, 64)
-	if err != nil {
-		return nil
-	}
 	t.mu.RLock()
-	f := t.nodes[node]
-	t.mu.RUnlock()
-	if f != nil && fdinfo != "" && mountID(fdinfo) != t.mount {
-		return nil
+	defer t.mu.RUnlock()
+	mount := ""
+	for i := len(t.servers) - 1; i >= 0; i-- {
+		s := &t.servers[i]
+		if s.root == nil || !strings.HasPrefix(text, s.text) {
+			continue
+		}
+		name, ok := strings.CutPrefix(strings.TrimSuffix(text[len(s.text):], " (deleted)"), "/n")
+		if !ok {
+			continue
+		}
+		node, err := strconv.ParseUint(name, 10, nodeBits)
+		f := t.nodes[nodeOf(i, node)]
+		if err != nil || f == nil {
+			continue
+		}
+		if fdinfo != "" && mount == "" {
+			mount = mountID(fdinfo)
+		}
+		if mount == "" || mount == s.mount {
+			return f
+		}
 	}
-	return f
+	return nil
 }
 
 // byFD finds what task tid has open as fd. It makes no call that can wait.
@@ -137,19 +165,22 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 	switch {
 	case r.Flags&wire.ReplyNode != 0:
 		closeFD(r.fd)
-		if t.root == nil {
+		root := t.rootOf(r.Node)
+		if root == nil {
 			return -1, unix.EIO
 		}
 		// What creates or truncates is not the file server's to do again.
 		flags &= unix.O_DIRECTORY | unix.O_NONBLOCK | unix.O_NOATIME
 		flags |= unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		for {
-			fd, err := unix.Openat(int(t.root.Fd()), wire.NodeName(r.Node), flags, 0)
-			if err == unix.EINTR { // by a signal to us, which the file server is told of
+			fd, err := unix.Openat(int(root.Fd()), wire.NodeName(r.Node&(1<<nodeBits-1)), flags, 0)
+			switch err {
+			case unix.EINTR: // by a signal to us, which the file server is told of
 				continue
-			}
-			if err == nil {
+			case nil:
 				t.addNode(r.Node, f)
+			case unix.ENOTCONN, unix.ECONNABORTED: // the file server is gone
+				err = unix.EIO
 			}
 			return fd, err
 		}
@@ -189,6 +220,17 @@ func newMemfd(content []byte) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// rootOf is the root of the file server in use, nil if that is not node's.
+func (t *injected) rootOf(node uint64) *os.File {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	i := len(t.servers) - 1
+	if node>>nodeBits != uint64(i) {
+		return nil
+	}
+	return t.servers[i].root
 }
 
 // openMemfd opens the memfd anew: with an offset of its own and for reading

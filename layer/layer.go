@@ -21,6 +21,7 @@
 package layer
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -44,12 +45,16 @@ type Config struct {
 	Addrs    []netip.Addr     // the target's
 	Message  func(msg string) // tells the user, in one line; may be called from any goroutine
 	Over     func()           // the session has ended, and the debuggee is to
+	// Again starts a daemon and in it the session, after the daemon was lost. If
+	// it is nil, what is lost stays lost.
+	Again func(ctx context.Context) (socket, session string, err error)
 }
 
 // A Layer answers the hooked calls of one debuggee and all its children.
 //
-// Goroutines: Serve starts one per call that may wait and one that listens to
-// the daemon, and waits for all.
+// Goroutines: Serve starts one per call that may wait, one that attends to the
+// daemon and, where that found another one, one that takes listeners' ports
+// again, and waits for all.
 type Layer struct {
 	log *slog.Logger
 	Config
@@ -70,7 +75,10 @@ type Layer struct {
 // New makes a layer.
 func New(log *slog.Logger, c Config) *Layer {
 	l := &Layer{log: log, Config: c, waiting: make(chan struct{}, maxCalls), flights: make(map[flightKey]*flight)}
-	l.files.init(c.Daemon.root)
+	l.files.init(c.Daemon.root())
+	if c.Again != nil {
+		c.Daemon.expect(true)
+	}
 	l.sockets.init()
 	return l
 }
@@ -113,37 +121,15 @@ func (l *Layer) Serve(listener *seccomp.Listener) error {
 			}
 		}
 	}
-	stop := make(chan struct{})
-	l.wg.Go(func() { l.listen(stop) })
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	l.wg.Go(func() { l.attend(ctx) })
 	err := l.receive()
-	close(stop)
+	stop()
 	l.settle()
 	l.wg.Wait()
 	l.sockets.close()
 	return err
-}
-
-// listen tells the user what the daemon says by itself, and of its end.
-func (l *Layer) listen(stop chan struct{}) {
-	for {
-		select {
-		case n := <-l.Daemon.news:
-			l.Message(n.words)
-			if n.over {
-				l.Over()
-				return
-			}
-			continue
-		case <-stop:
-			return
-		case <-l.Daemon.Lost():
-		}
-		if len(l.Daemon.news) > 0 { // said before it went
-			continue
-		}
-		l.Message("the daemon is gone: remote files and new connections fail from now on")
-		return
-	}
 }
 
 // receive is the receiver: one thread, because two wake each other up in vain.

@@ -91,11 +91,15 @@ func slowListen(c *call) answer {
 		return failWith(err)
 	}
 	if !held || holder == k.bound { // else another listener of the debuggee has the port, at another address
-		if errno := c.l.take(d.inode, k); errno != 0 && !c.l.Policy.Mirror() {
-			_ = unix.Shutdown(d.fd, unix.SHUT_RDWR) // it listens no more, and may try again
-			c.l.tell(fmt.Sprintf("port %d of the target could not be stolen: %v", port, errno))
-			return fail(errno)
-		} else if errno != 0 { // it was not asked for by name, and is no reason to fail
+		k.stolen.Store(true) // a connection may come before the answer
+		if errno := c.l.take(d.inode, k); errno != 0 {
+			k.stolen.Store(false)
+			if !c.l.Policy.Mirror() {
+				_ = unix.Shutdown(d.fd, unix.SHUT_RDWR) // it listens no more, and may try again
+				c.l.tell(fmt.Sprintf("port %d of the target could not be stolen: %v", port, errno))
+				return fail(errno)
+			}
+			// It was not asked for by name, and is no reason to fail.
 			c.l.tell(fmt.Sprintf("port %d of the target is not mirrored: %v", port, errno))
 		}
 	}
@@ -110,17 +114,30 @@ func slowListen(c *call) answer {
 
 // take asks for the port of a listener.
 func (l *Layer) take(inode uint64, k *sock) unix.Errno {
-	k.stolen.Store(true) // a connection may come before the answer
 	q := &wire.Request{Op: wire.OpListen, Addr: k.local, Addr2: k.bound, Node: inode}
 	if l.Policy.Mirror() {
 		q.Flags = wire.ListenMirror
 	}
 	r := l.Daemon.call(q)
 	closeFD(r.fd)
-	if r.Errno != 0 {
-		k.stolen.Store(false)
-	}
 	return unix.Errno(r.Errno)
+}
+
+// listeners are the debuggee's that have a port of the target.
+func (s *sockets) listeners() map[uint64]*sock {
+	list := make(map[uint64]*sock)
+	alive, err := socketInodes()
+	if err != nil {
+		return list
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for inode, k := range s.byInode {
+		if k.stolen.Load() && alive[inode] {
+			list[inode] = k
+		}
+	}
+	return list
 }
 
 // holder tells where the debuggee's listener that has the target's port now is.

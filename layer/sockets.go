@@ -51,6 +51,7 @@ type sockets struct {
 	moved    map[uint16]uint16                 // wanted port: port of loopback where it is another; guarded by mu
 	endpoint map[datagramKey]netip.AddrPort    // of UDP destinations; guarded by mu
 	remote   map[netip.AddrPort]netip.AddrPort // the way back; guarded by mu
+	daemons  int                               // how many there were whose endpoints are forgotten; guarded by mu
 }
 
 const firstSweep = 4096
@@ -58,6 +59,15 @@ const firstSweep = 4096
 func (s *sockets) init() {
 	s.byInode, s.moved, s.sweepAt = make(map[uint64]*sock), make(map[uint16]uint16), firstSweep
 	s.endpoint, s.remote = make(map[datagramKey]netip.AddrPort), make(map[netip.AddrPort]netip.AddrPort)
+}
+
+// forgetEndpoints: those of a daemon that is gone.
+func (s *sockets) forgetEndpoints() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.endpoint)
+	clear(s.remote)
+	s.daemons++
 }
 
 func (s *sockets) get(inode uint64) *sock {

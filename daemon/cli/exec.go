@@ -104,10 +104,12 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	if err != nil {
 		return err
 	}
+	back := comeback{start: l.Start}
+	defer back.close()
 	config := launch.Config{
 		Argv: args, Env: environ(me.Env, l), Dir: me.Dir,
 		Policy: l.Policy, Hostname: l.Hostname,
-		Socket: c.Info.Layer, Session: l.Session.ID,
+		Socket: c.Info.Layer, Session: l.Session.ID, Again: back.again,
 		Message: func(msg string) { fmt.Fprintf(w, "mirrord: %s\n", indent(msg)) },
 	}
 	for _, addr := range l.Addrs {

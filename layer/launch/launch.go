@@ -55,6 +55,10 @@ type Config struct {
 	Socket  string // the daemon's layer socket
 	Session string
 
+	// Again starts a daemon and in it the session, after the daemon was lost, and
+	// says where its layer socket is. If it is nil, what is lost stays lost.
+	Again func(ctx context.Context) (socket, session string, err error)
+
 	Message func(msg string) // tells the user, in one line; may be called from any goroutine
 }
 
@@ -111,6 +115,7 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	defer over()
 	hooks := layer.New(log, layer.Config{
 		Policy: p, Daemon: daemon, Hostname: c.Hostname, Addrs: c.Addrs, Message: c.Message, Over: over,
+		Again: c.Again,
 	})
 	program, err := seccomp.Program(seccomp.Host, hooks.Program())
 	if err != nil {

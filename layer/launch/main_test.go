@@ -33,6 +33,7 @@ type world struct {
 	policy ide.Policy
 	dir    string
 	env    []string
+	again  func(context.Context) (socket, session string, err error)
 }
 
 func newWorld(t testing.TB) *world {
@@ -97,6 +98,7 @@ func (w *world) run(t testing.TB, argv ...string) result {
 	r.Exit, r.err = l.Run(context.Background(), slog.New(slog.DiscardHandler), Config{
 		Argv: line, Env: append(os.Environ(), w.env...), Dir: w.dir, Policy: w.policy,
 		Hostname: "web-1", Addrs: []netip.Addr{layertest.Local}, Socket: w.Socket, Session: "test",
+		Again: w.again,
 		Message: func(msg string) {
 			mu.Lock()
 			defer mu.Unlock()

@@ -33,10 +33,11 @@ type Daemon struct {
 	// Refuse, if set, gives an errno instead of an answer to OpListen.
 	Refuse unix.Errno
 
-	dir   string
-	nodes *os.File
-	lis   *net.UnixListener
-	wg    sync.WaitGroup
+	dir     string
+	stopped chan struct{}
+	nodes   *os.File
+	lis     *net.UnixListener
+	wg      sync.WaitGroup
 
 	mu      sync.Mutex
 	closers []interface{ Close() error }
@@ -76,7 +77,7 @@ func Start() (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{
-		Socket: filepath.Join(dir, "layer"), Root: filepath.Join(dir, "root"), Inline: 64 << 10, dir: dir,
+		Socket: filepath.Join(dir, "layer"), Root: filepath.Join(dir, "root"), Inline: 64 << 10, dir: dir, stopped: make(chan struct{}),
 		calls: map[wire.Op]int{}, asked: map[question]int{}, stolen: map[uint16]wire.Request{}, peers: map[netip.AddrPort]netip.AddrPort{}, news: make(chan struct{}),
 	}
 	err = errors.Join(os.Mkdir(d.Root, 0o755), os.Mkdir(filepath.Join(dir, "nodes"), 0o755))
@@ -109,9 +110,17 @@ func (d *Daemon) Stop() {
 		c.Close()
 	}
 	d.closers = nil
+	select {
+	case <-d.stopped:
+	default:
+		close(d.stopped)
+	}
 	d.mu.Unlock()
 	d.wg.Wait()
 }
+
+// Stopped is closed when nobody hears from the daemon any more.
+func (d *Daemon) Stopped() <-chan struct{} { return d.stopped }
 
 // Calls tells how often op was asked.
 func (d *Daemon) Calls(op wire.Op) int {

@@ -1,0 +1,173 @@
+package layer
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	wire "mirrord/protocol/layer"
+)
+
+// A conn is a connection to one daemon, until that ends.
+//
+// Goroutines: dialConn starts one, which reads the replies; disconnect waits for it.
+type conn struct {
+	log    *slog.Logger
+	socket *net.UnixConn
+	number int           // which of the Client's it is
+	root   *os.File      // of the file server, nil where there is none
+	news   chan<- notice // the Client's
+	kept   cache         // what it answered
+	done   chan struct{} // closed when read has ended
+
+	mu      sync.Mutex
+	seq     uint32                // guarded by mu
+	waiting map[uint32]chan reply // guarded by mu, nil once the connection has ended
+}
+
+func dialConn(ctx context.Context, log *slog.Logger, path, session string, number int, news chan<- notice) (*conn, error) {
+	var d net.Dialer
+	socket, err := d.DialContext(ctx, "unixpacket", path)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the daemon: %w", err)
+	}
+	k := &conn{
+		log: log, socket: socket.(*net.UnixConn), number: number, news: news,
+		done: make(chan struct{}), waiting: make(map[uint32]chan reply),
+	}
+	go k.read()
+	stop := context.AfterFunc(ctx, func() { k.socket.Close() })
+	r, asked := k.call(&wire.Request{Op: wire.OpAttach, Path: session})
+	stop()
+	switch {
+	case !asked || ctx.Err() != nil:
+		err = cmp.Or(context.Cause(ctx), error(unix.ECONNRESET))
+	case r.Errno != 0:
+		err = unix.Errno(r.Errno)
+	}
+	if r.fd >= 0 {
+		k.root = os.NewFile(uintptr(r.fd), "file server")
+	}
+	if err != nil {
+		k.disconnect()
+		if k.root != nil {
+			k.root.Close()
+		}
+		return nil, fmt.Errorf("attaching to session %s: %w", session, err)
+	}
+	return k, nil
+}
+
+func (k *conn) disconnect() {
+	_ = k.socket.Close()
+	<-k.done
+}
+
+// call asks and waits. asked is false if the daemon has not seen the question.
+func (k *conn) call(q *wire.Request) (r reply, asked bool) {
+	answer := make(chan reply, 1)
+	k.mu.Lock()
+	if k.waiting == nil {
+		k.mu.Unlock()
+		return lostReply(q.Op), false
+	}
+	k.seq++
+	seq := k.seq
+	k.waiting[seq] = answer
+	k.mu.Unlock()
+
+	q.Seq = seq
+	if _, err := k.socket.Write(q.Append(make([]byte, 0, wire.RequestHead+len(q.Path)))); err != nil {
+		k.mu.Lock()
+		delete(k.waiting, seq)
+		k.mu.Unlock()
+		k.disconnect() // else it could be taken for one that works
+		return lostReply(q.Op), false
+	}
+	r, ok := <-answer
+	if !ok {
+		return lostReply(q.Op), true
+	}
+	return r, true
+}
+
+// read hands out replies until the connection ends, then fails who still waits.
+func (k *conn) read() {
+	defer close(k.done)
+	defer k.socket.Close()
+	buf := make([]byte, wire.MaxMessage+1)
+	oob := make([]byte, unix.CmsgSpace(4))
+	for {
+		n, oobn, _, _, err := k.socket.ReadMsgUnix(buf, oob)
+		if err != nil || n == 0 {
+			break
+		}
+		r := reply{fd: receivedFD(oob[:oobn])}
+		if err := r.Decode(buf[:n]); err != nil {
+			closeFD(r.fd)
+			k.log.Error("reading the daemon's reply", "err", err)
+			break
+		}
+		r.Data = append([]byte(nil), r.Data...)
+		if r.Seq == 0 {
+			closeFD(r.fd)
+			if r.Flags&wire.ReplyExpired != 0 {
+				k.kept.expired(&r.Reply)
+				continue
+			}
+			select {
+			case k.news <- notice{string(r.Data), r.Errno == uint32(unix.ECANCELED)}:
+			default: // so many at once say nothing new
+			}
+			continue
+		}
+		if r.Flags&wire.ReplyNode != 0 {
+			r.Node = nodeOf(k.number, r.Node)
+		}
+		k.mu.Lock()
+		answer := k.waiting[r.Seq]
+		delete(k.waiting, r.Seq)
+		k.mu.Unlock()
+		if answer == nil {
+			closeFD(r.fd)
+			continue
+		}
+		answer <- r
+	}
+	k.kept.end()
+	k.mu.Lock()
+	waiting := k.waiting
+	k.waiting = nil
+	k.mu.Unlock()
+	for _, answer := range waiting {
+		close(answer)
+	}
+}
+
+// receivedFD returns the descriptor of a control message, or -1.
+func receivedFD(oob []byte) int {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) == 0 {
+		return -1
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) == 0 {
+		return -1
+	}
+	for _, fd := range fds[1:] {
+		closeFD(fd)
+	}
+	return fds[0]
+}
+
+func closeFD(fd int) {
+	if fd >= 0 {
+		_ = unix.Close(fd)
+	}
+}
