@@ -233,7 +233,7 @@ func TestDaemonKilled(t *testing.T) {
 	if code := d.wait(); code != 0 {
 		t.Errorf("the first debuggee's exit code is %d", code)
 	}
-	if !strings.Contains(d.errors(), "mirrord: the daemon is gone: ") {
+	if !strings.Contains(d.errors(), "mirrord: the daemon is gone, and another is started") {
 		t.Error("the first debuggee was told nothing")
 	}
 }

@@ -172,3 +172,29 @@ print(e)`)
 		t.Errorf("messages %q", r.messages)
 	}
 }
+
+// A session that is over does not come back.
+func TestSessionOver(t *testing.T) {
+	w := newWorld(t)
+	_, killed := killable(t, w)
+	hold := w.Hold
+	w.Hold = func(q *wire.Request) {
+		if q.Path == "/app/kill" {
+			w.End("stopped by somebody")
+		}
+		hold(q)
+	}
+	w.again = func(context.Context) (string, string, error) {
+		t.Error("a daemon was asked for")
+		return "", "", errors.New("unwanted")
+	}
+	r := w.run(t, "python3", "-c", `
+import os, signal
+try: os.stat("/app/kill")
+except OSError: pass
+signal.pause()`)
+	<-killed
+	if r.Signal != unix.SIGTERM || len(r.messages) != 1 || r.messages[0] != "stopped by somebody" {
+		t.Errorf("%+v", r)
+	}
+}

@@ -119,6 +119,18 @@ func (d *Daemon) Stop() {
 	d.wg.Wait()
 }
 
+// End tells all launchers that the session is over.
+func (d *Daemon) End(words string) {
+	r := wire.Reply{Errno: uint32(unix.ECANCELED), Data: []byte(words)}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.closers {
+		if c, ok := c.(*net.UnixConn); ok {
+			_, _ = c.Write(r.Append(nil))
+		}
+	}
+}
+
 // Stopped is closed when nobody hears from the daemon any more.
 func (d *Daemon) Stopped() <-chan struct{} { return d.stopped }
 
