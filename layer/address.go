@@ -88,9 +88,6 @@ func encodeSockaddr(a netip.AddrPort, domain int) []byte {
 		binary.LittleEndian.PutUint16(b, unix.AF_INET6)
 		binary.BigEndian.PutUint16(b[2:], a.Port())
 		ip := a.Addr().As16()
-		if a.Addr() == netip.IPv4Unspecified() {
-			ip = netip.IPv6Unspecified().As16()
-		}
 		copy(b[8:], ip[:])
 		return b
 	}

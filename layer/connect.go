@@ -60,7 +60,7 @@ func slowConnect(c *call) answer {
 		return carryOn
 	}
 	switch {
-	case s.family == unix.AF_INET6 && d.domain == unix.AF_INET, s.family == unix.AF_INET && d.only6:
+	case s.family == unix.AF_INET6 && d.domain == unix.AF_INET, s.addr.Addr().Is4() && d.only6:
 		return carryOn // the kernel refuses the family
 	case d.tcp():
 		return c.connectTCP(d, s.addr)

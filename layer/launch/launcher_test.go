@@ -47,7 +47,7 @@ func runLauncher() {
 	check(forbid(os.Getenv(forbidEnv), false))
 	exit, err := l.Run(context.Background(), slog.New(slog.DiscardHandler), Config{
 		Argv: e.Argv, Env: e.Env, Dir: e.Dir, Policy: e.Policy, Hostname: "web-1",
-		Addrs: []netip.Addr{layertest.Local}, Socket: e.Socket, Session: "test",
+		Addrs: []netip.Addr{layertest.Local, layertest.Local6}, Socket: e.Socket, Session: "test",
 		Message: func(msg string) { fmt.Fprintln(os.Stderr, msg) },
 	})
 	l.Close()

@@ -97,7 +97,7 @@ func (w *world) run(t testing.TB, argv ...string) result {
 	defer l.Close()
 	r.Exit, r.err = l.Run(context.Background(), slog.New(slog.DiscardHandler), Config{
 		Argv: line, Env: append(os.Environ(), w.env...), Dir: w.dir, Policy: w.policy,
-		Hostname: "web-1", Addrs: []netip.Addr{layertest.Local}, Socket: w.Socket, Session: "test",
+		Hostname: "web-1", Addrs: []netip.Addr{layertest.Local, layertest.Local6}, Socket: w.Socket, Session: "test",
 		Again: w.again,
 		Message: func(msg string) {
 			mu.Lock()

@@ -56,8 +56,18 @@ type question struct {
 	path string
 }
 
-// Local is what the target's own address is in these tests.
-var Local = netip.MustParseAddr("10.244.0.99")
+// The target's own addresses in these tests.
+var (
+	Local  = netip.MustParseAddr("10.244.0.99")
+	Local6 = netip.MustParseAddr("fd00:244::99")
+)
+
+func localLike(a netip.Addr) netip.Addr {
+	if a.Unmap().Is4() {
+		return Local
+	}
+	return Local6
+}
 
 // New starts a daemon that ends with the test.
 func New(t testing.TB) *Daemon {
@@ -328,7 +338,7 @@ func (d *Daemon) answer(q *wire.Request) (wire.Reply, int, error) {
 		if !ok {
 			return wire.Reply{}, -1, unix.ENOENT
 		}
-		return wire.Reply{Addr: client, Addr2: netip.AddrPortFrom(Local, 8080)}, -1, nil
+		return wire.Reply{Addr: client, Addr2: netip.AddrPortFrom(localLike(client.Addr()), 8080)}, -1, nil
 	}
 	return wire.Reply{}, -1, unix.ENOSYS
 }

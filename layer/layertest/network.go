@@ -95,7 +95,7 @@ func (d *Daemon) connect(q *wire.Request) (wire.Reply, error) {
 	if pending {
 		r.Flags = wire.ReplyPending
 	} else {
-		r.Addr2 = netip.AddrPortFrom(Local, q.Addr2.Port())
+		r.Addr2 = netip.AddrPortFrom(localLike(q.Addr.Addr()), q.Addr2.Port())
 	}
 	return r, nil
 }
@@ -173,6 +173,9 @@ func (d *Daemon) datagram(q *wire.Request) (wire.Reply, error) {
 			n, from, err := c.ReadFrom(b)
 			if err != nil {
 				return
+			}
+			if from.String() != q.Addr2.String() { // nobody else may use it
+				continue
 			}
 			up, err := net.Dial("udp", to.String())
 			if err != nil {
