@@ -54,14 +54,18 @@ func run(args []string) (err error) {
 	defer t.Close()
 	defer l.Close()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, lost := context.WithCancelCause(context.Background())
+	defer lost(nil)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	follower := target.Follow(log, t, lost)
+	defer follower.Stop()
 	in := incoming.New(log)
 	defer func() { err = errors.Join(err, in.Close()) }()
 	if err := in.Disabled(); err != nil {
 		log.Warn("ports cannot be stolen", "err", err)
 	}
-	log.Info("serving", "target", choice, "pid", t.PID, "build", protocol.Build)
+	log.Info("serving", "target", choice, "pid", t.PID(), "build", protocol.Build)
 	fmt.Println("listening on", l.Addr())
 	return serve.New(log, t, in, in.Disabled(), *idle).Run(ctx, l)
 }

@@ -72,6 +72,9 @@ const (
 	podPort       = 8080
 )
 
+// lastWords is the file that kubelet mounts into every container.
+const lastWords = "/dev/termination-log"
+
 // podMain is the pod: it enters its own tree, then echoes lines on its port,
 // by Go's own listener, which is an MPTCP one.
 func podMain() error {
@@ -79,6 +82,7 @@ func podMain() error {
 	for _, step := range []func() error{
 		func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") },
 		func() error { return unix.Mount(tree, tree, "", unix.MS_BIND, "") },
+		func() error { return unix.Mount(os.Getenv("WORDS"), tree+lastWords, "", unix.MS_BIND, "") },
 		func() error { return os.Chdir(tree) },
 		func() error { return unix.PivotRoot(".", ".") },
 		func() error { return unix.Unmount(".", unix.MNT_DETACH) },
@@ -113,28 +117,50 @@ func podMain() error {
 
 // A pod is a process with namespaces of its own, joined to the tests' by a veth.
 type pod struct {
-	pid  int
-	tree string
+	*exec.Cmd
+	pid     int
+	tree    string
+	kubelet string // its directory
+	network netns.NsHandle
 }
 
 func newPod(t *testing.T) *pod {
 	t.Helper()
 	agenttest.Namespace(t)
-	p := &pod{tree: t.TempDir()}
+	p := &pod{kubelet: t.TempDir()}
+	p.run(t, "blue", unix.CLONE_NEWNET)
+	var err error
+	if p.network, err = netns.GetFromPid(p.pid); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.network.Close() })
+	p.connect(t)
+	return p
+}
+
+// run starts the container, with a colour in its environment and its files.
+func (p *pod) run(t *testing.T, colour string, flags uintptr) {
+	t.Helper()
+	p.tree = t.TempDir()
 	volume := filepath.Join(p.tree, "etc/shop/..2026")
+	words := filepath.Join(p.kubelet, "pods/5d0b7a9e/containers/web", colour)
 	if err := errors.Join(
 		os.MkdirAll(volume, 0o755),
-		os.WriteFile(filepath.Join(volume, "config.yaml"), []byte("colour: blue\n"), 0o644),
+		os.WriteFile(filepath.Join(volume, "config.yaml"), []byte("colour: "+colour+"\n"), 0o644),
 		os.Symlink("..2026", filepath.Join(p.tree, "etc/shop/..data")),
 		os.Symlink("..data/config.yaml", filepath.Join(p.tree, "etc/shop/config.yaml")),
 		os.Symlink("/etc/shop/config.yaml", filepath.Join(p.tree, "config")),
+		os.MkdirAll(filepath.Dir(p.tree+lastWords), 0o755),
+		os.WriteFile(p.tree+lastWords, nil, 0o644),
+		os.MkdirAll(filepath.Dir(words), 0o755),
+		os.WriteFile(words, nil, 0o644),
 	); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{roleVar + "=pod", "TREE=" + p.tree, "COLOUR=blue"}
+	cmd.Env = []string{roleVar + "=pod", "TREE=" + p.tree, "WORDS=" + words, "COLOUR=" + colour}
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWNS}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUTS | unix.CLONE_NEWNS | flags}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +168,7 @@ func newPod(t *testing.T) *pod {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p.Cmd, p.pid = cmd, cmd.Process.Pid
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -149,20 +176,18 @@ func newPod(t *testing.T) *pod {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("pod said %q, %v", line, err)
 	}
-	p.pid = cmd.Process.Pid
-	p.connect(t)
-	return p
+}
+
+// end kills the container; the pod's network stays.
+func (p *pod) end() {
+	_ = p.Process.Kill()
+	_ = p.Wait()
 }
 
 // connect joins the pod to the tests' namespace.
 func (p *pod) connect(t *testing.T) {
 	t.Helper()
-	ns, err := netns.GetFromPid(p.pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	inside, err := netlink.NewHandleAt(ns)
+	inside, err := netlink.NewHandleAt(p.network)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,12 +252,7 @@ func (p *pod) enter(t *testing.T, f func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		runtime.LockOSThread()
-		var ns netns.NsHandle
-		if ns, err = netns.GetFromPid(p.pid); err != nil {
-			return
-		}
-		defer ns.Close()
-		if err = netns.Set(ns); err == nil {
+		if err = netns.Set(p.network); err == nil {
 			f()
 		}
 	})

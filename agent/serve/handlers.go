@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,13 +24,13 @@ type handler func(ctx context.Context, c *client, stream net.Conn, f protocol.Fr
 var handlers = map[protocol.Kind]handler{
 	protocol.KindHello:    answer((*client).again),
 	protocol.KindEnviron:  answer((*client).environ),
-	protocol.KindOpen:     answerFile((*files.Handles).Open),
+	protocol.KindOpen:     answerPath((*files.Handles).Open),
 	protocol.KindRead:     answerFile((*files.Handles).Read),
 	protocol.KindReadDir:  answerFile((*files.Handles).ReadDir),
 	protocol.KindClose:    answerFile((*files.Handles).Close),
-	protocol.KindStat:     answerFile((*files.Handles).Stat),
-	protocol.KindReadlink: answerFile((*files.Handles).Readlink),
-	protocol.KindAccess:   answerFile((*files.Handles).Access),
+	protocol.KindStat:     answerPath((*files.Handles).Stat),
+	protocol.KindReadlink: answerPath((*files.Handles).Readlink),
+	protocol.KindAccess:   answerPath((*files.Handles).Access),
 	protocol.KindConnect:  carry(outgoing.Connect),
 	protocol.KindDatagram: carry(outgoing.Datagram),
 	protocol.KindSteal:    steal,
@@ -60,6 +61,17 @@ func answer[Q, A any](do func(*client, Q) (A, []byte, error)) handler {
 // answerFile makes a handler of what is done with the client's files.
 func answerFile[Q, A any](do func(*files.Handles, Q) (A, []byte, error)) handler {
 	return answer(func(c *client, q Q) (A, []byte, error) { return do(c.files, q) })
+}
+
+// answerPath makes a handler of what looks a path up, which a container must be there for.
+func answerPath[Q, A any](do func(*files.Handles, Q) (A, []byte, error)) handler {
+	return answer(func(c *client, q Q) (A, []byte, error) {
+		reply, payload, err := do(c.files, q)
+		if err != nil { // the container's end may be why
+			err = cmp.Or(c.server.target.Gone(), err)
+		}
+		return reply, payload, err
+	})
 }
 
 // carry makes a handler of what answers by itself and goes on with the stream.

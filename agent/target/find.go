@@ -56,34 +56,46 @@ func findContainer(id string) (*os.File, error) {
 	if len(id) < 12 || strings.Trim(id, "0123456789abcdef") != "" {
 		return nil, fmt.Errorf("%q is not a container id (at least 12 hexadecimal digits): %w", id, unix.EINVAL)
 	}
+	found, err := oldest(func(dir *os.File) bool {
+		cgroup, err := readAt(dir, "cgroup", 64<<10)
+		return err == nil && inContainer(string(cgroup), id)
+	})
+	if errors.Is(err, unix.ESRCH) {
+		err = fmt.Errorf("%w (has it ended, or does this pod lack hostPID?)", err)
+	}
+	return found, err
+}
+
+// oldest opens the directory of the process that was started first of those
+// that is holds for.
+func oldest(is func(dir *os.File) bool) (*os.File, error) {
 	names, err := processes()
 	if err != nil {
 		return nil, err
 	}
 	var found *os.File
-	var oldest uint64
+	var first uint64
 	for _, name := range names {
 		dir, err := openProcess(name)
 		if err != nil {
 			continue // it ended meanwhile
 		}
-		cgroup, err := readAt(dir, "cgroup", 64<<10)
-		if err != nil || !inContainer(string(cgroup), id) {
+		if !is(dir) {
 			dir.Close()
 			continue
 		}
 		start, err := startTime(dir)
-		if err != nil || found != nil && start >= oldest {
+		if err != nil || found != nil && start >= first {
 			dir.Close()
 			continue
 		}
 		if found != nil {
 			found.Close()
 		}
-		found, oldest = dir, start
+		found, first = dir, start
 	}
 	if found == nil {
-		return nil, fmt.Errorf("none of %d processes is in it (has it ended, or does this pod lack hostPID?): %w", len(names), unix.ESRCH)
+		return nil, fmt.Errorf("none of %d processes is in it: %w", len(names), unix.ESRCH)
 	}
 	return found, nil
 }

@@ -7,24 +7,31 @@ package target
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
 )
 
-// A Target is the process whose context the agent serves.
+// A Target is the process whose context the agent serves: the first of its
+// container. A Follower replaces it when the container is restarted.
 type Target struct {
-	PID  int
-	Root *os.File // its root directory, O_PATH
-	User User
+	Root *os.File // its root directory, O_PATH; the same descriptor after a restart
+	User User     // a restart does not change it
 
-	proc *os.File // /proc/PID
+	mu        sync.Mutex
+	pid       int            // guarded by mu
+	proc      *os.File       // /proc/PID; guarded by mu
+	gone      bool           // guarded by mu
+	restarted map[int]func() // guarded by mu
+	last      int            // key in restarted; guarded by mu
 }
 
 // open takes hold of what is served of the process whose directory is proc.
@@ -38,7 +45,7 @@ func open(proc *os.File) (*Target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a process's directory: %w", name, err)
 	}
-	t := &Target{PID: pid, proc: proc}
+	t := &Target{pid: pid, proc: proc, restarted: map[int]func(){}}
 	status, err := t.read("status", 64<<10)
 	if err != nil {
 		return nil, err
@@ -54,19 +61,37 @@ func open(proc *os.File) (*Target, error) {
 	return t, nil
 }
 
+// PID is the process's number.
+func (t *Target) PID() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pid
+}
+
 // Environ is the environment that the process was started with.
 func (t *Target) Environ() ([]byte, error) {
-	return t.read("environ", protocol.MaxPayload)
+	if err := t.Gone(); err != nil {
+		return nil, err
+	}
+	b, err := t.read("environ", protocol.MaxPayload)
+	if err != nil && (errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT)) {
+		return nil, errRestarting
+	}
+	return b, err
 }
 
 // Close gives the process up.
 func (t *Target) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.Root.Close()
 	t.proc.Close()
 }
 
 // read reads a file of the process's directory that is no longer than limit.
 func (t *Target) read(name string, limit int64) ([]byte, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return readAt(t.proc, name, limit)
 }
 

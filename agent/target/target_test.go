@@ -60,7 +60,7 @@ func TestEnterSelf(t *testing.T) {
 	}
 	defer l.Close()
 	defer tgt.Close()
-	if tgt.PID != os.Getpid() || int(tgt.User.UID) != os.Getuid() {
+	if tgt.PID() != os.Getpid() || int(tgt.User.UID) != os.Getuid() {
 		t.Errorf("target %+v", tgt)
 	}
 	environ, err := tgt.Environ()
@@ -72,5 +72,34 @@ func TestEnterSelf(t *testing.T) {
 	}
 	if _, err := tgt.read("status", 10); !errors.Is(err, unix.E2BIG) {
 		t.Errorf("reading more than the limit: %v", err)
+	}
+}
+
+func TestParseMounts(t *testing.T) {
+	const uid = "0f5b2c1e-7a86-4a44-9d0e-3f7f2d0f9d11"
+	others := "2031 1999 0:354 / / rw,relatime master:711 - overlay overlay rw,lowerdir=/a,upperdir=/b\n" +
+		"2040 2031 0:321 / /proc rw,nosuid - proc proc rw\n" +
+		"2051 2031 254:1 /var/lib/kubelet/pods/" + uid + "/etc-hosts /etc/hosts rw - ext4 /dev/vda1 rw\n" +
+		"2052 2031 254:1 /var/lib/kubelet/pods/" + uid + "/volumes/kubernetes.io~configmap/config /etc/shop ro - ext4 /dev/vda1 rw\n"
+	for line, want := range map[string]identity{
+		"2050 2031 254:1 /var/lib/kubelet/pods/" + uid + "/containers/web/1a2b3c4d /dev/termination-log rw - ext4 /dev/vda1 rw\n": {uid + "/containers/web", "/dev/termination-log"},
+		// /var/lib/kubelet may be a file system of its own, and the file's place is the user's choice.
+		"2050 2031 254:1 /pods/" + uid + "/containers/web/1a2b3c4d /tmp/my-words rw - xfs /dev/vdb rw\n": {uid + "/containers/web", "/tmp/my-words"},
+		"": {},
+	} {
+		if got, ok := parseMounts([]byte(others + line)); got != want || ok != (line != "") {
+			t.Errorf("%q: %+v, %v", line, got, ok)
+		}
+	}
+}
+
+func TestRuntimeExe(t *testing.T) {
+	for exe, want := range map[string]bool{
+		"/usr/sbin/runc": true, "/runc": true, "/memfd:runc_cloned:/proc/self/exe (deleted)": true, "/usr/bin/crun": true,
+		"/usr/bin/crunch": false, "/app/web": false, "/memfd:jit (deleted)": false,
+	} {
+		if got := runtimeExe(exe); got != want {
+			t.Errorf("%s: %v", exe, got)
+		}
 	}
 }
