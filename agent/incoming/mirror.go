@@ -59,6 +59,7 @@ type flow struct {
 	assembly *capture.Assembly
 	outlets  []*outlet
 	open     bool // its client knows that the pod has accepted it
+	paths    bool // it is MPTCP's, and may have more paths some time
 	seen     time.Time
 }
 
@@ -291,12 +292,29 @@ func (m *mirrors) begin(k flowKey, syn capture.Segment, now time.Time) *flow {
 		return nil
 	}
 	f := &flow{start: syn.Seq, assembly: capture.NewAssembly(syn)}
+	var joins bool
+	if f.paths, joins = syn.Multipath(); joins {
+		m.split(k.pod.Port())
+		return nil
+	}
 	for _, s := range wanted {
 		f.outlets = append(f.outlets, newOutlet(s, &m.buffered))
 	}
 	m.flows[k] = f
 	return f
 }
+
+// split ends the flows that a new path of MPTCP may belong to: their bytes may
+// go another way from now on.
+func (m *mirrors) split(port uint16) {
+	for k, f := range m.flows {
+		if f.paths && k.pod.Port() == port {
+			m.end(k, f, errSplit)
+		}
+	}
+}
+
+var errSplit = errors.New("its client uses several paths of MPTCP")
 
 // room reports whether one more flow may be; it makes some where it can.
 func (m *mirrors) room(now time.Time) bool {

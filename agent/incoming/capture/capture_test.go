@@ -75,6 +75,21 @@ func TestAssemblyGap(t *testing.T) {
 	}
 }
 
+func TestMultipath(t *testing.T) {
+	for options, want := range map[string][2]bool{
+		"": {}, "\x02\x04\x05\xb4\x01\x01\x04\x02": {},
+		"\x02\x04\x05\xb4\x1e\x04\x01\x01": {true, false},
+		"\x01\x1e\x0c\x10\x00abcdefgh":     {false, true},
+		"\x00\x1e\x04\x01\x01":             {},
+		"\x1e":                             {}, "\x1e\x00": {}, "\x1e\x09\x10": {}, "\x1e\x02\x10": {},
+	} {
+		makes, joins := Segment{options: []byte(options)}.Multipath()
+		if got := [2]bool{makes, joins}; got != want {
+			t.Errorf("%q: %v, want %v", options, got, want)
+		}
+	}
+}
+
 // What a segment's payload is lies within its packet.
 func FuzzParse(f *testing.F) {
 	v4 := append([]byte{0x45, 0, 0, 44, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2}, make([]byte, 24)...)
@@ -86,6 +101,7 @@ func FuzzParse(f *testing.F) {
 		if ok && (len(s.Payload) > len(in)-40 || !s.From.IsValid() || !s.To.IsValid()) {
 			t.Errorf("%x: %+v", in, s)
 		}
+		s.Multipath()
 	})
 }
 
@@ -102,7 +118,7 @@ func TestRing(t *testing.T) {
 		port := watched.Addr().(*net.TCPAddr).AddrPort().Port()
 		ports := []uint16{port}
 		for p := range uint16(MaxPorts - 1) {
-			ports = append(ports, 60000-p)
+			ports = append(ports, 1+p) // of no client
 		}
 		slices.Reverse(ports) // ours is the last
 		if err := r.Watch(ports); err != nil {

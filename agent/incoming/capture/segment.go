@@ -23,7 +23,8 @@ type Segment struct {
 	Payload  []byte
 	Outgoing bool // it left this namespace
 
-	flags uint8
+	flags   uint8
+	options []byte
 }
 
 // Begins: the segment asks for a connection.
@@ -34,6 +35,35 @@ func (s Segment) Ends() bool { return s.flags&flagFIN != 0 }
 
 // Resets: the connection is no more.
 func (s Segment) Resets() bool { return s.flags&flagRST != 0 }
+
+// Options of TCP (RFC 9293, RFC 8684).
+const (
+	optionEnd   = 0
+	optionNoOp  = 1
+	optionMPTCP = 30
+
+	mptcpJoin = 1
+)
+
+// Multipath reports whether a segment that begins a connection makes one of
+// MPTCP (whose client may spread its bytes over several), or joins such a one.
+func (s Segment) Multipath() (makes, joins bool) {
+	for o := s.options; len(o) > 0 && o[0] != optionEnd; {
+		if o[0] == optionNoOp {
+			o = o[1:]
+			continue
+		}
+		if len(o) < 2 || o[1] < 2 || int(o[1]) > len(o) {
+			break
+		}
+		if o[0] == optionMPTCP && o[1] > 2 {
+			joins = o[2]>>4 == mptcpJoin
+			return !joins, joins
+		}
+		o = o[o[1]:]
+	}
+	return false, false
+}
 
 // parse takes a segment out of an IP packet. Lengths of 0 are those of packets
 // longer than 64 KiB, which only exist within a host.
@@ -93,5 +123,6 @@ func parseTCP(b []byte, from, to netip.Addr) (s Segment, ok bool) {
 		Seq:     binary.BigEndian.Uint32(b[4:]),
 		Payload: b[header:],
 		flags:   b[tcpFlags],
+		options: b[20:header],
 	}, true
 }
