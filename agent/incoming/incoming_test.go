@@ -34,7 +34,7 @@ func refusing() (net.Conn, error) { return nil, errors.New("no more streams") }
 func newIncoming(t *testing.T) *Incoming {
 	t.Helper()
 	agenttest.Namespace(t)
-	in := New(slog.New(slog.DiscardHandler))
+	in := New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err := in.Disabled(); err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ type recorder struct {
 	t    *testing.T
 	wg   sync.WaitGroup
 	read chan struct{} // nil, or closed when it begins to read
+	more chan int      // bytes that came; nil: nobody counts
 	got  chan recording
 }
 
@@ -61,6 +62,9 @@ func (r *recorder) Open() (net.Conn, error) {
 				return
 			}
 			rec.bytes = append(rec.bytes, buf[:n]...)
+			if r.more != nil {
+				r.more <- n
+			}
 		}
 	})
 	return ours, nil
@@ -88,7 +92,8 @@ func (r *recorder) none(port uint16) {
 }
 
 // talk has the pod echo words, and reports the connection's client.
-func talk(t *testing.T, host string, port uint16, words []byte) netip.AddrPort {
+// After each step it waits for the recorders to have it, lest they be too slow.
+func talk(t *testing.T, host string, port uint16, words []byte, pace ...*recorder) netip.AddrPort {
 	t.Helper()
 	c, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(host), port).String())
 	if err != nil {
@@ -96,7 +101,7 @@ func talk(t *testing.T, host string, port uint16, words []byte) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	defer c.Close()
-	const step = 1 << 20 // no more than the ring holds, however slow we are
+	const step = 1 << 20
 	for at := 0; at < len(words); at += step {
 		part := words[at:min(len(words), at+step)]
 		var wg sync.WaitGroup
@@ -110,6 +115,16 @@ func talk(t *testing.T, host string, port uint16, words []byte) netip.AddrPort {
 		wg.Wait()
 		if err != nil || !bytes.Equal(b, part) {
 			t.Errorf("%s echoed other bytes, %v", host, err)
+		}
+		for _, r := range pace {
+			for n := 0; n < len(part); {
+				select {
+				case m := <-r.more:
+					n += m
+				case <-time.After(20 * time.Second):
+					t.Fatalf("%s: %d of %d bytes were mirrored", host, at+n, len(words))
+				}
+			}
 		}
 	}
 	_ = c.(*net.TCPConn).CloseWrite()
@@ -130,6 +145,7 @@ func TestMirror(t *testing.T) {
 	in, port := newIncoming(t), echo(t)
 	early := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
 	one, two := newRecorder(t), newRecorder(t)
+	one.more, two.more = make(chan int, 1<<20), make(chan int, 1<<20)
 	s := steal(t, in, protocol.Steal{Port: port, Mirror: true}, one)
 	if s.Redirect() != "packet" {
 		t.Errorf("redirect %q", s.Redirect())
@@ -141,7 +157,7 @@ func TestMirror(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		for _, size := range []int{0, 1, 100, 24 << 20} {
 			words := random(size)
-			client := talk(t, host, port, words)
+			client := talk(t, host, port, words, one, two)
 			for _, r := range []*recorder{one, two} {
 				rec := r.next()
 				if rec.err != nil || !bytes.Equal(rec.bytes, words) {
