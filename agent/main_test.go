@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -112,6 +113,36 @@ func TestIdleEnd(t *testing.T) {
 	a := start(t, nil, "--idle", "1ms")
 	if rest := a.rest(); !strings.Contains(rest, "no client for 1ms") {
 		t.Errorf("agent said %s", rest)
+	}
+	if err := a.Wait(); err != nil {
+		t.Errorf("agent ended with %v", err)
+	}
+}
+
+// The idle time runs while there is no client, from the last one's end.
+func TestIdleClients(t *testing.T) {
+	agenttest.Namespace(t)
+	const idle = 500 * time.Millisecond
+	a := start(t, nil, "--idle", idle.String())
+	for began := time.Now(); time.Since(began) < 2*idle; { // they come and go
+		client, _ := agenttest.New(t, a.addr)
+		client.End()
+	}
+	one, _ := agenttest.New(t, a.addr)
+	two, _ := agenttest.New(t, a.addr)
+	one.End()
+	for began := time.Now(); time.Since(began) < 2*idle; {
+		if _, err := two.Ask(protocol.KindEnviron, struct{}{}, new(protocol.EnvironReply)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := time.Now()
+	two.End()
+	if rest := a.rest(); !strings.Contains(rest, "no client for 500ms") {
+		t.Errorf("agent said %s", rest)
+	}
+	if waited := time.Since(last); waited < idle {
+		t.Errorf("agent ended %v after its last client", waited)
 	}
 	if err := a.Wait(); err != nil {
 		t.Errorf("agent ended with %v", err)
