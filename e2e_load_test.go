@@ -192,14 +192,15 @@ func failures(all []answer) (failed []answer) {
 	return failed
 }
 
-// brief checks that whatever failed did so within a time of an event.
+// brief checks that what failed was in flight at an event, or began within a
+// time of it. It ends the load.
 func (l *load) brief(event time.Time, within time.Duration) {
 	l.t.Helper()
 	all := l.end()
 	failed := failures(all)
 	l.t.Logf("%d requests, %d failed", len(all), len(failed))
 	for _, a := range failed {
-		if a.began.Before(event.Add(-5*time.Second)) || a.began.After(event.Add(within)) {
+		if a.at.Before(event) || a.began.After(event.Add(within)) {
 			l.t.Errorf("a request failed that began %v after the event: %v", a.began.Sub(event), a.err)
 		}
 	}
