@@ -42,6 +42,7 @@ type Leases struct {
 	byWD  map[int32]*watched   // guarded by mu
 	given map[uint64][]entry   // guarded by mu; by id
 	loud  map[string]time.Time // guarded by mu; directories not watched, until then
+	all   bool                 // guarded by mu; all have expired since the last Expired
 	dead  map[uint64]struct{}  // guarded by mu; expired since the last Expired
 }
 
@@ -109,6 +110,7 @@ func (l *Leases) Next() (protocol.Expired, error) {
 func (l *Leases) events(b []byte) (e protocol.Expired, any bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	e.All, l.all = l.all, false
 	for len(b) >= unix.SizeofInotifyEvent {
 		wd, mask := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:])
 		size := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(b[12:]))
@@ -194,6 +196,15 @@ func (l *Leases) forget(w *watched) {
 	w.dir.Close()
 	delete(l.dirs, w.path)
 	delete(l.byWD, w.wd)
+}
+
+// Expire ends all leases: the tree is another one now. The end of each watch
+// is an event, so Next tells of it.
+func (l *Leases) Expire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = l.all || len(l.dirs) > 0
+	l.clear()
 }
 
 // clear ends all there are.

@@ -181,6 +181,19 @@ func TestLeasesAreTrue(t *testing.T) {
 	wg.Wait()
 }
 
+func TestLeasesOfAnotherTree(t *testing.T) {
+	_, h, l := watching(t)
+	before := lease(t, h, "/secret")
+	l.Expire()
+	e, err := l.Next()
+	if err != nil || !e.All || e.Seq <= before.Seq {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if after := lease(t, h, "/secret"); after.ID == 0 || after.Seq != e.Seq {
+		t.Errorf("lease of the other tree: %+v", after)
+	}
+}
+
 func TestLeaseLimits(t *testing.T) {
 	_, h, l := watching(t)
 	first := lease(t, h, "/secret")

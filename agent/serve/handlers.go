@@ -135,6 +135,7 @@ func watch(ctx context.Context, c *client, stream net.Conn, _ protocol.Frame) er
 	}
 	unwatch := sync.OnceFunc(func() { c.files.Unwatch(l) })
 	defer unwatch()
+	defer c.server.target.OnRestart(l.Expire)()
 	if err := protocol.WriteMessage(stream, protocol.KindWatch, protocol.WatchReply{}, nil); err != nil {
 		return err
 	}
