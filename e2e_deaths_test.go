@@ -192,3 +192,68 @@ func TestClusterComponentRestarted(t *testing.T) {
 		})
 	}
 }
+
+// A target's container that restarts is followed: its files are the new one's,
+// connections and the stolen port stay.
+func TestTargetRestarted(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	w, l := stealing(t, namespace, address)
+	before := agentPod(t, namespace)
+	if err := syscall.Kill(processOf(t, namespace, "web"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.told("target pod web has restarted its container main (exit code 137)")
+	w.wants("100", "open /shop")
+	w.wants("4096", "more 5000000")
+	w.wants("HTTP/1.0 200 OK", "ask")
+	l.until(100, fromDebuggee)
+	if failed := failures(l.end()); len(failed) > 0 {
+		t.Errorf("%d requests failed, the first: %v", len(failed), failed[0].err)
+	}
+	// Another session has the same agent.
+	if o := run(t, onTarget(namespace, "--", "cat", "/etc/hostname")...); o.code != 0 || o.stdout != "web\n" {
+		t.Errorf("exit code %d: %s%s", o.code, o.stdout, o.stderr)
+	}
+	if now := agentPod(t, namespace); now != before {
+		t.Errorf("the agent is %s, it was %s", now, before)
+	}
+	w.finish()
+}
+
+// Launcher and keeper take the debuggee along, and the pod has its traffic back.
+func TestLauncherOrKeeperKilledUnderLoad(t *testing.T) {
+	for _, who := range []string{"launcher", "keeper"} {
+		t.Run(who, func(t *testing.T) {
+			namespace, address := ownShop(t)
+			ownDaemon(t)
+			w, l := stealing(t, namespace, address)
+			victim := w.cmd.Process.Pid
+			tree := []int{victim}
+			for i := 0; i < len(tree); i++ {
+				tree = append(tree, childrenOf(t, tree[i])...)
+			}
+			if len(tree) < 3 {
+				t.Fatalf("launcher, keeper and debuggee are %v", tree)
+			}
+			if who == "keeper" {
+				victim = tree[1]
+			}
+			var family []int
+			for _, pid := range tree {
+				family = append(family, pidfd(t, pid)...)
+			}
+			killed := time.Now()
+			if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			go w.cmd.Wait()
+			for _, fd := range family {
+				waitGone(t, fd)
+			}
+			l.until(100, fromPod)
+			t.Logf("the pod answers %v after the kill", time.Since(killed))
+			l.brief(killed, 200*time.Millisecond)
+		})
+	}
+}

@@ -66,9 +66,10 @@ type AgentSpec struct {
 // its files and take over its ports (never privileged).
 var capabilities = []corev1.Capability{"SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH", "KILL"}
 
-// jobName is the same for everybody who wants this agent.
+// jobName is the same for everybody who wants this agent, also after the
+// container's restart, which an agent lives through.
 func jobName(t *Target, s AgentSpec) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{t.UID, t.ContainerID, s.Build, s.Image}, "\x00")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{t.UID, t.Container, s.Build, s.Image}, "\x00")))
 	return agentName + "-" + strings.ToLower(label(strings.ReplaceAll(t.name(), ".", "-"), 36)) + "-" + hex.EncodeToString(sum[:5])
 }
 

@@ -68,7 +68,7 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 	}
 	// Whoever may use an agent is whoever the API server lets reach it: other
 	// credentials are another tunnel.
-	key := fmt.Sprint(c.Identity(), t.Path.Kind == cluster.Targetless, t.Namespace, t.UID, t.ContainerID, cfg.Agent.Namespace, cfg.Agent.Image)
+	key := fmt.Sprint(c.Identity(), t.Path.Kind == cluster.Targetless, t.Namespace, t.UID, t.Container, cfg.Agent.Namespace, cfg.Agent.Image)
 	a, err := as.open(ctx, key, func(ctx context.Context) (opened, error) { return as.start(ctx, c, t, cfg, progress) })
 	if t.Targetless() {
 		return a, target{name: "no target, in " + t.Namespace, path: cluster.Targetless, namespace: t.Namespace, context: c.Context()}, err
