@@ -55,7 +55,8 @@ func serve() error {
 	memory.Close()
 
 	to := newClient(conn)
-	server, root, st, err := mount(newNodes(newPool(to, shared, timeout), !private))
+	fs := newNodes(newPool(to, shared, timeout), !private)
+	server, root, st, err := mount(fs)
 	if err != nil {
 		errno, ok := errors.AsType[syscall.Errno](err)
 		if !ok {
@@ -75,7 +76,14 @@ func serve() error {
 		server.Serve()
 		ended <- errors.New("the FUSE connection was aborted")
 	}()
-	return <-ended
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(timeout):
+			fs.sweep(func(name string) { server.EntryNotify(fuse.FUSE_ROOT_ID, name) })
+		}
+	}
 }
 
 func greet(conn *net.UnixConn, errno syscall.Errno, st stage, rights []byte) error {

@@ -13,8 +13,8 @@
 // file, as package layer's NodeName spells it, and no path is walked over it.
 // It is mounted detached (fsmount): it has no mount point, stands in nobody's
 // /proc/mounts and is gone with its last descriptor. Attributes never change
-// while a node is open. A node ends with its last descriptor (RELEASE); FORGET
-// is not waited for.
+// while a node is open. A node ends with its last descriptor (RELEASE), or, when
+// it was looked up and not opened within a minute, by FORGET.
 //
 // # Waiting
 //
@@ -48,8 +48,8 @@ type Source interface {
 	// "..". more: others follow the listed ones.
 	ReadDir(ctx context.Context, node uint64, off int) (list []protocol.DirEntry, more bool, err error)
 
-	// Released tells that the last descriptor of the node was closed; what
-	// was never opened is not told of. The node's other calls have returned
+	// Released tells that the last descriptor of the node was closed, or
+	// that nobody opened it after Attr. The node's other calls have returned
 	// (their ctx was cancelled), and none follows but of a new openat.
 	Released(node uint64)
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
+	"mirrord/protocol/layer"
 )
 
 // forever is how long the kernel may keep attributes, which do not change.
@@ -39,6 +40,7 @@ type node struct {
 	// guarded by nodes.mu
 	lookups uint64
 	opens   int
+	swept   bool // sweep saw it unopened
 
 	content *content // of a regular file
 
@@ -106,15 +108,41 @@ func (fs *nodes) Lookup(interrupt <-chan struct{}, h *fuse.InHeader, name string
 	return fuse.OK
 }
 
-// Forget is only about nodes that were never opened.
+// Forget is only about nodes that were never opened: others ended before it.
 func (fs *nodes) Forget(id, lookups uint64) {
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if n := fs.m[id]; n != nil {
-		n.lookups -= min(lookups, n.lookups)
-		if n.lookups == 0 && n.opens == 0 {
-			delete(fs.m, id)
+	n := fs.m[id]
+	if n == nil {
+		fs.mu.Unlock()
+		return
+	}
+	n.lookups -= min(lookups, n.lookups)
+	last := n.lookups == 0 && n.opens == 0
+	if last {
+		delete(fs.m, id)
+	}
+	fs.mu.Unlock()
+	if last {
+		fs.pool.to.release(n.id)
+	}
+}
+
+// sweep asks the kernel to forget what was looked up but not opened since the
+// last sweep but one, as when the opener was killed in between. By itself the
+// kernel keeps such names until it needs the memory. Where somebody still has
+// one (O_PATH) it forgets it with the last of them.
+func (fs *nodes) sweep(forget func(name string)) {
+	var names []string
+	fs.mu.Lock()
+	for _, n := range fs.m {
+		if n.opens == 0 && n.swept {
+			names = append(names, layer.NodeName(n.id))
 		}
+		n.swept = n.opens == 0
+	}
+	fs.mu.Unlock()
+	for _, name := range names {
+		forget(name)
 	}
 }
 

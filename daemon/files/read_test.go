@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -169,6 +170,53 @@ func TestReleased(t *testing.T) {
 	unix.Munmap(b)
 	if got := <-d.released; got != node {
 		t.Errorf("node %d was released, want %d", got, node)
+	}
+}
+
+// What is looked up and not opened, as by who is killed in between, ends too,
+// but not as long as somebody has it.
+func TestNeverOpened(t *testing.T) {
+	if err := Available(); err != nil {
+		t.Skip(err)
+	}
+	path, content := bigFile(t, 100_000)
+	d := newDisk(t)
+	s, err := start(t.Context(), slog.New(slog.DiscardHandler), d, 100*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	held, err := open(s, d.add(t, path), unix.O_PATH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := mustOpen(t, s, d.add(t, path))
+	node := d.add(t, path)
+	f, err := open(s, node, unix.O_PATH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	within(t, "release", func() {
+		if got := <-d.released; got != node {
+			t.Errorf("node %d released, want %d", got, node)
+		}
+	})
+	again, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", held.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []*os.File{opened, again} {
+		b := make([]byte, 10)
+		if _, err := f.ReadAt(b, 50_000); err != nil || !bytes.Equal(b, content[50_000:][:10]) {
+			t.Errorf("what was kept reads %x, %v", b, err)
+		}
+		f.Close()
+		<-d.released
+	}
+	held.Close()
+	if len(d.released) > 0 {
+		t.Errorf("node %d released once more", <-d.released)
 	}
 }
 
