@@ -146,7 +146,9 @@ func (t *Target) lose() {
 	defer t.mu.Unlock()
 	t.gone = true
 	_ = unix.Dup3(int(t.proc.Fd()), int(t.Root.Fd()), unix.O_CLOEXEC)
-	t.tell()
+	for _, f := range t.onEnd {
+		f()
+	}
 }
 
 // replace makes Root the restarted container's, under the same descriptor, so
@@ -167,15 +169,7 @@ func (t *Target) replace(proc *os.File) error {
 	}
 	t.proc.Close()
 	t.proc, t.pid, t.gone = proc, next.pid, false
-	t.tell()
 	return nil
-}
-
-// tell calls who wants to know that the files are others now; mu is held.
-func (t *Target) tell() {
-	for _, f := range t.restarted {
-		f()
-	}
 }
 
 // Gone is an error while there is no container.
@@ -188,17 +182,17 @@ func (t *Target) Gone() error {
 	return nil
 }
 
-// OnRestart has f called whenever the container has ended and whenever it runs
-// again, until stopped: its files are others then. f must be quick and not use the target.
-func (t *Target) OnRestart(f func()) (stop func()) {
+// OnEnd has f called whenever the container has ended, until stopped: its files
+// are others when it is there again. f must be quick and not use the target.
+func (t *Target) OnEnd(f func()) (stop func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.last++
 	n := t.last
-	t.restarted[n] = f
+	t.onEnd[n] = f
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		delete(t.restarted, n)
+		delete(t.onEnd, n)
 	}
 }

@@ -1,0 +1,111 @@
+package mirrord_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Kubelet's probes reach the pod also while its port is stolen: a debuggee that
+// stands still, as at a breakpoint, makes the pod neither unready nor restart.
+func TestProbesOfStolenPort(t *testing.T) {
+	namespace := ownNamespace(t)
+	const probes = `args: [web, -copy=cluster, -inventory, "http://127.0.0.1:9/"]
+    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, failureThreshold: 1}
+    livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 1}`
+	apply(t, namespace, pod("web", probes))
+	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	const still = `import socket, sys; l = socket.create_server(("", 8080)); print("listening", flush=True); sys.stdin.read()`
+	cmd := mirrord(t, append(onTarget(namespace, "--steal"), "--", "python3", "-c", still)...)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := started(t, cmd, nil)
+	d.line("listening")
+	if out, err := tryKubectl("wait", "pod/web", "-n", namespace, "--for=condition=Ready=false", "--timeout=6s"); err == nil {
+		t.Errorf("the pod became unready: %s", out)
+	}
+	if n := kubectl(t, "get", "pod", "web", "-n", namespace, "-o", "jsonpath={.status.containerStatuses[0].restartCount}"); n != "0" {
+		t.Errorf("the container was restarted %s times", n)
+	}
+	stdin.Close()
+	if code := d.wait(); code != 0 {
+		t.Errorf("the debuggee's exit code is %d", code)
+	}
+}
+
+// The target's container is killed and restarted: the debuggee keeps the
+// traffic, and soon sees the new container's files.
+func TestContainerRestarted(t *testing.T) {
+	namespace, address := ownShop(t)
+	w, l := stealing(t, namespace, address)
+	killContainer(t, kubectl(t, "get", "pod", "web", "-n", namespace, "-o", "jsonpath={.metadata.uid}"))
+	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=60s")
+	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	l.until(100, fromDebuggee)
+	for read := ""; read != "100"; {
+		if read = w.do("read /shop"); read != "100" && read != "EIO" {
+			t.Fatalf("the new container's file: %s", read)
+		}
+	}
+	w.finish()
+	l.until(10, fromPod)
+}
+
+// killContainer kills the process of a pod's container: on this node, which is ours.
+func killContainer(t *testing.T, uid string) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := 0
+	for _, path := range all {
+		b, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(b), "/pods/"+uid+"/containers/main/") {
+			continue
+		}
+		pid, _ := strconv.Atoi(strings.Split(path, "/")[2])
+		if syscall.Kill(pid, syscall.SIGKILL) == nil {
+			killed++
+		}
+	}
+	if killed == 0 {
+		t.Fatal("no process of the container was found")
+	}
+}
+
+// Without --steal the pod answers and the debuggee gets copies, whatever it
+// answers to them.
+func TestMirroredPort(t *testing.T) {
+	namespace, address := ownShop(t)
+	const copies = `
+import socket
+l = socket.create_server(("", 8080))
+print("listening", flush=True)
+while True:
+    c, _ = l.accept()
+    print("heard", c.recv(4096).split(b"\r\n")[0].decode(), flush=True)
+    c.sendall(b"HTTP/1.0 500 Mine\r\n\r\n")
+    c.close()
+`
+	d := started(t, mirrord(t, append(onTarget(namespace), "--", "python3", "-c", copies)...), nil)
+	d.line("listening")
+	for _, path := range []string{"/one", "/two", "/three"} {
+		answer := kubectl(t, "exec", "client", "-n", namespace, "--", "/shop", "get", "http://"+address+path)
+		if !strings.Contains(answer, fromPod) {
+			t.Errorf("%s was answered with %q", path, answer)
+		}
+		if got := d.line("heard"); !strings.HasPrefix(got, "heard GET "+path+" ") {
+			t.Errorf("the debuggee %s", got)
+		}
+	}
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	d.wait()
+}
