@@ -8,12 +8,17 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mirrord/daemon/cluster"
 	"mirrord/daemon/tunnel"
 	"mirrord/protocol/ide"
 )
+
+// goneTime is how long an agent waits for word of the end of a target that is
+// being deleted: its container ends before its pod is gone.
+const goneTime = 10 * time.Second
 
 const keep = time.Minute // an unused tunnel stays open for the next session
 
@@ -99,11 +104,12 @@ func (as *agents) open(ctx context.Context, key string, start func(context.Conte
 func (as *agents) attend(a *agent, o opened) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
+	var ending atomic.Bool // the target is
 	var watching sync.WaitGroup
 	if o.target != nil {
 		watching.Go(func() { as.watchAgent(ctx, o, cancel) })
 		if !o.target.Targetless() {
-			watching.Go(func() { as.watchTarget(ctx, a, o, cancel) })
+			watching.Go(func() { as.watchTarget(ctx, a, o, &ending, cancel) })
 		}
 	}
 	var err error
@@ -113,6 +119,13 @@ func (as *agents) attend(a *agent, o opened) {
 			err = errors.New("it ended")
 		}
 		err = fmt.Errorf("the agent is gone (%w)", err)
+		if ending.Load() { // then that is why, and is about to be told
+			select {
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			case <-time.After(goneTime):
+			}
+		}
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
@@ -127,13 +140,14 @@ func (as *agents) attend(a *agent, o opened) {
 }
 
 // watchTarget ends the tunnel's use when the target's pod is gone.
-func (as *agents) watchTarget(ctx context.Context, a *agent, o opened, end context.CancelCauseFunc) {
+func (as *agents) watchTarget(ctx context.Context, a *agent, o opened, ending *atomic.Bool, end context.CancelCauseFunc) {
 	err := o.cluster.Watch(ctx, o.target, func(c cluster.Change) {
 		as.log.Info("target changed", "target", o.target.Pod, "what", c.Words)
 		switch c.Fate {
 		case cluster.Restarted:
 			as.tell(a, news{words: c.Words + ": files and new connections are the new one's from now on, the environment stays"})
 		case cluster.Ending:
+			ending.Store(true)
 			as.tell(a, news{words: c.Words + ": its ports are given back", ending: true})
 		case cluster.Gone:
 			if err := o.running.Delete(ctx); err != nil {

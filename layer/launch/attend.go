@@ -148,6 +148,6 @@ func (k *keeper) end() {
 	_ = k.cmd.Wait()
 	k.socket.Close()
 	if k.path != "" {
-		killAll(k.spare)
+		killAll(append(k.spare, strangers()...))
 	}
 }
