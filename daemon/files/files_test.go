@@ -85,7 +85,7 @@ func (d *disk) Attr(_ context.Context, node uint64) (protocol.Attr, error) {
 	}
 	return protocol.Attr{
 		Dev: st.Dev, Ino: st.Ino, Mode: st.Mode, Nlink: uint32(st.Nlink), UID: st.Uid, GID: st.Gid, Rdev: st.Rdev,
-		Size: st.Size, Blksize: st.Blksize, Blocks: st.Blocks,
+		Size: st.Size, Blksize: int64(st.Blksize), Blocks: st.Blocks,
 		Atime: st.Atim.Nano(), Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(),
 	}, nil
 }

@@ -81,6 +81,53 @@ func TestProgram(t *testing.T) {
 	}
 }
 
+// The program of every call there is, run on each architecture for every
+// number: what is in the table is trapped, what is not is allowed, and what
+// takes an address is trapped with one.
+func TestProgramOfAllCalls(t *testing.T) {
+	rules := []Rule{{Call: IoUringSetup, Errno: unix.ENOSYS}}
+	for c := Call(1); c < IoUringSetup; c++ {
+		r := Rule{Call: c}
+		if c == Sendto || c == Recvfrom {
+			r.Arg, r.Test = 4, NotNull
+		}
+		rules = append(rules, r)
+	}
+	for name, a := range map[string]Arch{"amd64": AMD64, "arm64": ARM64} {
+		raw, err := Program(a, rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ins, _ := bpf.Disassemble(raw)
+		vm, err := bpf.NewVM(ins)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		byNumber := a.Calls()
+		for nr := range uint32(1024) {
+			var c Call
+			if int(nr) < len(byNumber) {
+				c = byNumber[nr]
+			}
+			for argument, want := range map[uint64]int{0: retNotify, 1: retNotify, 1 << 40: retNotify} {
+				switch {
+				case c == 0 || argument == 0 && (c == Sendto || c == Recvfrom):
+					want = retAllow
+				case c == IoUringSetup:
+					want = retErrno | int(unix.ENOSYS)
+				}
+				got, err := vm.Run(data(a.audit, nr, 0, 0, 0, 0, argument))
+				if err != nil || got != want {
+					t.Errorf("%s: %d (%v) with argument %#x came to %#x, %v; want %#x", name, nr, c, argument, got, err, want)
+				}
+			}
+			if got, err := vm.Run(data(a.audit^1, nr)); err != nil || got != retErrno|int(unix.ENOSYS) {
+				t.Errorf("%s: %d of another architecture came to %#x, %v", name, nr, got, err)
+			}
+		}
+	}
+}
+
 // Every call has a name and a number somewhere, and no number stands for two.
 func TestCalls(t *testing.T) {
 	for name, a := range map[string]Arch{"amd64": AMD64, "arm64": ARM64} {
