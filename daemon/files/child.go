@@ -3,6 +3,7 @@ package files
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"os"
@@ -28,8 +29,10 @@ func Serve() {
 	os.Exit(0)
 }
 
-// serve mounts, tells the daemon and answers the kernel until the daemon or
-// the mount is gone.
+// serve mounts, tells the daemon and answers the kernel until the mount is
+// gone. The mount has no place: it goes with the last descriptor of a file or of
+// its root, so that what a daemon that was killed has left open fails with EIO,
+// and not as that of a file server that has died (ENOTCONN).
 func serve() error {
 	_ = os.WriteFile("/proc/self/comm", []byte(childName), 0) // a nicety: else it is "exe"
 	if len(os.Args) != 3 {
@@ -70,20 +73,30 @@ func serve() error {
 	}
 	unix.Close(root)
 
-	ended := make(chan error, 2)
-	go func() { ended <- to.receive() }()
+	unmounted := make(chan struct{})
 	go func() {
+		defer close(unmounted)
 		server.Serve()
-		ended <- errors.New("the FUSE connection was aborted")
 	}()
-	for {
+	lost := make(chan error, 1)
+	go func() { lost <- to.receive() }()
+	for served := true; served; {
 		select {
-		case err := <-ended:
-			return err
+		case <-unmounted:
+			return errors.New("the FUSE connection was aborted")
+		case err := <-lost:
+			if err != nil {
+				log.Print(err)
+			}
+			served = false
 		case <-time.After(timeout):
 			fs.sweep(func(name string) { server.EntryNotify(fuse.FUSE_ROOT_ID, name) })
 		}
 	}
+	log.SetOutput(io.Discard) // it went to the daemon
+	to.lose()
+	<-unmounted
+	return nil
 }
 
 func greet(conn *net.UnixConn, errno syscall.Errno, st stage, rights []byte) error {

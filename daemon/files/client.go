@@ -17,7 +17,7 @@ type client struct {
 
 	mu      sync.Mutex
 	seq     uint64             // guarded by mu
-	waiting map[uint64]pending // guarded by mu
+	waiting map[uint64]pending // guarded by mu; nil once the daemon is gone
 }
 
 // A pending is a request without an answer yet.
@@ -36,10 +36,15 @@ func newClient(conn *net.UnixConn) *client {
 	return &client{conn: conn, waiting: make(map[uint64]pending)}
 }
 
-// ask sends r. Its answer may come late, but comes.
+// ask sends r. Its answer may come late, but comes; without a daemon it is EIO.
 func (c *client) ask(r request, slot uint32) <-chan reply {
 	p := pending{r.op, make(chan reply, 1)}
 	c.mu.Lock()
+	if c.waiting == nil {
+		c.mu.Unlock()
+		p.answer <- reply{errno: syscall.EIO}
+		return p.answer
+	}
 	c.seq++
 	seq := c.seq
 	c.waiting[seq] = p
@@ -48,10 +53,20 @@ func (c *client) ask(r request, slot uint32) <-chan reply {
 	return p.answer
 }
 
+// lose answers all that wait, and who asks from now on, that the daemon is gone.
+func (c *client) lose() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.waiting {
+		p.answer <- reply{errno: syscall.EIO}
+	}
+	c.waiting = nil
+}
+
 // release tells that a node was closed.
 func (c *client) release(node uint64) { c.send(request{op: opRelease, node: node}, 0, 0) }
 
-// send has no error: a broken socket ends receive, and that this process.
+// send has no error: a broken socket ends receive as well.
 func (c *client) send(r request, seq uint64, slot uint32) {
 	var b [requestSize]byte
 	c.writing.Lock()

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
 )
 
 // debuggee is main of the processes that tests start with argv[0] "debuggee":
@@ -27,12 +29,13 @@ func debuggee() {
 	runtime.LockOSThread()
 	switch what := os.Args[1]; what {
 	case "daemon":
-		s, err := Start(context.Background(), slog.New(slog.DiscardHandler), nil)
+		s, err := Start(context.Background(), slog.New(slog.DiscardHandler), zeros{})
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
 		fmt.Println(s.cmd.Process.Pid)
+		fmt.Printf("/proc/%d/fd/%d\n", os.Getpid(), s.Root().Fd())
 		select {}
 	case "as":
 		fmt.Println(become(os.Args[2], os.Args[3], os.Args[4], os.Args[5:]))
@@ -174,3 +177,18 @@ func within(t *testing.T, what string, f func()) {
 		t.Fatalf("%s takes longer than 2 s", what)
 	}
 }
+
+// zeros is a source whose every node is a large file.
+type zeros struct{}
+
+func (zeros) Attr(context.Context, uint64) (protocol.Attr, error) {
+	return protocol.Attr{Mode: unix.S_IFREG | 0o644, Nlink: 1, Size: 64 << 20}, nil
+}
+
+func (zeros) Read(_ context.Context, _ uint64, p []byte, _ int64) (int, error) { return len(p), nil }
+
+func (zeros) ReadDir(context.Context, uint64, int) ([]protocol.DirEntry, bool, error) {
+	return nil, false, nil
+}
+
+func (zeros) Released(uint64) {}

@@ -114,7 +114,56 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// The file server does not outlive its daemon.
+// When its daemon is killed the file server's open files fail with EIO; with
+// the last of them it ends.
+func TestKilledDaemonsOpenFile(t *testing.T) {
+	if err := Available(); err != nil {
+		t.Skip(err)
+	}
+	p := startDebuggee(t, nil, nil, "daemon")
+	pid, err := strconv.Atoi(p.line(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	root, err := unix.Open(p.line(t), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Openat(root, "n1", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(root)
+	if n, err := unix.Pread(fd, make([]byte, 10), 0); n != 10 || err != nil {
+		t.Fatalf("before: %d bytes, %v", n, err)
+	}
+	p.Process.Kill()
+	p.Wait()
+	if n, err := unix.Pread(fd, make([]byte, 10), 1<<20); err != unix.EIO {
+		t.Errorf("afterwards: %d bytes, %v", n, err)
+	}
+	unix.Close(fd)
+	gone(t, pidfd)
+}
+
+// gone waits for a process's end.
+func gone(t *testing.T, pidfd int) {
+	t.Helper()
+	within(t, "end of the file server", func() {
+		for {
+			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1); err != unix.EINTR {
+				return
+			}
+		}
+	})
+}
+
+// The file server does not outlive its daemon where nobody has a file open.
 func TestKilledDaemon(t *testing.T) {
 	if err := Available(); err != nil {
 		t.Skip(err)
@@ -134,13 +183,7 @@ func TestKilledDaemon(t *testing.T) {
 	}
 	defer unix.Close(pidfd)
 	p.Process.Kill()
-	within(t, "end of the file server", func() {
-		for {
-			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1); err != unix.EINTR {
-				return
-			}
-		}
-	})
+	gone(t, pidfd)
 }
 
 // as runs this binary as another user where source stands for target.
@@ -200,7 +243,7 @@ func TestUnavailable(t *testing.T) {
 // same holds. This test brings a device that such a user may open.
 func TestUserNamespace(t *testing.T) {
 	out := as(t, "1000", device(t, 0o666), "/dev/fuse", "files.test", "-test.v", "-test.run",
-		"^Test(Content|Fstat|Released|Refused|Sizeless|Directory|StopWhileWaiting|KillWhileWaiting|KilledFileServer|Close|KilledDaemon)$")
+		"^Test(Content|Fstat|Released|Refused|Sizeless|Directory|StopWhileWaiting|KillWhileWaiting|KilledFileServer|Close|KilledDaemon|KilledDaemonsOpenFile)$")
 	if t.Failed() || strings.Contains(out, "SKIP") || !strings.Contains(out, "PASS: TestContent") {
 		t.Error(out)
 	}
