@@ -6,8 +6,8 @@
 //
 // target: the pod and container impersonated. debuggee: the user's process and
 // its children. daemon, launcher, keeper, layer, agent: our parts. session: one
-// debuggee bound to one target. tunnel: the multiplexed connection of daemon
-// and agent; stream: one operation in it. outgoing, incoming: as the target
+// debuggee bound to one target. tunnel: the two multiplexed connections of
+// daemon and agent; stream: one operation in it. outgoing, incoming: as the target
 // sees it. steal: take an incoming connection. redirect: the kernel object that
 // brings a port's connections to the agent. hook: one intercepted call of the
 // debuggee. verdict: Local or Remote.

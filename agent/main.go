@@ -19,6 +19,7 @@ import (
 	"mirrord/agent/serve"
 	"mirrord/agent/target"
 	"mirrord/protocol"
+	"mirrord/protocol/link"
 )
 
 func main() {
@@ -37,6 +38,7 @@ func run(args []string) (err error) {
 	flags.StringVar(&choice.Container, "container", "", "`id` of the target's container")
 	flags.IntVar(&choice.PID, "pid", 0, "the target's `process`, instead of a container")
 	idle := flags.Duration("idle", 5*time.Minute, "end after so long without a client")
+	grace := flags.Duration("communication-timeout", link.Grace, "keep a client that has no connection for so long")
 	build := flags.String("build", protocol.Build, "the build that this agent must be of")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -67,5 +69,5 @@ func run(args []string) (err error) {
 	}
 	log.Info("serving", "target", choice, "pid", t.PID(), "build", protocol.Build)
 	fmt.Println("listening on", l.Addr())
-	return serve.New(log, t, in, in.Disabled(), *idle).Run(ctx, l)
+	return serve.New(log, t, in, in.Disabled(), *idle, *grace).Run(ctx, l)
 }

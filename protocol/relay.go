@@ -77,13 +77,20 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 
 var past = time.Unix(1, 0)
 
+// A relayBuffer holds a chunk and its length. Connections come and go quickly,
+// and most say little.
+type relayBuffer [2 + MaxChunk]byte
+
+var relayBuffers = sync.Pool{New: func() any { return new(relayBuffer) }}
+
 // sendChunks copies conn to the stream until conn's FIN.
 func sendChunks(stream io.Writer, conn io.Reader) error {
-	buf := make([]byte, 2+MaxChunk)
+	buf := relayBuffers.Get().(*relayBuffer)
+	defer relayBuffers.Put(buf)
 	for {
 		n, err := conn.Read(buf[2:])
 		if n > 0 {
-			binary.BigEndian.PutUint16(buf, uint16(n))
+			binary.BigEndian.PutUint16(buf[:], uint16(n))
 			if _, err := stream.Write(buf[:2+n]); err != nil {
 				return fmt.Errorf("writing to stream: %w", err)
 			}
@@ -100,9 +107,10 @@ func sendChunks(stream io.Writer, conn io.Reader) error {
 
 // receiveChunks copies the stream to conn until the direction's end.
 func receiveChunks(conn io.Writer, stream io.Reader) error {
-	buf := make([]byte, MaxChunk)
+	buf := relayBuffers.Get().(*relayBuffer)
+	defer relayBuffers.Put(buf)
 	for {
-		n, err := readChunk(stream, buf)
+		n, err := readChunk(stream, buf[:])
 		if err != nil {
 			return ErrReset
 		}

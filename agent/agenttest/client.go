@@ -24,14 +24,15 @@ type Client struct {
 // Dial connects to the agent at addr without greeting it.
 func Dial(t testing.TB, addr string) *Client {
 	t.Helper()
-	l, err := link.Dial(t.Context(), slog.New(slog.DiscardHandler), link.NewID(), func(ctx context.Context) (net.Conn, error) {
+	dialer := link.NewDialer(slog.New(slog.DiscardHandler), link.NewID(), link.Grace, func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr)
 	})
+	l, err := dialer.Control(t.Context())
 	if err != nil {
 		t.Fatalf("dialling agent: %v", err)
 	}
-	s, err := yamux.Client(l, link.Mux())
+	s, err := yamux.Client(l, l.Mux())
 	if err != nil {
 		t.Fatal(err)
 	}

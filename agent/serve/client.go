@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
@@ -18,96 +20,146 @@ import (
 	"mirrord/protocol/link"
 )
 
-// Limits of one client.
+// Limits of one client, over both links.
 const (
 	maxStreams = 4096 // open at one time
 	maxBusy    = 64   // one-answer requests that are worked on at one time; others wait
 )
 
-// A client is one link's use of the agent.
+var errGreeting = errors.New("client was not greeted")
+
+// A client is one daemon's use of the agent: a control link, soon a bulk link too.
 //
-// Goroutines: one for each stream; serve waits for all.
+// Goroutines: one looks after its steals, one accepts the streams of each link,
+// one for each stream; client waits for all.
 type client struct {
 	log     *slog.Logger
 	server  *Server
 	name    string
-	session *yamux.Session
+	ctx     context.Context // good until the client ends
+	end     context.CancelCauseFunc
+	greeted atomic.Bool
 	files   *files.Handles
 	streams chan struct{} // one for each open stream
 	busy    chan struct{} // one for each one-answer request at work
+	steals  steals
+
+	mu      sync.Mutex
+	control *yamux.Session  // guarded by mu
+	bulk    *yamux.Session  // guarded by mu; nil until it joined
+	joined  chan *link.Conn // tells steals of it
+	gone    bool            // guarded by mu; nothing joins any more
+	bulks   sync.WaitGroup
 }
 
-// client serves the client at the other end of conn until its link ends.
-func (s *Server) client(ctx context.Context, conn io.ReadWriteCloser, name string) {
-	log := s.log.With("client", name)
-	session, err := yamux.Server(conn, link.Mux())
-	if err != nil {
-		log.Error("client not served", "err", err)
-		return
-	}
+// client serves the client at the other end of a control link until that ends.
+func (s *Server) client(ctx context.Context, conn *link.Conn, id link.ID) {
 	c := &client{
-		log:     log,
+		log:     s.log.With("client", id.String()),
 		server:  s,
-		name:    name,
-		session: session,
+		name:    id.String(),
 		files:   s.tree.Handles(),
 		streams: make(chan struct{}, s.maxStreams),
 		busy:    make(chan struct{}, maxBusy),
+		joined:  make(chan *link.Conn, 1),
 	}
-	log.Info("client came")
-	err = c.serve(ctx)
-	log.Info("client went", "err", err)
+	c.steals.log, c.steals.held = c.log, map[hold]bool{}
+	c.ctx, c.end = context.WithCancelCause(ctx)
+	c.log.Info("client came")
+	s.add(id, c)
+	var wg sync.WaitGroup
+	wg.Go(func() { c.steals.watch(c.ctx, conn, c.joined) })
+	c.serve(conn, &c.control)
+	s.remove(id)
+	c.mu.Lock()
+	c.gone = true
+	c.mu.Unlock()
+	c.bulks.Wait()
+	wg.Wait()
+	c.files.CloseAll()
+	c.log.Info("client went", "err", context.Cause(c.ctx))
 }
 
-// serve answers streams until the link ends; all that the client had is undone then.
-func (c *client) serve(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+// join serves the client's bulk link until it or the client ends.
+func (c *client) join(conn *link.Conn) {
+	c.mu.Lock()
+	if c.gone {
+		c.mu.Unlock()
+		return
+	}
+	c.bulks.Add(1)
+	defer c.bulks.Done()
+	c.mu.Unlock()
+	c.joined <- conn
+	c.serve(conn, &c.bulk)
+}
+
+// serve answers the streams of a link until it or the client ends; either is
+// the end of both.
+func (c *client) serve(conn *link.Conn, as **yamux.Session) {
+	session, err := yamux.Server(conn, conn.Mux())
+	if err != nil {
+		c.end(fmt.Errorf("starting yamux: %w", err))
+		return
+	}
+	c.mu.Lock()
+	*as = session
+	c.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer c.files.CloseAll()
-	defer cancel()
-	defer c.session.Close()
-	defer context.AfterFunc(ctx, func() { c.session.Close() })()
-
-	if err := c.greet(); err != nil {
-		return err
-	}
+	defer session.Close()
+	defer context.AfterFunc(c.ctx, func() { session.Close() })()
 	for {
-		stream, err := c.session.AcceptStream()
-		if errors.Is(err, io.EOF) || errors.Is(err, yamux.ErrSessionShutdown) {
-			return nil
-		}
+		stream, err := session.AcceptStream()
 		if err != nil {
-			return err
+			c.end(fmt.Errorf("%v link: %w", conn.Channel(), cmp.Or(conn.Err(), err)))
+			return
 		}
-		select {
-		case c.streams <- struct{}{}:
-			wg.Go(func() {
-				c.stream(ctx, stream)
-				<-c.streams
-			})
-		default:
-			_ = protocol.WriteError(stream, "stream", fmt.Errorf("client has %d streams open: %w", cap(c.streams), unix.EAGAIN))
-			stream.Close()
+		wg.Go(func() { c.stream(stream) })
+	}
+}
+
+// stream answers one stream, if the client may have so many.
+func (c *client) stream(stream net.Conn) {
+	defer stream.Close()
+	select {
+	case c.streams <- struct{}{}:
+		defer func() { <-c.streams }()
+	default:
+		_ = protocol.WriteError(stream, "stream", fmt.Errorf("client has %d streams open: %w", cap(c.streams), unix.EAGAIN))
+		return
+	}
+	f, err := protocol.ReadFrame(stream)
+	if err != nil {
+		if err != io.EOF {
+			c.log.Debug("stream without a request", "err", err)
 		}
+		return
+	}
+	if !c.greeted.Load() {
+		if err := c.greet(stream, f); err != nil {
+			c.end(fmt.Errorf("%w: %w", errGreeting, err))
+		}
+		return
+	}
+	h, ok := handlers[f.Kind]
+	if !ok {
+		err := fmt.Errorf("an agent of version %d does not know this kind of request: %w", protocol.Version, unix.ENOSYS)
+		_ = protocol.WriteError(stream, fmt.Sprintf("kind %d", f.Kind), err)
+		return
+	}
+	if err := h(c.ctx, c, stream, f); err != nil {
+		c.log.Debug("stream ended", "stream", f.Kind, "err", err)
 	}
 }
 
 // greet answers the first stream, which must be a hello of our version.
-func (c *client) greet() error {
-	stream, err := c.session.AcceptStream()
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	f, err := protocol.ReadFrame(stream)
-	if err != nil {
-		return fmt.Errorf("reading hello: %w", err)
-	}
+func (c *client) greet(stream net.Conn, f protocol.Frame) error {
 	reply, err := c.hello(f)
 	if err != nil {
 		return errors.Join(err, protocol.WriteError(stream, "hello", err))
 	}
+	c.greeted.Store(true)
 	return protocol.WriteMessage(stream, protocol.KindHello, reply, nil)
 }
 
@@ -126,33 +178,15 @@ func (c *client) hello(f protocol.Frame) (protocol.HelloReply, error) {
 	return c.server.hello()
 }
 
-// stream gives one stream to the feature of its kind.
-func (c *client) stream(ctx context.Context, stream net.Conn) {
-	defer stream.Close()
-	f, err := protocol.ReadFrame(stream)
-	if err != nil {
-		if err != io.EOF {
-			c.log.Debug("stream without a request", "err", err)
-		}
-		return
-	}
-	h, ok := handlers[f.Kind]
-	if !ok {
-		err := fmt.Errorf("an agent of version %d does not know this kind of request: %w", protocol.Version, unix.ENOSYS)
-		_ = protocol.WriteError(stream, fmt.Sprintf("kind %d", f.Kind), err)
-		return
-	}
-	if err := h(ctx, c, stream, f); err != nil {
-		c.log.Debug("stream ended", "stream", f.Kind, "err", err)
-	}
-}
-
 // Name tells others who holds a port.
 func (c *client) Name() string { return "client " + c.name }
 
-// Open opens a stream to the client.
+// Open opens a stream to the client, for a connection's bytes.
 func (c *client) Open() (net.Conn, error) {
-	stream, err := c.session.OpenStream()
+	c.mu.Lock()
+	session := cmp.Or(c.bulk, c.control)
+	c.mu.Unlock()
+	stream, err := session.OpenStream()
 	if err != nil {
 		return nil, err // and no typed nil
 	}

@@ -119,6 +119,8 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 		return protocol.WriteError(stream, "steal", err)
 	}
 	defer s.Release()
+	c.steals.add(s)
+	defer c.steals.remove(s)
 	reply := protocol.StealReply{Redirect: s.Redirect()}
 	if err := protocol.WriteMessage(stream, protocol.KindSteal, reply, nil); err != nil {
 		return err

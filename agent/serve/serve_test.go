@@ -18,6 +18,7 @@ import (
 	"mirrord/agent/files"
 	"mirrord/agent/target"
 	"mirrord/protocol"
+	"mirrord/protocol/link"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,7 +35,7 @@ func run(t *testing.T) (addr string) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	s := New(slog.New(slog.DiscardHandler), tgt, nil, errors.New("not here"), time.Hour)
+	s := New(slog.New(slog.DiscardHandler), tgt, nil, errors.New("not here"), time.Hour, link.Grace)
 	s.maxStreams = fewStreams
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, l) }()
@@ -144,13 +145,12 @@ func TestLimits(t *testing.T) {
 		t.Errorf("one handle too many: %v", err)
 	}
 	for range fewStreams {
-		s, err := c.Open() // and no request follows
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
+		c.Stream() // and no request follows
 	}
-	if _, err := c.Ask(protocol.KindStat, protocol.Stat{Path: "/"}, new(protocol.StatReply)); !errors.Is(err, unix.EAGAIN) {
+	for err = nil; err == nil; { // until all of them have come
+		_, err = c.Ask(protocol.KindStat, protocol.Stat{Path: "/"}, new(protocol.StatReply))
+	}
+	if !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("one stream too many: %v", err)
 	}
 	other, _ := agenttest.New(t, addr)

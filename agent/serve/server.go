@@ -1,12 +1,13 @@
 // Package serve answers the agent's clients: it accepts their links, tells
 // them what the agent can do and gives each stream to the feature of its kind.
 //
-//	link ─ yamux ─┬ hello, then
-//	              ├ stream: one request, one answer ─▶ files, environment
-//	              ├ stream: a request, then bytes ───▶ outgoing
-//	              └ stream: for as long as it is open ▶ incoming
+//	control ─┬ yamux: hello, then
+//	bulk ────┼ stream: one request, one answer ─▶ files, environment
+//	         ├ stream: a request, then bytes ───▶ outgoing
+//	         └ stream: for as long as it is open ▶ incoming
 //
-// Whatever a client has, it loses when its link ends.
+// Whatever a client has, both links share, and it loses all of it when its
+// control link ends. While it has neither link its ports are the pod's.
 package serve
 
 import (
@@ -34,15 +35,18 @@ type Server struct {
 	disabled error
 
 	idle       time.Duration
+	grace      time.Duration
 	maxStreams int // of one client
 
+	quiet   *time.Timer // runs while there are no clients
 	mu      sync.Mutex
-	clients int // guarded by mu
+	clients map[link.ID]*client // guarded by mu
 }
 
 // New makes a server of t. Ports cannot be stolen where in is nil, and
-// disabled says why. It ends by itself when it had no client for idle.
-func New(log *slog.Logger, t *target.Target, in *incoming.Incoming, disabled error, idle time.Duration) *Server {
+// disabled says why. It ends by itself when it had no client for idle; a client
+// may be without a connection for grace.
+func New(log *slog.Logger, t *target.Target, in *incoming.Incoming, disabled error, idle, grace time.Duration) *Server {
 	return &Server{
 		log:        log,
 		target:     t,
@@ -50,6 +54,8 @@ func New(log *slog.Logger, t *target.Target, in *incoming.Incoming, disabled err
 		incoming:   in,
 		disabled:   disabled,
 		idle:       idle,
+		grace:      grace,
+		clients:    map[link.ID]*client{},
 		maxStreams: maxStreams,
 	}
 }
@@ -59,12 +65,14 @@ func New(log *slog.Logger, t *target.Target, in *incoming.Incoming, disabled err
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	quiet := time.AfterFunc(s.idle, func() { cancel(fmt.Errorf("no client for %v", s.idle)) })
-	defer quiet.Stop()
-	err := link.NewServer(s.log, link.Grace).Serve(ctx, l, func(ctx context.Context, c *link.Conn, id link.ID) {
-		s.count(quiet, 1)
-		defer s.count(quiet, -1)
-		s.client(ctx, c, id.String())
+	s.quiet = time.AfterFunc(s.idle, func() { cancel(fmt.Errorf("no client for %v", s.idle)) })
+	defer s.quiet.Stop()
+	err := link.NewServer(s.log, s.grace).Serve(ctx, l, func(ctx context.Context, c *link.Conn, id link.ID, ch link.Channel) {
+		if ch == link.Control {
+			s.client(ctx, c, id)
+		} else if client := s.find(id); client != nil {
+			client.join(c)
+		}
 	})
 	if ctx.Err() != nil {
 		s.log.Info("agent ends", "err", context.Cause(ctx))
@@ -73,16 +81,26 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serving clients: %w", err)
 }
 
-// count keeps the number of clients; quiet runs while there are none.
-func (s *Server) count(quiet *time.Timer, change int) {
+func (s *Server) add(id link.ID, c *client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.clients += change
-	if s.clients == 0 {
-		quiet.Reset(s.idle)
-	} else {
-		quiet.Stop()
+	s.clients[id] = c
+	s.quiet.Stop()
+}
+
+func (s *Server) remove(id link.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.clients, id)
+	if len(s.clients) == 0 {
+		s.quiet.Reset(s.idle)
 	}
+}
+
+func (s *Server) find(id link.ID) *client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clients[id]
 }
 
 // hello tells what this agent is and can do.

@@ -48,7 +48,7 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 	if addr := cfg.Agent.Address; addr != "" {
 		a, err := as.open(ctx, "address "+addr, func(ctx context.Context) (opened, error) {
 			progress("connecting to the agent at " + addr)
-			t, err := as.dial(ctx, addr)
+			t, err := as.dial(ctx, addr, grace(cfg))
 			return opened{tunnel: t}, err
 		})
 		return a, target{name: "agent " + addr}, err
@@ -87,11 +87,14 @@ func access(cfg *config.Config, client ide.Client) cluster.Access {
 	}
 }
 
+// grace is how long daemon and agent keep a tunnel that has no connection.
+func grace(cfg *config.Config) time.Duration { return cmp.Or(cfg.Agent.Grace, link.Grace) }
+
 // dial opens a tunnel to an agent at an address.
-func (as *agents) dial(ctx context.Context, addr string) (*tunnel.Tunnel, error) {
+func (as *agents) dial(ctx context.Context, addr string, grace time.Duration) (*tunnel.Tunnel, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	t, err := tunnel.Open(ctx, as.log, link.NewID(), func(ctx context.Context) (net.Conn, error) {
+	t, err := tunnel.Open(ctx, as.log, link.NewID(), grace, func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", addr)
 	})
 	if err != nil {
@@ -113,19 +116,17 @@ func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Targ
 		Labels: s.Labels, Annotations: s.Annotations, ServiceAccount: s.ServiceAccount, PriorityClass: s.PriorityClass,
 		Tolerations: s.Tolerations, Resources: s.Resources, Privileged: s.Privileged,
 		DisabledCapabilities: s.DisabledCapabilities, MeshInjection: s.MeshInjection, TTL: s.TTL, NodeSelector: s.NodeSelector,
-		Args: []string{"--listen", "127.0.0.1:" + strconv.Itoa(agentPort), "--idle", idle.String(), "--build", protocol.Build},
+		Args: []string{"--listen", "127.0.0.1:" + strconv.Itoa(agentPort), "--idle", idle.String(), "--build", protocol.Build,
+			"--communication-timeout", grace(cfg).String()},
 	}
 	if !t.Targetless() {
 		spec.Args = append(spec.Args, "--container", t.ContainerID)
-	}
-	if s.Grace > 0 {
-		spec.Args = append(spec.Args, "--communication-timeout", s.Grace.String())
 	}
 	var tun *tunnel.Tunnel
 	pod := make(chan *cluster.Agent, 1) // StartAgent's answer, for the link's later connections
 	running, err := c.StartAgent(ctx, t, spec, progress, func(ctx context.Context, first net.Conn) (err error) {
 		// Each try is a client of its own: the last may have got half way.
-		tun, err = tunnel.Open(ctx, as.log, link.NewID(), func(ctx context.Context) (net.Conn, error) {
+		tun, err = tunnel.Open(ctx, as.log, link.NewID(), grace(cfg), func(ctx context.Context) (net.Conn, error) {
 			if nc := first; nc != nil {
 				first = nil
 				return nc, nil

@@ -1,20 +1,19 @@
-// Package tunnel is the daemon's side of its connection to one agent: a yamux
-// session over a link that survives cuts. Each operation is one stream.
+// Package tunnel is the daemon's side of its connection to one agent: yamux
+// sessions over two links that survive cuts. Each operation is one stream; what moves
+// many bytes goes over the bulk link, so that no small operation waits behind it.
 //
-//	session ─ Call, Connect, Datagram ─▶ stream ═ link ═▶ agent
-//	session ◀─ handler of the port ───── stream ═ link ══ agent (Incoming)
+//	session ─ Call, Steal ───────────▶ control ═▶ agent
+//	session ─ Connect, Datagram, reads ▶ bulk ══▶ agent
+//	session ◀─ handler of the port ───── bulk ══ agent (Incoming)
 package tunnel
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -26,195 +25,127 @@ import (
 // ErrBuild: daemon and agent do not speak the same version.
 var ErrBuild = errors.New("agent is of another version")
 
-// A Handler gets the stolen connections of one port. It answers the stream
-// with IncomingReply or an error, and closes it.
-type Handler func(ctx context.Context, stream net.Conn, in protocol.Incoming)
-
 // A Tunnel is open from Open to Close or until its agent is gone.
 //
-// Goroutines: one accepts the agent's streams, one for each of them; Close
-// waits for all.
+// Goroutines: one ends both links when either has ended, one for each link
+// accepts the agent's streams, one for each of them; Close waits for all.
 type Tunnel struct {
-	log    *slog.Logger
-	link   *link.Client
-	mux    *yamux.Session
-	hello  protocol.HelloReply
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	log           *slog.Logger
+	control, bulk *channel
+	hello         protocol.HelloReply
+	ctx           context.Context // good until Close
+	cancel        context.CancelFunc
+	done          chan struct{} // closed with err
+	err           error         // set before done is closed
+	ended         sync.WaitGroup
 
 	mu    sync.Mutex
 	ports map[uint16]Handler // guarded by mu
 }
 
+// A channel is one of the links and its streams.
+type channel struct {
+	link *link.Client
+	mux  *yamux.Session
+}
+
 // Open links to an agent as client id and greets it. dial connects to the
-// agent, now and after each cut.
-func Open(ctx context.Context, log *slog.Logger, id link.ID, dial func(context.Context) (net.Conn, error)) (*Tunnel, error) {
-	l, err := link.Dial(ctx, log, id, dial)
+// agent, now and after each cut; without a connection the tunnel ends after
+// grace. The bulk link is dialled when Open has returned; operations that need
+// it wait for it.
+func Open(ctx context.Context, log *slog.Logger, id link.ID, grace time.Duration, dial func(context.Context) (net.Conn, error)) (*Tunnel, error) {
+	dialer := link.NewDialer(log, id, grace, dial)
+	l, err := dialer.Control(ctx)
 	if err != nil {
 		return nil, err
 	}
-	mux, err := yamux.Client(l, link.Mux())
+	t := &Tunnel{log: log, done: make(chan struct{}), ports: map[uint16]Handler{}}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	if t.control, err = t.channel(l); err != nil {
+		return nil, err
+	}
+	if err = t.greet(ctx); err != nil {
+		err = fmt.Errorf("greeting agent: %w", err)
+	} else {
+		t.bulk, err = t.channel(dialer.Bulk())
+	}
+	if err != nil {
+		t.cancel()
+		t.control.close()
+		t.ended.Wait()
+		return nil, err
+	}
+	t.ended.Go(t.watch)
+	return t, nil
+}
+
+func (t *Tunnel) channel(l *link.Client) (*channel, error) {
+	mux, err := yamux.Client(l, l.Mux())
 	if err != nil {
 		l.Close()
+		l.Wait()
 		return nil, fmt.Errorf("starting yamux: %w", err)
 	}
-	own, cancel := context.WithCancel(context.Background())
-	t := &Tunnel{log: log, link: l, mux: mux, cancel: cancel, ports: map[uint16]Handler{}}
-	t.wg.Go(func() { t.accept(own) })
+	c := &channel{l, mux}
+	t.ended.Go(func() { t.accept(c) })
+	return c, nil
+}
+
+func (c *channel) close() {
+	c.mux.Close()
+	c.link.Wait()
+}
+
+func (t *Tunnel) greet(ctx context.Context) error {
 	request := protocol.Hello{Version: protocol.Version, Build: protocol.Build}
-	if _, err := t.Call(ctx, protocol.KindHello, request, &t.hello); err != nil {
-		t.Close()
-		return nil, fmt.Errorf("greeting agent: %w", err)
+	s, _, err := t.control.call(ctx, protocol.KindHello, request, &t.hello)
+	if err != nil {
+		return err
 	}
+	s.Close()
 	if t.hello.Version != protocol.Version {
-		t.Close()
-		return nil, fmt.Errorf("greeting agent: it speaks version %d, we %d: %w", t.hello.Version, protocol.Version, ErrBuild)
+		return fmt.Errorf("it speaks version %d, we %d: %w", t.hello.Version, protocol.Version, ErrBuild)
 	}
-	return t, nil
+	return nil
+}
+
+// watch ends the tunnel with either link: a client is both or nothing.
+func (t *Tunnel) watch() {
+	select {
+	case <-t.control.link.Done():
+		t.err = t.control.link.Err()
+	case <-t.bulk.link.Done():
+		t.err = t.bulk.link.Err()
+	}
+	t.bulk.link.Close()
+	t.control.link.Close()
+	close(t.done)
 }
 
 // Hello is what the agent told of itself and the target.
 func (t *Tunnel) Hello() protocol.HelloReply { return t.hello }
 
 // Done is closed when the tunnel is of no more use.
-func (t *Tunnel) Done() <-chan struct{} { return t.link.Done() }
+func (t *Tunnel) Done() <-chan struct{} { return t.done }
 
 // Err says why, after Done.
-func (t *Tunnel) Err() error { return t.link.Err() }
+func (t *Tunnel) Err() error {
+	select {
+	case <-t.done:
+		return t.err
+	default:
+		return nil
+	}
+}
 
 // Close ends all streams.
 func (t *Tunnel) Close() {
 	t.cancel()
-	t.mux.GoAway()
-	t.mux.Close()
-	t.link.Close()
-	t.link.Wait()
-	t.wg.Wait()
+	t.control.close()
+	t.bulk.close()
+	t.ended.Wait()
 }
 
-// Call does one operation that is a request and its answer, and returns the
-// answer's payload. The end of ctx abandons it.
-func (t *Tunnel) Call(ctx context.Context, k protocol.Kind, request, reply any) ([]byte, error) {
-	s, payload, err := t.open(ctx, k, request, reply)
-	if err != nil {
-		return nil, err
-	}
-	s.Close()
-	return payload, nil
-}
-
-// open sends a request on a new stream and reads its answer.
-func (t *Tunnel) open(ctx context.Context, k protocol.Kind, request, reply any) (net.Conn, []byte, error) {
-	s, err := t.mux.OpenStream()
-	if err != nil {
-		return nil, nil, fmt.Errorf("opening stream: %w", err)
-	}
-	stop := abandon(ctx, s)
-	payload, err := protocol.Call(s, k, request, reply)
-	if !stop() && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		s.Close()
-		return nil, nil, err
-	}
-	return s, payload, nil
-}
-
-// abandon makes the stream's reads and writes fail when ctx ends.
-func abandon(ctx context.Context, s net.Conn) (stop func() bool) {
-	return context.AfterFunc(ctx, func() { s.SetDeadline(time.Unix(1, 0)) })
-}
-
-// Connect connects to addr from the target; see protocol.Relay for the stream.
-func (t *Tunnel) Connect(ctx context.Context, addr netip.AddrPort) (net.Conn, protocol.ConnectReply, error) {
-	var reply protocol.ConnectReply
-	s, _, err := t.open(ctx, protocol.KindConnect, protocol.Connect{Addr: addr}, &reply)
-	return s, reply, err
-}
-
-// Datagram opens a UDP socket of the target that is connected to addr. first
-// goes with the request; the answer is waited for afterwards.
-func (t *Tunnel) Datagram(ctx context.Context, addr netip.AddrPort, first []byte) (net.Conn, error) {
-	s, err := t.mux.OpenStream()
-	if err != nil {
-		return nil, fmt.Errorf("opening stream: %w", err)
-	}
-	defer abandon(ctx, s)()
-	err = protocol.WriteMessage(s, protocol.KindDatagram, protocol.Datagram{Addr: addr}, nil)
-	if err == nil {
-		err = protocol.WriteDatagram(s, first)
-	}
-	if err == nil {
-		_, err = protocol.ReadAnswer(s, protocol.KindDatagram, new(protocol.DatagramReply))
-	}
-	if err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
-}
-
-// Steal takes over a port; h gets its connections until release is called. It
-// returns when the redirect is active.
-func (t *Tunnel) Steal(ctx context.Context, steal protocol.Steal, h Handler) (release func(), err error) {
-	port := steal.Port
-	t.mu.Lock()
-	if t.ports[port] != nil {
-		t.mu.Unlock()
-		return nil, fmt.Errorf("another session of yours holds it (mirrord session ls): %w", syscall.EADDRINUSE)
-	}
-	t.ports[port] = h
-	t.mu.Unlock()
-	forget := func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		delete(t.ports, port)
-	}
-	s, _, err := t.open(ctx, protocol.KindSteal, steal, new(protocol.StealReply))
-	if err != nil {
-		forget()
-		return nil, err
-	}
-	return func() { s.Close(); forget() }, nil
-}
-
-// accept serves the streams that the agent opens.
-func (t *Tunnel) accept(ctx context.Context) {
-	for {
-		s, err := t.mux.AcceptStreamWithContext(ctx)
-		if err != nil {
-			return
-		}
-		t.wg.Go(func() {
-			if err := t.incoming(ctx, s); err != nil {
-				t.log.Info("incoming connection not delivered", "err", err)
-				s.Close()
-			}
-		})
-	}
-}
-
-const headTimeout = 10 * time.Second // for the first frame of a stream
-
-func (t *Tunnel) incoming(ctx context.Context, s net.Conn) error {
-	s.SetReadDeadline(time.Now().Add(headTimeout))
-	f, err := protocol.ReadFrame(s)
-	if err != nil {
-		return fmt.Errorf("reading incoming: %w", err)
-	}
-	s.SetReadDeadline(time.Time{})
-	var in protocol.Incoming
-	if f.Kind != protocol.KindIncoming || json.Unmarshal(f.Header, &in) != nil {
-		return protocol.WriteError(s, "incoming", fmt.Errorf("unexpected request of kind %v", f.Kind))
-	}
-	t.mu.Lock()
-	h := t.ports[in.Port]
-	t.mu.Unlock()
-	if h == nil {
-		protocol.WriteError(s, "incoming", fmt.Errorf("port %d is not stolen", in.Port))
-		return s.Close()
-	}
-	h(ctx, s, in)
-	return nil
-}
+// Up tells whether the control link has a connection, for now: without one,
+// nothing of what the agent tells arrives. changed is closed when that changes.
+func (t *Tunnel) Up() (up bool, changed <-chan struct{}) { return t.control.link.Up() }

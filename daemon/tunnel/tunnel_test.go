@@ -23,7 +23,14 @@ var quiet = slog.New(slog.DiscardHandler)
 
 // far is the other end of a tunnel: it answers as answer says. The agent's own
 // answers are tested beside it, and both together on the cluster.
-func far(t testing.TB, answer func(mux *yamux.Session, s net.Conn, f protocol.Frame)) (dial func(context.Context) (net.Conn, error)) {
+func far(t testing.TB, answer answerer) (dial func(context.Context) (net.Conn, error)) {
+	addr := agent(t, answer)
+	return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
+}
+
+type answerer func(mux *yamux.Session, s net.Conn, f protocol.Frame)
+
+func agent(t testing.TB, answer answerer) (addr string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -31,8 +38,8 @@ func far(t testing.TB, answer func(mux *yamux.Session, s net.Conn, f protocol.Fr
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error)
 	go func() {
-		served <- link.NewServer(quiet, link.Grace).Serve(ctx, l, func(_ context.Context, c *link.Conn, _ link.ID) {
-			mux, err := yamux.Server(c, link.Mux())
+		served <- link.NewServer(quiet, link.Grace).Serve(ctx, l, func(_ context.Context, c *link.Conn, _ link.ID, _ link.Channel) {
+			mux, err := yamux.Server(c, c.Mux())
 			if err != nil {
 				t.Error(err)
 				return
@@ -58,9 +65,7 @@ func far(t testing.TB, answer func(mux *yamux.Session, s net.Conn, f protocol.Fr
 			t.Errorf("Serve = %v", err)
 		}
 	})
-	return func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
-	}
+	return l.Addr().String()
 }
 
 func hello(s net.Conn, f protocol.Frame, version int) bool {
@@ -72,7 +77,7 @@ func hello(s net.Conn, f protocol.Frame, version int) bool {
 
 func open(t testing.TB, dial func(context.Context) (net.Conn, error)) *Tunnel {
 	t.Helper()
-	tun, err := Open(t.Context(), quiet, link.NewID(), dial)
+	tun, err := Open(t.Context(), quiet, link.NewID(), link.Grace, dial)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +87,7 @@ func open(t testing.TB, dial func(context.Context) (net.Conn, error)) *Tunnel {
 
 func TestOpenRefusesAnotherVersion(t *testing.T) {
 	dial := far(t, func(_ *yamux.Session, s net.Conn, f protocol.Frame) { hello(s, f, protocol.Version+1) })
-	if _, err := Open(t.Context(), quiet, link.NewID(), dial); !errors.Is(err, ErrBuild) {
+	if _, err := Open(t.Context(), quiet, link.NewID(), link.Grace, dial); !errors.Is(err, ErrBuild) {
 		t.Errorf("Open = %v", err)
 	}
 }
@@ -165,20 +170,5 @@ func TestConnectKeepsTheErrno(t *testing.T) {
 	_, _, err := open(t, dial).Connect(t.Context(), netip.MustParseAddrPort("10.96.0.1:9"))
 	if e, ok := errors.AsType[*protocol.Error](err); !ok || e.Errno != 111 {
 		t.Errorf("Connect = %v", err)
-	}
-}
-
-func BenchmarkCall(b *testing.B) {
-	content := make([]byte, 2048)
-	dial := far(b, func(_ *yamux.Session, s net.Conn, f protocol.Frame) {
-		if !hello(s, f, protocol.Version) {
-			protocol.WriteMessage(s, f.Kind, protocol.OpenReply{}, content)
-		}
-	})
-	tun := open(b, dial)
-	for b.Loop() {
-		if _, err := tun.Call(b.Context(), protocol.KindOpen, protocol.Open{Path: "/etc/shop/config.yaml"}, new(protocol.OpenReply)); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 // Watch makes the agent give leases, and hands on what of them expires until
 // ctx or the tunnel ends.
 func (t *Tunnel) Watch(ctx context.Context, expired func(protocol.Expired)) error {
-	s, _, err := t.open(ctx, protocol.KindWatch, struct{}{}, new(protocol.WatchReply))
+	s, _, err := t.control.call(ctx, protocol.KindWatch, struct{}{}, new(protocol.WatchReply))
 	if err != nil {
 		return err
 	}

@@ -3,28 +3,35 @@ package link
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"time"
 )
 
-const (
-	redialFirst = 5 * time.Millisecond
-	redialMost  = time.Second
-)
+// A Dialer opens the links of one client.
+type Dialer struct {
+	log   *slog.Logger
+	id    ID
+	grace time.Duration
+	dial  func(context.Context) (net.Conn, error)
+}
 
-// Dial opens a link to an agent as client id. dial makes the connections below
-// it: now, and again whenever one is lost; its context ends with the link. The
-// first must succeed. Goroutines: one keeps the link up, with those of Conn;
-// Wait returns when they are gone.
-func Dial(ctx context.Context, log *slog.Logger, id ID, dial func(context.Context) (net.Conn, error)) (*Client, error) {
-	nc, err := dial(ctx)
+// NewDialer makes one whose links may be without a connection for grace. dial
+// makes the connections below them: now, and again whenever one is lost, at
+// times several at once. Its context is not the connection's.
+func NewDialer(log *slog.Logger, id ID, grace time.Duration, dial func(context.Context) (net.Conn, error)) *Dialer {
+	return &Dialer{log: log, id: id, grace: grace, dial: dial}
+}
+
+// Control opens the link that makes the client known. The first connection
+// must succeed.
+func (d *Dialer) Control(ctx context.Context) (*Client, error) {
+	nc, err := d.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	peer, err := open(nc, opening{id: id})
+	peer, err := open(nc, opening{id: d.id, channel: Control})
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -32,27 +39,50 @@ func Dial(ctx context.Context, log *slog.Logger, id ID, dial func(context.Contex
 		nc.Close()
 		return nil, err
 	}
-	c := &Client{Conn: newConn(log), id: id, dial: dial, gone: make(chan struct{})}
-	go c.keep(nc, peer)
+	c := d.client(Control)
+	w, err := c.attach(nc, peer)
+	if err != nil {
+		return nil, err
+	}
+	go c.keep(w)
 	return c, nil
 }
 
+// Bulk opens the second link of a client that is known. It can be used at
+// once; what is written waits for the first connection.
+func (d *Dialer) Bulk() *Client {
+	c := d.client(Bulk)
+	go c.keep(nil)
+	return c
+}
+
+func (d *Dialer) client(ch Channel) *Client {
+	return &Client{Conn: newConn(d.log, ch), Dialer: d, gone: make(chan struct{})}
+}
+
 // A Client is the client's end of a link.
+//
+// Goroutines: one keeps the link up, with those that dial for it and that of
+// Conn; Wait returns when they are gone.
 type Client struct {
 	*Conn
-	id   ID
-	dial func(context.Context) (net.Conn, error)
-	gone chan struct{}
+	*Dialer
+	attempt uint32 // of keep: how many openings went out after a control link's first
+	gone    chan struct{}
 }
 
 // Wait returns when the link has ended and nothing of it is left.
 func (c *Client) Wait() { <-c.gone }
 
-func (c *Client) keep(nc net.Conn, peer uint64) {
+// keep serves w, then one connection after the other.
+func (c *Client) keep(w *wire) {
 	defer close(c.gone)
 	ctx, cancel := context.WithCancel(context.Background())
+	watched := make(chan struct{})
+	defer func() { <-watched }()
 	defer cancel()
 	go func() {
+		defer close(watched)
 		select {
 		case <-c.done:
 			cancel()
@@ -60,49 +90,101 @@ func (c *Client) keep(nc net.Conn, peer uint64) {
 		}
 	}()
 	for {
-		err := c.serve(nc, peer)
+		if w == nil {
+			start := time.Now()
+			nc, peer, err := c.redial(ctx)
+			if err == nil {
+				w, err = c.attach(nc, peer)
+			}
+			if err != nil {
+				c.fail(err)
+				return
+			}
+			c.Conn.log.Info("link up", "dur", time.Since(start))
+		}
+		err := c.serve(w)
 		if c.Err() != nil {
 			return
 		}
-		c.log.Info("link lost", "err", err)
-		start := time.Now()
-		if nc, peer, err = c.redial(ctx); err != nil {
-			c.mu.Lock()
-			c.end(err)
-			c.mu.Unlock()
-			return
-		}
-		c.log.Info("link resumed", "dur", time.Since(start))
+		c.Conn.log.Info("link lost", "err", err)
+		w = nil
 	}
+}
+
+// Of redialling. A network that is back must not wait for a pause of ours, and
+// a dial into one that swallows everything must not hold up the next.
+const (
+	redialFirst = 5 * time.Millisecond
+	redialMost  = 100 * time.Millisecond // between two failures
+	hedge       = time.Second            // after it a second dial begins beside the first
+	maxDials    = 4                      // at one time
+	dialMost    = 5 * time.Second        // for one
+)
+
+type dialled struct {
+	nc  net.Conn
+	err error
 }
 
 // redial tries until a connection resumes the link, or the grace is over.
+// Several may be dialled at a time, but only one is opened: the agent takes
+// the latest opening for the one that counts.
 func (c *Client) redial(ctx context.Context) (net.Conn, uint64, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, Grace, ErrGrace)
-	defer cancel()
-	for wait := redialFirst; ; wait = min(2*wait, redialMost) {
-		nc, peer, err := c.resume(ctx)
-		if err == nil || errors.Is(err, ErrGone) {
-			return nc, peer, err
+	ctx, cancel := context.WithTimeoutCause(ctx, c.grace, ErrGrace)
+	results := make(chan dialled)
+	dials := 0
+	defer func() {
+		cancel()
+		for ; dials > 0; dials-- {
+			if r := <-results; r.err == nil {
+				r.nc.Close()
+			}
 		}
-		c.log.Debug("link not resumed", "err", err)
+	}()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for wait := redialFirst; ; {
+		var r dialled
 		select {
 		case <-ctx.Done():
-			return nil, 0, fmt.Errorf("resuming link: %w (last: %v)", context.Cause(ctx), err)
-		case <-time.After(wait):
+			return nil, 0, context.Cause(ctx)
+		case <-next.C:
+			if dials < maxDials {
+				dials++
+				go func() {
+					ctx, cancel := context.WithTimeout(ctx, dialMost)
+					defer cancel()
+					nc, err := c.dial(ctx)
+					results <- dialled{nc, err}
+				}()
+			}
+			next.Reset(hedge)
+			continue
+		case r = <-results:
+			dials--
 		}
+		err := r.err
+		if err == nil {
+			var peer uint64
+			if peer, err = c.resume(ctx, r.nc); err == nil {
+				return r.nc, peer, nil
+			}
+		}
+		if errors.Is(err, ErrGone) {
+			return nil, 0, err
+		}
+		c.Conn.log.Debug("link not resumed", "err", err)
+		next.Reset(wait)
+		wait = min(2*wait, redialMost)
 	}
 }
 
-func (c *Client) resume(ctx context.Context) (net.Conn, uint64, error) {
-	nc, err := c.dial(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
+func (c *Client) resume(ctx context.Context, nc net.Conn) (uint64, error) {
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
-	peer, err := open(nc, opening{id: c.id, resume: true, received: c.received()})
+	c.attempt++
+	peer, err := open(nc, opening{c.id, c.Channel(), c.attempt, c.received.Load()})
 	if err != nil {
 		nc.Close()
 	}
-	return nc, peer, err
+	return peer, err
 }

@@ -13,7 +13,7 @@ import (
 
 // The opening of a connection, client to agent
 //
-//	"mrl1" | client id 16 | role 1 | resume 1 | received 8
+//	"mrl1" | client id 16 | channel 1 | attempt 4 | received 8
 //
 // and the agent's answer
 //
@@ -25,7 +25,7 @@ import (
 //	type 1 | length 4 | body
 const (
 	magic       = "mrl1"
-	openingSize = len(magic) + 16 + 1 + 1 + 8
+	openingSize = len(magic) + 16 + 1 + 4 + 8
 	answerSize  = 1 + 8
 	frameHead   = 5
 	maxBody     = 60 << 10 // with its head it stays below one 64 KiB frame of a port-forward
@@ -37,13 +37,25 @@ const (
 	frameFin  = 2 // no body: the sender has closed the stream
 )
 
-// roleControl is the only role yet; a second connection of a client, for bulk
-// data, will have another.
-const roleControl = 0
+// A Channel is one of a client's links.
+type Channel uint8
+
+const (
+	Control  Channel = 0 // small operations; its end is the client's
+	Bulk     Channel = 1 // whatever moves many bytes
+	channels         = 2
+)
+
+func (c Channel) String() string {
+	if c == Bulk {
+		return "bulk"
+	}
+	return "control"
+}
 
 const (
 	statusOK      = 0
-	statusUnknown = 1 // resume was asked for, but the agent does not know the client
+	statusUnknown = 1 // the agent does not know the client, and this is not its first connection
 )
 
 // ErrGone: the agent does not know this client any more; what was in flight is lost.
@@ -62,20 +74,20 @@ func NewID() (id ID) {
 
 func (id ID) String() string { return hex.EncodeToString(id[:4]) }
 
+// An opening is a link's attempt to get a connection. Attempts are counted, so
+// that one which was given up and arrives late is not taken for the latest.
 type opening struct {
 	id       ID
-	resume   bool
+	channel  Channel
+	attempt  uint32
 	received uint64
 }
 
 func (o opening) append(b []byte) []byte {
 	b = append(b, magic...)
 	b = append(b, o.id[:]...)
-	resume := byte(0)
-	if o.resume {
-		resume = 1
-	}
-	b = append(b, roleControl, resume)
+	b = append(b, byte(o.channel))
+	b = binary.BigEndian.AppendUint32(b, o.attempt)
 	return binary.BigEndian.AppendUint64(b, o.received)
 }
 
@@ -85,15 +97,18 @@ func readOpening(r io.Reader) (o opening, err error) {
 		return o, fmt.Errorf("reading opening: %w", err)
 	}
 	rest := b[len(magic):]
-	if string(b[:len(magic)]) != magic || rest[16] != roleControl || rest[17] > 1 {
+	if string(b[:len(magic)]) != magic || rest[16] >= channels {
 		return o, fmt.Errorf("reading opening: %w", errFrame)
 	}
-	return opening{ID(rest[:16]), rest[17] == 1, binary.BigEndian.Uint64(rest[18:])}, nil
+	return opening{
+		ID(rest[:16]), Channel(rest[16]),
+		binary.BigEndian.Uint32(rest[17:]), binary.BigEndian.Uint64(rest[21:]),
+	}, nil
 }
 
 // open runs the client's part of the opening and returns what the agent has received.
 func open(nc net.Conn, o opening) (uint64, error) {
-	nc.SetDeadline(time.Now().Add(openTimeout))
+	nc.SetDeadline(time.Now().Add(silence))
 	defer nc.SetDeadline(time.Time{})
 	if _, err := nc.Write(o.append(nil)); err != nil {
 		return 0, fmt.Errorf("opening link: %w", err)

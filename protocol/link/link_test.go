@@ -95,7 +95,7 @@ func serve(t *testing.T, n *network, grace time.Duration) (*Server, <-chan *Conn
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error)
 	go func() {
-		served <- s.Serve(ctx, n, func(_ context.Context, c *Conn, _ ID) {
+		served <- s.Serve(ctx, n, func(_ context.Context, c *Conn, _ ID, _ Channel) {
 			conns <- c
 			<-c.Done()
 		})
@@ -108,13 +108,29 @@ func serve(t *testing.T, n *network, grace time.Duration) (*Server, <-chan *Conn
 	}
 }
 
+func control(t *testing.T, dial func(context.Context) (net.Conn, error)) (*Client, error) {
+	return NewDialer(quiet, NewID(), 20*time.Second, dial).Control(t.Context())
+}
+
+// drain reads what comes, as a link's user always does.
+func drain(t *testing.T, c *Conn) {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		io.Copy(io.Discard, c)
+	}()
+	t.Cleanup(func() { <-gone })
+}
+
 func TestCutsLoseNothing(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
+	data := make([]byte, 16<<20)
+	rand.NewChaCha8([32]byte{}).Read(data)
 	n := newNetwork(func() int { return 64<<10 + random.IntN(1<<20) })
 	_, conns, stop := serve(t, n, Grace)
 	defer stop()
 	var dials int
-	client, err := Dial(t.Context(), quiet, NewID(), func(ctx context.Context) (net.Conn, error) {
+	client, err := control(t, func(ctx context.Context) (net.Conn, error) {
 		dials++
 		return n.dial(ctx)
 	})
@@ -123,15 +139,11 @@ func TestCutsLoseNothing(t *testing.T) {
 	}
 	server := <-conns
 
-	data := make([]byte, 16<<20)
-	for i := range data {
-		data[i] = byte(random.Uint32())
-	}
 	var wg sync.WaitGroup
-	transfer := func(from io.Writer, to io.Reader) {
+	transfer := func(from, to *Conn) {
 		wg.Go(func() {
 			for rest := data; len(rest) > 0; {
-				k := min(len(rest), 100_000)
+				k := min(len(rest), 700_000)
 				if _, err := from.Write(rest[:k]); err != nil {
 					t.Errorf("writing: %v", err)
 					return
@@ -146,10 +158,11 @@ func TestCutsLoseNothing(t *testing.T) {
 			} else if !bytes.Equal(got, data) {
 				t.Error("stream differs from what was written")
 			}
+			drain(t, to)
 		})
 	}
-	transfer(client, server)
-	transfer(server, client)
+	transfer(client.Conn, server)
+	transfer(server, client.Conn)
 	wg.Wait()
 	client.Close()
 	client.Wait()
@@ -162,13 +175,16 @@ func TestCloseDeliversAndEnds(t *testing.T) {
 	n := newNetwork(func() int { return -1 })
 	_, conns, stop := serve(t, n, Grace)
 	defer stop()
-	client, err := Dial(t.Context(), quiet, NewID(), n.dial)
+	client, err := control(t, n.dial)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := <-conns
-	io.WriteString(client, "last words")
-	client.Close()
+	drain(t, client.Conn)
+	go func() { // who writes sends, and this network holds nothing
+		client.Write([]byte("last words"))
+		client.Close()
+	}()
 	got, err := io.ReadAll(server)
 	if string(got) != "last words" || err != nil {
 		t.Errorf("server read %q, %v", got, err)
@@ -185,7 +201,7 @@ func TestUnknownClientFailsFast(t *testing.T) {
 	_, conns, stop := serve(t, first, Grace)
 	var second *network
 	var mu sync.Mutex
-	client, err := Dial(t.Context(), quiet, NewID(), func(ctx context.Context) (net.Conn, error) {
+	client, err := control(t, func(ctx context.Context) (net.Conn, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if second != nil {
@@ -196,7 +212,8 @@ func TestUnknownClientFailsFast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-conns
+	drain(t, client.Conn)
+	drain(t, <-conns)
 	// Another agent takes the first one's place and knows nobody.
 	mu.Lock()
 	second = newNetwork(func() int { return -1 })
@@ -216,7 +233,7 @@ func TestSilenceAndGrace(t *testing.T) {
 		n := newNetwork(func() int { return -1 })
 		_, conns, stop := serve(t, n, 20*time.Second)
 		blackhole := false
-		client, err := Dial(t.Context(), quiet, NewID(), func(ctx context.Context) (net.Conn, error) {
+		client, err := control(t, func(ctx context.Context) (net.Conn, error) {
 			if blackhole {
 				return nil, io.ErrClosedPipe
 			}
@@ -226,6 +243,8 @@ func TestSilenceAndGrace(t *testing.T) {
 			t.Fatal(err)
 		}
 		server := <-conns
+		drain(t, client.Conn)
+		drain(t, server)
 		time.Sleep(time.Hour) // keep-alives hold an idle link
 		synctest.Wait()
 		if client.Err() != nil || server.Err() != nil {
@@ -247,7 +266,7 @@ func TestSilenceAndGrace(t *testing.T) {
 }
 
 func FuzzReadOpening(f *testing.F) {
-	f.Add(opening{id: ID{1, 2}, resume: true, received: 77}.append(nil))
+	f.Add(opening{id: ID{1, 2}, channel: Bulk, attempt: 5, received: 77}.append(nil))
 	f.Add([]byte("mrl1"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		o, err := readOpening(bytes.NewReader(in))

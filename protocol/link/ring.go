@@ -12,18 +12,17 @@ const firstRing = 64 << 10
 
 func newRing(max int) ring { return ring{buf: make([]byte, min(firstRing, max)), max: max} }
 
-func (r *ring) used() int  { return int(r.end - r.start) }
-func (r *ring) full() bool { return r.used() == r.max }
+func (r *ring) used() int { return int(r.end - r.start) }
 
-// space returns a writable part of the buffer just behind end; the caller
-// fills it and then adds to end. It is empty only where the ring is full.
-func (r *ring) space() []byte {
-	if r.used() == len(r.buf) && len(r.buf) < r.max {
+// append adds b, for which there is room below max.
+func (r *ring) append(b []byte) {
+	for r.used()+len(b) > len(r.buf) {
 		r.grow()
 	}
-	n := uint64(len(r.buf))
-	at := r.end % n
-	return r.buf[at:min(n, at+n-uint64(r.used()))]
+	for len(b) > 0 {
+		n := copy(r.buf[r.end%uint64(len(r.buf)):], b)
+		b, r.end = b[n:], r.end+uint64(n)
+	}
 }
 
 // at returns a readable part of the buffer from offset off on, start <= off <= end.

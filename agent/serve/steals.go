@@ -1,0 +1,94 @@
+package serve
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"mirrord/protocol/link"
+)
+
+// away is how long a client may be without any link before its ports' new
+// connections go to the pod.
+const away = time.Second
+
+// A hold is an incoming.Steal, as far as its client's absence is concerned.
+type hold interface {
+	Suspend()
+	Resume() error
+}
+
+// steals are the ports that a client holds.
+type steals struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	held   map[hold]bool // guarded by mu
+	absent bool          // guarded by mu
+}
+
+func (s *steals) add(h hold) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held[h] = true
+	if s.absent {
+		h.Suspend()
+	}
+}
+
+func (s *steals) remove(h hold) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.held, h)
+}
+
+// set suspends all steals, or resumes them.
+func (s *steals) set(absent bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.absent == absent {
+		return
+	}
+	s.absent = absent
+	for h := range s.held {
+		if absent {
+			h.Suspend()
+		} else if err := h.Resume(); err != nil {
+			s.log.Error("resuming steal", "err", err)
+		}
+	}
+}
+
+// watch suspends the steals while the client has neither link, until ctx ends.
+func (s *steals) watch(ctx context.Context, control *link.Conn, joined <-chan *link.Conn) {
+	var bulk *link.Conn
+	timer := time.NewTimer(away)
+	defer timer.Stop()
+	present := false
+	for {
+		up, changed := control.Up()
+		var bulkChanged <-chan struct{}
+		if bulk != nil {
+			var too bool
+			too, bulkChanged = bulk.Up()
+			up = up || too
+		}
+		if up {
+			timer.Stop()
+			s.set(false)
+		} else if present {
+			timer.Reset(away)
+		}
+		present = up
+		select {
+		case <-changed:
+		case <-bulkChanged:
+		case bulk = <-joined:
+		case <-timer.C:
+			s.set(true)
+		case <-ctx.Done():
+			return
+		}
+	}
+}

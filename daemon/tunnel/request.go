@@ -1,0 +1,104 @@
+package tunnel
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"mirrord/protocol"
+)
+
+// Call does one operation that is a request and its answer, and returns the
+// answer's payload. The end of ctx abandons it.
+func (t *Tunnel) Call(ctx context.Context, k protocol.Kind, request, reply any) ([]byte, error) {
+	c := t.control
+	if k == protocol.KindRead {
+		c = t.bulk
+	}
+	s, payload, err := c.call(ctx, k, request, reply)
+	if err != nil {
+		return nil, err
+	}
+	s.Close()
+	return payload, nil
+}
+
+// call sends a request on a new stream and reads its answer.
+func (c *channel) call(ctx context.Context, k protocol.Kind, request, reply any) (s net.Conn, payload []byte, err error) {
+	s, err = c.use(ctx, func(s net.Conn) (err error) {
+		payload, err = protocol.Call(s, k, request, reply)
+		return err
+	})
+	return s, payload, err
+}
+
+// use opens a stream and does its first exchange; the end of ctx abandons it.
+func (c *channel) use(ctx context.Context, exchange func(net.Conn) error) (net.Conn, error) {
+	s, err := c.mux.OpenStream()
+	if err != nil {
+		return nil, fmt.Errorf("opening stream: %w", err)
+	}
+	stop := abandon(ctx, s)
+	err = exchange(s)
+	if !stop() && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// abandon makes the stream's reads and writes fail when ctx ends.
+func abandon(ctx context.Context, s net.Conn) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { s.SetDeadline(time.Unix(1, 0)) })
+}
+
+// Connect connects to addr from the target; see protocol.Relay for the stream.
+func (t *Tunnel) Connect(ctx context.Context, addr netip.AddrPort) (net.Conn, protocol.ConnectReply, error) {
+	var reply protocol.ConnectReply
+	s, _, err := t.bulk.call(ctx, protocol.KindConnect, protocol.Connect{Addr: addr}, &reply)
+	return s, reply, err
+}
+
+// Datagram opens a UDP socket of the target that is connected to addr. first
+// goes with the request; the answer is waited for afterwards.
+func (t *Tunnel) Datagram(ctx context.Context, addr netip.AddrPort, first []byte) (net.Conn, error) {
+	return t.bulk.use(ctx, func(s net.Conn) error {
+		if err := protocol.WriteMessage(s, protocol.KindDatagram, protocol.Datagram{Addr: addr}, nil); err != nil {
+			return err
+		}
+		if err := protocol.WriteDatagram(s, first); err != nil {
+			return err
+		}
+		_, err := protocol.ReadAnswer(s, protocol.KindDatagram, new(protocol.DatagramReply))
+		return err
+	})
+}
+
+// Steal takes over a port; h gets its connections until release is called. It
+// returns when the redirect is active.
+func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler) (release func(), err error) {
+	t.mu.Lock()
+	if t.ports[q.Port] != nil {
+		t.mu.Unlock()
+		return nil, fmt.Errorf("another session of yours holds it (mirrord session ls): %w", syscall.EADDRINUSE)
+	}
+	t.ports[q.Port] = h
+	t.mu.Unlock()
+	forget := func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.ports, q.Port)
+	}
+	s, _, err := t.control.call(ctx, protocol.KindSteal, q, new(protocol.StealReply))
+	if err != nil {
+		forget()
+		return nil, err
+	}
+	return func() { s.Close(); forget() }, nil
+}

@@ -1,0 +1,121 @@
+package link
+
+import (
+	"encoding/binary"
+	"net"
+)
+
+// Write queues p. It waits while too much is queued or unacknowledged.
+func (c *Conn) Write(p []byte) (total int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		for c.err == nil && c.room() == 0 {
+			c.toWrite.Wait()
+		}
+		if c.err != nil {
+			return total, c.err
+		}
+		n := min(len(p), c.room())
+		c.out.append(p[:n])
+		p, total = p[n:], total+n
+		if c.cur != nil {
+			c.cur.toSend.Signal()
+		}
+		if len(p) == 0 {
+			return total, nil
+		}
+	}
+}
+
+// room is how much may be queued. Without a connection nobody waits behind it.
+// Caller holds c.mu.
+func (c *Conn) room() int {
+	room := c.out.max - c.out.used()
+	if c.cur != nil {
+		room = min(room, maxQueue-int(c.out.end-c.sent))
+	}
+	return max(0, room)
+}
+
+// due reports whether there is something to send on w. Caller holds c.mu.
+func (c *Conn) due(w *wire) bool {
+	return w.err == nil && !w.finSent && (w.ack || c.sent < c.out.end || c.err == net.ErrClosed)
+}
+
+// send sends what is due on w until that is no longer the link's.
+func (c *Conn) send(w *wire) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.cur == w {
+		if !c.due(w) {
+			w.toSend.Wait()
+			continue
+		}
+		c.flush(w)
+	}
+}
+
+// flush does one write of what is due on w. Caller holds c.mu, which is
+// released meanwhile.
+func (c *Conn) flush(w *wire) {
+	vec, n := c.batch(w)
+	var err error
+	if w.tcp && n > fewBytes {
+		c.mu.Unlock()
+		_, err = vec.WriteTo(w.nc)
+	} else {
+		w.out = w.out[:0]
+		for _, b := range vec {
+			w.out = append(w.out, b...)
+		}
+		c.mu.Unlock()
+		_, err = w.nc.Write(w.out)
+	}
+	c.mu.Lock()
+	if err != nil {
+		w.fail(err)
+	}
+	c.toWrite.Broadcast()
+}
+
+// batch makes the next write on w: an acknowledgement, queued data, the end.
+// The data stays where it is; it is not overwritten before the peer has it.
+func (c *Conn) batch(w *wire) (vec net.Buffers, n int) {
+	heads := w.heads[:0]
+	vec = w.vec[:0]
+	add := func(b []byte) {
+		vec = append(vec, b)
+		n += len(b)
+	}
+	if got := c.received.Load(); w.ack || got > c.acked.Load() {
+		heads = appendFrame(heads, frameAck, 8)
+		heads = binary.BigEndian.AppendUint64(heads, got)
+		add(heads)
+		c.acked.Store(got)
+		w.ack = false
+	}
+	for range maxFrames {
+		size := int(min(c.out.end-c.sent, maxBody))
+		if size == 0 {
+			break
+		}
+		at := len(heads)
+		heads = appendFrame(heads, frameData, size)
+		add(heads[at:])
+		for size > 0 {
+			part := c.out.at(c.sent)
+			part = part[:min(size, len(part))]
+			add(part)
+			c.sent += uint64(len(part))
+			size -= len(part)
+		}
+	}
+	if c.sent == c.out.end && c.err == net.ErrClosed {
+		at := len(heads)
+		heads = appendFrame(heads, frameFin, 0)
+		add(heads[at:])
+		w.finSent = true
+	}
+	return vec, n
+}

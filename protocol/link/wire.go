@@ -1,0 +1,133 @@
+package link
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Why a connection is given up, beside its own errors.
+var (
+	errSilence  = fmt.Errorf("nothing received for %v", silence)
+	errReplaced = errors.New("the client opened another")
+)
+
+const (
+	firstRead = 16 << 10
+	mostRead  = 256 << 10
+	maxFrames = 4        // of data in one write
+	fewBytes  = 16 << 10 // are copied into one buffer rather than sent from where they are
+)
+
+// A wire is one connection below a link.
+type wire struct {
+	nc   net.Conn
+	tcp  bool          // writes of several buffers need no copy
+	lost chan struct{} // closed when it is no longer the link's
+	born time.Time
+
+	heard atomic.Int64 // when something came, since born
+
+	// Of next.
+	buf  []byte
+	r, w int // buf[r:w] is received and not looked at
+	left int // bytes of the current data frame
+	fin  bool
+
+	// Of send.
+	heads [maxFrames*frameHead + 2*frameHead + 8]byte
+	vec   [3*maxFrames + 2][]byte
+	out   []byte
+
+	// Guarded by the link's mutex.
+	err     error // why it is lost; set once
+	ack     bool  // the peer is to be told what was received
+	finSent bool
+	toSend  sync.Cond // send: something is to be sent, or this wire is no longer the link's
+}
+
+func newWire(nc net.Conn, mu *sync.Mutex) *wire {
+	_, tcp := nc.(*net.TCPConn)
+	w := &wire{nc: nc, tcp: tcp, lost: make(chan struct{}), born: time.Now(), buf: make([]byte, firstRead)}
+	w.toSend.L = mu
+	return w
+}
+
+// fail closes the connection; who reads will notice and say why. Caller holds
+// the link's mutex.
+func (w *wire) fail(err error) {
+	if w.err == nil {
+		w.err = err
+		w.nc.Close()
+	}
+}
+
+// next returns the next bytes of data frames.
+func (w *wire) next(c *Conn) ([]byte, error) {
+	for {
+		if have := w.w - w.r; w.left > 0 && have > 0 {
+			b := w.buf[w.r : w.r+min(have, w.left)]
+			w.r += len(b)
+			w.left -= len(b)
+			return b, nil
+		} else if w.left > 0 || have < frameHead || !w.parse(have) {
+			if err := w.fill(); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := w.frame(c); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// parse reports whether the frame at hand can be worked on: acknowledgements whole.
+func (w *wire) parse(have int) bool {
+	return w.buf[w.r] != frameAck || have >= frameHead+8
+}
+
+// frame takes the head of a frame, or all of it where it is not data.
+func (w *wire) frame(c *Conn) error {
+	head := w.buf[w.r:w.w]
+	n := int(binary.BigEndian.Uint32(head[1:]))
+	w.r += frameHead
+	switch {
+	case head[0] == frameData && n <= maxBody:
+		w.left = n
+		return nil
+	case head[0] == frameAck && n == 8:
+		w.r += 8
+		return c.acknowledged(binary.BigEndian.Uint64(head[frameHead:]))
+	case head[0] == frameFin && n == 0:
+		w.fin = true
+		return io.EOF
+	}
+	return fmt.Errorf("reading frame type %d, length %d: %w", head[0], n, errFrame)
+}
+
+// fill reads what there is to read. The buffer grows when it was all used.
+func (w *wire) fill() error {
+	if w.r > 0 && w.w == len(w.buf) && len(w.buf) < mostRead {
+		bigger := make([]byte, 2*len(w.buf))
+		copy(bigger, w.buf[w.r:w.w])
+		w.buf, w.r, w.w = bigger, 0, w.w-w.r
+	} else if w.r > 0 {
+		w.r, w.w = 0, copy(w.buf, w.buf[w.r:w.w])
+	}
+	n, err := w.nc.Read(w.buf[w.w:])
+	if n == 0 {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("reading frame: %w", err)
+	}
+	w.w += n
+	w.heard.Store(int64(time.Since(w.born)))
+	return nil
+}
