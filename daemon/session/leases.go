@@ -6,6 +6,7 @@ import (
 	"math"
 	"sync"
 
+	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 	"mirrord/protocol/layer"
 )
@@ -67,10 +68,64 @@ func (l *launcher) tellExpired() {
 	}
 }
 
+// hearing is what a daemon hears of one agent's leases. While the control link
+// is lost it hears nothing, and nobody may keep an answer: none is older than
+// the link.
+type hearing struct {
+	tell func(protocol.Expired)
+
+	mu   sync.Mutex
+	seq  uint64 // guarded by mu; the latest heard
+	deaf bool   // guarded by mu
+}
+
+func (h *hearing) expired(e protocol.Expired) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seq = e.Seq
+	if h.deaf {
+		e.Seq = noLeases
+	}
+	h.tell(e)
+}
+
+func (h *hearing) link(up bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.deaf == !up {
+		return
+	}
+	h.deaf = !up
+	if h.deaf {
+		h.tell(protocol.Expired{Seq: noLeases, All: true})
+	} else {
+		h.tell(protocol.Expired{Seq: h.seq, All: true})
+	}
+}
+
+// follow tells of the link until ctx ends.
+func (h *hearing) follow(ctx context.Context, t *tunnel.Tunnel) {
+	for {
+		up, changed := t.Up()
+		h.link(up)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // hearExpired tells the launchers of a's sessions which leases expire, for as
 // long as the tunnel lives. An agent that cannot watch files gives no lease.
 func (m *Manager) hearExpired(a *agent) {
-	err := a.tunnel.Watch(context.Background(), func(e protocol.Expired) { m.expire(a, e) })
+	h := &hearing{tell: func(e protocol.Expired) { m.expire(a, e) }}
+	ctx, cancel := context.WithCancel(context.Background())
+	var link sync.WaitGroup
+	link.Go(func() { h.follow(ctx, a.tunnel) })
+	err := a.tunnel.Watch(ctx, h.expired)
+	cancel()
+	link.Wait()
 	m.log.Debug("no leases any more", "err", err)
 	m.expire(a, protocol.Expired{Seq: noLeases, All: true})
 }

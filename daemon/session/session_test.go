@@ -26,6 +26,8 @@ import (
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
+	"mirrord/protocol/link"
+	"mirrord/protocol/link/linktest"
 )
 
 // The tests run a real agent, whose target is its own process: the target's
@@ -85,9 +87,15 @@ func manager(t *testing.T) *Manager {
 // start makes a session and attaches to it as a launcher does.
 func start(t *testing.T, m *Manager) (ide.Session, *caller) {
 	t.Helper()
+	return startWith(t, m, agentAddress(t))
+}
+
+// startWith uses the agent at addr.
+func startWith(t *testing.T, m *Manager, addr string) (ide.Session, *caller) {
+	t.Helper()
 	s, err := m.Start(t.Context(), ide.SessionStartParams{
 		Client:    ide.Client{Dir: t.TempDir()},
-		Overrides: ide.Overrides{Agent: agentAddress(t)},
+		Overrides: ide.Overrides{Agent: addr},
 	}, func(string) {})
 	if err != nil {
 		t.Fatal(err)
@@ -326,6 +334,37 @@ func TestLeasesOfTheTarget(t *testing.T) {
 	notice, _ := c.read(0)
 	if notice.Flags&layer.ReplyExpired == 0 || notice.Lease.Seq <= lease.Seq || binary.LittleEndian.Uint64(notice.Data) != lease.ID {
 		t.Errorf("%+v after lease %+v", notice, lease)
+	}
+}
+
+// While the daemon cannot hear of leases no answer is kept, and none from before.
+func TestLeasesNeedTheLink(t *testing.T) {
+	n := linktest.New(t, agentAddress(t))
+	_, c := startWith(t, manager(t), n.Addr())
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	leased := func() (lease protocol.Lease) {
+		for lease.ID == 0 {
+			reply, _ := c.call(layer.Request{Op: layer.OpStat, Path: path})
+			lease = reply.Lease
+		}
+		return lease
+	}
+	leased()
+	n.Set(linktest.Refuses, link.Control)
+	notice, _ := c.read(0)
+	if notice.Flags&layer.ReplyExpired == 0 || notice.Lease.Seq != noLeases || len(notice.Data) > 0 {
+		t.Errorf("without a link: %+v", notice)
+	}
+	n.Set(linktest.Works, link.Control)
+	notice, _ = c.read(0)
+	if notice.Flags&layer.ReplyExpired == 0 || len(notice.Data) > 0 {
+		t.Errorf("with a link again: %+v", notice)
+	}
+	if lease := leased(); lease.Seq < notice.Lease.Seq {
+		t.Errorf("lease %+v is not to be kept after %+v", lease, notice)
 	}
 }
 
