@@ -60,7 +60,7 @@ func stopDaemon(t *testing.T, dir string) {
 	}
 	files, _ := os.ReadDir(dir)
 	for _, f := range files {
-		if !slices.Contains([]string{"daemon.lock", "daemon.log", "start.lock"}, f.Name()) {
+		if !slices.Contains([]string{"daemon.lock", "daemon.log", "start.lock", "place"}, f.Name()) {
 			t.Errorf("left in the runtime directory: %s", f.Name())
 		}
 	}

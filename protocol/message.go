@@ -45,6 +45,14 @@ type (
 	Hello struct {
 		Version int    `json:"version"`
 		Build   string `json:"build"`
+		Client  Client `json:"client,omitzero"`
+	}
+	// Client says whose client it is. Where a daemon was, another may be after
+	// it; the agent then ends what the former had, which is dead.
+	Client struct {
+		Name  string `json:"name,omitempty"`  // for others to read: "alice@laptop"
+		Place string `json:"place,omitempty"` // a secret of where at most one daemon runs at a time
+		Run   int64  `json:"run,omitempty"`   // greater than that of any daemon there before
 	}
 	HelloReply struct {
 		Version   int       `json:"version"`

@@ -39,6 +39,8 @@ type client struct {
 	ctx     context.Context // good until the client ends
 	end     context.CancelCauseFunc
 	greeted atomic.Bool
+	who     protocol.Client // guarded by Server.mu
+	ended   chan struct{}   // closed when nothing of it is left
 	files   *files.Handles
 	streams chan struct{} // one for each open stream
 	busy    chan struct{} // one for each one-answer request at work
@@ -62,7 +64,9 @@ func (s *Server) client(ctx context.Context, conn *link.Conn, id link.ID) {
 		streams: make(chan struct{}, s.maxStreams),
 		busy:    make(chan struct{}, maxBusy),
 		joined:  make(chan *link.Conn, 1),
+		ended:   make(chan struct{}),
 	}
+	defer close(c.ended)
 	c.steals.log, c.steals.held = c.log, map[hold]bool{}
 	c.ctx, c.end = context.WithCancelCause(ctx)
 	c.log.Info("client came")
@@ -175,11 +179,22 @@ func (c *client) hello(f protocol.Frame) (protocol.HelloReply, error) {
 		return protocol.HelloReply{}, fmt.Errorf("the client speaks version %d (build %s) of the protocol, this agent version %d (build %s): %w",
 			q.Version, q.Build, protocol.Version, protocol.Build, unix.EPROTO)
 	}
+	if len(q.Client.Name) > maxName || len(q.Client.Place) > maxName {
+		return protocol.HelloReply{}, fmt.Errorf("the client's name is longer than %d bytes: %w", maxName, unix.EPROTO)
+	}
+	c.server.succeed(c, q.Client)
 	return c.server.hello()
 }
 
+// maxName bounds what a client calls itself.
+const maxName = 128
+
 // Name tells others who holds a port.
-func (c *client) Name() string { return "client " + c.name }
+func (c *client) Name() string {
+	c.server.mu.Lock()
+	defer c.server.mu.Unlock()
+	return cmp.Or(c.who.Name, "client "+c.name)
+}
 
 // Open opens a stream to the client, for a connection's bytes.
 func (c *client) Open() (net.Conn, error) {

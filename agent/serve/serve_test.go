@@ -178,3 +178,43 @@ func descriptors(t *testing.T) int {
 	}
 	return len(list)
 }
+
+// What a dead daemon had is over when the next one at its place says hello,
+// and only that.
+func TestSuccessor(t *testing.T) {
+	addr := run(t)
+	greet := func(who protocol.Client) *agenttest.Client {
+		t.Helper()
+		c := agenttest.Dial(t, addr)
+		if _, err := c.Ask(protocol.KindHello, protocol.Hello{Version: protocol.Version, Client: who}, new(protocol.HelloReply)); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	alive := func(c *agenttest.Client) bool {
+		t.Helper()
+		_, err := c.Ask(protocol.KindStat, protocol.Stat{Path: "/"}, new(protocol.StatReply))
+		return err == nil
+	}
+	dead := greet(protocol.Client{Place: "a", Run: 1})
+	same := greet(protocol.Client{Place: "a", Run: 2})
+	other, nameless := greet(protocol.Client{Place: "b", Run: 1}), greet(protocol.Client{})
+	if alive(dead) {
+		t.Error("the dead daemon's client lives")
+	}
+	late := greet(protocol.Client{Place: "a", Run: 1}) // from the network's depths
+	again := greet(protocol.Client{Place: "a", Run: 2})
+	for name, c := range map[string]*agenttest.Client{"same": same, "other": other, "nameless": nameless, "again": again} {
+		if !alive(c) {
+			t.Errorf("client %s has ended", name)
+		}
+	}
+	if alive(late) {
+		t.Error("a dead daemon's late client lives")
+	}
+	c := agenttest.Dial(t, addr)
+	_, err := c.Ask(protocol.KindHello, protocol.Hello{Version: protocol.Version, Client: protocol.Client{Name: strings.Repeat("x", 200)}}, new(protocol.HelloReply))
+	if !errors.Is(err, unix.EPROTO) {
+		t.Errorf("a long name: %v", err)
+	}
+}

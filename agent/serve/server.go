@@ -12,6 +12,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -94,6 +95,26 @@ func (s *Server) remove(id link.ID) {
 	delete(s.clients, id)
 	if len(s.clients) == 0 {
 		s.quiet.Reset(s.idle)
+	}
+}
+
+var errSucceeded = errors.New("another daemon has taken its daemon's place")
+
+// succeed notes who c is, and ends the clients of dead daemons of the same
+// place: what they had is free when it returns.
+func (s *Server) succeed(c *client, who protocol.Client) {
+	var dead []*client
+	s.mu.Lock()
+	c.who = who
+	for _, other := range s.clients {
+		if who.Place != "" && other.who.Place == who.Place && other.who.Run < who.Run {
+			dead = append(dead, other)
+		}
+	}
+	s.mu.Unlock()
+	for _, other := range dead {
+		other.end(errSucceeded)
+		<-other.ended
 	}
 }
 

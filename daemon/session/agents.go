@@ -13,6 +13,7 @@ import (
 
 	"mirrord/daemon/cluster"
 	"mirrord/daemon/tunnel"
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 )
 
@@ -29,6 +30,7 @@ const keep = time.Minute // an unused tunnel stays open for the next session
 // pods it depends on and hear of leases; close waits for all.
 type agents struct {
 	log  *slog.Logger
+	who  protocol.Client // who we are to agents
 	tell func(a *agent, n news)
 	came func(a *agent) // run for each that is opened; it ends with its tunnel
 	wg   sync.WaitGroup
@@ -55,8 +57,8 @@ type news struct {
 	lost   bool // nothing remote works from now on
 }
 
-func newAgents(log *slog.Logger, came func(*agent), tell func(*agent, news)) *agents {
-	return &agents{log: log, came: came, tell: tell, byKey: map[string]*agent{}}
+func newAgents(log *slog.Logger, who protocol.Client, came func(*agent), tell func(*agent, news)) *agents {
+	return &agents{log: log, who: who, came: came, tell: tell, byKey: map[string]*agent{}}
 }
 
 // open returns the agent of key, whose tunnel is made by start where there is none.

@@ -50,7 +50,11 @@ func NewManager(log *slog.Logger, dir string) (*Manager, error) {
 	m := &Manager{
 		log: log, nodes: newNodes(log), path: filepath.Join(dir, "layer.sock"), sessions: map[string]*Session{},
 	}
-	m.agents = newAgents(log, m.hearExpired, m.agentNews)
+	who, err := whoWeAre(dir)
+	if err != nil {
+		return nil, err
+	}
+	m.agents = newAgents(log, who, m.hearExpired, m.agentNews)
 	if err := os.Remove(m.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing old layer socket: %w", err)
 	}

@@ -94,7 +94,7 @@ func grace(cfg *config.Config) time.Duration { return cmp.Or(cfg.Agent.Grace, li
 func (as *agents) dial(ctx context.Context, addr string, grace time.Duration) (*tunnel.Tunnel, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	t, err := tunnel.Open(ctx, as.log, link.NewID(), grace, func(ctx context.Context) (net.Conn, error) {
+	t, err := tunnel.Open(ctx, as.log, as.who, link.NewID(), grace, func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", addr)
 	})
 	if err != nil {
@@ -126,7 +126,7 @@ func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Targ
 	pod := make(chan *cluster.Agent, 1) // StartAgent's answer, for the link's later connections
 	running, err := c.StartAgent(ctx, t, spec, progress, func(ctx context.Context, first net.Conn) (err error) {
 		// Each try is a client of its own: the last may have got half way.
-		tun, err = tunnel.Open(ctx, as.log, link.NewID(), grace(cfg), func(ctx context.Context) (net.Conn, error) {
+		tun, err = tunnel.Open(ctx, as.log, as.who, link.NewID(), grace(cfg), func(ctx context.Context) (net.Conn, error) {
 			if nc := first; nc != nil {
 				first = nil
 				return nc, nil

@@ -53,7 +53,7 @@ type channel struct {
 // agent, now and after each cut; without a connection the tunnel ends after
 // grace. The bulk link is dialled when Open has returned; operations that need
 // it wait for it.
-func Open(ctx context.Context, log *slog.Logger, id link.ID, grace time.Duration, dial func(context.Context) (net.Conn, error)) (*Tunnel, error) {
+func Open(ctx context.Context, log *slog.Logger, who protocol.Client, id link.ID, grace time.Duration, dial func(context.Context) (net.Conn, error)) (*Tunnel, error) {
 	dialer := link.NewDialer(log, id, grace, dial)
 	l, err := dialer.Control(ctx)
 	if err != nil {
@@ -64,7 +64,7 @@ func Open(ctx context.Context, log *slog.Logger, id link.ID, grace time.Duration
 	if t.control, err = t.channel(l); err != nil {
 		return nil, err
 	}
-	if err = t.greet(ctx); err != nil {
+	if err = t.greet(ctx, who); err != nil {
 		err = fmt.Errorf("greeting agent: %w", err)
 	} else {
 		t.bulk, err = t.channel(dialer.Bulk())
@@ -96,8 +96,8 @@ func (c *channel) close() {
 	c.link.Wait()
 }
 
-func (t *Tunnel) greet(ctx context.Context) error {
-	request := protocol.Hello{Version: protocol.Version, Build: protocol.Build}
+func (t *Tunnel) greet(ctx context.Context, who protocol.Client) error {
+	request := protocol.Hello{Version: protocol.Version, Build: protocol.Build, Client: who}
 	s, _, err := t.control.call(ctx, protocol.KindHello, request, &t.hello)
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ func hello(s net.Conn, f protocol.Frame, version int) bool {
 
 func open(t testing.TB, dial func(context.Context) (net.Conn, error)) *Tunnel {
 	t.Helper()
-	tun, err := Open(t.Context(), quiet, link.NewID(), link.Grace, dial)
+	tun, err := Open(t.Context(), quiet, protocol.Client{}, link.NewID(), link.Grace, dial)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func open(t testing.TB, dial func(context.Context) (net.Conn, error)) *Tunnel {
 
 func TestOpenRefusesAnotherVersion(t *testing.T) {
 	dial := far(t, func(_ *yamux.Session, s net.Conn, f protocol.Frame) { hello(s, f, protocol.Version+1) })
-	if _, err := Open(t.Context(), quiet, link.NewID(), link.Grace, dial); !errors.Is(err, ErrBuild) {
+	if _, err := Open(t.Context(), quiet, protocol.Client{}, link.NewID(), link.Grace, dial); !errors.Is(err, ErrBuild) {
 		t.Errorf("Open = %v", err)
 	}
 }
