@@ -3,6 +3,7 @@ package incoming
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -100,20 +101,35 @@ func (o *outlet) Over() bool {
 	return o.ended
 }
 
-// next waits for bytes and copies them to buf. io.EOF: the connection's own end.
-func (o *outlet) next(buf []byte) (int, error) {
+// chunks are where bytes wait while they are written: a 2-byte length before.
+var chunks = sync.Pool{New: func() any { return new([2 + protocol.MaxChunk]byte) }}
+
+// write waits for bytes and writes a chunk of them. io.EOF: the connection's
+// own end was written.
+func (o *outlet) write(stream io.Writer) error {
+	select {
+	case <-o.wake:
+	case <-o.ctx.Done():
+		return context.Cause(o.ctx)
+	}
+	b := chunks.Get().(*[2 + protocol.MaxChunk]byte)
+	defer chunks.Put(b)
 	for {
-		if n, err := o.take(buf); n > 0 || err != nil {
-			return n, err
+		n, err := o.take(b[2:])
+		if n == 0 && err == nil {
+			return nil
 		}
-		select {
-		case <-o.wake:
-		case <-o.ctx.Done():
-			return 0, context.Cause(o.ctx)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		binary.BigEndian.PutUint16(b[:], uint16(n)) // 0 is the end
+		if _, failed := stream.Write(b[:2+n]); failed != nil || err != nil {
+			return cmp.Or(context.Cause(o.ctx), failed, err)
 		}
 	}
 }
 
+// take fills buf with what waits.
 func (o *outlet) take(buf []byte) (n int, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -175,20 +191,14 @@ func (o *outlet) copy(stream net.Conn) error {
 		_, _ = io.Copy(io.Discard, stream)
 		o.cancel(errHolderEnded)
 	})
-	buf := make([]byte, protocol.MaxChunk)
 	for {
-		n, err := o.next(buf)
-		if err == nil {
-			err = protocol.WriteDatagram(stream, buf[:n]) // in the form of a chunk
-		}
-		if err == io.EOF {
-			if err = protocol.WriteDatagram(stream, nil); err == nil { // the direction's end
-				<-o.ctx.Done()
-			}
+		switch err := o.write(stream); err {
+		case nil:
+		case io.EOF:
+			<-o.ctx.Done() // the holder's end
+			return nil
+		default:
 			return err
-		}
-		if err != nil {
-			return cmp.Or(context.Cause(o.ctx), err)
 		}
 	}
 }
