@@ -137,12 +137,11 @@ func watch(ctx context.Context, c *client, stream net.Conn, _ protocol.Frame) er
 	}
 	unwatch := sync.OnceFunc(func() { c.files.Unwatch(l) })
 	defer unwatch()
-	defer c.server.target.OnEnd(l.Expire)()
+	defer c.server.target.OnChange(l.Expire)()
 	if err := protocol.WriteMessage(stream, protocol.KindWatch, protocol.WatchReply{}, nil); err != nil {
 		return err
 	}
 	defer context.AfterFunc(ctx, unwatch)()
-	defer c.server.target.OnEnd(unwatch)() // a restarted container has other files
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stream.SetReadDeadline(time.Unix(1, 0))

@@ -146,9 +146,7 @@ func (t *Target) lose() {
 	defer t.mu.Unlock()
 	t.gone = true
 	_ = unix.Dup3(int(t.proc.Fd()), int(t.Root.Fd()), unix.O_CLOEXEC)
-	for _, f := range t.onEnd {
-		f()
-	}
+	t.changed()
 }
 
 // replace makes Root the restarted container's, under the same descriptor, so
@@ -169,7 +167,15 @@ func (t *Target) replace(proc *os.File) error {
 	}
 	t.proc.Close()
 	t.proc, t.pid, t.gone = proc, next.pid, false
+	t.changed()
 	return nil
+}
+
+// changed tells whoever wants to know. The caller has mu.
+func (t *Target) changed() {
+	for _, f := range t.onChange {
+		f()
+	}
 }
 
 // Gone is an error while there is no container.
@@ -182,17 +188,17 @@ func (t *Target) Gone() error {
 	return nil
 }
 
-// OnEnd has f called whenever the container has ended, until stopped: its files
-// are others when it is there again. f must be quick and not use the target.
-func (t *Target) OnEnd(f func()) (stop func()) {
+// OnChange has f called whenever the container has ended, and when it is there
+// again, with other files, until stopped. f must be quick and not use the target.
+func (t *Target) OnChange(f func()) (stop func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.last++
 	n := t.last
-	t.onEnd[n] = f
+	t.onChange[n] = f
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		delete(t.onEnd, n)
+		delete(t.onChange, n)
 	}
 }

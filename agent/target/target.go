@@ -26,12 +26,12 @@ type Target struct {
 	Root *os.File // its root directory, O_PATH; the same descriptor after a restart
 	User User     // a restart does not change it
 
-	mu    sync.Mutex
-	pid   int            // guarded by mu
-	proc  *os.File       // /proc/PID; guarded by mu
-	gone  bool           // guarded by mu
-	onEnd map[int]func() // guarded by mu
-	last  int            // key in onEnd; guarded by mu
+	mu       sync.Mutex
+	pid      int            // guarded by mu
+	proc     *os.File       // /proc/PID; guarded by mu
+	gone     bool           // guarded by mu
+	onChange map[int]func() // guarded by mu
+	last     int            // key in onChange; guarded by mu
 }
 
 // open takes hold of what is served of the process whose directory is proc.
@@ -45,7 +45,7 @@ func open(proc *os.File) (*Target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a process's directory: %w", name, err)
 	}
-	t := &Target{pid: pid, proc: proc, onEnd: map[int]func(){}}
+	t := &Target{pid: pid, proc: proc, onChange: map[int]func(){}}
 	status, err := t.read("status", 64<<10)
 	if err != nil {
 		return nil, err
