@@ -2,6 +2,7 @@
 package linktest
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -147,13 +148,10 @@ func (n *Network) carry(near net.Conn) {
 	var back sync.WaitGroup
 	defer back.Wait()
 	back.Go(func() { n.copy(c, near, far) })
-	if n.passes(c) {
-		far.Write(opening[:])
-	}
-	n.copy(c, far, near)
+	n.copy(c, far, io.MultiReader(bytes.NewReader(opening[:]), near))
 }
 
-func (n *Network) copy(c *conn, to, from net.Conn) {
+func (n *Network) copy(c *conn, to io.Writer, from io.Reader) {
 	defer c.close()
 	buf := make([]byte, 32<<10)
 	for {
