@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,10 +45,12 @@ type injected struct {
 
 // A server is a daemon's file server.
 type server struct {
-	root  *os.File // nil where there is none
+	root  *os.File // nil where there is none, or none any more
 	text  string   // what /proc says of root; "" for a mount that has no place
-	mount string   // root's mount id
+	mount string   // root's mount id; "" where there is none
 }
+
+const rootKept = 5 * time.Second
 
 func (t *injected) init(root *os.File) {
 	t.memfds, t.nodes = make(map[uint64]*file), make(map[uint64]*file)
@@ -66,6 +69,13 @@ func (t *injected) serve(root *os.File) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if n := len(t.servers); n > 0 && t.servers[n-1].root != nil {
+		old := t.servers[n-1].root
+		t.servers[n-1].root = nil
+		// Whoever has just been given it may use it yet. Then it must go: the
+		// file server of a daemon that is gone lives as long as somebody has it.
+		time.AfterFunc(rootKept, func() { old.Close() })
+	}
 	t.servers = append(t.servers, s)
 }
 
@@ -111,7 +121,7 @@ func (t *injected) byText(text, fdinfo string) *file {
 	mount := ""
 	for i := len(t.servers) - 1; i >= 0; i-- {
 		s := &t.servers[i]
-		if s.root == nil || !strings.HasPrefix(text, s.text) {
+		if s.mount == "" || !strings.HasPrefix(text, s.text) {
 			continue
 		}
 		name, ok := strings.CutPrefix(strings.TrimSuffix(text[len(s.text):], " (deleted)"), "/n")
