@@ -1,0 +1,44 @@
+package mirrord_test
+
+import (
+	"syscall"
+	"testing"
+	"time"
+)
+
+// When the daemon is killed the debuggee lives on: what was open ends by
+// ECONNRESET and EIO, and within two seconds another daemon has its session.
+func TestDaemonKilledUnderLoad(t *testing.T) {
+	namespace, address := ownShop(t)
+	dir := ownDaemon(t)
+	w, l := stealing(t, namespace, address)
+	session := sessions(t)
+	pids := daemonsIn(t, dir)
+	if len(pids) != 1 {
+		t.Fatalf("the daemons are %v", pids)
+	}
+	old := pidfd(t, pids[0])
+	killed := time.Now()
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, old[0])
+	w.wants("ECONNRESET", "wait")
+	w.wants("EIO", "more 5000000")
+	w.wants("100", "open /shop")
+	w.wants("4096", "more 5000000")
+	w.wants("connected", "dial %s 8080", podIP(t, namespace, "client"))
+	w.wants("HTTP/1.0 200 OK", "ask")
+	took := time.Since(killed)
+	t.Logf("new operations work %v after the kill", took)
+	if took > 2*time.Second {
+		t.Errorf("new operations work only %v after the kill", took)
+	}
+	l.until(100, fromDebuggee)
+	t.Logf("the debuggee has its port again %v after the kill", time.Since(killed))
+	l.end()
+	if now := sessions(t); len(now) != 1 || now[0][0] != session[0][0] {
+		t.Errorf("the sessions are %v, they were %v", now, session)
+	}
+	w.finish()
+}
