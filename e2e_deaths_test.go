@@ -247,10 +247,15 @@ func TestLauncherOrKeeperKilledUnderLoad(t *testing.T) {
 			if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			go w.cmd.Wait()
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				w.cmd.Wait()
+			}()
 			for _, fd := range family {
 				waitGone(t, fd)
 			}
+			<-ended
 			l.until(100, fromPod)
 			t.Logf("the pod answers %v after the kill", time.Since(killed))
 			l.brief(killed, 200*time.Millisecond)

@@ -117,7 +117,7 @@ func TestJob(t *testing.T) {
 		t.Errorf("capabilities %v, want %v", got, want)
 	}
 	again, other := *target, *target
-	again.Path.Container, other.ContainerID = "app", "another"
+	again.Path.Container, again.ContainerID, other.Container = "app", "restarted", "another"
 	if jobName(&again, spec) != j.Name || jobName(&other, spec) == j.Name {
 		t.Error("the name does not follow the target")
 	}
