@@ -6,7 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/policy"
-	"mirrord/layer/seccomp"
 	wire "mirrord/protocol/layer"
 )
 
@@ -66,37 +65,45 @@ func (l *Layer) datagramEndpoint(d *duplicate, to netip.AddrPort) (netip.AddrPor
 	return r.Addr, 0
 }
 
-func quickSendto(c *call) bool {
+func quickSendto(c *call) bool { return !c.sendsRemote(c.Args[4], c.Args[5], c.Args[3]) }
+
+// sendsRemote reads the address that is sent to into c.addr, and tells whether
+// it is more than this machine's business.
+func (c *call) sendsRemote(ptr, size, flags uint64) bool {
 	s := &c.addr
-	if !c.readSockaddr(c.Args[4], c.Args[5]) || !s.addr.IsValid() {
-		return true
+	if !c.readSockaddr(ptr, size) || !s.addr.IsValid() {
+		return false
 	}
-	local := c.l.Policy.Connect(policy.UDP, s.addr).Kind == policy.Local && !c.opensRemote()
-	if !local {
+	remote := c.l.Policy.Connect(policy.UDP, s.addr).Kind != policy.Local || c.opensRemote(flags)
+	if remote {
 		c.inode()
 	}
-	return local
+	return remote
 }
 
 // opensRemote: of TCP only a connection that opens with its first data has an address.
-func (c *call) opensRemote() bool {
-	return c.Args[3]&unix.MSG_FASTOPEN != 0 && c.l.Policy.Connect(policy.TCP, c.addr.addr).Kind != policy.Local
+func (c *call) opensRemote(flags uint64) bool {
+	return flags&unix.MSG_FASTOPEN != 0 && c.l.Policy.Connect(policy.TCP, c.addr.addr).Kind != policy.Local
 }
 
-// slowSendto sends the datagram for the debuggee. It does not wait for room in
-// the socket: where it would, also a socket that blocks is told EAGAIN. One that
-// is interrupted between sending and telling is sent again by who restarts it,
-// and arrives twice, as datagrams may.
 func slowSendto(c *call) answer {
-	s := &c.addr
 	d, ans, ok := c.duplicate(int32(c.Args[0]))
 	if !ok {
 		return ans
 	}
 	defer d.close()
+	return c.send(d, []buffer{{c.Args[1], c.Args[2]}}, nil, c.Args[3])
+}
+
+// send sends the datagram for the debuggee to c.addr. It does not wait for room in
+// the socket: where it would, also a socket that blocks is told EAGAIN. One that
+// is interrupted between sending and telling is sent again by who restarts it,
+// and arrives twice, as datagrams may.
+func (c *call) send(d *duplicate, data []buffer, control []byte, flags uint64) answer {
+	s := &c.addr
 	switch {
 	case d.tcp():
-		if c.opensRemote() {
+		if c.opensRemote(flags) {
 			return fail(unix.EOPNOTSUPP) // as a kernel that has it switched off: the caller connects
 		}
 		return carryOn // a connected socket ignores the address
@@ -106,16 +113,14 @@ func slowSendto(c *call) answer {
 		return carryOn // ignored as well
 	case !d.udp():
 		return fail(unix.ENETUNREACH)
-	case c.Args[2] > maxDatagram:
-		return fail(unix.EMSGSIZE)
+	}
+	b, errno := c.gather(data)
+	if errno != 0 {
+		return fail(errno)
 	}
 	endpoint, errno := c.l.datagramEndpoint(d, s.addr)
 	if errno != 0 {
 		return fail(errno)
-	}
-	b := make([]byte, c.Args[2])
-	if err := seccomp.Read(c.TID, c.Args[1], b); err != nil {
-		return failWith(err)
 	}
 	if !c.l.listener.Valid(c.ID) { // the caller may have filled its buffer anew
 		return answer{abandoned: true}
@@ -123,8 +128,12 @@ func slowSendto(c *call) answer {
 	if c.l.sockets.get(d.inode) == nil {
 		c.l.sockets.put(d.inode, &sock{udp: true})
 	}
-	flags := int(c.Args[3])&unix.MSG_DONTROUTE | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
-	if err := unix.Sendto(d.fd, b, flags, kernelAddr(endpoint, d.domain)); err != nil {
+	return d.send(b, control, kernelAddr(endpoint, d.domain), flags)
+}
+
+func (d *duplicate) send(b, control []byte, to unix.Sockaddr, flags uint64) answer {
+	flags = flags&unix.MSG_DONTROUTE | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	if _, err := unix.SendmsgN(d.fd, b, control, to, int(flags)); err != nil {
 		return failWith(err)
 	}
 	return answer{val: int64(len(b)), again: true}
@@ -138,11 +147,27 @@ func quickRecvfrom(c *call) bool {
 	return k == nil || !k.udp
 }
 
-// slowRecvfrom receives for the debuggee, to tell it who really sent. The
+func slowRecvfrom(c *call) answer {
+	data := []buffer{{c.Args[1], c.Args[2]}}
+	return c.receive(data, 0, c.Args[3], func(r *received) ([]memory, unix.Errno) {
+		return c.writeSockaddr(r.from, r.domain, c.Args[4], c.Args[5])
+	})
+}
+
+// received is a datagram on its way to the debuggee.
+type received struct {
+	size    int // as the call returns it
+	control []byte
+	flags   int
+	from    netip.AddrPort // who really sent
+	domain  int
+}
+
+// receive receives for the debuggee, to tell it who really sent, which tell does. The
 // datagram is looked at first and consumed when the debuggee has it: a signal
 // in between loses nothing. The socket is kept from others until then, which
 // is when finish has the answer: it is not kept for a caller that comes back.
-func slowRecvfrom(c *call) answer {
+func (c *call) receive(data []buffer, control int, flags uint64, tell func(*received) ([]memory, unix.Errno)) answer {
 	d, ans, ok := c.duplicate(int32(c.Args[0]))
 	if !ok {
 		return ans
@@ -152,35 +177,35 @@ func slowRecvfrom(c *call) answer {
 		d.close()
 		return carryOn
 	}
-	flags := int(c.Args[3])
 	if !d.async && flags&unix.MSG_DONTWAIT == 0 {
 		if ended := c.wait(d, unix.POLLIN); ended == callerGone {
 			d.close()
 			return answer{abandoned: true}
 		} // over its time it finds nothing, and fails with EAGAIN
 	}
-	b := make([]byte, min(c.Args[2], maxDatagram))
+	b, oob := make([]byte, min(total(data), maxDatagram)), make([]byte, control)
 	k.receiving.Lock()
-	n, from, err := unix.Recvfrom(d.fd, b, flags&unix.MSG_TRUNC|unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	if err != nil {
+	failed := func(ans answer) answer {
 		k.receiving.Unlock()
 		d.close()
-		return failWith(err)
+		return ans
 	}
-	source := addrPort(from)
+	n, oobn, recvflags, from, err := unix.Recvmsg(d.fd, b, oob, int(flags)&unix.MSG_TRUNC|unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	if err != nil {
+		return failed(failWith(err))
+	}
+	r := received{size: n, control: oob[:oobn], flags: recvflags, from: addrPort(from), domain: d.domain}
 	c.l.sockets.mu.Lock()
-	if to, ok := c.l.sockets.remote[source]; ok {
-		source = to
+	if to, ok := c.l.sockets.remote[r.from]; ok {
+		r.from = to
 	}
 	c.l.sockets.mu.Unlock()
-	writes := []memory{{c.Args[1], b[:min(n, len(b))]}}
-	name, errno := c.writeSockaddr(source, d.domain, c.Args[4], c.Args[5])
+	writes := scatter(data, b[:min(n, len(b))])
+	names, errno := tell(&r)
 	if errno != 0 {
-		k.receiving.Unlock()
-		d.close()
-		return fail(errno)
+		return failed(fail(errno))
 	}
-	return answer{val: int64(n), writes: append(writes, name...), again: true, settle: func(taken bool) {
+	return answer{val: int64(n), writes: append(writes, names...), again: true, settle: func(taken bool) {
 		if taken && flags&unix.MSG_PEEK == 0 {
 			var none [1]byte
 			_, _, _ = unix.Recvfrom(d.fd, none[:], unix.MSG_DONTWAIT)

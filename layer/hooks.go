@@ -14,6 +14,7 @@ type group uint8
 const (
 	files group = iota
 	outgoing
+	datagrams
 	incoming
 	socketNames
 	names
@@ -98,6 +99,12 @@ var hooks = [...]hook{
 	{on(seccomp.Connect), outgoing, no, no, no, quickConnect, slowConnect},
 	{seccomp.Rule{Call: seccomp.Sendto, Arg: 4, Test: seccomp.NotNull}, outgoing, no, no, no, quickSendto, slowSendto},
 	{seccomp.Rule{Call: seccomp.Recvfrom, Arg: 4, Test: seccomp.NotNull}, outgoing, no, no, no, quickRecvfrom, slowRecvfrom},
+	// Their addresses are in memory, which the program cannot see: all of them
+	// are trapped, and those without an address carried on.
+	{on(seccomp.Sendmsg), datagrams, no, no, no, quickSendmsg, slowSendmsg},
+	{on(seccomp.Sendmmsg), datagrams, no, no, no, quickSendmmsg, slowSendmmsg},
+	{on(seccomp.Recvmsg), datagrams, no, no, no, quickRecvfrom, slowRecvmsg},
+	{on(seccomp.Recvmmsg), datagrams, no, no, no, quickRecvfrom, slowRecvmmsg},
 	{on(seccomp.Getsockname), socketNames, no, no, no, quickName, slowName},
 	{on(seccomp.Getpeername), socketNames, no, no, no, quickName, slowName},
 	{on(seccomp.Bind), incoming, no, no, no, quickBind, slowBind},

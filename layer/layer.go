@@ -101,6 +101,8 @@ func (l *Layer) hooked(h *hook) bool {
 		return l.Policy.Files()
 	case outgoing:
 		return l.Policy.Sockets()
+	case datagrams:
+		return l.Policy.Datagrams()
 	case incoming:
 		return l.Policy.Incoming()
 	case socketNames:

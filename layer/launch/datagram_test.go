@@ -60,3 +60,31 @@ c = udp(); c.bind(("", port)); c.sendto(b"\0\3" + q[2:], ("10.96.0.10", 53)); r 
 		t.Errorf("%d questions for 3 sockets", n)
 	}
 }
+
+// Messages, alone and several at once, to the target and to this machine.
+func TestMessages(t *testing.T) {
+	w := newWorld(t)
+	serveHTTP(t, w)
+	w.want(t, `sendmsg: 26 bytes
+recvmsg: 42 bytes of 10.96.0.10:53, name of 16, control of 0, flags 0
+cut: 10 bytes of 10.96.0.10:53, name of 16, control of 0, flags 32
+in two buffers: 12 and 30, as received before: 1
+sendmmsg: 3 messages of 26 26 5
+recvmmsg: 1 message of 42, of 10.96.0.10:53
+recvmsg: 42 bytes of 10.96.0.11:53, name of 16, control of 0, flags 0
+here: 5 bytes of 127.0.0.1
+connected: 26 bytes, 42 back
+sendmsg(u, &m, 0): EFAULT
+recvmsg(u, &m, MSG_DONTWAIT): EAGAIN
+`, build(t, "messages.c"))
+}
+
+// node sends datagrams by sendmsg.
+func TestNodeDatagram(t *testing.T) {
+	w := newWorld(t)
+	serveHTTP(t, w)
+	w.want(t, "10.96.0.10 53 42\n", "node", "-e", `
+const s = require('dgram').createSocket('udp4'), q = Buffer.from('\x01\x02\x01\x00\x00\1\0\0\0\0\0\0\3web\4shop\0\0\1\0\1', 'latin1');
+s.on('message', (m, from) => { console.log(from.address, from.port, m.length); s.close() });
+s.send(q, 53, '10.96.0.10');`)
+}

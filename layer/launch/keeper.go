@@ -61,13 +61,32 @@ func keep() error {
 		return err
 	}
 	defer killAll(nil)
-	started := make(chan startResult, 1)
-	go start(o, started)
-	s := <-started
-	if err := send(socketFD, didStart, uint32(s.errno)); err != nil || s.errno != 0 {
+	installed, begin, started := make(chan installResult, 1), make(chan struct{}), make(chan startResult, 1)
+	go start(o, installed, begin, started)
+	in := <-installed
+	if in.err != nil {
+		_ = send(socketFD, didInstall, uint32(asErrno(in.err)))
 		return nil // the launcher tells the user
 	}
+	err = send(socketFD, didInstall, 0, in.listener.FD())
+	_ = in.listener.Close() // the launcher's copy is the only one: with it answers end
+	if err != nil {
+		return nil
+	}
+	if v, _, _, err := receive(socketFD); err != nil || v != doStart {
+		return nil
+	}
+	close(begin)
+	s := <-started
+	if err := send(socketFD, didStart, uint32(s.errno)); err != nil || s.errno != 0 {
+		return nil
+	}
 	return attendDebuggee(s.pid, had)
+}
+
+type installResult struct {
+	listener *seccomp.Listener
+	err      error
 }
 
 type startResult struct {
@@ -76,24 +95,13 @@ type startResult struct {
 }
 
 // start installs the program and starts the debuggee. Its thread stays under
-// the program, and stays: the debuggee dies with it.
-func start(o orders, started chan<- startResult) {
+// the program, and stays: the debuggee dies with it. What is said to the
+// launcher is said by others, because it would be trapped here.
+func start(o orders, installed chan<- installResult, begin <-chan struct{}, started chan<- startResult) {
 	runtime.LockOSThread()
 	l, err := seccomp.Install(o.program)
-	if err != nil {
-		_ = send(socketFD, didInstall, uint32(asErrno(err)))
-		started <- startResult{errno: asErrno(err)}
-		return
-	}
-	if err := send(socketFD, didInstall, 0, l.FD()); err != nil {
-		started <- startResult{errno: unix.EPIPE}
-		return
-	}
-	_ = l.Close() // the launcher's copy is the only one: with it answers end
-	if v, _, _, err := receive(socketFD); err != nil || v != doStart {
-		started <- startResult{errno: unix.EPIPE}
-		return
-	}
+	installed <- installResult{l, err}
+	<-begin
 	pid, err := syscall.ForkExec(o.path, o.argv, &syscall.ProcAttr{
 		Dir: o.dir, Env: o.env, Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},

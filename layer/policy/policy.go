@@ -128,6 +128,9 @@ func (p *Policy) Files() bool { return p.set.FSMode != "local" || p.set.DNS }
 // Sockets tells whether any connection can be other than Local.
 func (p *Policy) Sockets() bool { return p.set.OutgoingTCP || p.set.OutgoingUDP || p.set.DNS }
 
+// Datagrams tells whether any datagram can be other than Local.
+func (p *Policy) Datagrams() bool { return p.set.OutgoingUDP || p.set.DNS }
+
 // Incoming tells whether any port can be stolen or mirrored.
 func (p *Policy) Incoming() bool { return p.set.Steal || p.set.Mirror }
 

@@ -65,6 +65,10 @@ const (
 	Getpeername
 	Sendto
 	Recvfrom
+	Sendmsg
+	Recvmsg
+	Sendmmsg
+	Recvmmsg
 	Uname
 	IoUringSetup
 	numCalls
@@ -137,6 +141,10 @@ var calls = [numCalls]struct {
 	Getpeername:     {"getpeername", 52, 205},
 	Sendto:          {"sendto", 44, 206},
 	Recvfrom:        {"recvfrom", 45, 207},
+	Sendmsg:         {"sendmsg", 46, 211},
+	Recvmsg:         {"recvmsg", 47, 212},
+	Sendmmsg:        {"sendmmsg", 307, 269},
+	Recvmmsg:        {"recvmmsg", 299, 243},
 	Uname:           {"uname", 63, 160},
 	IoUringSetup:    {"io_uring_setup", 425, 425},
 }
