@@ -60,12 +60,22 @@
 // operation in a stream of its own (protocol/message.go, agent/serve). The
 // debuggee gets a real descriptor; its reads and writes are never trapped.
 //
+// What the agent answered about a file the launcher keeps (layer/cache.go)
+// until the agent says that it has changed (agent/files/lease.go).
+//
+// A connect that does not block is answered after 250 ms at most, if need be
+// with an endpoint that completes when the target has (daemon/forward/pending.go).
+//
 // # Undo
 //
 // Whoever does a thing owns its undoing, and the undoing survives a kill -9 of
 // the owner: stolen ports are kernel objects that die with the agent
 // (agent/incoming), the debuggee dies with its launcher or keeper
 // (layer/launch), the file server's mount with its last descriptor (daemon/files).
+//
+// A lost connection is made again, and loses nothing (protocol/link); a daemon
+// that is gone is started again by the launchers (layer/restart.go); a
+// restarted container is followed (agent/target/follow.go).
 //
 // # Imports
 //

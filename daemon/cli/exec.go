@@ -35,8 +35,9 @@ func execCommand() *cobra.Command {
 		Short: "Run a command in the context of a target",
 		Long: `exec runs COMMAND on this machine in the context of a target: a pod, or a pod of
 a deployment. COMMAND and what it starts see the target's environment, volumes,
-names and network. With --steal they also receive the connections that others
-make to the ports they listen on; without it these stay with the pod.
+names and network, and get a copy of what others send to the ports they listen
+on, which the pod answers. With --steal they get these connections themselves.
+Without a pod, --target targetless gives the cluster's names and network.
 
 What the command line does not say comes from the configuration file, and the
 variables MIRRORD_CONFIG_FILE, MIRRORD_IMPERSONATED_TARGET and
@@ -47,6 +48,7 @@ is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
 130 when it was interrupted before COMMAND ran, 2 for a wrong command line.`,
 		Example: `  mirrord exec --target deployment/web -- ./web
   mirrord exec -t pod/web-7d9c/container/app -n shop --steal -- go run .
+  mirrord exec -t targetless -n shop -- curl http://web
   mirrord exec -f mirrord.json -- npm start
   mirrord exec -t deployment/web --context staging --fs-mode local -- env
   mirrord exec --agent 127.0.0.1:7777 -- ./web`,
@@ -65,7 +67,7 @@ is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
 	f.SetInterspersed(false) // flags behind the command are the command's
 	f.StringVarP(&e.choice.overrides.Target, "target", "t", "", "`target`: pod/NAME or deployment/NAME, with /container/NAME where it matters")
 	e.choice.add(cmd)
-	f.BoolVar(&e.choice.overrides.Steal, "steal", false, "take the connections to the ports that COMMAND listens on")
+	f.BoolVar(&e.choice.overrides.Steal, "steal", false, "take the connections to the ports that COMMAND listens on, instead of a copy")
 	f.StringVar(&e.choice.overrides.FSMode, "fs-mode", "", "which files are the target's: `mode` read, write, local or local-with-overrides (default read)")
 	f.StringVar(&e.session, "session", "", "`id` of a session that runs already, instead of a target")
 	f.StringVar(&e.choice.overrides.Agent, "agent", "", "`host:port` of an agent outside Kubernetes, instead of a target")
