@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -74,7 +75,7 @@ func TestKernelWithoutNotification(t *testing.T) {
 	}
 }
 
-// Without FUSE remote files cannot be shown; --fs-mode local is the way out.
+// Without FUSE remote files are copied; --fs-mode local has none of them.
 func TestNoFUSE(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("hides /dev/fuse in a mount namespace: needs root")
@@ -96,11 +97,17 @@ func TestNoFUSE(t *testing.T) {
 				return hide()
 			})
 			// The daemon that this starts is in there, too.
-			finish(t, mirrord(t, onTarget(namespace, "--", "true")...), hidden).
-				fails(t, 125, "starting the file server for remote files", "--fs-mode local")
-			noAgentLeft(t, namespace)
-			o := finish(t, mirrord(t, onTarget(namespace, "--fs-mode", "local", "--", "hostname")...), hidden)
-			if o.code != 0 || o.stdout != "web\n" {
+			o := finish(t, mirrord(t, onTarget(namespace, "--", "ls", "/var/run/secrets/kubernetes.io/serviceaccount")...), hidden)
+			if o.code != 0 || o.stdout != "ca.crt\nnamespace\ntoken\n" {
+				t.Errorf("listing a directory: exit code %d: %s%s", o.code, o.stdout, o.stderr)
+			}
+			for _, words := range []string{"mirrord: warning:", "starting the file server for remote files", "--fs-mode local"} {
+				if !strings.Contains(o.stderr, words) {
+					t.Errorf("not told: %q in %s", words, o.stderr)
+				}
+			}
+			o = finish(t, mirrord(t, onTarget(namespace, "--fs-mode", "local", "--", "hostname")...), hidden)
+			if o.code != 0 || o.stdout != "web\n" || strings.Contains(o.stderr, "warning") {
 				t.Errorf("with --fs-mode local: exit code %d: %s%s", o.code, o.stdout, o.stderr)
 			}
 			kubectl(t, "delete", "job", "-n", namespace, "-l", agentLabel)

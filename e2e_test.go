@@ -25,6 +25,7 @@ const patience = 60 * time.Second
 var kubeconfig = os.Getenv("MIRRORD_TEST_KUBECONFIG")
 
 func TestMain(m *testing.M) {
+	asHelper()
 	if kubeconfig == "" {
 		os.Exit(m.Run())
 	}
@@ -161,8 +162,14 @@ func execute(t *testing.T, env []string, args ...string) *debuggee {
 
 func started(t *testing.T, cmd *exec.Cmd, env []string) *debuggee {
 	t.Helper()
+	return startedWith(t, cmd, append(os.Environ(), env...))
+}
+
+// startedWith starts a command whose whole environment is env.
+func startedWith(t *testing.T, cmd *exec.Cmd, env []string) *debuggee {
+	t.Helper()
 	d := &debuggee{t: t, cmd: cmd, lines: make(chan string, 1000)}
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = env
 	cmd.Stderr = d
 	out, err := cmd.StdoutPipe()
 	if err != nil {

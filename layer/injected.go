@@ -39,8 +39,10 @@ type injected struct {
 	servers []server         // guarded by mu; the last is the one in use
 	memfds  map[uint64]*file // guarded by mu
 	nodes   map[uint64]*file // guarded by mu
+	dirs    map[string]*file // guarded by mu; by path of what stands in for them
 	order   []uint64         // of memfds, oldest first; guarded by mu
 	order2  []uint64         // of nodes; guarded by mu
+	order3  []string         // of dirs; guarded by mu
 }
 
 // A server is a daemon's file server.
@@ -53,7 +55,7 @@ type server struct {
 const rootKept = 5 * time.Second
 
 func (t *injected) init(root *os.File) {
-	t.memfds, t.nodes = make(map[uint64]*file), make(map[uint64]*file)
+	t.memfds, t.nodes, t.dirs = make(map[uint64]*file), make(map[uint64]*file), make(map[string]*file)
 	t.serve(root)
 }
 
@@ -93,7 +95,14 @@ func (t *injected) addNode(node uint64, f *file) {
 	t.order2 = remember(t.nodes, t.order2, node, f)
 }
 
-func remember(m map[uint64]*file, order []uint64, key uint64, f *file) []uint64 {
+func (t *injected) addDir(path string, f *file) {
+	t.any.Add(1)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.order3 = remember(t.dirs, t.order3, path, f)
+}
+
+func remember[K comparable](m map[K]*file, order []K, key K, f *file) []K {
 	if _, known := m[key]; !known {
 		if len(order) >= maxFiles {
 			delete(m, order[0])
@@ -113,11 +122,15 @@ func mountID(fdinfo string) string {
 	return strings.TrimSpace(id)
 }
 
-// byText finds the node whose /proc text this is. fdinfo, if there is one, tells
+// byText finds the node whose /proc text this is, or what stands in for a
+// directory. fdinfo, if there is one, tells
 // file servers apart, and from a file of this machine that is called alike.
 func (t *injected) byText(text, fdinfo string) *file {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
+	if f := t.dirs[text]; f != nil {
+		return f
+	}
 	mount := ""
 	for i := len(t.servers) - 1; i >= 0; i-- {
 		s := &t.servers[i]
@@ -194,6 +207,14 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 			}
 			return fd, err
 		}
+	case r.fd >= 0 && r.Attr.Mode&unix.S_IFMT == unix.S_IFDIR:
+		text, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(r.fd))
+		if err != nil {
+			closeFD(r.fd)
+			return -1, err
+		}
+		t.addDir(text, f)
+		return r.fd, nil
 	case r.fd >= 0:
 		defer unix.Close(r.fd)
 		return t.openMemfd(r.fd, f)

@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -72,8 +73,12 @@ func unavailable(s stage, err error) error {
 	if pe, ok := err.(*os.PathError); ok {
 		err = pe.Err
 	}
+	reason := err.Error()
+	if s == stageSpawn && errors.Is(err, unix.ENOSPC) { // no room below the limit
+		reason = "none may be made"
+	}
 	return &Error{
-		Msg:  fmt.Sprintf("starting the file server for remote files: %v: %v", s, err),
+		Msg:  fmt.Sprintf("starting the file server for remote files: %v: %s", s, reason),
 		Hint: s.hint(err) + ", or go on with --fs-mode local",
 		Err:  err,
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"mirrord/daemon/cluster"
-	"mirrord/daemon/files"
 	"mirrord/protocol/ide"
 )
 
@@ -48,11 +47,4 @@ func configError(err error) error {
 		return err
 	}
 	return &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
-}
-
-func unsupported(err error) error {
-	if e, ok := errors.AsType[*files.Error](err); ok {
-		return &ide.Error{Code: ide.CodeUnsupported, Msg: e.Msg, Hint: e.Hint, Err: err}
-	}
-	return &ide.Error{Code: ide.CodeUnsupported, Msg: err.Error(), Err: err}
 }

@@ -1,16 +1,12 @@
 package session
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
+	"io"
 	"os"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 	"mirrord/protocol/layer"
 )
@@ -31,7 +27,13 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) 
 	}
 	reply.Attr, reply.Data, reply.Lease = opened.Attr, cut(opened.Path), opened.Lease
 	if opened.Handle == 0 {
-		return sealed(content, opened.Attr.Mode)
+		return sealed(opened.Attr.Mode, func(w io.Writer) error {
+			_, err := w.Write(content)
+			return err
+		})
+	}
+	if !l.nodes {
+		return l.stand(r.Path, opened)
 	}
 	reply.Node = l.m.nodes.add(l, t, opened)
 	reply.Flags |= layer.ReplyNode
@@ -58,18 +60,15 @@ func (l *launcher) access(r *layer.Request) error {
 }
 
 // sealed makes a read-only file in memory that nobody can change.
-func sealed(content []byte, mode uint32) (*os.File, error) {
+func sealed(mode uint32, fill func(io.Writer) error) (*os.File, error) {
 	fd, err := unix.MemfdCreate("mirrord", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("making memfd: %w", err)
 	}
-	defer unix.Close(fd)
-	for rest := content; len(rest) > 0; {
-		n, err := unix.Write(fd, rest)
-		if err != nil {
-			return nil, fmt.Errorf("filling memfd: %w", err)
-		}
-		rest = rest[n:]
+	memfd := os.NewFile(uintptr(fd), "memfd")
+	defer memfd.Close()
+	if err := fill(memfd); err != nil {
+		return nil, fmt.Errorf("filling memfd: %w", err)
 	}
 	if err := unix.Fchmod(fd, mode&0o777); err != nil {
 		return nil, fmt.Errorf("making memfd: %w", err)
@@ -84,126 +83,4 @@ func sealed(content []byte, mode uint32) (*os.File, error) {
 		return nil, fmt.Errorf("reopening memfd: %w", err)
 	}
 	return os.NewFile(uintptr(reader), "memfd"), nil
-}
-
-// nodes are the files of all sessions that the file server shows.
-type nodes struct {
-	log *slog.Logger
-
-	mu   sync.Mutex
-	last uint64
-	open map[uint64]*node // guarded by mu
-}
-
-type node struct {
-	tunnel *tunnel.Tunnel
-	handle uint64
-	attr   protocol.Attr
-	owner  *launcher
-	seen   bool // guarded by nodes.mu; the file server has asked for it
-}
-
-func newNodes(log *slog.Logger) *nodes { return &nodes{log: log, open: map[uint64]*node{}} }
-
-func (n *nodes) add(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply) uint64 {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.last++
-	n.open[n.last] = &node{tunnel: t, handle: o.Handle, attr: o.Attr, owner: owner}
-	return n.last
-}
-
-func (n *nodes) get(id uint64) (*node, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if f := n.open[id]; f != nil {
-		return f, nil
-	}
-	return nil, unix.ESTALE
-}
-
-// Attr tells the file server of a node.
-func (n *nodes) Attr(_ context.Context, id uint64) (protocol.Attr, error) {
-	f, err := n.get(id)
-	if err != nil {
-		return protocol.Attr{}, err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	f.seen = true
-	return f.attr, nil
-}
-
-// Read fills p from off on, unless the file ends before.
-func (n *nodes) Read(ctx context.Context, id uint64, p []byte, off int64) (int, error) {
-	f, err := n.get(id)
-	if err != nil {
-		return 0, err
-	}
-	total := 0
-	for total < len(p) {
-		want := min(len(p)-total, protocol.MaxPayload)
-		request := protocol.Read{Handle: f.handle, Offset: off + int64(total), Len: want}
-		b, err := f.tunnel.Call(ctx, protocol.KindRead, request, new(protocol.ReadReply))
-		if err != nil {
-			return total, err
-		}
-		total += copy(p[total:], b)
-		if len(b) < want {
-			break
-		}
-	}
-	return total, nil
-}
-
-// ReadDir returns entries from off on.
-func (n *nodes) ReadDir(ctx context.Context, id uint64, off int) ([]protocol.DirEntry, bool, error) {
-	f, err := n.get(id)
-	if err != nil {
-		return nil, false, err
-	}
-	var reply protocol.ReadDirReply
-	b, err := f.tunnel.Call(ctx, protocol.KindReadDir, protocol.ReadDir{Handle: f.handle, Offset: off}, &reply)
-	if err != nil {
-		return nil, false, err
-	}
-	list, err := protocol.DirEntries(b)
-	return list, reply.More, err
-}
-
-// Released says that no descriptor of the node is left.
-func (n *nodes) Released(id uint64) {
-	n.mu.Lock()
-	f := n.open[id]
-	delete(n.open, id)
-	n.mu.Unlock()
-	if f != nil {
-		n.close(f)
-	}
-}
-
-// dropUnused closes what a launcher opened and never got to inject.
-func (n *nodes) dropUnused(owner *launcher) {
-	n.mu.Lock()
-	var unused []*node
-	for id, f := range n.open {
-		if f.owner == owner && !f.seen {
-			unused = append(unused, f)
-			delete(n.open, id)
-		}
-	}
-	n.mu.Unlock()
-	for _, f := range unused {
-		n.close(f)
-	}
-}
-
-const closeTimeout = 10 * time.Second
-
-func (n *nodes) close(f *node) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	if _, err := f.tunnel.Call(ctx, protocol.KindClose, protocol.Close{Handle: f.handle}, new(protocol.CloseReply)); err != nil {
-		n.log.Debug("remote file not closed", "err", err)
-	}
 }

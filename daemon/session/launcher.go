@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,9 @@ type launcher struct {
 	s    *Session
 	conn *net.UnixConn
 	ctx  context.Context // until the socket ends
+
+	nodes       bool        // it can open the file server's
+	directories directories // where it cannot
 
 	expired expiries
 
@@ -50,7 +54,10 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 		return err
 	}
 	defer func() {
-		m.nodes.dropUnused(l)
+		m.nodes.dropUnused(l, time.Now())
+		if err := l.directories.remove(); err != nil {
+			m.log.Warn("removing what stood in for directories", "err", err)
+		}
 		l.s.detach(l)
 		m.endUnused(l.s, "its launchers are gone")
 	}()
@@ -58,6 +65,7 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(l.tellExpired)
+	wg.Go(l.sweepNodes)
 	calls := make(chan struct{}, maxCalls)
 	for {
 		request, err := l.read()
@@ -100,7 +108,9 @@ func (l *launcher) attach(r *layer.Request) error {
 		return l.refuse(r, unix.ESRCH, err)
 	}
 	l.s = s
-	if err := l.reply(&layer.Reply{Seq: r.Seq}, l.m.root()); err != nil {
+	root := l.m.root()
+	l.nodes = root != nil
+	if err := l.reply(&layer.Reply{Seq: r.Seq}, root); err != nil {
 		s.detach(l)
 		l.m.endUnused(s, "its launcher is gone")
 		return err
@@ -174,6 +184,20 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 		return nil, nil
 	}
 	return nil, &ide.Error{Msg: fmt.Sprintf("unknown layer request %d", r.Op), Err: unix.EPROTO}
+}
+
+// sweepNodes runs until the launcher's socket ends.
+func (l *launcher) sweepNodes() {
+	tick := time.NewTicker(unusedTime)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			l.m.nodes.dropUnused(l, time.Now().Add(-unusedTime))
+		case <-l.ctx.Done():
+			return
+		}
+	}
 }
 
 // connect finds where the debuggee's socket has to connect to.

@@ -32,6 +32,7 @@ type Manager struct {
 	agents   *agents
 	nodes    *nodes
 	path     string
+	standIns string // directory of the launchers' directories
 	listener *net.UnixListener
 
 	mu       sync.Mutex
@@ -48,7 +49,8 @@ const acceptPause = 50 * time.Millisecond
 // NewManager makes a manager whose launchers' socket is in dir.
 func NewManager(log *slog.Logger, dir string) (*Manager, error) {
 	m := &Manager{
-		log: log, nodes: newNodes(log), path: filepath.Join(dir, "layer.sock"), sessions: map[string]*Session{},
+		log: log, nodes: newNodes(log), path: filepath.Join(dir, "layer.sock"), standIns: filepath.Join(dir, standInsName),
+		sessions: map[string]*Session{},
 	}
 	who, err := whoWeAre(dir)
 	if err != nil {
@@ -57,6 +59,9 @@ func NewManager(log *slog.Logger, dir string) (*Manager, error) {
 	m.agents = newAgents(log, who, m.hearExpired, m.agentNews)
 	if err := os.Remove(m.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing old layer socket: %w", err)
+	}
+	if err := os.RemoveAll(m.standIns); err != nil {
+		return nil, fmt.Errorf("removing an old daemon's directories: %w", err)
 	}
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: m.path, Net: "unixpacket"})
 	if err != nil {
@@ -104,6 +109,7 @@ func (m *Manager) Serve(ctx context.Context) error {
 // Close ends all sessions, agents' tunnels and the file server.
 func (m *Manager) Close() {
 	m.listener.Close()
+	defer os.Remove(m.standIns) // it is empty, or was never made
 	for _, s := range m.all() {
 		m.end(s, "the daemon was stopped")
 	}
@@ -124,13 +130,14 @@ func (m *Manager) startFiles() error {
 		case <-m.files.Done():
 			m.files.Close()
 			m.files = nil
+			m.nodes.dropSeen()
 		default:
 			return nil
 		}
 	}
 	f, err := files.Start(context.Background(), m.log, m.nodes)
 	if err != nil {
-		return unsupported(err)
+		return err
 	}
 	m.files = f
 	return nil

@@ -31,6 +31,9 @@ type Session struct {
 	ctx       context.Context // until the session ends
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup // incoming connections and watchListeners
+	noFiles   error          // why there was no file server at the start, nil if there was
+
+	toldNoFiles sync.Once
 
 	mu        sync.Mutex
 	holders   int                  // guarded by mu; connections that started it

@@ -33,10 +33,9 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 	if err := cfg.NeedTarget(); err != nil {
 		return ide.Session{}, configError(err)
 	}
+	var noFiles error
 	if cfg.FS.Mode != "local" {
-		if err := m.startFiles(); err != nil {
-			return ide.Session{}, err
-		}
+		noFiles = m.startFiles() // most of a session works without
 	}
 	a, target, err := m.agents.get(ctx, cfg, p.Client, progress)
 	if err != nil {
@@ -46,6 +45,11 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 	if err != nil {
 		m.agents.put(a)
 		return ide.Session{}, clusterError(err)
+	}
+	if noFiles != nil {
+		s.noFiles = noFiles
+		s.launch.Session.Warnings = append(s.launch.Session.Warnings,
+			fmt.Sprintf("files of the target are copied when they are opened; %s, and %s, cannot be opened: %v", tooLarge, tooMany, noFiles))
 	}
 	if other := m.register(s); other != s {
 		s.close()

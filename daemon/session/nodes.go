@@ -1,0 +1,161 @@
+package session
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/daemon/tunnel"
+	"mirrord/protocol"
+)
+
+// nodes are the files of all sessions that the file server shows.
+type nodes struct {
+	log *slog.Logger
+
+	mu   sync.Mutex
+	last uint64
+	open map[uint64]*node // guarded by mu
+}
+
+type node struct {
+	tunnel *tunnel.Tunnel
+	handle uint64
+	attr   protocol.Attr
+	owner  *launcher
+	added  time.Time
+	seen   bool // guarded by nodes.mu; the file server has asked for it, and will tell of its end
+}
+
+func newNodes(log *slog.Logger) *nodes { return &nodes{log: log, open: map[uint64]*node{}} }
+
+func (n *nodes) add(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply) uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.last++
+	n.open[n.last] = &node{tunnel: t, handle: o.Handle, attr: o.Attr, owner: owner, added: time.Now()}
+	return n.last
+}
+
+func (n *nodes) get(id uint64) (*node, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if f := n.open[id]; f != nil {
+		return f, nil
+	}
+	return nil, unix.ESTALE
+}
+
+// Attr tells the file server of a node.
+func (n *nodes) Attr(_ context.Context, id uint64) (protocol.Attr, error) {
+	f, err := n.get(id)
+	if err != nil {
+		return protocol.Attr{}, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f.seen = true
+	return f.attr, nil
+}
+
+// Read fills p from off on, unless the file ends before.
+func (n *nodes) Read(ctx context.Context, id uint64, p []byte, off int64) (int, error) {
+	f, err := n.get(id)
+	if err != nil {
+		return 0, err
+	}
+	return f.read(ctx, p, off)
+}
+
+// read fills p from off on, unless the file ends before.
+func (f *node) read(ctx context.Context, p []byte, off int64) (int, error) {
+	total := 0
+	for total < len(p) {
+		want := min(len(p)-total, protocol.MaxPayload)
+		request := protocol.Read{Handle: f.handle, Offset: off + int64(total), Len: want}
+		b, err := f.tunnel.Call(ctx, protocol.KindRead, request, new(protocol.ReadReply))
+		if err != nil {
+			return total, err
+		}
+		total += copy(p[total:], b)
+		if len(b) < want {
+			break
+		}
+	}
+	return total, nil
+}
+
+// ReadDir returns entries from off on.
+func (n *nodes) ReadDir(ctx context.Context, id uint64, off int) ([]protocol.DirEntry, bool, error) {
+	f, err := n.get(id)
+	if err != nil {
+		return nil, false, err
+	}
+	return f.readDir(ctx, off)
+}
+
+func (f *node) readDir(ctx context.Context, off int) ([]protocol.DirEntry, bool, error) {
+	var reply protocol.ReadDirReply
+	b, err := f.tunnel.Call(ctx, protocol.KindReadDir, protocol.ReadDir{Handle: f.handle, Offset: off}, &reply)
+	if err != nil {
+		return nil, false, err
+	}
+	list, err := protocol.DirEntries(b)
+	return list, reply.More, err
+}
+
+// Released says that no descriptor of the node is left.
+func (n *nodes) Released(id uint64) {
+	n.mu.Lock()
+	f := n.open[id]
+	delete(n.open, id)
+	n.mu.Unlock()
+	if f != nil {
+		n.close(f)
+	}
+}
+
+// unusedTime is far more than a launcher takes to open the node it was told of.
+const unusedTime = time.Minute
+
+// dropUnused closes what a launcher was told of before some time and never
+// opened: it had no descriptor left, or its debuggee was killed.
+func (n *nodes) dropUnused(owner *launcher, before time.Time) {
+	n.drop(func(f *node) bool { return f.owner == owner && !f.seen && f.added.Before(before) })
+}
+
+// dropSeen closes what a file server showed that is gone.
+func (n *nodes) dropSeen() {
+	n.drop(func(f *node) bool { return f.seen })
+}
+
+// drop closes those that which, called with n.mu held, chooses.
+func (n *nodes) drop(which func(*node) bool) {
+	n.mu.Lock()
+	var chosen []*node
+	for id, f := range n.open {
+		if which(f) {
+			chosen = append(chosen, f)
+			delete(n.open, id)
+		}
+	}
+	n.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, f := range chosen {
+		wg.Go(func() { n.close(f) })
+	}
+	wg.Wait()
+}
+
+const closeTimeout = 10 * time.Second
+
+func (n *nodes) close(f *node) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if _, err := f.tunnel.Call(ctx, protocol.KindClose, protocol.Close{Handle: f.handle}, new(protocol.CloseReply)); err != nil {
+		n.log.Debug("remote file not closed", "err", err)
+	}
+}

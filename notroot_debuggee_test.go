@@ -1,0 +1,201 @@
+package mirrord_test
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The pod's files, which this machine has not.
+const (
+	podSmall = "/srv/pod/small"
+	podLarge = "/srv/pod/large"
+	podHuge  = "/srv/pod/huge" // more than is copied
+	podDir   = "/srv/pod/dir"
+)
+
+// asHelper is main of the processes that TestNotRoot starts of this binary.
+func asHelper() {
+	if len(os.Args) < 2 {
+		return
+	}
+	switch os.Args[1] {
+	case "be-user":
+		fmt.Fprintln(os.Stderr, beUser(os.Args[2], os.Args[3] == "namespaces", os.Args[4:]))
+		os.Exit(1)
+	case "see-pod":
+		if err := json.NewEncoder(os.Stdout).Encode(seePod()); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "serve-pod":
+		fmt.Fprintln(os.Stderr, servePod(os.Args[2]))
+		os.Exit(1)
+	}
+}
+
+// beUser goes on as a user, who may make user namespaces or not.
+func beUser(uid string, namespaces bool, args []string) error {
+	id, err := strconv.Atoi(uid)
+	if err != nil {
+		return err
+	}
+	if !namespaces {
+		// The limit is of the namespace that we are in, our own.
+		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(id), syscall.Setuid(id)); err != nil {
+		return err
+	}
+	return unix.Exec(args[0], args, os.Environ())
+}
+
+// An inPod is what a debuggee sees. Errors are told in place of what they kept
+// from being seen.
+type inPod struct {
+	UID          int
+	Env          string
+	Small        string
+	SmallMode    string
+	SmallOwner   uint32
+	Large        string // its hash
+	LargeMapped  string
+	LargeSize    int64
+	Huge         string // its size
+	Names        []string
+	FromDir      string // a file opened relative to its directory
+	Write        string
+	Name         string
+	NoName       string
+	Answer       string
+	Refused      bool
+	Child        string
+	CleanedChild string
+}
+
+func seePod() (p inPod) {
+	text := func(b []byte, err error) string {
+		if err != nil {
+			return err.Error()
+		}
+		return string(b)
+	}
+	p.UID, p.Env = os.Getuid(), os.Getenv("FROM_POD")
+	p.Small = text(os.ReadFile(podSmall))
+	if f, err := os.Open(podSmall); err == nil {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err == nil {
+			p.SmallMode, p.SmallOwner = fmt.Sprintf("%o", st.Mode), st.Uid
+		}
+		f.Close()
+	}
+	large, err := os.ReadFile(podLarge)
+	if p.Large = fmt.Sprintf("%x", sha256.Sum256(large)); err != nil {
+		p.Large = err.Error()
+	}
+	p.LargeMapped, p.LargeSize = mapPod()
+	if f, err := os.Open(podHuge); err != nil {
+		p.Huge = err.Error()
+	} else {
+		size, err := f.Seek(0, io.SeekEnd)
+		p.Huge = text(fmt.Append(nil, size), err)
+		f.Close()
+	}
+	entries, err := os.ReadDir(podDir)
+	for _, e := range entries {
+		p.Names = append(p.Names, fmt.Sprint(e.Name(), " ", e.Type()))
+	}
+	slices.Sort(p.Names)
+	if err != nil {
+		p.Names = []string{err.Error()}
+	}
+	if dir, err := os.OpenRoot(podDir); err != nil {
+		p.FromDir = err.Error()
+	} else {
+		p.FromDir = text(dir.ReadFile("sub/file"))
+		dir.Close()
+	}
+	p.Write = text(nil, os.WriteFile(podSmall, []byte("x"), 0o644))
+	addrs, err := net.LookupHost("other.example")
+	p.Name = text(fmt.Append(nil, addrs), err)
+	if _, err := net.LookupHost("none.example"); err != nil {
+		dns, ok := errors.AsType[*net.DNSError](err)
+		p.NoName = fmt.Sprint("not found: ", ok && dns.IsNotFound)
+	}
+	p.Answer = text(talk("other.example:8080"))
+	_, err = talk(podAddr + ":1")
+	p.Refused = errors.Is(err, unix.ECONNREFUSED)
+	p.Child = text(exec.Command("cat", podSmall).CombinedOutput())
+	cleaned := exec.Command("cat", podSmall)
+	cleaned.Env = []string{}
+	p.CleanedChild = text(cleaned.CombinedOutput())
+	return p
+}
+
+func mapPod() (hash string, size int64) {
+	f, err := os.Open(podLarge)
+	if err != nil {
+		return err.Error(), 0
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err.Error(), 0
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return err.Error(), 0
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(b)), info.Size()
+}
+
+// talk reads what a server says.
+func talk(addr string) ([]byte, error) {
+	conn, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	return io.ReadAll(conn)
+}
+
+// servePod listens and has a child in a session of its own.
+func servePod(addr string) error {
+	child := exec.Command("sleep", "1000")
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := child.Start(); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening")
+	return say(l, fmt.Sprintf("user %d", os.Getuid()))
+}
+
+// say tells each connection the same.
+func say(l net.Listener, words string) error {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		io.WriteString(c, words)
+		c.Close()
+	}
+}
