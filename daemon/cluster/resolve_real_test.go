@@ -71,7 +71,6 @@ func TestResolveErrors(t *testing.T) {
 		{c, "deployment/sleeping", NotRunning, "it has no pods"},
 		{c, "deployment/broken", NotRunning, "container app is waiting (ErrImageNeverPull)"},
 		{c, "label/app=absent", NotRunning, "it has no pods"},
-		{c, "targetless", BadTarget, "it has no pod"},
 		{absent, "deployment/web", UnknownNamespace, "did you mean " + shop.namespace + "?"},
 		{absent, "label/app=web", UnknownNamespace, "did you mean " + shop.namespace + "?"},
 	} {

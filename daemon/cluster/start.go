@@ -150,6 +150,9 @@ func (s *start) reach(ctx context.Context, a *Agent, claimed time.Time) error {
 		if err == nil {
 			return nil
 		}
+		if d, ok := ctx.Deadline(); ok && time.Until(d) <= 0 {
+			<-ctx.Done() // a connection's deadline is the same, and may come first
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -7,6 +7,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"os/signal"
 	"strconv"
 	"syscall"
 	"time"
@@ -35,6 +36,8 @@ func Serve() {
 // and not as that of a file server that has died (ENOTCONN).
 func serve() error {
 	_ = os.WriteFile("/proc/self/comm", []byte(childName), 0) // a nicety: else it is "exe"
+	// What is logged goes to the daemon; a word to one that is gone is not our end.
+	signal.Ignore(syscall.SIGPIPE)
 	if len(os.Args) != 3 {
 		return errors.New("this process is started by the daemon")
 	}
