@@ -23,7 +23,8 @@ func TestTwoDaemons(t *testing.T) {
 	second := startWorker(t, onTarget(namespace, "--steal")...)
 	second.wants("100", "open /shop")
 	second.wants("EADDRINUSE", "serve")
-	second.told("port 8080")
+	second.told("port 8080 of the target could not be stolen: ")
+	second.told("steals it already")
 	if now := daemonsIn(t, other); len(now) != 1 || slices.Equal(now, pids) {
 		t.Errorf("the daemons are %v and %v", pids, now)
 	}

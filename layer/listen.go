@@ -1,9 +1,11 @@
 package layer
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -92,15 +94,15 @@ func slowListen(c *call) answer {
 	}
 	if !held || holder == k.bound { // else another listener of the debuggee has the port, at another address
 		k.stolen.Store(true) // a connection may come before the answer
-		if errno := c.l.take(d.inode, k); errno != 0 {
+		if errno, why := c.l.take(d.inode, k); errno != 0 {
 			k.stolen.Store(false)
 			if !c.l.Policy.Mirror() {
 				_ = unix.Shutdown(d.fd, unix.SHUT_RDWR) // it listens no more, and may try again
-				c.l.tell(fmt.Sprintf("port %d of the target could not be stolen: %v", port, errno))
+				c.l.tell(fmt.Sprintf("port %d of the target could not be stolen: %s", port, why))
 				return fail(errno)
 			}
 			// It was not asked for by name, and is no reason to fail.
-			c.l.tell(fmt.Sprintf("port %d of the target is not mirrored: %v", port, errno))
+			c.l.tell(fmt.Sprintf("port %d of the target is not mirrored: %s", port, why))
 		}
 	}
 	c.l.sockets.mu.Lock()
@@ -112,15 +114,24 @@ func slowListen(c *call) answer {
 	return value(0)
 }
 
-// take asks for the port of a listener.
-func (l *Layer) take(inode uint64, k *sock) unix.Errno {
+// take asks for the port of a listener; why it was refused is in words for the
+// user: who holds it, say.
+func (l *Layer) take(inode uint64, k *sock) (errno unix.Errno, why string) {
 	q := &wire.Request{Op: wire.OpListen, Addr: k.local, Addr2: k.bound, Node: inode}
 	if l.Policy.Mirror() {
 		q.Flags = wire.ListenMirror
 	}
 	r := l.Daemon.call(q)
 	closeFD(r.fd)
-	return unix.Errno(r.Errno)
+	errno = unix.Errno(r.Errno)
+	if errno == 0 {
+		return 0, ""
+	}
+	why = string(r.Data)
+	if tried := fmt.Sprintf("stealing port %d: ", k.local.Port()); strings.Contains(why, tried) { // which the user is told anyway
+		why = why[strings.LastIndex(why, tried)+len(tried):]
+	}
+	return errno, cmp.Or(why, errno.Error())
 }
 
 // listeners are the debuggee's that have a port of the target.

@@ -97,14 +97,14 @@ func (l *Layer) takeAgain(ctx context.Context, lost <-chan struct{}) {
 	wanted := l.sockets.listeners()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		for inode, k := range wanted {
-			errno := l.take(inode, k)
+			errno, why := l.take(inode, k)
 			if errno == unix.EADDRINUSE {
-				l.tell(fmt.Sprintf("port %d of the target cannot be had again yet: %v", k.local.Port(), errno))
+				l.tell(fmt.Sprintf("port %d of the target cannot be had again yet: %s", k.local.Port(), why))
 				continue
 			}
 			delete(wanted, inode)
 			if errno != 0 {
-				l.tell(fmt.Sprintf("port %d of the target could not be had again: %v", k.local.Port(), errno))
+				l.tell(fmt.Sprintf("port %d of the target could not be had again: %s", k.local.Port(), why))
 			}
 		}
 		if len(wanted) == 0 {
