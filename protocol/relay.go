@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,10 +42,11 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 		})
 	}
 	sent := make(chan struct{})
+	var ending atomic.Bool // our direction's end is written, or is being
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(sent)
-		if err := sendChunks(stream, conn); err != nil {
+		if err := sendChunks(stream, conn, &ending); err != nil {
 			fail(err)
 		}
 	})
@@ -57,9 +59,7 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 		// if it does so before, it has given up.
 		wg.Go(func() {
 			_, _ = stream.Read(make([]byte, 1)) // its end is what matters
-			select {
-			case <-sent:
-			default:
+			if !ending.Load() {
 				fail(ErrReset)
 			}
 		})
@@ -83,8 +83,9 @@ type relayBuffer [2 + MaxChunk]byte
 
 var relayBuffers = sync.Pool{New: func() any { return new(relayBuffer) }}
 
-// sendChunks copies conn to the stream until conn's FIN.
-func sendChunks(stream io.Writer, conn io.Reader) error {
+// sendChunks copies conn to the stream until conn's FIN, and sets ending before
+// it passes that on.
+func sendChunks(stream io.Writer, conn io.Reader, ending *atomic.Bool) error {
 	buf := relayBuffers.Get().(*relayBuffer)
 	defer relayBuffers.Put(buf)
 	for {
@@ -96,6 +97,7 @@ func sendChunks(stream io.Writer, conn io.Reader) error {
 			}
 		}
 		if err == io.EOF {
+			ending.Store(true)
 			_, err = stream.Write([]byte{0, 0})
 			return err
 		}
