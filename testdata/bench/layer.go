@@ -5,11 +5,22 @@ import (
 	"path/filepath"
 )
 
-// layerAlone is what being hooked costs where nothing is the target's.
+// layerAlone is what being hooked costs where nothing is the target's. The rows
+// "of the floor" have the least that the kernel takes for it as their direct way:
+// a program of one instruction, a supervisor that only reads the path.
 func layerAlone(p *programs) *scene {
 	w := newWorld(p, "layer")
-	goes := func(name, unit string, args ...string) row {
-		return w.both(row{name: name, unit: unit, pinned: true}, append([]string{w.static, "work"}, args...)...)
+	pages := filepath.Join(w.dir, "pages")
+	goes := func(r row, args ...string) row {
+		return w.both(r, append([]string{w.static, "work"}, args...)...)
+	}
+	floor := func(r row, kind string, args ...string) row {
+		r = goes(r, args...)
+		argv := append([]string{"floor", kind, w.static, "work"}, args...)
+		r.direct = func(ctx context.Context) (float64, error) {
+			return w.here.value(w.here.command(ctx, w.c, argv...))
+		}
+		return r
 	}
 	begin := func(ctx context.Context) error {
 		if err := w.begin(ctx); err != nil {
@@ -19,9 +30,12 @@ func layerAlone(p *programs) *scene {
 	}
 	kept := w.both(row{name: "layer/HTTP kept alive, own loopback, p50", unit: "µs", pinned: true}, w.c, "kept", "127.0.0.1", plainPort, span)
 	return &scene{group: "layer", begin: begin, pin: w.pin, end: w.end, rows: []row{
-		goes("layer/read 1 byte, not trapped", "calls/s", "read", "1", filepath.Join(w.dir, "pages")),
-		goes("layer/read 64 KiB, not trapped", "calls/s", "read", "65536", filepath.Join(w.dir, "pages")),
-		goes("layer/open and close, trapped, local", "µs", "open"),
+		goes(row{name: "layer/read 1 byte, not trapped", unit: "calls/s", pinned: true}, "read", "1", pages),
+		floor(row{name: "layer/read 1 byte, of the floor", unit: "calls/s", pinned: true}, "allowed", "read", "1", pages),
+		goes(row{name: "layer/read 64 KiB, not trapped", unit: "calls/s", pinned: true}, "read", "65536", pages),
+		floor(row{name: "layer/read 64 KiB, of the floor", unit: "calls/s", pinned: true}, "allowed", "read", "65536", pages),
+		goes(row{name: "layer/open and close, trapped, local", unit: "µs"}, "open"),
+		floor(row{name: "layer/open and close, of the floor", unit: "µs"}, "trapped", "open"),
 		kept,
 	}}
 }

@@ -1,9 +1,10 @@
 // What the measured programs share. Each kind of work prints one figure.
 #include <stddef.h>
 
-int files(int argc, char **argv);  // files.c
-int network(int argc, char **argv); // network.c
-int serve(int argc, char **argv);  // serve.c
+int files(int argc, char **argv);    // files.c
+int floor_of(int argc, char **argv); // floor.c
+int network(int argc, char **argv);  // network.c
+int serve(int argc, char **argv);    // serve.c
 
 double now(void); // seconds
 double median(double *v, size_t n);
