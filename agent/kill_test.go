@@ -43,7 +43,7 @@ func answer(stream net.Conn) error {
 	if err := protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{}, nil); err != nil {
 		return err
 	}
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	if _, err := protocol.ReadDatagram(stream, buf); err != nil {
 		return err
 	}

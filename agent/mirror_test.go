@@ -31,7 +31,7 @@ func TestMirror(t *testing.T) {
 		if err := protocol.WriteMessage(copied, protocol.KindIncoming, protocol.IncomingReply{}, nil); err != nil {
 			t.Fatal(err)
 		}
-		heard, buf := "", make([]byte, protocol.MaxChunk)
+		heard, buf := "", make([]byte, protocol.MaxDatagram)
 		for n := -1; n != 0; heard += string(buf[:n]) {
 			var err error
 			if n, err = protocol.ReadDatagram(copied, buf); err != nil {

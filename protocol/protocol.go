@@ -6,7 +6,7 @@ package protocol
 // Version is raised by one whenever an older peer would misread us.
 //
 //   - 1: first version
-const Version = 1
+const Version = 2
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
 // same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.

@@ -11,19 +11,23 @@ import (
 	"time"
 )
 
-// MaxChunk is the most bytes one chunk or datagram carries.
-const MaxChunk = 64<<10 - 1
-
 // ErrReset: the connection at the stream's other end was reset, or the stream broke.
 var ErrReset = errors.New("connection reset at the other end of the stream")
 
 // Chunks: after its answer a stream of KindConnect or KindIncoming carries each
 // direction as chunks,
 //
-//	length 2 | bytes
+//	length 4 | bytes
 //
 // where length 0 is the direction's orderly end (TCP's FIN). A stream that
 // ends without one tells that the connection was reset.
+const (
+	ChunkHead = 4
+	// MaxChunk is the most bytes that we send as one chunk: with the heads of
+	// chunk and stream it is four frames of the link. Whoever receives passes
+	// on what is there and has no such limit.
+	MaxChunk = 240<<10 - ChunkHead - 12
+)
 
 // Relay moves bytes between a connection and its stream until both directions
 // have ended, keeping half-closes and resets apart, and closes both. Goroutines:
@@ -77,75 +81,126 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 
 var past = time.Unix(1, 0)
 
-// A relayBuffer holds a chunk and its length. Connections come and go quickly,
-// and most say little.
-type relayBuffer [2 + MaxChunk]byte
+// A direction begins with a small buffer, as connections come and go quickly
+// and most say little; one that fills it gets a bigger one.
+const firstBuffer = 16 << 10
 
-var relayBuffers = sync.Pool{New: func() any { return new(relayBuffer) }}
+var firstBuffers = sync.Pool{New: func() any { return new([firstBuffer]byte) }}
+
+// bigger is a buffer for more than what filled buf.
+func bigger(buf []byte) []byte {
+	if n := min(4*len(buf), ChunkHead+MaxChunk); n > len(buf) {
+		return make([]byte, n)
+	}
+	return buf
+}
 
 // sendChunks copies conn to the stream until conn's FIN, and sets ending before
 // it passes that on.
 func sendChunks(stream io.Writer, conn io.Reader, ending *atomic.Bool) error {
-	buf := relayBuffers.Get().(*relayBuffer)
-	defer relayBuffers.Put(buf)
+	first := firstBuffers.Get().(*[firstBuffer]byte)
+	defer firstBuffers.Put(first)
+	buf := first[:]
 	for {
-		n, err := conn.Read(buf[2:])
+		n, err := conn.Read(buf[ChunkHead:])
 		if n > 0 {
-			binary.BigEndian.PutUint16(buf[:], uint16(n))
-			if _, err := stream.Write(buf[:2+n]); err != nil {
+			binary.BigEndian.PutUint32(buf, uint32(n))
+			if _, err := stream.Write(buf[:ChunkHead+n]); err != nil {
 				return fmt.Errorf("writing to stream: %w", err)
 			}
 		}
 		if err == io.EOF {
 			ending.Store(true)
-			_, err = stream.Write([]byte{0, 0})
+			_, err = stream.Write(make([]byte, ChunkHead))
 			return err
 		}
 		if err != nil {
 			return fmt.Errorf("reading from connection: %w", err)
 		}
+		if n == len(buf)-ChunkHead {
+			buf = bigger(buf)
+		}
 	}
 }
 
-// receiveChunks copies the stream to conn until the direction's end.
+// receiveChunks copies the stream to conn until the direction's end. What came
+// is passed on at once, in one write, whether it is a part of a chunk or several.
 func receiveChunks(conn io.Writer, stream io.Reader) error {
-	buf := relayBuffers.Get().(*relayBuffer)
-	defer relayBuffers.Put(buf)
+	first := firstBuffers.Get().(*[firstBuffer]byte)
+	defer firstBuffers.Put(first)
+	buf := first[:]
+	var left, have int // of the current chunk; of a head that came in part
+	var parts net.Buffers
 	for {
-		n, err := readChunk(stream, buf[:])
-		if err != nil {
+		n, err := stream.Read(buf[have:])
+		if n == 0 && err != nil {
 			return ErrReset
 		}
-		if n == 0 {
-			return nil
+		full := have+n == len(buf)
+		in, ended := buf[:have+n], false
+		parts = parts[:0]
+		for len(in) > 0 && !ended {
+			if left == 0 {
+				if len(in) < ChunkHead {
+					break
+				}
+				left = int(binary.BigEndian.Uint32(in))
+				in, ended = in[ChunkHead:], left == 0
+				continue
+			}
+			part := in[:min(left, len(in))]
+			parts = append(parts, part)
+			left -= len(part)
+			in = in[len(part):]
 		}
-		if _, err := conn.Write(buf[:n]); err != nil {
+		if err := writeParts(conn, parts); err != nil {
 			return fmt.Errorf("writing to connection: %w", err)
 		}
+		if ended {
+			return nil
+		}
+		rest := in
+		if full {
+			buf = bigger(buf)
+		}
+		have = copy(buf, rest)
 	}
 }
 
-func readChunk(r io.Reader, buf []byte) (int, error) {
-	if _, err := io.ReadFull(r, buf[:2]); err != nil {
-		return 0, err
+func writeParts(w io.Writer, parts net.Buffers) (err error) {
+	switch len(parts) {
+	case 0:
+	case 1:
+		_, err = w.Write(parts[0])
+	default:
+		_, err = parts.WriteTo(w)
 	}
-	n := int(binary.BigEndian.Uint16(buf))
-	if _, err := io.ReadFull(r, buf[:n]); err != nil {
-		return 0, err
-	}
-	return n, nil
+	return err
 }
 
-// WriteDatagram sends one datagram of at most MaxChunk bytes on a stream of
+// MaxDatagram is the most bytes one datagram carries.
+const MaxDatagram = 64<<10 - 1
+
+// WriteDatagram sends one datagram of at most MaxDatagram bytes on a stream of
 // KindDatagram, in the form of a chunk; an empty datagram is one too.
 func WriteDatagram(w io.Writer, b []byte) error {
-	if len(b) > MaxChunk {
+	if len(b) > MaxDatagram {
 		return fmt.Errorf("sending datagram of %d bytes: %w", len(b), ErrFrameSize)
 	}
-	buf := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b)))
+	buf := binary.BigEndian.AppendUint32(make([]byte, 0, ChunkHead+len(b)), uint32(len(b)))
 	_, err := w.Write(append(buf, b...))
 	return err
 }
 
-// ReadDatagram reads one datagram into buf, which holds MaxChunk bytes.
-func ReadDatagram(r io.Reader, buf []byte) (int, error) { return readChunk(r, buf) }
+// ReadDatagram reads one datagram into buf, which holds MaxDatagram bytes.
+func ReadDatagram(r io.Reader, buf []byte) (int, error) {
+	if _, err := io.ReadFull(r, buf[:ChunkHead]); err != nil {
+		return 0, err
+	}
+	n := binary.BigEndian.Uint32(buf)
+	if n > uint32(len(buf)) {
+		return 0, fmt.Errorf("receiving datagram of %d bytes: %w", n, ErrFrameSize)
+	}
+	_, err := io.ReadFull(r, buf[:n])
+	return int(n), err
+}

@@ -120,7 +120,7 @@ func TestRelayNoticesGivingUp(t *testing.T) {
 	client, server := tcp(t)
 	ended := make(chan error, 1)
 	go func() { ended <- Relay(server, ours) }()
-	theirs.Write([]byte{0, 1, 'x', 0, 0}) // one byte, and the end
+	theirs.Write([]byte{0, 0, 0, 1, 'x', 0, 0, 0, 0}) // one byte, and the end
 	if got, err := io.ReadAll(client); string(got) != "x" || err != nil {
 		t.Fatalf("read %q, %v", got, err)
 	}

@@ -54,7 +54,7 @@ func (r *recorder) Open() (net.Conn, error) {
 			<-r.read
 		}
 		r.wg.Go(func() { _ = protocol.WriteDatagram(theirs, []byte("an answer that nobody hears")) })
-		buf := make([]byte, protocol.MaxChunk)
+		buf := make([]byte, protocol.MaxDatagram)
 		for {
 			n, err := protocol.ReadDatagram(theirs, buf)
 			if err != nil || n == 0 {

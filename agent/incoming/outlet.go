@@ -101,8 +101,10 @@ func (o *outlet) Over() bool {
 	return o.ended
 }
 
-// chunks are where bytes wait while they are written: a 2-byte length before.
-var chunks = sync.Pool{New: func() any { return new([2 + protocol.MaxChunk]byte) }}
+// A chunk of bytes that wait, while it is written.
+type chunk [64 << 10]byte
+
+var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
 // write waits for bytes and writes a chunk of them. io.EOF: the connection's
 // own end was written.
@@ -112,18 +114,18 @@ func (o *outlet) write(stream io.Writer) error {
 	case <-o.ctx.Done():
 		return context.Cause(o.ctx)
 	}
-	b := chunks.Get().(*[2 + protocol.MaxChunk]byte)
+	b := chunks.Get().(*chunk)
 	defer chunks.Put(b)
 	for {
-		n, err := o.take(b[2:])
+		n, err := o.take(b[protocol.ChunkHead:])
 		if n == 0 && err == nil {
 			return nil
 		}
 		if err != nil && err != io.EOF {
 			return err
 		}
-		binary.BigEndian.PutUint16(b[:], uint16(n)) // 0 is the end
-		if _, failed := stream.Write(b[:2+n]); failed != nil || err != nil {
+		binary.BigEndian.PutUint32(b[:], uint32(n)) // 0 is the end
+		if _, failed := stream.Write(b[:protocol.ChunkHead+n]); failed != nil || err != nil {
 			return cmp.Or(context.Cause(o.ctx), failed, err)
 		}
 	}

@@ -43,7 +43,7 @@ func (d *debuggee) Open() (net.Conn, error) {
 			protocol.WriteDatagram(theirs, []byte(debuggeeSays)) != nil {
 			return
 		}
-		buf := make([]byte, protocol.MaxChunk)
+		buf := make([]byte, protocol.MaxDatagram)
 		for {
 			n, err := protocol.ReadDatagram(theirs, buf)
 			if err != nil || protocol.WriteDatagram(theirs, buf[:n]) != nil || n == 0 {

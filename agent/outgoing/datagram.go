@@ -56,7 +56,7 @@ func datagram(ctx context.Context, stream net.Conn, q protocol.Datagram, idle ti
 
 // send moves datagrams from the stream to the socket until the stream ends.
 func send(conn, stream net.Conn, moved func()) error {
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	for {
 		n, err := protocol.ReadDatagram(stream, buf)
 		if err != nil {
@@ -71,7 +71,7 @@ func send(conn, stream net.Conn, moved func()) error {
 
 // receive moves datagrams from the socket to the stream until either fails.
 func receive(stream, conn net.Conn, moved func()) error {
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	for {
 		n, err := conn.Read(buf)
 		if err != nil {

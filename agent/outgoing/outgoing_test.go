@@ -140,7 +140,7 @@ func TestConnectEarlyBytes(t *testing.T) {
 		t.Errorf("got %q, %v", got.String(), err)
 	}
 	c.Close()
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	if n, err := protocol.ReadDatagram(client, buf); n != 0 || err != nil {
 		t.Errorf("read %d, %v", n, err)
 	}
@@ -160,7 +160,7 @@ func TestDatagram(t *testing.T) {
 	if _, err := protocol.ReadAnswer(client, protocol.KindDatagram, new(protocol.DatagramReply)); err != nil {
 		t.Fatal(err)
 	}
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	for _, size := range []int{1, 0, 512, 65507} {
 		sent := bytes.Repeat([]byte("d"), size)
 		if err := protocol.WriteDatagram(client, sent); err != nil {
@@ -193,7 +193,7 @@ func TestDatagramEnds(t *testing.T) {
 	if err := protocol.WriteDatagram(client, []byte("anybody?")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := protocol.ReadDatagram(client, make([]byte, protocol.MaxChunk)); err == nil {
+	if _, err := protocol.ReadDatagram(client, make([]byte, protocol.MaxDatagram)); err == nil {
 		t.Error("refused address answered")
 	}
 	if err := <-done; !errors.Is(err, unix.ECONNREFUSED) {

@@ -158,7 +158,7 @@ func (s *user) stop() {
 // read hands each datagram to its source's stream; like a network, it drops
 // what a slow stream cannot take, and what strangers send.
 func (e *endpoint) read() {
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	for {
 		n, from, err := e.pc.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
@@ -243,7 +243,7 @@ func (e *endpoint) serve(ctx context.Context, from netip.AddrPort, queue <-chan 
 			}
 		}
 	})
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	for extend() {
 		n, err := protocol.ReadDatagram(stream, buf)
 		if err != nil {

@@ -81,7 +81,7 @@ func TestDatagramsOfOneSourceShareAStream(t *testing.T) {
 	}
 	c := udpConn(t, fd, at)
 	var agent net.Conn
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	for _, word := range []string{"first", "second"} {
 		io.WriteString(c, word)
 		if agent == nil {
@@ -116,7 +116,7 @@ func TestDatagramsOfStrangers(t *testing.T) {
 	c := udpConn(t, fd, at)
 	io.WriteString(stranger, "stranger")
 	io.WriteString(c, "friend") // comes later
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	if n, err := protocol.ReadDatagram(<-opened, buf); err != nil || string(buf[:n]) != "friend" {
 		t.Errorf("the agent got %q, %v", buf[:n], err)
 	}
@@ -152,7 +152,7 @@ func TestDatagramsOfAClosedSocket(t *testing.T) {
 	c.Close()
 	sweep(endpointIdle)
 	for err == nil { // to the end of the stream
-		_, err = protocol.ReadDatagram(agent, make([]byte, protocol.MaxChunk))
+		_, err = protocol.ReadDatagram(agent, make([]byte, protocol.MaxDatagram))
 	}
 	if !errors.Is(err, io.EOF) {
 		t.Errorf("the agent's side: %v", err)
@@ -181,7 +181,7 @@ func TestDatagramsOfAnotherSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	io.WriteString(c, "y")
-	buf := make([]byte, protocol.MaxChunk)
+	buf := make([]byte, protocol.MaxDatagram)
 	if n, err := protocol.ReadDatagram(<-opened, buf); err != nil || string(buf[:n]) != "y" {
 		t.Errorf("the second stream got %q, %v", buf[:n], err)
 	}

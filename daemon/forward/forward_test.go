@@ -106,7 +106,7 @@ func TestOutgoingPairsBySource(t *testing.T) {
 			return to.Addr
 		})
 		io.WriteString(c, x.source)
-		buf := make([]byte, protocol.MaxChunk)
+		buf := make([]byte, protocol.MaxDatagram)
 		n, err := protocol.ReadDatagram(x.agent, buf)
 		if string(buf[:n]) != x.source || err != nil {
 			t.Errorf("stream of %s got %q, %v", x.source, buf[:n], err)

@@ -147,7 +147,7 @@ func TestConnectPending(t *testing.T) {
 			defer c.Close()
 			c.SetDeadline(time.Now().Add(patience))
 			io.WriteString(c, "question")
-			buf := make([]byte, protocol.MaxChunk)
+			buf := make([]byte, protocol.MaxDatagram)
 			if n, err := protocol.ReadDatagram(agent, buf); err != nil || string(buf[:n]) != "question" {
 				t.Errorf("the agent read %q, %v", buf[:n], err)
 			}

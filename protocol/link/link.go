@@ -29,7 +29,7 @@ const (
 	openTimeout = 10 * time.Second
 	closeFlush  = time.Second
 
-	maxQueue = 256 << 10 // bytes queued and not sent: what another stream may have to wait behind
+	maxQueue = 512 << 10 // bytes queued and not sent: what another stream may have to wait behind
 )
 
 // ErrGrace: the link was down for longer than its grace.

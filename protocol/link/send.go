@@ -3,10 +3,18 @@ package link
 import (
 	"encoding/binary"
 	"net"
+	"time"
 )
 
-// Write queues p. It waits while too much is queued or unacknowledged.
+// lull: after so long without sending, who writes sends. While writes follow
+// each other the sender does, which joins them.
+const lull = 50 * time.Microsecond
+
+// Write queues p, and sends it by itself where nothing was sent lately: what
+// is alone need not wait for another goroutine. It waits while too much is
+// queued or unacknowledged.
 func (c *Conn) Write(p []byte) (total int, err error) {
+	more := announces(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
@@ -19,8 +27,15 @@ func (c *Conn) Write(p []byte) (total int, err error) {
 		n := min(len(p), c.room())
 		c.out.append(p[:n])
 		p, total = p[n:], total+n
-		if c.cur != nil {
-			c.cur.toSend.Signal()
+		if len(p) == 0 && more {
+			return total, nil // what was announced comes at once, and goes with it
+		}
+		switch w := c.cur; {
+		case w == nil || w.err != nil:
+		case !w.sending && time.Since(w.born)-w.sentAt > lull:
+			c.flush(w)
+		default:
+			w.toSend.Signal()
 		}
 		if len(p) == 0 {
 			return total, nil
@@ -43,12 +58,13 @@ func (c *Conn) due(w *wire) bool {
 	return w.err == nil && !w.finSent && (w.ack || c.sent < c.out.end || c.err == net.ErrClosed)
 }
 
-// send sends what is due on w until that is no longer the link's.
+// send sends what is due on w until that is no longer the link's, and nobody
+// sends on it any more.
 func (c *Conn) send(w *wire) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.cur == w {
-		if !c.due(w) {
+	for c.cur == w || w.sending {
+		if w.sending || !c.due(w) {
 			w.toSend.Wait()
 			continue
 		}
@@ -59,6 +75,7 @@ func (c *Conn) send(w *wire) {
 // flush does one write of what is due on w. Caller holds c.mu, which is
 // released meanwhile.
 func (c *Conn) flush(w *wire) {
+	w.sending = true
 	vec, n := c.batch(w)
 	var err error
 	if w.tcp && n > fewBytes {
@@ -73,8 +90,12 @@ func (c *Conn) flush(w *wire) {
 		_, err = w.nc.Write(w.out)
 	}
 	c.mu.Lock()
+	w.sending, w.sentAt = false, time.Since(w.born)
 	if err != nil {
 		w.fail(err)
+	}
+	if c.cur != w || c.due(w) {
+		w.toSend.Signal()
 	}
 	c.toWrite.Broadcast()
 }

@@ -48,7 +48,9 @@ type wire struct {
 	err     error // why it is lost; set once
 	ack     bool  // the peer is to be told what was received
 	finSent bool
-	toSend  sync.Cond // send: something is to be sent, or this wire is no longer the link's
+	sending bool          // somebody flushes
+	sentAt  time.Duration // when that last ended, since born
+	toSend  sync.Cond     // send: something is to be sent, or this wire is no longer the link's
 }
 
 func newWire(nc net.Conn, mu *sync.Mutex) *wire {

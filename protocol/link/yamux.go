@@ -1,6 +1,7 @@
 package link
 
 import (
+	"encoding/binary"
 	"io"
 	"time"
 
@@ -25,4 +26,12 @@ func (c *Conn) Mux() *yamux.Config {
 	}
 	m.LogOutput = io.Discard
 	return m
+}
+
+// announces tells whether p is the head of a yamux frame whose body comes in
+// the next write: yamux writes them apart.
+//
+//	version 1 | type 1 (0: data) | flags 2 | stream 4 | length 4
+func announces(p []byte) bool {
+	return len(p) == 12 && p[0] == 0 && p[1] == 0 && binary.BigEndian.Uint32(p[8:]) > 0
 }
