@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"mirrord/protocol/socket"
 )
 
 // ErrReset: the connection at the stream's other end was reset, or the stream broke.
@@ -33,6 +35,7 @@ const (
 // have ended, keeping half-closes and resets apart, and closes both. Goroutines:
 // two beside the caller's, gone before Relay returns.
 func Relay(conn *net.TCPConn, stream net.Conn) error {
+	fast := socket.New(conn)
 	var once sync.Once
 	var first error
 	fail := func(err error) {
@@ -50,11 +53,11 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(sent)
-		if err := sendChunks(stream, conn, &ending); err != nil {
+		if err := sendChunks(stream, fast, &ending); err != nil {
 			fail(err)
 		}
 	})
-	if err := receiveChunks(conn, stream); err != nil {
+	if err := receiveChunks(fast, stream); err != nil {
 		fail(err)
 	} else if err := conn.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
 		fail(err)
@@ -130,7 +133,7 @@ func receiveChunks(conn io.Writer, stream io.Reader) error {
 	defer firstBuffers.Put(first)
 	buf := first[:]
 	var left, have int // of the current chunk; of a head that came in part
-	var parts net.Buffers
+	var parts [][]byte
 	for {
 		n, err := stream.Read(buf[have:])
 		if n == 0 && err != nil {
@@ -167,15 +170,16 @@ func receiveChunks(conn io.Writer, stream io.Reader) error {
 	}
 }
 
-func writeParts(w io.Writer, parts net.Buffers) (err error) {
-	switch len(parts) {
-	case 0:
-	case 1:
-		_, err = w.Write(parts[0])
-	default:
-		_, err = parts.WriteTo(w)
+func writeParts(w io.Writer, parts [][]byte) error {
+	if s, ok := w.(*socket.Conn); ok && len(parts) > 1 {
+		return s.WriteBuffers(parts)
 	}
-	return err
+	for _, part := range parts {
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // MaxDatagram is the most bytes one datagram carries.

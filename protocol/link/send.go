@@ -78,9 +78,9 @@ func (c *Conn) flush(w *wire) {
 	w.sending = true
 	vec, n := c.batch(w)
 	var err error
-	if w.tcp && n > fewBytes {
+	if w.sock != nil && n > fewBytes {
 		c.mu.Unlock()
-		_, err = vec.WriteTo(w.nc)
+		err = w.sock.WriteBuffers(vec)
 	} else {
 		w.out = w.out[:0]
 		for _, b := range vec {
@@ -102,7 +102,7 @@ func (c *Conn) flush(w *wire) {
 
 // batch makes the next write on w: an acknowledgement, queued data, the end.
 // The data stays where it is; it is not overwritten before the peer has it.
-func (c *Conn) batch(w *wire) (vec net.Buffers, n int) {
+func (c *Conn) batch(w *wire) (vec [][]byte, n int) {
 	heads := w.heads[:0]
 	vec = w.vec[:0]
 	add := func(b []byte) {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"mirrord/protocol/socket"
 )
 
 // Why a connection is given up, beside its own errors.
@@ -27,7 +29,7 @@ const (
 // A wire is one connection below a link.
 type wire struct {
 	nc   net.Conn
-	tcp  bool          // writes of several buffers need no copy
+	sock *socket.Conn  // nc, where writes of several buffers need no copy
 	lost chan struct{} // closed when it is no longer the link's
 	born time.Time
 
@@ -54,8 +56,9 @@ type wire struct {
 }
 
 func newWire(nc net.Conn, mu *sync.Mutex) *wire {
-	_, tcp := nc.(*net.TCPConn)
-	w := &wire{nc: nc, tcp: tcp, lost: make(chan struct{}), born: time.Now(), buf: make([]byte, firstRead)}
+	nc = socket.New(nc)
+	sock, _ := nc.(*socket.Conn)
+	w := &wire{nc: nc, sock: sock, lost: make(chan struct{}), born: time.Now(), buf: make([]byte, firstRead)}
 	w.toSend.L = mu
 	return w
 }
