@@ -81,7 +81,7 @@ func NewOutgoing(log *slog.Logger, dial Dial) (*Outgoing, error) {
 }
 
 func listen(network, addr string) (*net.TCPListener, error) {
-	var lc net.ListenConfig
+	lc := net.ListenConfig{KeepAlive: -1} // both ends are on this machine
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(context.Background(), network, addr)
 	if err != nil {

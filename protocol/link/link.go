@@ -63,6 +63,7 @@ type Conn struct {
 	mu      sync.Mutex
 	cur     *wire         // guarded by mu; the connection in use, nil between two
 	out     ring          // guarded by mu; [acknowledged, written)
+	teller  teller        // guarded by mu; of what is written
 	sent    uint64        // guarded by mu; of out, on cur
 	err     error         // guarded by mu; why the stream ended; set once
 	changed chan struct{} // guarded by mu; closed when cur changes, where somebody asked

@@ -14,9 +14,9 @@ const lull = 50 * time.Microsecond
 // is alone need not wait for another goroutine. It waits while too much is
 // queued or unacknowledged.
 func (c *Conn) Write(p []byte) (total int, err error) {
-	more := announces(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	when := c.teller.tell(p)
 	for {
 		for c.err == nil && c.room() == 0 {
 			c.toWrite.Wait()
@@ -27,12 +27,12 @@ func (c *Conn) Write(p []byte) (total int, err error) {
 		n := min(len(p), c.room())
 		c.out.append(p[:n])
 		p, total = p[n:], total+n
-		if len(p) == 0 && more {
-			return total, nil // what was announced comes at once, and goes with it
+		if len(p) == 0 && when == later {
+			return total, nil
 		}
 		switch w := c.cur; {
 		case w == nil || w.err != nil:
-		case !w.sending && time.Since(w.born)-w.sentAt > lull:
+		case when == now && !w.sending && time.Since(w.born)-w.sentAt > lull:
 			c.flush(w)
 		default:
 			w.toSend.Signal()

@@ -28,10 +28,40 @@ func (c *Conn) Mux() *yamux.Config {
 	return m
 }
 
-// announces tells whether p is the head of a yamux frame whose body comes in
-// the next write: yamux writes them apart.
+// An urgency is how soon the bytes of one write must leave.
+type urgency uint8
+
+const (
+	now   urgency = iota
+	soon          // nobody waits for them
+	later         // with what is written next, at once
+)
+
+// A teller tells how urgent each write of a yamux session is.
+type teller struct {
+	body int // bytes of the current frame that are still to be written
+}
+
+// tell looks at the next write. yamux writes the head of a frame and its body
+// apart, and a frame of its own before the first bytes of a stream:
 //
-//	version 1 | type 1 (0: data) | flags 2 | stream 4 | length 4
-func announces(p []byte) bool {
-	return len(p) == 12 && p[0] == 0 && p[1] == 0 && binary.BigEndian.Uint32(p[8:]) > 0
+//	version 1 | type 1 (0: data, 1: window) | flags 2 (1: SYN, 2: ACK) | stream 4 | length 4
+//
+// With us whoever opens a stream asks, and whoever accepts it answers.
+func (t *teller) tell(p []byte) urgency {
+	if t.body > 0 || len(p) < 12 {
+		t.body = max(0, t.body-len(p))
+		return now
+	}
+	isData, opens, length := p[1] == 0, p[3]&3 != 0, binary.BigEndian.Uint32(p[8:])
+	switch {
+	case isData && length > 0:
+		t.body = int(length)
+		return later
+	case p[1] == 1 && opens:
+		return later
+	case p[1] == 1:
+		return soon
+	}
+	return now
 }
