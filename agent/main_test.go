@@ -127,6 +127,7 @@ func TestIdleClients(t *testing.T) {
 	for began := time.Now(); time.Since(began) < 2*idle; { // they come and go
 		client, _ := agenttest.New(t, a.addr)
 		client.End()
+		a.logs("client went")
 	}
 	one, _ := agenttest.New(t, a.addr)
 	two, _ := agenttest.New(t, a.addr)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,9 @@ const (
 	maxStreams = 4096 // open at one time
 	maxBusy    = 64   // one-answer requests that are worked on at one time; others wait
 )
+
+// refusalTime bounds the wait for a client to read why it was not greeted.
+const refusalTime = time.Second
 
 var errGreeting = errors.New("client was not greeted")
 
@@ -142,6 +146,8 @@ func (c *client) stream(stream net.Conn) {
 	}
 	if !c.greeted.Load() {
 		if err := c.greet(stream, f); err != nil {
+			_ = stream.SetReadDeadline(time.Now().Add(refusalTime))
+			_, _ = io.Copy(io.Discard, stream) // the client closes it when it has read why
 			c.end(fmt.Errorf("%w: %w", errGreeting, err))
 		}
 		return

@@ -17,8 +17,8 @@ import (
 
 var resolver = netip.MustParseAddrPort("10.96.0.10:53")
 
-// udpSocket is a debuggee's.
-func udpSocket(t *testing.T) (fd int, source netip.AddrPort) {
+// debuggeeSocket is a debuggee's.
+func debuggeeSocket(t *testing.T) (fd int, source netip.AddrPort) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -32,6 +32,15 @@ func udpSocket(t *testing.T) (fd int, source netip.AddrPort) {
 		t.Fatal(err)
 	}
 	return fd, addrPort(sa)
+}
+
+func socketInode(t *testing.T, fd int) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
 }
 
 // udpConn connects a socket to an endpoint.
@@ -71,7 +80,7 @@ func datagrams(t *testing.T) (*Datagrams, chan net.Conn) {
 
 func TestDatagramsOfOneSourceShareAStream(t *testing.T) {
 	d, opened := datagrams(t)
-	fd, source := udpSocket(t)
+	fd, source := debuggeeSocket(t)
 	at, err := d.Endpoint(resolver, source, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -106,12 +115,12 @@ func TestDatagramsOfOneSourceShareAStream(t *testing.T) {
 // its own cannot ask.
 func TestDatagramsOfStrangers(t *testing.T) {
 	d, opened := datagrams(t)
-	fd, source := udpSocket(t)
+	fd, source := debuggeeSocket(t)
 	at, err := d.Endpoint(resolver, source, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	strangerFD, _ := udpSocket(t)
+	strangerFD, _ := debuggeeSocket(t)
 	stranger := udpConn(t, strangerFD, at)
 	c := udpConn(t, fd, at)
 	io.WriteString(stranger, "stranger")
@@ -131,7 +140,7 @@ func TestDatagramsOfStrangers(t *testing.T) {
 // A socket's end ends its stream; then its endpoint, too, is of no use.
 func TestDatagramsOfAClosedSocket(t *testing.T) {
 	d, opened := datagrams(t)
-	fd, source := udpSocket(t)
+	fd, source := debuggeeSocket(t)
 	at, err := d.Endpoint(resolver, source, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +178,7 @@ func TestDatagramsOfAClosedSocket(t *testing.T) {
 // A new socket at an old one's address does not get the old one's answers.
 func TestDatagramsOfAnotherSocket(t *testing.T) {
 	d, opened := datagrams(t)
-	fd, source := udpSocket(t)
+	fd, source := debuggeeSocket(t)
 	at, err := d.Endpoint(resolver, source, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -189,17 +198,20 @@ func TestDatagramsOfAnotherSocket(t *testing.T) {
 
 func TestDatagramLimits(t *testing.T) {
 	d, _ := datagrams(t)
-	fd, source := udpSocket(t)
+	fd, source := debuggeeSocket(t)
 	defer unix.Close(fd)
-	gone, old := udpSocket(t)
-	unix.Close(gone)
+	gone, old := debuggeeSocket(t)
+	inode := socketInode(t, gone)
+	unix.Close(gone) // its port may be another's at once
 	to := func(i int) netip.AddrPort { return netip.AddrPortFrom(resolver.Addr(), uint16(1000+i)) }
 	for i := range maxEndpoints {
-		from := source
+		var err error
 		if i == 0 {
-			from = old
+			_, err = d.Endpoint(to(i), old, inode)
+		} else {
+			_, err = d.Endpoint(to(i), source, 0)
 		}
-		if _, err := d.Endpoint(to(i), from, 0); err != nil {
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

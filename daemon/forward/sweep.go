@@ -45,9 +45,10 @@ func (d *Datagrams) sweep() {
 	if len(d.endpoints) == 0 {
 		return
 	}
-	alive := map[netip.AddrPort]bool{}
+	alive := map[udpSocket]bool{}
 	err := scan("udp", func(r row) bool {
-		alive[r.local] = true
+		alive[udpSocket{r.local, r.inode}] = true
+		alive[udpSocket{r.local, 0}] = true
 		return true
 	})
 	if err != nil {
@@ -55,19 +56,28 @@ func (d *Datagrams) sweep() {
 		return
 	}
 	for _, e := range d.endpoints {
-		e.keep(func(from netip.AddrPort) bool {
-			return alive[from] ||
-				alive[netip.AddrPortFrom(netip.IPv4Unspecified(), from.Port())] ||
-				alive[netip.AddrPortFrom(netip.IPv6Unspecified(), from.Port())]
+		e.keep(func(s udpSocket) bool {
+			return alive[s] || alive[s.at(netip.IPv4Unspecified())] || alive[s.at(netip.IPv6Unspecified())]
 		})
 	}
 }
 
-func (e *endpoint) keep(alive func(netip.AddrPort) bool) {
+// A udpSocket is one of this machine's; inode 0: whichever has the address.
+type udpSocket struct {
+	addr  netip.AddrPort
+	inode uint64
+}
+
+// at is the socket if it is bound to a.
+func (s udpSocket) at(a netip.Addr) udpSocket {
+	return udpSocket{netip.AddrPortFrom(a, s.addr.Port()), s.inode}
+}
+
+func (e *endpoint) keep(alive func(udpSocket) bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for from, s := range e.sources {
-		if !alive(from) {
+		if !alive(udpSocket{from, s.inode}) {
 			s.stop()
 			delete(e.sources, from)
 		}
