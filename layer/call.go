@@ -2,9 +2,6 @@ package layer
 
 import (
 	"errors"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -313,20 +310,4 @@ func (c *call) givenUp() bool {
 	c.flight.mu.Lock()
 	defer c.flight.mu.Unlock()
 	return c.flight.done
-}
-
-// served tells whether c's process is one whose calls we answer. It is asked
-// anew each time: a process that is about to exec still has its parent's name.
-func (c *call) served() bool {
-	if !c.l.Policy.Skips() {
-		return true
-	}
-	proc := "/proc/" + strconv.Itoa(int(c.TID))
-	exe, err := os.Readlink(proc + "/exe")
-	if err != nil {
-		return true
-	}
-	line, _ := os.ReadFile(proc + "/cmdline")
-	argv0, _, _ := strings.Cut(string(line), "\x00")
-	return c.l.Policy.Process(exe, argv0).Kind != policy.Local
 }

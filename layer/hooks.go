@@ -17,6 +17,7 @@ const (
 	datagrams
 	incoming
 	socketNames
+	programs
 	names
 )
 
@@ -111,6 +112,9 @@ var hooks = [...]hook{
 	{on(seccomp.Listen), incoming, no, no, no, quickListen, slowListen},
 	{on(seccomp.Accept), incoming, no, no, no, quickAccept, slowAccept},
 	{on(seccomp.Accept4), incoming, no, no, no, quickAccept, slowAccept},
+
+	{on(seccomp.Execve), programs, no, no, no, quickExec, nil},
+	{on(seccomp.Execveat), programs, no, no, no, quickExec, nil},
 
 	{on(seccomp.Uname), names, no, no, no, quickUname, slowUname},
 }

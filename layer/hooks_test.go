@@ -27,13 +27,14 @@ func TestProgramFollowsPolicy(t *testing.T) {
 		set            ide.Policy
 		want, unwanted []seccomp.Call
 	}{
-		"nothing":   {ide.Policy{FSMode: "local"}, []seccomp.Call{seccomp.IoUringSetup}, []seccomp.Call{seccomp.Openat, seccomp.Connect, seccomp.Bind, seccomp.Uname}},
+		"nothing":   {ide.Policy{FSMode: "local"}, []seccomp.Call{seccomp.IoUringSetup}, []seccomp.Call{seccomp.Openat, seccomp.Connect, seccomp.Bind, seccomp.Uname, seccomp.Execve}},
 		"files":     {ide.Policy{FSMode: "read"}, []seccomp.Call{seccomp.Openat, seccomp.Fstat}, []seccomp.Call{seccomp.Connect, seccomp.Getpeername}},
 		"names":     {ide.Policy{FSMode: "local", DNS: true}, []seccomp.Call{seccomp.Openat, seccomp.Connect}, []seccomp.Call{seccomp.Bind}},
 		"listeners": {ide.Policy{FSMode: "local", Steal: true}, []seccomp.Call{seccomp.Bind, seccomp.Accept4, seccomp.Getpeername}, []seccomp.Call{seccomp.Connect, seccomp.Openat}},
 		"tcp":       {ide.Policy{FSMode: "local", OutgoingTCP: true}, []seccomp.Call{seccomp.Connect}, []seccomp.Call{seccomp.Sendmsg, seccomp.Recvmsg}},
 		"udp":       {ide.Policy{FSMode: "local", OutgoingUDP: true}, []seccomp.Call{seccomp.Sendmsg, seccomp.Recvmmsg}, []seccomp.Call{seccomp.Openat}},
 		"mirror":    {ide.Policy{FSMode: "local", Mirror: true}, []seccomp.Call{seccomp.Bind, seccomp.Listen}, []seccomp.Call{seccomp.Connect}},
+		"programs":  {ide.Policy{FSMode: "local", SkipProcesses: []string{"go"}}, []seccomp.Call{seccomp.Execve, seccomp.Execveat}, []seccomp.Call{seccomp.Openat}},
 		"hostname":  {ide.Policy{FSMode: "local", Hostname: true}, []seccomp.Call{seccomp.Uname}, []seccomp.Call{seccomp.Openat}},
 	} {
 		p, err := policy.New(tt.set, policy.Client{})

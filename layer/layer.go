@@ -63,6 +63,7 @@ type Layer struct {
 	buf      [seccomp.MaxPath]byte // the receiver's, for paths
 	files    injected
 	sockets  sockets
+	serving  serving
 	once     messages
 
 	wg      sync.WaitGroup
@@ -107,6 +108,8 @@ func (l *Layer) hooked(h *hook) bool {
 		return l.Policy.Incoming()
 	case socketNames:
 		return l.Policy.Sockets() || l.Policy.Incoming()
+	case programs:
+		return l.Policy.Skips()
 	}
 	return l.Policy.Hostname()
 }

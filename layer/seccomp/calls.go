@@ -69,6 +69,8 @@ const (
 	Recvmsg
 	Sendmmsg
 	Recvmmsg
+	Execve
+	Execveat
 	Uname
 	IoUringSetup
 	numCalls
@@ -145,6 +147,8 @@ var calls = [numCalls]struct {
 	Recvmsg:         {"recvmsg", 47, 212},
 	Sendmmsg:        {"sendmmsg", 307, 269},
 	Recvmmsg:        {"recvmmsg", 299, 243},
+	Execve:          {"execve", 59, 221},
+	Execveat:        {"execveat", 322, 281},
 	Uname:           {"uname", 63, 160},
 	IoUringSetup:    {"io_uring_setup", 425, 425},
 }

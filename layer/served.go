@@ -1,0 +1,107 @@
+package layer
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
+)
+
+// servedTime is how long it is remembered whether a task is served: less than
+// it takes the kernel to give its number to another.
+const servedTime = 100 * time.Millisecond
+
+// serving remembers which tasks are served, so that not each of their calls
+// costs a look into /proc. The program that a process runs, and so the answer,
+// changes with exec.
+type serving struct {
+	mu    sync.Mutex
+	tasks map[uint32]judgement // guarded by mu; by thread
+}
+
+// A judgement holds until then, or an exec.
+type judgement struct {
+	served bool
+	until  time.Time
+	// never: another thread of the process has called exec, and will be this
+	// one when that is done.
+	never bool
+}
+
+// maxJudged bounds what is remembered.
+const maxJudged = 4096
+
+// served tells whether c's process is one whose calls we answer.
+func (c *call) served() bool {
+	if served, known := c.judged(); known {
+		return served
+	}
+	served := c.judge()
+	s := &c.l.serving
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// While it waits for our answer it does not call exec.
+	if j := s.tasks[c.TID]; !j.never && c.l.listener.Valid(c.ID) {
+		s.set(c.TID, judgement{served: served, until: time.Now().Add(servedTime)})
+	}
+	return served
+}
+
+// judged tells what is remembered. It makes no call that can wait.
+func (c *call) judged() (served, known bool) {
+	if !c.l.Policy.Skips() {
+		return true, true
+	}
+	s := &c.l.serving
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j, ok := s.tasks[c.TID]
+	return j.served, ok && !j.never && time.Now().Before(j.until)
+}
+
+func (c *call) judge() bool {
+	var buf [seccomp.MaxPath]byte
+	n, err := unix.Readlink(c.proc("exe"), buf[:])
+	if err != nil {
+		return true
+	}
+	exe := string(buf[:n])
+	return c.l.Policy.Process(exe, argv0(c.proc("cmdline"), buf[:])).Kind != policy.Local
+}
+
+// argv0 reads the first word of a command line by no more calls than it takes.
+func argv0(cmdline string, buf []byte) string {
+	fd, err := unix.Open(cmdline, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	n, _ := unix.Read(fd, buf)
+	word, _, _ := bytes.Cut(buf[:max(n, 0)], []byte{0})
+	return string(word)
+}
+
+// set is called with mu held.
+func (s *serving) set(tid uint32, j judgement) {
+	if s.tasks == nil || len(s.tasks) >= maxJudged {
+		s.tasks = make(map[uint32]judgement)
+	}
+	s.tasks[tid] = j
+}
+
+// quickExec forgets what the process was. A thread that is not its first takes
+// that one's number when exec has ended it, which can be at any time from now on.
+func quickExec(c *call) bool {
+	s := &c.l.serving
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tasks, c.TID)
+	if process, err := seccomp.Process(c.TID); err == nil && uint32(process) != c.TID {
+		s.set(uint32(process), judgement{never: true})
+	}
+	return true
+}
