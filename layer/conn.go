@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	wire "mirrord/protocol/layer"
+	"mirrord/protocol/socket"
 )
 
 // A conn is a connection to one daemon, until that ends.
@@ -20,6 +21,7 @@ import (
 type conn struct {
 	log    *slog.Logger
 	socket *net.UnixConn
+	out    net.Conn      // socket, for requests
 	number int           // which of the Client's it is
 	root   *os.File      // of the file server, nil where there is none
 	news   chan<- notice // the Client's
@@ -33,12 +35,12 @@ type conn struct {
 
 func dialConn(ctx context.Context, log *slog.Logger, path, session string, number int, news chan<- notice) (*conn, error) {
 	var d net.Dialer
-	socket, err := d.DialContext(ctx, "unixpacket", path)
+	c, err := d.DialContext(ctx, "unixpacket", path)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the daemon: %w", err)
 	}
 	k := &conn{
-		log: log, socket: socket.(*net.UnixConn), number: number, news: news,
+		log: log, socket: c.(*net.UnixConn), out: socket.New(c), number: number, news: news,
 		done: make(chan struct{}), waiting: make(map[uint32]chan reply),
 	}
 	go k.read()
@@ -83,7 +85,7 @@ func (k *conn) call(q *wire.Request) (r reply, asked bool) {
 	k.mu.Unlock()
 
 	q.Seq = seq
-	if _, err := k.socket.Write(q.Append(make([]byte, 0, wire.RequestHead+len(q.Path)))); err != nil {
+	if _, err := k.out.Write(q.Append(make([]byte, 0, wire.RequestHead+len(q.Path)))); err != nil {
 		k.mu.Lock()
 		delete(k.waiting, seq)
 		k.mu.Unlock()

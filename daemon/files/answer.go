@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"mirrord/protocol/socket"
 )
 
 // An answerer answers the file server's requests from a Source.
@@ -38,6 +40,7 @@ func answer(conn net.Conn, shared arena, src Source, timeout time.Duration) erro
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	conn = socket.New(conn)
 	a := &answerer{src: src, conn: conn, arena: shared, timeout: timeout, uses: make(map[uint64]*use)}
 	in := bufio.NewReader(conn)
 	for {

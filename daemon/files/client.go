@@ -7,11 +7,13 @@ import (
 	"net"
 	"sync"
 	"syscall"
+
+	"mirrord/protocol/socket"
 )
 
 // A client asks the daemon.
 type client struct {
-	conn *net.UnixConn
+	conn net.Conn
 
 	writing sync.Mutex // a request is one write
 
@@ -33,7 +35,7 @@ type reply struct {
 }
 
 func newClient(conn *net.UnixConn) *client {
-	return &client{conn: conn, waiting: make(map[uint64]pending)}
+	return &client{conn: socket.New(conn), waiting: make(map[uint64]pending)}
 }
 
 // ask sends r. Its answer may come late, but comes; without a daemon it is EIO.

@@ -17,6 +17,7 @@ import (
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
+	"mirrord/protocol/socket"
 )
 
 // maxCalls bounds a launcher's calls in flight; further ones wait in its socket.
@@ -27,6 +28,7 @@ type launcher struct {
 	m    *Manager
 	s    *Session
 	conn *net.UnixConn
+	fast net.Conn        // conn, for packets without a descriptor
 	ctx  context.Context // until the socket ends
 
 	nodes       bool        // it can open the file server's
@@ -45,7 +47,7 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	l := &launcher{m: m, conn: conn, ctx: ctx, expired: expiries{wake: make(chan struct{}, 1)}}
+	l := &launcher{m: m, conn: conn, fast: socket.New(conn), ctx: ctx, expired: expiries{wake: make(chan struct{}, 1)}}
 	first, err := l.read()
 	if err != nil {
 		return err
@@ -85,12 +87,12 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 
 func (l *launcher) read() (*layer.Request, error) {
 	buf := make([]byte, layer.RequestHead+layer.MaxPath+1)
-	n, err := l.conn.Read(buf)
+	n, err := l.fast.Read(buf)
+	if err == io.EOF {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading layer request: %w", err)
-	}
-	if n == 0 {
-		return nil, io.EOF
 	}
 	r := new(layer.Request)
 	if err := r.Decode(buf[:n]); err != nil {
@@ -124,15 +126,19 @@ func (l *launcher) refuse(r *layer.Request, errno unix.Errno, err error) error {
 
 // reply sends one packet, with a descriptor if there is one.
 func (l *launcher) reply(r *layer.Reply, fd *os.File) error {
-	var rights []byte
 	if fd != nil {
 		r.Flags |= layer.ReplyFD
-		rights = unix.UnixRights(int(fd.Fd()))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buf = r.Append(l.buf[:0])
-	if _, _, err := l.conn.WriteMsgUnix(l.buf, rights, nil); err != nil {
+	var err error
+	if fd != nil {
+		_, _, err = l.conn.WriteMsgUnix(l.buf, unix.UnixRights(int(fd.Fd())), nil)
+	} else {
+		_, err = l.fast.Write(l.buf)
+	}
+	if err != nil {
 		return fmt.Errorf("answering launcher: %w", err)
 	}
 	return nil

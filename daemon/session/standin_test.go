@@ -188,12 +188,17 @@ func TestUnusedNodes(t *testing.T) {
 	for l := range m.all()[0].launchers {
 		owner = l
 	}
+	open := func() int {
+		m.nodes.mu.Lock()
+		defer m.nodes.mu.Unlock()
+		return len(m.nodes.open)
+	}
 	m.nodes.dropUnused(owner, time.Now().Add(-time.Minute))
-	if n := len(m.nodes.open); n != 2 {
+	if n := open(); n != 2 {
 		t.Errorf("%d nodes before their time, want 2", n)
 	}
 	m.nodes.dropUnused(owner, time.Now())
-	if n := len(m.nodes.open); n != 1 {
+	if n := open(); n != 1 {
 		t.Errorf("%d nodes, want the one that is open", n)
 	}
 	if _, err := unix.Openat(int(c.root.Fd()), names[1], unix.O_RDONLY|unix.O_CLOEXEC, 0); !errors.Is(err, unix.ESTALE) {

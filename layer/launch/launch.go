@@ -29,6 +29,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -129,6 +130,9 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		return Exit{}, err
 	}
 	served := make(chan error, 1)
+	// The receiver holds one of Go's processors while it waits in the kernel, as
+	// long as nobody takes it away: with a single one nothing else would go on.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 	go func() { served <- hooks.Serve(listener) }()
 	defer func() {
 		l.keeper.end()

@@ -124,11 +124,9 @@ func (t *transfer) do(ready func(func(uintptr) bool) error, trap uintptr, first 
 // call reports whether there is a result: the socket was ready.
 func (t *transfer) call(fd uintptr) bool {
 	for {
-		n, _, errno := unix.RawSyscall(t.trap, fd, uintptr(t.first), uintptr(t.size))
-		if errno == unix.EINTR {
-			continue
+		t.n, t.errno = call(t.trap, fd, t.first, t.size)
+		if t.errno != unix.EINTR {
+			return t.errno != unix.EAGAIN
 		}
-		t.n, t.errno = int(n), errno
-		return errno != unix.EAGAIN
 	}
 }
