@@ -61,7 +61,8 @@
 // debuggee gets a real descriptor; its reads and writes are never trapped.
 //
 // What the agent answered about a file the launcher keeps (layer/cache.go)
-// until the agent says that it has changed (agent/files/lease.go).
+// until the agent says that it has changed (agent/files/lease.go). A program's
+// way through a directory is guessed, and answered ahead (agent/files/ahead.go).
 //
 // A connect that does not block is answered after 250 ms at most, if need be
 // with an endpoint that completes when the target has (daemon/forward/pending.go).

@@ -1,6 +1,10 @@
 package mirrord_test
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -32,6 +36,45 @@ func TestToolsWalkTheTarget(t *testing.T) {
 		d.wait()
 		if got := strings.Join(out, "\n"); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q; %s", command, got, want, d.errors())
+		}
+	}
+}
+
+// Who goes through a volume of many files, in whatever order, reads each of them
+// as it is: most have been sent ahead of the question.
+func TestManyFiles(t *testing.T) {
+	namespace := ownNamespace(t)
+	dir := t.TempDir()
+	var numbered strings.Builder
+	for i := range 200 {
+		text := fmt.Sprintf("text %d\n", i)
+		numbered.WriteString(text)
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("text%d", i)), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kubectl(t, "create", "configmap", "many", "-n", namespace, "--from-file="+dir)
+	apply(t, namespace, pod("web", "args: [sleep]\n    volumeMounts: [{name: many, mountPath: /srv/many}]\n  volumes: [{name: many, configMap: {name: many}}]"))
+	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	sorted, err := exec.Command("sh", "-c", "cat "+dir+"/*").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for command, want := range map[string]string{
+		"for i in $(seq 0 199); do cat /srv/many/text$i; done": numbered.String(),
+		"cat /srv/many/*": string(sorted),
+		`python3 -c 'import os, sys
+texts = [open("/srv/many/" + n).read() for n in os.listdir("/srv/many") if n[0] != "."]
+assert sum(os.stat("/srv/many/text%d" % i).st_size for i in range(200)) == sum(map(len, texts))
+sys.stdout.writelines(sorted(texts, key=lambda text: int(text.split()[1])))'`: numbered.String(),
+	} {
+		d := execute(t, nil, "-n", namespace, "--target", "pod/web", "--", "sh", "-c", command)
+		var out strings.Builder
+		for l := range d.lines {
+			out.WriteString(l + "\n")
+		}
+		if d.wait(); out.String() != want {
+			t.Errorf("%s: %.200q…, want %.200q…; %s", command, out.String(), want, d.errors())
 		}
 	}
 }

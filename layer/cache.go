@@ -50,6 +50,22 @@ func (c *cache) get(q question) *kept {
 	return c.kept[q]
 }
 
+// ahead keeps the answer to a question that was not asked.
+func (c *cache) ahead(r *wire.Reply) {
+	var a wire.Ahead
+	if a.Decode(r.Data) != nil {
+		return
+	}
+	q := question{a.Path, r.Node&wire.OpenNoFollow != 0}
+	k := &kept{attr: r.Attr}
+	if r.Node&wire.AheadContent != 0 {
+		k.path, k.content, k.whole = a.Resolved, a.Content, true
+	} else if old := c.get(q); old != nil {
+		return // may know more, and is as true
+	}
+	c.put(q, r.Lease, k)
+}
+
 // put keeps an answer, if it may be kept.
 func (c *cache) put(q question, lease protocol.Lease, k *kept) {
 	c.mu.Lock()

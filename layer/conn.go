@@ -119,8 +119,12 @@ func (k *conn) read() {
 		r.Data = append([]byte(nil), r.Data...)
 		if r.Seq == 0 {
 			closeFD(r.fd)
-			if r.Flags&wire.ReplyExpired != 0 {
+			switch {
+			case r.Flags&wire.ReplyExpired != 0:
 				k.kept.expired(&r.Reply)
+				continue
+			case r.Flags&wire.ReplyAhead != 0:
+				k.kept.ahead(&r.Reply)
 				continue
 			}
 			select {

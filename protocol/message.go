@@ -79,6 +79,7 @@ type (
 		NoFollow  bool   `json:"nofollow,omitempty"` // O_NOFOLLOW
 		Inline    int    `json:"inline,omitempty"`   // most bytes of content wanted in the answer
 		Lease     bool   `json:"lease,omitempty"`    // the answer is to be kept: see Lease
+		Ahead     bool   `json:"ahead,omitempty"`    // so is what is likely to be asked next: see Ahead
 	}
 	// OpenReply's payload is the whole content where the file is regular and
 	// fits Open.Inline; Handle is then 0 and there is nothing to close.
@@ -87,6 +88,7 @@ type (
 		Attr   Attr   `json:"attr"`
 		Path   string `json:"path"` // as resolved, in the target
 		Lease  Lease  `json:"lease,omitzero"`
+		Ahead  bool   `json:"ahead,omitempty"` // frames with Ahead follow, to the stream's end
 	}
 
 	// Read asks for at most Len bytes (limit MaxPayload) at Offset. The
@@ -117,10 +119,25 @@ type (
 		Path     string `json:"path"`
 		NoFollow bool   `json:"nofollow,omitempty"`
 		Lease    bool   `json:"lease,omitempty"`
+		Ahead    bool   `json:"ahead,omitempty"`
 	}
 	StatReply struct {
 		Attr  Attr  `json:"attr"`
 		Lease Lease `json:"lease,omitzero"`
+		Ahead bool  `json:"ahead,omitempty"`
+	}
+
+	// Ahead answers questions that were not asked: the same one about other
+	// files of the directory. The payload is the contents, one after the other.
+	Ahead struct {
+		Files []AheadFile `json:"files"`
+	}
+	AheadFile struct {
+		Name  string `json:"name"`
+		Path  string `json:"path,omitempty"` // of Open: as resolved
+		Size  int    `json:"size,omitempty"` // of Open: bytes of payload
+		Attr  Attr   `json:"attr"`
+		Lease Lease  `json:"lease"`
 	}
 
 	Readlink struct {

@@ -6,6 +6,7 @@ package protocol
 // Version is raised by one whenever an older peer would misread us.
 //
 //   - 1: first version
+//   - 2: two links per client
 const Version = 2
 
 // Build names this build of mirrord: daemon, clients and agent must be of the

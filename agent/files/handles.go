@@ -19,7 +19,8 @@ const MaxHandles = 4096
 // Handles are a client's view of the tree: the files that it has open.
 type Handles struct {
 	*Tree
-	leases atomic.Pointer[Leases] // nil: the client does not watch
+	leases  atomic.Pointer[Leases] // nil: the client does not watch
+	guesses guesses
 
 	mu    sync.Mutex
 	files map[uint64]*handle // guarded by mu; nil: closed for good
@@ -50,14 +51,23 @@ func (h *Handles) CloseAll() {
 // Open opens a file of the target, or answers with its content where that is
 // as small as asked for.
 func (h *Handles) Open(q protocol.Open) (protocol.OpenReply, []byte, error) {
+	return h.open(q, false)
+}
+
+// errNotInline: the content does not come with the answer.
+var errNotInline = errors.New("not a small regular file")
+
+// open does so; with inline only to answer with the content.
+func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte, error) {
 	flags := noFollow(q.NoFollow)
 	if q.Directory {
 		flags |= unix.O_DIRECTORY
 	}
-	n, give, err := h.lookup(q.Path, flags, q.Lease)
+	n, c, err := h.lookup(q.Path, flags, q.Lease)
 	if err != nil {
 		return protocol.OpenReply{}, nil, err
 	}
+	defer c.drop()
 	defer n.Close()
 	switch n.kind() {
 	case unix.S_IFREG, unix.S_IFDIR:
@@ -69,12 +79,17 @@ func (h *Handles) Open(q protocol.Open) (protocol.OpenReply, []byte, error) {
 	if err := h.permitted(&n.stat, unix.R_OK); err != nil {
 		return protocol.OpenReply{}, nil, err
 	}
+	limit := min(q.Inline, protocol.MaxPayload)
+	small := n.kind() == unix.S_IFREG && limit > 0 && n.stat.Size <= int64(limit)
+	if inline && !small {
+		return protocol.OpenReply{}, nil, errNotInline
+	}
 	f, err := n.reopen()
 	if err != nil {
 		return protocol.OpenReply{}, nil, err
 	}
 	reply := protocol.OpenReply{Attr: attrOf(&n.stat), Path: n.path}
-	if limit := min(q.Inline, protocol.MaxPayload); n.kind() == unix.S_IFREG && limit > 0 && n.stat.Size <= int64(limit) {
+	if small {
 		content, whole, err := readWhole(f, int(n.stat.Size), limit)
 		if err == nil && whole {
 			// What was read may be newer than what was found.
@@ -82,11 +97,14 @@ func (h *Handles) Open(q protocol.Open) (protocol.OpenReply, []byte, error) {
 				reply.Attr = attrOf(&n.stat)
 			}
 		}
+		switch {
+		case err == nil && whole:
+			reply.Lease = c.give(n)
+		case err == nil && inline:
+			err = errNotInline
+		}
 		if err != nil || whole {
 			f.Close()
-			if err == nil {
-				reply.Lease = give()
-			}
 			return reply, content, err
 		}
 	}
@@ -97,32 +115,33 @@ func (h *Handles) Open(q protocol.Open) (protocol.OpenReply, []byte, error) {
 	return reply, nil, nil
 }
 
-// lookup finds path; give leases what is answered of it, if lease asks for that.
-// It is called when nothing is looked at any more.
-func (h *Handles) lookup(path string, flags uint64, lease bool) (n *node, give func() protocol.Lease, err error) {
-	var c *claim
-	l := h.leases.Load()
-	if lease && l != nil {
+// lookup finds path and, if lease asks for that, claims a lease on what will be
+// answered of it: c is given when nothing is looked at any more, or dropped.
+func (h *Handles) lookup(path string, flags uint64, lease bool) (n *node, c *claim, err error) {
+	if l := h.leases.Load(); lease && l != nil {
 		c = l.claim(path, flags&unix.O_NOFOLLOW == 0)
 	}
 	n, err = h.find(path, flags)
-	give = func() protocol.Lease { return l.give(c, n) }
 	if err == unix.ENOENT && c != nil {
 		e := protocol.AsError("open", err)
-		e.Lease = give()
+		e.Lease = c.give(nil)
 		err = e
 	}
-	return n, give, err
+	if err != nil {
+		c.drop()
+	}
+	return n, c, err
 }
 
 // Stat tells a file's attributes.
 func (h *Handles) Stat(q protocol.Stat) (protocol.StatReply, []byte, error) {
-	n, give, err := h.lookup(q.Path, noFollow(q.NoFollow), q.Lease)
+	n, c, err := h.lookup(q.Path, noFollow(q.NoFollow), q.Lease)
 	if err != nil {
 		return protocol.StatReply{}, nil, err
 	}
+	defer c.drop()
 	defer n.Close()
-	return protocol.StatReply{Attr: attrOf(&n.stat), Lease: give()}, nil, nil
+	return protocol.StatReply{Attr: attrOf(&n.stat), Lease: c.give(n)}, nil, nil
 }
 
 // readWhole reads f to its end if that comes within limit bytes; the size that

@@ -217,10 +217,12 @@ func (l *Leases) clear() {
 }
 
 // A claim is a lease that is not given yet: it exists before the file is looked
-// at, so that no change is missed.
+// at, so that no change is missed. nil: there is none to give.
 type claim struct {
+	leases   *Leases
 	id       uint64
 	resolved string // where the path leads; "": nowhere
+	given    bool
 }
 
 // claim makes one for path. nil: the answer cannot be leased.
@@ -241,7 +243,7 @@ func (l *Leases) claim(path string, follow bool) *claim {
 		return nil
 	}
 	l.last++
-	c := &claim{l.last, resolved}
+	c := &claim{leases: l, id: l.last, resolved: resolved}
 	for _, on := range way {
 		if on.dir.names[on.name] == nil {
 			on.dir.names[on.name] = map[uint64]struct{}{}
@@ -253,22 +255,31 @@ func (l *Leases) claim(path string, follow bool) *claim {
 }
 
 // give makes c a lease of what was found; it is none if anything has changed since.
-func (l *Leases) give(c *claim, n *node) protocol.Lease {
+func (c *claim) give(n *node) protocol.Lease {
 	if c == nil {
 		return protocol.Lease{}
 	}
 	ok := n == nil && c.resolved == "" || n != nil && n.path == c.resolved && leasable(n)
+	l := c.leases
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.given[c.id] == nil {
+	if !ok || l.given[c.id] == nil {
 		return protocol.Lease{}
 	}
-	if !ok {
-		l.expire(c.id)
-		delete(l.dead, c.id) // nobody has it
-		return protocol.Lease{}
-	}
+	c.given = true
 	return protocol.Lease{ID: c.id, Seq: l.seq}
+}
+
+// drop ends a claim that was not given.
+func (c *claim) drop() {
+	if c == nil || c.given {
+		return
+	}
+	l := c.leases
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expire(c.id)
+	delete(l.dead, c.id) // nobody has it
 }
 
 // leasable: of what else changes, inotify tells nothing.

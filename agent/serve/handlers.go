@@ -24,11 +24,11 @@ type handler func(ctx context.Context, c *client, stream net.Conn, f protocol.Fr
 var handlers = map[protocol.Kind]handler{
 	protocol.KindHello:    answer((*client).again),
 	protocol.KindEnviron:  answer((*client).environ),
-	protocol.KindOpen:     answerPath((*files.Handles).Open),
+	protocol.KindOpen:     open,
 	protocol.KindRead:     answerFile((*files.Handles).Read),
 	protocol.KindReadDir:  answerFile((*files.Handles).ReadDir),
 	protocol.KindClose:    answerFile((*files.Handles).Close),
-	protocol.KindStat:     answerPath((*files.Handles).Stat),
+	protocol.KindStat:     stat,
 	protocol.KindReadlink: answerPath((*files.Handles).Readlink),
 	protocol.KindAccess:   answerPath((*files.Handles).Access),
 	protocol.KindConnect:  carry(outgoing.Connect),
@@ -39,24 +39,69 @@ var handlers = map[protocol.Kind]handler{
 
 // answer makes a handler of what takes one request and gives one answer.
 func answer[Q, A any](do func(*client, Q) (A, []byte, error)) handler {
+	return answerAhead(do, func(*client, Q, *A) *files.Batch { return nil })
+}
+
+// answerAhead makes one whose answer may be followed by a batch of others.
+func answerAhead[Q, A any](do func(*client, Q) (A, []byte, error), guess func(*client, Q, *A) *files.Batch) handler {
 	return func(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
 		q, err := decode[Q](f)
 		if err != nil {
 			return protocol.WriteError(stream, f.Kind.String(), err)
 		}
-		select {
-		case c.busy <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := c.begin(ctx); err != nil {
+			return err
 		}
 		reply, payload, err := do(c, q)
-		<-c.busy
+		c.done()
 		if err != nil {
 			return protocol.WriteError(stream, f.Kind.String(), err)
 		}
-		return protocol.WriteMessage(stream, f.Kind, reply, payload)
+		batch := guess(c, q, &reply)
+		err = protocol.WriteMessage(stream, f.Kind, reply, payload)
+		for batch != nil && err == nil {
+			if err := c.begin(ctx); err != nil {
+				return err
+			}
+			ahead, contents, ok := batch.Next()
+			c.done()
+			if !ok {
+				return nil
+			}
+			err = protocol.WriteMessage(stream, f.Kind, ahead, contents)
+		}
+		return err
 	}
 }
+
+// begin waits until one more request may be worked on, until done.
+func (c *client) begin(ctx context.Context) error {
+	select {
+	case c.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *client) done() { <-c.busy }
+
+var (
+	open = answerAhead(onPath((*files.Handles).Open), func(c *client, q protocol.Open, r *protocol.OpenReply) (b *files.Batch) {
+		if q.Ahead && r.Lease.ID != 0 {
+			b = c.files.Ahead(q.Path, true, q.NoFollow)
+		}
+		r.Ahead = b != nil
+		return b
+	})
+	stat = answerAhead(onPath((*files.Handles).Stat), func(c *client, q protocol.Stat, r *protocol.StatReply) (b *files.Batch) {
+		if q.Ahead && r.Lease.ID != 0 {
+			b = c.files.Ahead(q.Path, false, q.NoFollow)
+		}
+		r.Ahead = b != nil
+		return b
+	})
+)
 
 // answerFile makes a handler of what is done with the client's files.
 func answerFile[Q, A any](do func(*files.Handles, Q) (A, []byte, error)) handler {
@@ -65,13 +110,17 @@ func answerFile[Q, A any](do func(*files.Handles, Q) (A, []byte, error)) handler
 
 // answerPath makes a handler of what looks a path up, which a container must be there for.
 func answerPath[Q, A any](do func(*files.Handles, Q) (A, []byte, error)) handler {
-	return answer(func(c *client, q Q) (A, []byte, error) {
+	return answer(onPath(do))
+}
+
+func onPath[Q, A any](do func(*files.Handles, Q) (A, []byte, error)) func(*client, Q) (A, []byte, error) {
+	return func(c *client, q Q) (A, []byte, error) {
 		reply, payload, err := do(c.files, q)
 		if err != nil { // the container's end may be why
 			err = cmp.Or(c.server.target.Gone(), err)
 		}
 		return reply, payload, err
-	})
+	}
 }
 
 // carry makes a handler of what answers by itself and goes on with the stream.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 
 	"golang.org/x/sys/unix"
 
@@ -18,10 +19,10 @@ const inline = 64 << 10
 func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) {
 	t := l.s.agent.tunnel
 	request := protocol.Open{
-		Path: r.Path, Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true,
+		Path: r.Path, Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
 	}
 	var opened protocol.OpenReply
-	content, err := t.Call(l.ctx, protocol.KindOpen, request, &opened)
+	content, err := t.CallAhead(l.ctx, protocol.KindOpen, request, &opened, func() bool { return opened.Ahead }, l.tellAhead(r, layer.AheadContent))
 	if err != nil {
 		return nil, err
 	}
@@ -42,10 +43,32 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) 
 
 func (l *launcher) stat(r *layer.Request, reply *layer.Reply) error {
 	var stat protocol.StatReply
-	request := protocol.Stat{Path: r.Path, NoFollow: r.Flags&layer.OpenNoFollow != 0, Lease: true}
-	_, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindStat, request, &stat)
+	request := protocol.Stat{Path: r.Path, NoFollow: r.Flags&layer.OpenNoFollow != 0, Lease: true, Ahead: true}
+	_, err := l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() bool { return stat.Ahead }, l.tellAhead(r, 0))
 	reply.Attr, reply.Lease = stat.Attr, stat.Lease
 	return err
+}
+
+// tellAhead passes on what is likely to be asked after r.
+func (l *launcher) tellAhead(r *layer.Request, flags uint32) func(protocol.Ahead, []byte) {
+	dir, _ := path.Split(r.Path)
+	flags |= r.Flags & layer.OpenNoFollow
+	return func(a protocol.Ahead, contents []byte) {
+		for _, f := range a.Files {
+			if f.Size < 0 || f.Size > len(contents) {
+				return
+			}
+			known := layer.Ahead{Path: dir + f.Name, Resolved: f.Path, Content: contents[:f.Size]}
+			contents = contents[f.Size:]
+			notice := layer.Reply{Flags: layer.ReplyAhead, Node: uint64(flags), Lease: f.Lease, Attr: f.Attr}
+			if notice.Data = known.Append(nil); len(notice.Data) > layer.MaxAhead {
+				continue
+			}
+			if l.reply(&notice, nil) != nil {
+				return
+			}
+		}
+	}
 }
 
 func (l *launcher) readlink(r *layer.Request, reply *layer.Reply) error {

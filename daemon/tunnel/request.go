@@ -2,7 +2,9 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"syscall"
@@ -24,6 +26,41 @@ func (t *Tunnel) Call(ctx context.Context, k protocol.Kind, request, reply any) 
 	}
 	s.Close()
 	return payload, nil
+}
+
+// CallAhead is Call for an answer that others may follow: where more says so,
+// each gets them, in a goroutine, until their end or ctx's.
+func (t *Tunnel) CallAhead(ctx context.Context, k protocol.Kind, request, reply any, more func() bool, each func(protocol.Ahead, []byte)) ([]byte, error) {
+	s, payload, err := t.control.call(ctx, k, request, reply)
+	if err != nil {
+		return nil, err
+	}
+	if !more() {
+		s.Close()
+		return payload, nil
+	}
+	t.ended.Go(func() {
+		defer s.Close()
+		defer abandon(ctx, s)()
+		if err := readAhead(s, k, each); err != nil && ctx.Err() == nil {
+			t.log.Debug("reading ahead", "stream", k, "err", err)
+		}
+	})
+	return payload, nil
+}
+
+func readAhead(s net.Conn, k protocol.Kind, each func(protocol.Ahead, []byte)) error {
+	for {
+		var a protocol.Ahead
+		contents, err := protocol.ReadAnswer(s, k, &a)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		each(a, contents)
+	}
 }
 
 // call sends a request on a new stream and reads its answer.

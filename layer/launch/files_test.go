@@ -49,6 +49,36 @@ for i in range(2):
 	}
 }
 
+// What was answered ahead is not asked for, until it expires.
+func TestAhead(t *testing.T) {
+	w := newWorld(t)
+	w.Leases = true
+	w.Hold = func(q *wire.Request) {
+		switch {
+		case q.Op == wire.OpOpen && q.Path == "/app/dir/a":
+			if err := w.Ahead("/app/dir/b", 1<<40); err != nil {
+				t.Error(err)
+			}
+		case q.Op == wire.OpReadlink && q.Path == "/app/link":
+			if err := os.WriteFile(filepath.Join(w.Root, "app/dir/b"), []byte("BBB"), 0o644); err != nil {
+				t.Error(err)
+			}
+			w.Expire()
+		}
+	}
+	w.want(t, "a2bb|BBB", "python3", "-c", `
+import os
+read = lambda name: os.write(1, open("/app/dir/" + name, "rb", 0).read())
+read("a")
+os.write(1, b"%d" % os.stat("/app/dir/b").st_size)
+read("b"); os.write(1, b"|")
+os.readlink("/app/link")
+read("b")`)
+	if n := w.Asked(wire.OpOpen, "/app/dir/b") + w.Asked(wire.OpStat, "/app/dir/b"); n != 1 {
+		t.Errorf("asked %d times for what was told ahead, and changed once", n)
+	}
+}
+
 // What may be kept is not asked for again, until it expires.
 func TestLeases(t *testing.T) {
 	w := newWorld(t)

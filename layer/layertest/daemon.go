@@ -177,7 +177,30 @@ func (d *Daemon) Expire() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.expired++
-	r := wire.Reply{Flags: wire.ReplyExpired, Lease: protocol.Lease{Seq: d.expired}}
+	d.notify(wire.Reply{Flags: wire.ReplyExpired, Lease: protocol.Lease{Seq: d.expired}})
+}
+
+// Ahead answers all launchers' next opening of path, under lease.
+func (d *Daemon) Ahead(path string, lease uint64) error {
+	b, err := os.ReadFile(d.Root + path)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(d.Root+path, &st); err != nil {
+		return err
+	}
+	a := wire.Ahead{Path: path, Resolved: path, Content: b}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.notify(wire.Reply{
+		Flags: wire.ReplyAhead, Node: wire.AheadContent, Lease: protocol.Lease{ID: lease, Seq: d.expired}, Attr: attr(&st), Data: a.Append(nil),
+	})
+	return nil
+}
+
+// notify is called with mu held.
+func (d *Daemon) notify(r wire.Reply) {
 	for _, c := range d.closers {
 		if c, ok := c.(*net.UnixConn); ok {
 			_, _ = c.Write(r.Append(nil))

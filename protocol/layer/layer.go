@@ -10,7 +10,9 @@
 // A reply of seq 0 is a notice that nobody asked for: Data has words for the
 // user; errno ECANCELED says that the session is over and the debuggee is to
 // end. With ReplyExpired, Data has the ids of leases that have expired, 8 bytes
-// each, none for all of them; see protocol.Lease.
+// each, none for all of them; see protocol.Lease. With ReplyAhead, Data has an
+// Ahead: the reply to an OpOpen or OpStat that was not asked yet. Node has its
+// flags.
 //
 // The first request of a connection is Attach. When the connection ends, all
 // that it asked for is undone.
@@ -82,7 +84,12 @@ const (
 	ReplyNode    = 1 << 1 // Node is set
 	ReplyPending = 1 << 2 // the connection's outcome is not known yet
 	ReplyExpired = 1 << 3 // of a notice: leases have expired
+	ReplyAhead   = 1 << 4 // of a notice: what is likely to be asked
 )
+
+// AheadContent is a flag of a notice of ReplyAhead, beside OpenNoFollow: it is
+// about OpOpen, not OpStat.
+const AheadContent = 1 << 8
 
 // Sizes and limits of messages.
 const (
@@ -91,7 +98,8 @@ const (
 	RequestHead = 16 + 8 + 2*addrSize
 	ReplyHead   = 16 + 8 + 16 + attrSize + 2*addrSize
 	MaxPath     = 4096 // PATH_MAX
-	MaxMessage  = ReplyHead + MaxPath
+	MaxAhead    = 2*(2+MaxPath) + 16<<10
+	MaxMessage  = ReplyHead + MaxAhead
 )
 
 // ErrMessage is a packet too short or too long for what it claims to be.
@@ -119,7 +127,36 @@ type Reply struct {
 	Attr  protocol.Attr
 	Addr  netip.AddrPort
 	Addr2 netip.AddrPort
-	Data  []byte // at most MaxPath bytes
+	Data  []byte // at most MaxPath bytes, MaxAhead of a notice
+}
+
+// An Ahead is in the data of a notice: path length 2 | path | resolved path
+// length 2 | resolved path | content.
+type Ahead struct {
+	Path     string
+	Resolved string // of OpOpen
+	Content  []byte // of OpOpen: all of it
+}
+
+// Append appends a to b. Its paths are shorter than 64 KiB.
+func (a *Ahead) Append(b []byte) []byte {
+	for _, s := range []string{a.Path, a.Resolved} {
+		b = append(le.AppendUint16(b, uint16(len(s))), s...)
+	}
+	return append(b, a.Content...)
+}
+
+// Decode sets a from b; a.Content is a part of it.
+func (a *Ahead) Decode(b []byte) error {
+	for _, s := range []*string{&a.Path, &a.Resolved} {
+		if len(b) < 2 || len(b) < 2+int(le.Uint16(b)) {
+			return ErrMessage
+		}
+		n := 2 + int(le.Uint16(b))
+		*s, b = string(b[2:n]), b[n:]
+	}
+	a.Content = b
+	return nil
 }
 
 var le = binary.LittleEndian

@@ -27,7 +27,10 @@ var requests = map[string]Request{
 	"datagram": {Op: OpDatagram, Seq: 5, Addr: netip.MustParseAddrPort("[fd00::10]:53"), Addr2: netip.MustParseAddrPort("[::1]:0")},
 }
 
+var ahead = Ahead{Path: "/etc/shop/config.yaml", Resolved: "/etc/shop/..2026/config.yaml", Content: []byte("a: 1\n")}
+
 var replies = map[string]Reply{
+	"ahead":   {Flags: ReplyAhead, Node: AheadContent | OpenNoFollow, Lease: protocol.Lease{ID: 3, Seq: 6}, Data: ahead.Append(nil)},
 	"refused": {Seq: 4, Errno: 111, Data: []byte("connection refused")},
 	"file": {Seq: 2, Flags: ReplyFD, Data: []byte("/etc/shop/..2026/config.yaml"), Attr: protocol.Attr{
 		Dev: 1, Ino: 2, Mode: 0o100644, Nlink: 3, UID: 4, GID: 5, Rdev: 6, Size: 7, Blksize: 8, Blocks: 9, Atime: 10, Mtime: 11, Ctime: -12,
@@ -81,6 +84,22 @@ func TestRoundTrip(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got, addr, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestAhead(t *testing.T) {
+	var got Ahead
+	packet := ahead.Append(nil)
+	if err := got.Decode(packet); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(ahead, got); diff != "" {
+		t.Error(diff)
+	}
+	for n := range len(packet) - len(ahead.Content) {
+		if err := got.Decode(packet[:n]); err == nil {
+			t.Errorf("%d bytes were decoded: %+v", n, got)
 		}
 	}
 }

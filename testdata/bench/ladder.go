@@ -45,12 +45,12 @@ func ladder(p *programs) *scene {
 			argv = func(args ...string) []string { return py(args[1:]...) }
 		}
 		rows = append(rows,
-			w.both(row{name: "small/cold " + language.name, unit: "files/s", peer: language.peer, slow: true, before: w.rewrite}, argv(cold...)...),
+			w.both(row{name: "small/cold " + language.name, unit: "files/s", peer: language.peer, slow: true, before: w.renew}, argv(cold...)...),
 			w.both(row{name: "small/warm " + language.name, unit: "files/s", peer: language.peer, slow: true, before: w.prepare}, argv(warm...)...),
 		)
 	}
 	rows = append(rows,
-		w.both(row{name: "small/cold stat, C", unit: "calls/s", peer: 7900.0 / 1_030_000, slow: true, before: w.rewrite}, c("stat", w.cold, count(smallFiles), filesSpan)...),
+		w.both(row{name: "small/cold stat, C", unit: "calls/s", peer: 7900.0 / 1_030_000, slow: true, before: w.renew}, c("stat", w.cold, count(smallFiles), filesSpan)...),
 		w.both(row{name: "small/warm stat, C", unit: "calls/s", peer: 7900.0 / 1_030_000, slow: true, before: w.prepare}, c("stat", w.warm, count(warmFiles), filesSpan, "warm")...),
 		w.both(row{name: "outgoing/up", unit: "MB/s", peer: 1027.0 / 2188, slow: true}, server("up", transferred)...),
 		w.both(row{name: "outgoing/down", unit: "MB/s", peer: 879.0 / 2221, slow: true}, server("down", transferred)...),

@@ -35,7 +35,7 @@ type world struct {
 	files       string // which the configuration makes Remote; below are:
 	cold, warm  string // directories of small files, the first of ever new ones
 	big         string
-	rewritten   int
+	renewed     int
 	here, there *side
 	ends        []func()
 }
@@ -134,10 +134,16 @@ func (w *world) pin(pinned bool) error {
 	return errors.Join(w.here.pin(pinned), w.there.pin(pinned))
 }
 
-// rewrite writes the cold files anew, so that nobody knows them.
-func (w *world) rewrite(context.Context) error {
-	w.rewritten++
-	return writeFiles(w.cold, strconv.Itoa(w.rewritten%10))
+// renew puts another directory in the place of the cold files, which nobody
+// knows. (Writing them where they are watched makes so much noise that they are
+// not watched any more.)
+func (w *world) renew(context.Context) error {
+	fresh := filepath.Join(w.dir, "fresh")
+	if err := os.Mkdir(fresh, 0o755); err != nil {
+		return err
+	}
+	w.renewed++
+	return errors.Join(writeFiles(fresh, strconv.Itoa(w.renewed%10)), os.Rename(w.cold, filepath.Join(w.dir, "old"+strconv.Itoa(w.renewed))), os.Rename(fresh, w.cold))
 }
 
 // prepare writes the warm files once. Nothing is written beside them later: what
