@@ -85,7 +85,7 @@ func (h *Handles) Ahead(file string, content, noFollow bool) *Batch {
 		return b
 	}
 	var known bool
-	if b.names, known = w.next(name); !known {
+	if b.names, known = w.next(name); !known || w.sent == len(w.order.names) {
 		delete(g.walks, b.key)
 	}
 	if len(b.names) == 0 {
