@@ -59,6 +59,9 @@ func answerAhead[Q, A any](do func(*client, Q) (A, []byte, error), guess func(*c
 		}
 		batch := guess(c, q, &reply)
 		err = protocol.WriteMessage(stream, f.Kind, reply, payload)
+		if batch != nil {
+			defer closeWith(stream)()
+		}
 		for batch != nil && err == nil {
 			if err := c.begin(ctx); err != nil {
 				return err
@@ -71,6 +74,21 @@ func answerAhead[Q, A any](do func(*client, Q) (A, []byte, error), guess func(*c
 			err = protocol.WriteMessage(stream, f.Kind, ahead, contents)
 		}
 		return err
+	}
+}
+
+// closeWith closes the stream when the client has, which a write to it does not
+// notice. stop ends that.
+func closeWith(stream net.Conn) (stop func()) {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = io.Copy(io.Discard, stream)
+		stream.Close()
+	}()
+	return func() {
+		_ = stream.SetReadDeadline(time.Unix(1, 0))
+		<-gone
 	}
 }
 
@@ -197,6 +215,7 @@ func watch(ctx context.Context, c *client, stream net.Conn, _ protocol.Frame) er
 	wg.Go(func() { // the end of the stream, which Next does not see
 		_, _ = io.Copy(io.Discard, stream)
 		unwatch()
+		stream.Close()
 	})
 	for {
 		e, err := l.Next()
