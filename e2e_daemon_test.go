@@ -270,6 +270,34 @@ func TestSessionStop(t *testing.T) {
 	}
 }
 
+// A daemon that is stopped by force ends its sessions; nobody starts another.
+func TestDaemonStopped(t *testing.T) {
+	namespace := ownTarget(t)
+	dir := ownDaemon(t)
+	d, end := waiting(t, namespace)
+	defer end.Close()
+	d.line("up")
+	var daemon []int
+	for _, pid := range daemonsIn(t, dir) {
+		daemon = append(daemon, pidfd(t, pid)...)
+	}
+	if o := run(t, "daemon", "stop", "--force"); o.code != 0 {
+		t.Errorf("daemon stop --force: %+v", o)
+	}
+	if code := d.wait(); code != -int(syscall.SIGTERM) {
+		t.Errorf("the debuggee's exit code is %d", code)
+	}
+	if words := d.errors(); !strings.Contains(words, "the daemon was stopped") || strings.Contains(words, "is back") {
+		t.Errorf("the debuggee's user is told %q", words)
+	}
+	for _, fd := range daemon {
+		waitGone(t, fd)
+	}
+	if left := daemonsIn(t, dir); len(left) > 0 {
+		t.Errorf("a daemon came after it: %v", left)
+	}
+}
+
 // Programs can read the list of targets, which agents are not among.
 func TestListOfTargets(t *testing.T) {
 	namespace := ownTarget(t)

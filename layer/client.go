@@ -22,19 +22,13 @@ const outage = 2 * time.Second
 // a network that is down.
 type Client struct {
 	log  *slog.Logger
-	news chan notice // what daemons say without being asked
+	news chan string // what daemons say to the user without being asked
 
 	mu      sync.Mutex
 	all     []*conn       // guarded by mu; the last is the one in use
 	changed chan struct{} // guarded by mu; closed when what calls wait for has come, or never will
 	hope    bool          // guarded by mu; calls wait for another daemon
 	closed  bool          // guarded by mu
-}
-
-// A notice is told to the user; over: the session has ended.
-type notice struct {
-	words string
-	over  bool
 }
 
 // A reply's fd is -1 or a descriptor that its receiver closes.
@@ -59,7 +53,7 @@ func lostReply(op wire.Op) reply {
 
 // Dial connects to the daemon's layer socket and attaches to session.
 func Dial(ctx context.Context, log *slog.Logger, path, session string) (*Client, error) {
-	c := &Client{log: log, news: make(chan notice, 16), changed: make(chan struct{})}
+	c := &Client{log: log, news: make(chan string, 16), changed: make(chan struct{})}
 	k, err := c.dial(ctx, path, session)
 	if err != nil {
 		return nil, err
@@ -124,6 +118,12 @@ func (c *Client) kept() *cache {
 func (c *Client) lost() <-chan struct{} {
 	k, _, _ := c.current()
 	return k.done
+}
+
+// over tells whether the daemon in use has ended the session.
+func (c *Client) over() bool {
+	k, _, _ := c.current()
+	return k.over.Load()
 }
 
 // root is the file server's root directory of the first daemon, nil where there is none.

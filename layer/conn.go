@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -24,8 +25,9 @@ type conn struct {
 	out    net.Conn      // socket, for requests
 	number int           // which of the Client's it is
 	root   *os.File      // of the file server, nil where there is none
-	news   chan<- notice // the Client's
+	news   chan<- string // the Client's
 	kept   cache         // what it answered
+	over   atomic.Bool   // the session has ended
 	done   chan struct{} // closed when read has ended
 
 	mu      sync.Mutex
@@ -33,7 +35,7 @@ type conn struct {
 	waiting map[uint32]chan reply // guarded by mu, nil once the connection has ended
 }
 
-func dialConn(ctx context.Context, log *slog.Logger, path, session string, number int, news chan<- notice) (*conn, error) {
+func dialConn(ctx context.Context, log *slog.Logger, path, session string, number int, news chan<- string) (*conn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unixpacket", path)
 	if err != nil {
@@ -128,8 +130,12 @@ func (k *conn) read() {
 				continue
 			}
 			select {
-			case k.news <- notice{string(r.Data), r.Errno == uint32(unix.ECANCELED)}:
+			case k.news <- string(r.Data):
 			default: // so many at once say nothing new
+			}
+			if r.Errno == uint32(unix.ECANCELED) {
+				k.over.Store(true)
+				_ = k.socket.CloseRead() // nothing comes any more
 			}
 			continue
 		}

@@ -177,22 +177,35 @@ func (c *call) receive(data []buffer, control int, flags uint64, tell func(*rece
 		d.close()
 		return carryOn
 	}
-	if !d.async && flags&unix.MSG_DONTWAIT == 0 {
-		if ended := c.wait(d, unix.POLLIN); ended == callerGone {
-			d.close()
-			return answer{abandoned: true}
-		} // over its time it finds nothing, and fails with EAGAIN
-	}
 	b, oob := make([]byte, min(total(data), maxDatagram)), make([]byte, control)
-	k.receiving.Lock()
 	failed := func(ans answer) answer {
 		k.receiving.Unlock()
 		d.close()
 		return ans
 	}
-	n, oobn, recvflags, from, err := unix.Recvmsg(d.fd, b, oob, int(flags)&unix.MSG_TRUNC|unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	if err != nil {
-		return failed(failWith(err))
+	var n, oobn, recvflags int
+	var from unix.Sockaddr
+	for waits := !d.async && flags&unix.MSG_DONTWAIT == 0; ; {
+		if waits {
+			switch c.wait(d, unix.POLLIN) {
+			case callerGone:
+				d.close()
+				return answer{abandoned: true}
+			case timeOver: // it finds nothing, and fails with EAGAIN
+				waits = false
+			}
+		}
+		k.receiving.Lock()
+		var err error
+		n, oobn, recvflags, from, err = unix.Recvmsg(d.fd, b, oob, int(flags)&unix.MSG_TRUNC|unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err == unix.EAGAIN && waits { // another thread was quicker
+			k.receiving.Unlock()
+			continue
+		}
+		if err != nil {
+			return failed(failWith(err))
+		}
+		break
 	}
 	r := received{size: n, control: oob[:oobn], flags: recvflags, from: addrPort(from), domain: d.domain}
 	c.l.sockets.mu.Lock()

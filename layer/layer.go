@@ -28,6 +28,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"time"
 
 	"mirrord/layer/policy"
 	"mirrord/layer/seccomp"
@@ -43,7 +44,7 @@ type Config struct {
 	Daemon   *Client
 	Hostname string           // the target's
 	Addrs    []netip.Addr     // the target's
-	Message  func(msg string) // tells the user, in one line; may be called from any goroutine
+	Message  func(msg string) // tells the user, in one line; it may wait for a terminal
 	Over     func()           // the session has ended, and the debuggee is to
 	// Again starts a daemon and in it the session, after the daemon was lost. If
 	// it is nil, what is lost stays lost.
@@ -54,7 +55,7 @@ type Config struct {
 //
 // Goroutines: Serve starts one per call that may wait, one that attends to the
 // daemon and, where that found another one, one that takes listeners' ports
-// again, and waits for all.
+// again, and waits for all; and one that tells the user, which it gives a while.
 type Layer struct {
 	log *slog.Logger
 	Config
@@ -64,6 +65,7 @@ type Layer struct {
 	files    injected
 	sockets  sockets
 	serving  serving
+	said     chan string // to the user
 	once     messages
 
 	wg      sync.WaitGroup
@@ -75,7 +77,7 @@ type Layer struct {
 
 // New makes a layer.
 func New(log *slog.Logger, c Config) *Layer {
-	l := &Layer{log: log, Config: c, waiting: make(chan struct{}, maxCalls), flights: make(map[flightKey]*flight)}
+	l := &Layer{log: log, Config: c, waiting: make(chan struct{}, maxCalls), flights: make(map[flightKey]*flight), said: make(chan string, maxSaid)}
 	l.files.init(c.Daemon.root())
 	if c.Again != nil {
 		c.Daemon.expect(true)
@@ -128,12 +130,24 @@ func (l *Layer) Serve(listener *seccomp.Listener) error {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
+	spoken := make(chan struct{})
+	go func() {
+		defer close(spoken)
+		for msg := range l.said {
+			l.Message(msg)
+		}
+	}()
 	l.wg.Go(func() { l.attend(ctx) })
 	err := l.receive()
 	stop()
 	l.settle()
 	l.wg.Wait()
 	l.sockets.close()
+	close(l.said)
+	select {
+	case <-spoken:
+	case <-time.After(sayTime):
+	}
 	return err
 }
 
@@ -163,6 +177,21 @@ func (l *Layer) receive() error {
 	}
 }
 
+// Of what is said to the user: how much may wait for a terminal that takes
+// nothing, and how long that may hold up our end.
+const (
+	maxSaid = 64
+	sayTime = time.Second
+)
+
+// say tells the user something, without waiting until it is heard.
+func (l *Layer) say(msg string) {
+	select {
+	case l.said <- msg:
+	default:
+	}
+}
+
 // messages remembers what the user has been told.
 type messages struct {
 	mu   sync.Mutex
@@ -179,6 +208,6 @@ func (l *Layer) tell(msg string) {
 	l.once.told[msg] = true
 	l.once.mu.Unlock()
 	if !known {
-		l.Message(msg)
+		l.say(msg)
 	}
 }

@@ -20,13 +20,8 @@ const (
 func (l *Layer) attend(ctx context.Context) {
 	for {
 		select {
-		case n := <-l.Daemon.news:
-			l.Message(n.words)
-			if n.over {
-				l.Daemon.expect(false)
-				l.Over()
-				return
-			}
+		case words := <-l.Daemon.news:
+			l.say(words)
 			continue
 		case <-ctx.Done():
 			return
@@ -38,8 +33,13 @@ func (l *Layer) attend(ctx context.Context) {
 		if len(l.Daemon.news) > 0 { // said before it went
 			continue
 		}
+		if l.Daemon.over() {
+			l.Daemon.expect(false)
+			l.Over()
+			return
+		}
 		if l.Again == nil {
-			l.Message("the daemon is gone: remote files and new connections fail from now on")
+			l.say("the daemon is gone: remote files and new connections fail from now on")
 			return
 		}
 		if !l.restart(ctx) {
@@ -50,20 +50,20 @@ func (l *Layer) attend(ctx context.Context) {
 
 // restart gets another daemon for the one that is gone. False: ctx has ended.
 func (l *Layer) restart(ctx context.Context) bool {
-	l.Message("the daemon is gone, and another is started: open remote connections and files fail")
+	l.say("the daemon is gone, and another is started: open remote connections and files fail")
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := l.again(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return false
 		case err == nil:
-			l.Message("the daemon is back")
+			l.say("the daemon is back")
 			lost := l.Daemon.lost()
 			l.wg.Go(func() { l.takeAgain(ctx, lost) })
 			return true
 		case pause == firstPause:
 			l.Daemon.expect(false)
-			l.Message(fmt.Sprintf("starting the daemon again: %v; remote files and new connections fail until that is possible", err))
+			l.say(fmt.Sprintf("starting the daemon again: %v; remote files and new connections fail until that is possible", err))
 		}
 		select {
 		case <-time.After(pause):

@@ -100,7 +100,11 @@ func quickExec(c *call) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tasks, c.TID)
-	if process, err := seccomp.Process(c.TID); err == nil && uint32(process) != c.TID {
+	process, err := seccomp.Process(c.TID)
+	switch {
+	case err != nil: // whoever's it is
+		clear(s.tasks)
+	case uint32(process) != c.TID:
 		s.set(uint32(process), judgement{never: true})
 	}
 	return true

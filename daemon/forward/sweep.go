@@ -46,14 +46,17 @@ func (d *Datagrams) sweep() {
 		return
 	}
 	alive := map[udpSocket]bool{}
-	err := scan("udp", func(r row) bool {
-		alive[udpSocket{r.local, r.inode}] = true
-		alive[udpSocket{r.local, 0}] = true
-		return true
-	})
-	if err != nil {
-		d.log.Warn("looking for sockets that are gone", "err", err)
-		return
+	// The kernel misses one where another is closed while the table is read.
+	for range 2 {
+		err := scan("udp", func(r row) bool {
+			alive[udpSocket{r.local, r.inode}] = true
+			alive[udpSocket{r.local, 0}] = true
+			return true
+		})
+		if err != nil {
+			d.log.Warn("looking for sockets that are gone", "err", err)
+			return
+		}
 	}
 	for _, e := range d.endpoints {
 		e.keep(func(s udpSocket) bool {

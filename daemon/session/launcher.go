@@ -34,7 +34,7 @@ type launcher struct {
 	nodes       bool        // it can open the file server's
 	directories directories // where it cannot
 
-	expired expiries
+	notices notices
 
 	mu  sync.Mutex // one packet at a time
 	buf []byte     // guarded by mu
@@ -47,7 +47,7 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	l := &launcher{m: m, conn: conn, fast: socket.New(conn), ctx: ctx, expired: expiries{wake: make(chan struct{}, 1)}}
+	l := &launcher{m: m, conn: conn, fast: socket.New(conn), ctx: ctx, notices: notices{wake: make(chan struct{}, 1)}}
 	first, err := l.read()
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(l.tellExpired)
+	wg.Go(l.tellNotices)
 	wg.Go(l.sweepNodes)
 	calls := make(chan struct{}, maxCalls)
 	for {

@@ -11,56 +11,84 @@ import (
 	"mirrord/protocol/layer"
 )
 
-// expiries are what one launcher has to hear of leases. They wait here for a
-// launcher that is stopped: it is told of the latest when it goes on.
-type expiries struct {
+// notices are what one launcher has to hear without having asked: words for its
+// user, and the leases that have expired. They wait here for a launcher that is
+// stopped, which is told of the latest when it goes on.
+type notices struct {
 	wake chan struct{} // of capacity 1
 
-	mu  sync.Mutex
-	seq uint64   // guarded by mu
-	ids []uint64 // guarded by mu
-	all bool     // guarded by mu
+	mu    sync.Mutex
+	words []string // guarded by mu
+	any   bool     // guarded by mu; leases have expired
+	seq   uint64   // guarded by mu
+	ids   []uint64 // guarded by mu
+	all   bool     // guarded by mu
 }
 
 // maxIDs fit into one notice.
 const maxIDs = layer.MaxPath / 8
 
+// maxWords bounds what waits; more says nothing new.
+const maxWords = 16
+
 // noLeases is a number that no lease comes after: none is to be kept any more.
 const noLeases = math.MaxUint64
 
-func (e *expiries) add(x protocol.Expired) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.seq = x.Seq
-	e.ids = append(e.ids, x.IDs...)
-	if e.all = e.all || x.All || len(e.ids) > maxIDs; e.all {
-		e.ids = nil
+func (n *notices) say(words string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.words) < maxWords {
+		n.words = append(n.words, words)
 	}
+	n.tell()
+}
+
+func (n *notices) expired(x protocol.Expired) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.any, n.seq = true, x.Seq
+	n.ids = append(n.ids, x.IDs...)
+	if n.all = n.all || x.All || len(n.ids) > maxIDs; n.all {
+		n.ids = nil
+	}
+	n.tell()
+}
+
+// tell is called with mu held.
+func (n *notices) tell() {
 	select {
-	case e.wake <- struct{}{}:
+	case n.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (e *expiries) take() layer.Reply {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	r := layer.Reply{Flags: layer.ReplyExpired, Lease: protocol.Lease{Seq: e.seq}}
-	for _, id := range e.ids {
-		r.Data = binary.LittleEndian.AppendUint64(r.Data, id)
+// take is what there is to tell now, as notices.
+func (n *notices) take() (list []layer.Reply) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.any {
+		r := layer.Reply{Flags: layer.ReplyExpired, Lease: protocol.Lease{Seq: n.seq}}
+		for _, id := range n.ids {
+			r.Data = binary.LittleEndian.AppendUint64(r.Data, id)
+		}
+		list = append(list, r)
 	}
-	e.ids, e.all = nil, false
-	return r
+	for _, words := range n.words {
+		list = append(list, layer.Reply{Data: cut(words)})
+	}
+	n.words, n.any, n.ids, n.all = nil, false, nil, false
+	return list
 }
 
-// tellExpired runs until the launcher's socket ends.
-func (l *launcher) tellExpired() {
+// tellNotices runs until the launcher's socket ends.
+func (l *launcher) tellNotices() {
 	for {
 		select {
-		case <-l.expired.wake:
-			r := l.expired.take()
-			if l.reply(&r, nil) != nil {
-				return // as its reader will notice
+		case <-l.notices.wake:
+			for _, r := range l.notices.take() {
+				if l.reply(&r, nil) != nil {
+					return // as its reader will notice
+				}
 			}
 		case <-l.ctx.Done():
 			return
@@ -137,7 +165,7 @@ func (m *Manager) expire(a *agent, e protocol.Expired) {
 		}
 		s.mu.Lock()
 		for l := range s.launchers {
-			l.expired.add(e)
+			l.notices.expired(e)
 		}
 		s.mu.Unlock()
 	}

@@ -34,6 +34,11 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	if r.Node != 0 {
 		at.Inodes = []uint64{r.Node}
 	}
+	done, err := s.taking(ctx, port)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if s.again(port, at, owner) {
 		return nil
 	}
@@ -57,6 +62,32 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	s.listeners[port] = l
 	s.log.Info("port taken", "port", port, "mirror", steal.Mirror, "probed", steal.Probed)
 	return nil
+}
+
+// taking lets one at a time take a port: of several sockets that share it
+// (SO_REUSEPORT) the first steals it, the others are added.
+func (s *Session) taking(ctx context.Context, port uint16) (done func(), err error) {
+	for {
+		s.mu.Lock()
+		busy := s.taken[port]
+		if busy == nil {
+			busy = make(chan struct{})
+			s.taken[port] = busy
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.taken, port)
+				close(busy)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // again tells whether the debuggee listens anew, or with one more socket, on a

@@ -78,11 +78,15 @@ func NewManager(log *slog.Logger, dir string) (*Manager, error) {
 // LayerSocket is the path that launchers connect to.
 func (m *Manager) LayerSocket() string { return m.path }
 
-// Serve answers launchers until ctx ends.
+// Serve answers launchers until ctx ends. Then the sessions end before their
+// launchers' sockets do: a launcher that only loses its daemon starts another.
 func (m *Manager) Serve(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { m.listener.Close() })()
+	launchers, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer cancel()
+	defer m.endAll()
 	for {
 		c, err := m.listener.AcceptUnix()
 		switch {
@@ -99,7 +103,7 @@ func (m *Manager) Serve(ctx context.Context) error {
 			continue
 		}
 		wg.Go(func() {
-			if err := serveLauncher(ctx, m, c); err != nil {
+			if err := serveLauncher(launchers, m, c); err != nil {
 				m.log.Info("launcher ended", "err", err)
 			}
 		})
@@ -110,14 +114,18 @@ func (m *Manager) Serve(ctx context.Context) error {
 func (m *Manager) Close() {
 	m.listener.Close()
 	defer os.Remove(m.standIns) // it is empty, or was never made
-	for _, s := range m.all() {
-		m.end(s, "the daemon was stopped")
-	}
+	m.endAll()
 	m.agents.close()
 	m.filesMu.Lock()
 	defer m.filesMu.Unlock()
 	if m.files != nil {
 		m.files.Close()
+	}
+}
+
+func (m *Manager) endAll() {
+	for _, s := range m.all() {
+		m.end(s, "the daemon was stopped")
 	}
 }
 

@@ -36,17 +36,18 @@ type Session struct {
 	toldNoFiles sync.Once
 
 	mu        sync.Mutex
-	holders   int                  // guarded by mu; connections that started it
-	launchers map[*launcher]bool   // guarded by mu
-	listeners map[uint16]*listener // guarded by mu, by stolen port
-	ending    error                // guarded by mu; why no port is stolen any more
-	lost      error                // guarded by mu; why nothing remote works any more
+	holders   int                      // guarded by mu; connections that started it
+	launchers map[*launcher]bool       // guarded by mu
+	listeners map[uint16]*listener     // guarded by mu, by stolen port
+	taken     map[uint16]chan struct{} // guarded by mu; ports that are being taken, until it is closed
+	ending    error                    // guarded by mu; why no port is stolen any more
+	lost      error                    // guarded by mu; why nothing remote works any more
 }
 
 func newSession(log *slog.Logger, id string, a *agent, t target) (*Session, error) {
 	s := &Session{
 		id: id, log: log.With("session", id), agent: a, target: t, started: time.Now(), incoming: forward.NewIncoming(),
-		holders: 1, listeners: map[uint16]*listener{}, launchers: map[*launcher]bool{},
+		holders: 1, listeners: map[uint16]*listener{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{},
 	}
 	var err error
 	if s.outgoing, err = forward.NewOutgoing(s.log, a.tunnel.Connect); err != nil {
@@ -115,21 +116,17 @@ const tellTime = time.Second
 
 // tell gives the users of all launchers a message; over ends their debuggees.
 func (s *Session) tell(words string, over bool) {
-	notice := layer.Reply{Data: cut(words)}
-	if over {
-		notice.Errno = uint32(unix.ECANCELED)
-	}
 	s.mu.Lock()
 	all := slices.Collect(maps.Keys(s.launchers))
 	s.mu.Unlock()
 	for _, l := range all {
-		r := notice
-		l.conn.SetWriteDeadline(time.Now().Add(tellTime)) // it may be stopped
-		_ = l.reply(&r, nil)                              // or gone, and needs no message
-		l.conn.SetWriteDeadline(time.Time{})
-		if over {
-			_ = l.conn.CloseRead() // ends its reader; what was said is still sent
+		if !over {
+			l.notices.say(words)
+			continue
 		}
+		l.conn.SetWriteDeadline(time.Now().Add(tellTime)) // it may be stopped
+		_ = l.reply(&layer.Reply{Errno: uint32(unix.ECANCELED), Data: cut(words)}, nil)
+		_ = l.conn.CloseRead() // ends its reader; what was said is still sent
 	}
 }
 

@@ -45,6 +45,26 @@ for only, host in (0, "::ffff:10.96.0.10"), (1, "2001:db8::53"):
 v6 = udp(socket.AF_INET6); v6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1); print(show(v6.connect, ("::ffff:10.96.0.10", 53)))`)
 }
 
+// Threads that wait for one socket's datagrams each wait until there is one.
+func TestDatagramsForSeveralThreads(t *testing.T) {
+	w := newWorld(t)
+	serveHTTP(t, w)
+	w.want(t, "100 answers\n", "python3", "-c", pythonDatagrams+`
+import os, queue, threading
+s, got = udp(), queue.Queue(); s.setblocking(True)
+s.sendto(q, ("10.96.0.10", 53)); s.recvfrom(512)
+def receive():
+    while True:
+        try: got.put(len(s.recvfrom(512)[0]))
+        except OSError as e: got.put(e)
+for _ in range(4): threading.Thread(target=receive, daemon=True).start()
+for _ in range(100):
+    s.sendto(q, ("10.96.0.10", 53)); n = got.get(timeout=20)
+    if n != 42: print(n)
+print("100 answers", flush=True)
+os._exit(0)`)
+}
+
 // Sockets that share a destination do not get each other's answers, and one
 // that is closed does not leave its endpoint to who has its port next.
 func TestDatagramSources(t *testing.T) {

@@ -34,6 +34,7 @@ type world struct {
 	dir    string
 	env    []string
 	again  func(context.Context) (socket, session string, err error)
+	read   func() // if set, is called with each message, as a terminal that may hold it up
 }
 
 func newWorld(t testing.TB) *world {
@@ -100,6 +101,9 @@ func (w *world) run(t testing.TB, argv ...string) result {
 		Hostname: "web-1", Addrs: []netip.Addr{layertest.Local, layertest.Local6}, Socket: w.Socket, Session: "test",
 		Again: w.again,
 		Message: func(msg string) {
+			if w.read != nil {
+				w.read()
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			r.messages = append(r.messages, msg)

@@ -173,6 +173,21 @@ print(e)`)
 	}
 }
 
+// A terminal that takes nothing does not keep the daemon from coming back.
+func TestDaemonKilledUnheard(t *testing.T) {
+	w := newWorld(t)
+	next, killed := killable(t, w)
+	w.again = func(context.Context) (string, string, error) {
+		<-killed
+		return next.Socket, "test", nil
+	}
+	w.read = func() { next.Wait(wire.OpStat, 1) }
+	w.want(t, "EIO\n5\n", "python3", "-c", pythonNames+`
+import os
+print(show(os.stat, "/app/kill"))
+print(os.stat("/app/link").st_size - 7)`)
+}
+
 // A session that is over does not come back.
 func TestSessionOver(t *testing.T) {
 	w := newWorld(t)

@@ -1,0 +1,164 @@
+package session
+
+import (
+	"bufio"
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"mirrord/daemon/files"
+	"mirrord/protocol/ide"
+	"mirrord/protocol/layer"
+)
+
+// The tests run a real agent, whose target is its own process: the target's
+// files and network are this machine's.
+func TestMain(m *testing.M) {
+	files.Serve()
+	goleak.VerifyTestMain(m)
+}
+
+// agentAddress builds and starts an agent.
+func agentAddress(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "mirrord-agent")
+	if out, err := exec.Command("go", "build", "-o", bin, "mirrord/agent").CombinedOutput(); err != nil {
+		t.Fatalf("building the agent: %v\n%s", err, out)
+	}
+	cmd := exec.Command(bin, "--listen", "127.0.0.1:0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if !ok {
+		t.Skipf("the agent does not run here (it needs root): %q, %v", line, err)
+	}
+	return addr
+}
+
+// manager starts a manager that ends with the test.
+func manager(t *testing.T) *Manager {
+	t.Helper()
+	m, err := NewManager(slog.New(slog.DiscardHandler), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error)
+	go func() { served <- m.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+		m.Close()
+	})
+	return m
+}
+
+// start makes a session and attaches to it as a launcher does.
+func start(t *testing.T, m *Manager) (ide.Session, *caller) {
+	t.Helper()
+	return startWith(t, m, agentAddress(t))
+}
+
+// startWith uses the agent at addr.
+func startWith(t *testing.T, m *Manager, addr string) (ide.Session, *caller) {
+	t.Helper()
+	s := startSession(t, m, addr)
+	return s, attach(t, m, s.ID)
+}
+
+func startSession(t *testing.T, m *Manager, addr string) ide.Session {
+	t.Helper()
+	s, err := m.Start(t.Context(), ide.SessionStartParams{
+		Client:    ide.Client{Dir: t.TempDir()},
+		Overrides: ide.Overrides{Agent: addr},
+	}, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func attach(t *testing.T, m *Manager, id string) *caller {
+	t.Helper()
+	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: m.LayerSocket(), Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	c := &caller{t: t, conn: conn}
+	_, c.root = c.call(layer.Request{Op: layer.OpAttach, Path: id})
+	return c
+}
+
+// A caller asks what a launcher asks.
+type caller struct {
+	t    *testing.T
+	conn *net.UnixConn
+	root *os.File
+	seq  uint32
+}
+
+func (c *caller) call(r layer.Request) (layer.Reply, *os.File) {
+	c.t.Helper()
+	c.seq++
+	r.Seq = c.seq
+	if _, err := c.conn.Write(r.Append(nil)); err != nil {
+		c.t.Fatal(err)
+	}
+	return c.read(r.Seq)
+}
+
+// read waits for the reply to seq.
+func (c *caller) read(seq uint32) (layer.Reply, *os.File) {
+	c.t.Helper()
+	buf, oob := make([]byte, layer.MaxMessage), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := c.conn.ReadMsgUnix(buf, oob)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var reply layer.Reply
+	err = reply.Decode(buf[:n])
+	if err == nil && reply.Seq == 0 && seq != 0 {
+		return c.read(seq) // a notice
+	}
+	if err != nil || reply.Seq != seq {
+		c.t.Fatalf("reply %+v, %v", reply, err)
+	}
+	if reply.Flags&layer.ReplyFD == 0 {
+		return reply, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "injected")
+	c.t.Cleanup(func() { f.Close() })
+	return reply, f
+}
