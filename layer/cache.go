@@ -15,6 +15,7 @@ import (
 const (
 	maxKept     = 1 << 14
 	maxKeptSize = 64 << 20 // bytes of content
+	maxMemfds   = 1 << 10  // at most a quarter of what may be open
 )
 
 // A cache keeps answers about files for as long as the agent's leases on them
@@ -26,6 +27,8 @@ type cache struct {
 	kept  map[question]*kept  // guarded by mu
 	by    map[uint64]question // guarded by mu; by lease
 	size  int                 // guarded by mu; of all content
+
+	memfds map[*kept]int // guarded by mu; of what was opened
 }
 
 type question struct {
@@ -36,6 +39,7 @@ type question struct {
 // kept is an answer to OpStat, and to OpOpen where whole is set.
 type kept struct {
 	lease   uint64
+	asked   question
 	errno   unix.Errno // ENOENT, or 0
 	attr    protocol.Attr
 	path    string // resolved
@@ -66,6 +70,53 @@ func (c *cache) ahead(r *wire.Reply) {
 	c.put(q, r.Lease, k)
 }
 
+// open opens k's content anew. It is made a file once, not each time.
+func (c *cache) open(k *kept, t *injected) (int, error) {
+	f := &file{path: k.path, attr: k.attr}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if memfd, ok := c.memfds[k]; ok {
+		return t.openMemfd(memfd, f)
+	}
+	memfd, err := newMemfd(k.content)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := t.openMemfd(memfd, f)
+	if err != nil || c.kept[k.asked] != k {
+		unix.Close(memfd)
+		return fd, err
+	}
+	for old := range c.memfds { // any, as in put
+		if len(c.memfds) < memfdsHere() {
+			break
+		}
+		c.closeMemfd(old)
+	}
+	if c.memfds == nil {
+		c.memfds = make(map[*kept]int)
+	}
+	c.memfds[k] = memfd
+	return fd, nil
+}
+
+// memfdsHere is how many a cache may have.
+var memfdsHere = sync.OnceValue(func() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return 1
+	}
+	return int(min(maxMemfds, limit.Cur/4+1))
+})
+
+// closeMemfd is called with mu held.
+func (c *cache) closeMemfd(k *kept) {
+	if memfd, ok := c.memfds[k]; ok {
+		delete(c.memfds, k)
+		unix.Close(memfd)
+	}
+}
+
 // put keeps an answer, if it may be kept.
 func (c *cache) put(q question, lease protocol.Lease, k *kept) {
 	c.mu.Lock()
@@ -85,7 +136,7 @@ func (c *cache) put(q question, lease protocol.Lease, k *kept) {
 		}
 		c.drop(id)
 	}
-	k.lease = lease.ID
+	k.lease, k.asked = lease.ID, q
 	c.kept[q], c.by[lease.ID] = k, q
 	c.size += len(k.content)
 }
@@ -96,7 +147,9 @@ func (c *cache) drop(lease uint64) {
 	if !ok {
 		return
 	}
-	c.size -= len(c.kept[q].content)
+	k := c.kept[q]
+	c.size -= len(k.content)
+	c.closeMemfd(k)
 	delete(c.kept, q)
 	delete(c.by, lease)
 }
@@ -110,6 +163,9 @@ func (c *cache) expired(r *wire.Reply) {
 	defer c.mu.Unlock()
 	c.heard = r.Lease.Seq
 	if len(r.Data) == 0 {
+		for k := range c.memfds {
+			c.closeMemfd(k)
+		}
 		clear(c.kept)
 		clear(c.by)
 		c.size = 0

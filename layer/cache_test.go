@@ -1,8 +1,11 @@
 package layer
 
 import (
+	"errors"
 	"fmt"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
 	wire "mirrord/protocol/layer"
@@ -35,6 +38,55 @@ func TestCache(t *testing.T) {
 	c.expired(expired(6))
 	if len(c.kept) != 0 || len(c.by) != 0 || c.size != 0 {
 		t.Errorf("after all have expired: %v", c.kept)
+	}
+}
+
+// What is opened again and again is made a file once, for as long as it is kept.
+func TestCacheMemfds(t *testing.T) {
+	var c cache
+	var files injected
+	files.init(nil)
+	keep := func(i int, content string) *kept {
+		k := &kept{content: []byte(content), whole: true, path: fmt.Sprint("/", i)}
+		c.put(question{path: k.path}, protocol.Lease{ID: uint64(i), Seq: 9}, k)
+		return k
+	}
+	open := func(k *kept) uint64 {
+		t.Helper()
+		fd, err := c.open(k, &files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		var st unix.Stat_t
+		b := make([]byte, 100)
+		n, err := unix.Read(fd, b)
+		if err := errors.Join(err, unix.Fstat(fd, &st)); err != nil || string(b[:n]) != string(k.content) {
+			t.Errorf("read %q, %v", b[:n], err)
+		}
+		return st.Ino
+	}
+	one, two := keep(1, "one"), keep(2, "two")
+	if a, b, again := open(one), open(two), open(one); a == b || a != again {
+		t.Errorf("inodes %d, %d, %d", a, b, again)
+	}
+	memfd := c.memfds[one]
+	c.expired(expired(2, 1, 0, 0, 0, 0, 0, 0, 0))
+	if _, err := unix.FcntlInt(uintptr(memfd), unix.F_GETFD, 0); err != unix.EBADF {
+		t.Errorf("what has expired is still open: %v", err)
+	}
+	open(one) // whoever has just found it may use it
+	if len(c.memfds) != 1 {
+		t.Errorf("%d files for one that is kept", len(c.memfds))
+	}
+	for i := range memfdsHere() + 10 {
+		open(keep(i+10, "more"))
+	}
+	if len(c.memfds) != memfdsHere() {
+		t.Errorf("%d files are open, the limit is %d", len(c.memfds), memfdsHere())
+	}
+	if c.end(); len(c.memfds) != 0 {
+		t.Errorf("%d files are open after the end", len(c.memfds))
 	}
 }
 

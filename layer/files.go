@@ -74,7 +74,7 @@ func (c *call) openRemote(flags int) (int, error) {
 		case k.errno != 0:
 			return -1, k.errno
 		case k.whole:
-			return c.l.files.openKept(k)
+			return known.open(k, &c.l.files)
 		}
 	}
 	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: openFlags(flags), Path: c.path})
@@ -90,8 +90,9 @@ func (c *call) openRemote(flags int) (int, error) {
 	return c.l.files.open(r, c.path, flags)
 }
 
-// known answers a call by what the daemon said before. It never waits, so that
-// the receiver can do it.
+// known answers a call by what the daemon said before, in the receiver: it asks
+// nobody. Giving a descriptor takes until the caller's thread runs, which is less
+// than to hand it to a goroutine.
 func (c *call) known() (answer, bool) {
 	if c.verdict.Kind != policy.Remote || c.file != nil || c.doubt != nil {
 		return answer{}, false
@@ -103,9 +104,11 @@ func (c *call) known() (answer, bool) {
 	const plain = unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_NOFOLLOW | largeFile
 	cache := c.l.Daemon.kept()
 	var k *kept
+	var flags int
+	opens := c.hook.Call == seccomp.Open || c.hook.Call == seccomp.Openat
 	switch c.hook.Call {
 	case seccomp.Open, seccomp.Openat:
-		if flags := int(c.Args[c.hook.flags]); flags&^plain == 0 {
+		if flags = int(c.Args[c.hook.flags]); flags&^plain == 0 {
 			k = cache.get(question{c.path, flags&unix.O_NOFOLLOW != 0})
 		}
 	case seccomp.Stat, seccomp.Lstat, seccomp.Newfstatat, seccomp.Statx:
@@ -116,18 +119,16 @@ func (c *call) known() (answer, bool) {
 		return answer{}, false
 	case k.errno != 0:
 		return fail(k.errno), true
-	}
-	if c.hook.Call != seccomp.Open && c.hook.Call != seccomp.Openat {
+	case !opens:
 		return c.tell(&k.attr), true
-	}
-	if !k.whole {
+	case !k.whole:
 		return answer{}, false
 	}
-	fd, err := c.l.files.openKept(k)
+	fd, err := cache.open(k, &c.l.files)
 	if err != nil {
 		return failWith(err), true
 	}
-	return give(fd, int(c.Args[c.hook.flags])), true
+	return give(fd, flags), true
 }
 
 // contentOf reads a memfd that should hold size bytes.

@@ -222,16 +222,6 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 	return -1, unix.EIO
 }
 
-// openKept makes a descriptor of what is known of a file.
-func (t *injected) openKept(k *kept) (int, error) {
-	memfd, err := newMemfd(k.content)
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(memfd)
-	return t.openMemfd(memfd, &file{path: k.path, attr: k.attr})
-}
-
 // newMemfd makes a file in memory that nobody can change.
 func newMemfd(content []byte) (fd int, err error) {
 	fd, err = unix.MemfdCreate("mirrord", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)

@@ -7,7 +7,8 @@
 // Its rules:
 //
 //   - The receiver waits for nobody: whatever may is done in a goroutine. (Its
-//     reading of a path or address can fault in a page of the debuggee's.)
+//     reading of a path or address can fault in a page of the debuggee's, and to
+//     give a descriptor takes until the debuggee's thread runs.)
 //   - A call may be interrupted by a signal, also by a debugger's stop, at any
 //     time. The kernel then asks again, and the second asking joins the first if
 //     it asks the same: an address in memory may hold something else by then.
