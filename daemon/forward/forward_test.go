@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/yamux"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
 )
@@ -179,6 +180,40 @@ func TestIncomingLeavesTheStreamWhereNobodyListens(t *testing.T) {
 }
 
 // Another process that has taken the port gets nothing of the cluster's.
+// A listener whose queue is full, as that of a debuggee at a breakpoint, holds
+// nobody up for longer than is said.
+func TestIncomingToAFullQueue(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, in := Listener{Addr: addrPort(sa)}, NewIncoming()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for err == nil { // until there is no room
+		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		var conn *net.TCPConn
+		if conn, _, err = in.open(short, Peer{}, at); err == nil {
+			defer conn.Close()
+		}
+		cancel()
+	}
+	if !errors.Is(err, unix.ETIMEDOUT) || ctx.Err() != nil {
+		t.Errorf("delivering to a full queue: %v", err)
+	}
+	if len(in.peers) == 0 {
+		t.Error("nothing was delivered before")
+	}
+}
+
 func TestIncomingKnowsTheListener(t *testing.T) {
 	l, ino := listener(t, "127.0.0.1:0", false)
 	addr := l.Addr().(*net.TCPAddr).AddrPort()

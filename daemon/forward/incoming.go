@@ -1,7 +1,9 @@
 package forward
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -56,7 +58,7 @@ func (l Listener) Listens() bool { return listens(l.Addr, l.Inodes) }
 // ECONNREFUSED is among its causes where the listener is gone. ctx ends the
 // connection.
 func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, listener Listener) error {
-	conn, source, err := in.open(peer, listener)
+	conn, source, err := in.open(ctx, peer, listener)
 	if err != nil {
 		return fmt.Errorf("connecting to the debuggee's listener: %w", err)
 	}
@@ -81,12 +83,12 @@ var errTaken = fmt.Errorf("another process listens there: %w", unix.ECONNREFUSED
 // open connects to the debuggee's listener and to no other: before, because
 // nobody else is to be connected to, and afterwards, because the listener may
 // just have changed.
-func (in *Incoming) open(peer Peer, l Listener) (*net.TCPConn, netip.AddrPort, error) {
+func (in *Incoming) open(ctx context.Context, peer Peer, l Listener) (*net.TCPConn, netip.AddrPort, error) {
 	known := len(l.Inodes) > 0
 	if known && !l.Listens() {
 		return nil, netip.AddrPort{}, fmt.Errorf("it does not listen at %v any more: %w", l.Addr, unix.ECONNREFUSED)
 	}
-	conn, source, err := in.dial(peer, l.Addr)
+	conn, source, err := in.dial(ctx, peer, l.Addr)
 	if err != nil {
 		return nil, source, err
 	}
@@ -111,13 +113,13 @@ func (in *Incoming) forgetLater(source netip.AddrPort) {
 
 // dial binds before it connects, so that the peer is known before the debuggee
 // can accept.
-func (in *Incoming) dial(peer Peer, listener netip.AddrPort) (*net.TCPConn, netip.AddrPort, error) {
+func (in *Incoming) dial(ctx context.Context, peer Peer, listener netip.AddrPort) (*net.TCPConn, netip.AddrPort, error) {
 	none := netip.AddrPort{}
 	family, source := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
 	if listener.Addr().Is6() {
 		family, source = unix.AF_INET6, &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()}
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, none, fmt.Errorf("socket: %w", err)
 	}
@@ -133,8 +135,10 @@ func (in *Incoming) dial(peer Peer, listener netip.AddrPort) (*net.TCPConn, neti
 	in.mu.Lock()
 	in.peers[from] = peer
 	in.mu.Unlock()
-	// On loopback connect(2) ends at once: connected or refused.
 	err = unix.Connect(fd, sockaddr(listener))
+	if err == unix.EINPROGRESS {
+		err = connected(ctx, fd)
+	}
 	var conn net.Conn
 	if err == nil {
 		conn, err = fileConn(fd)
@@ -144,6 +148,49 @@ func (in *Incoming) dial(peer Peer, listener netip.AddrPort) (*net.TCPConn, neti
 		return nil, none, fmt.Errorf("connect to %v: %w", listener, err)
 	}
 	return conn.(*net.TCPConn), from, nil
+}
+
+// acceptTime is how long a debuggee's listener may have no room for one more
+// connection: less than the agent waits for our answer.
+const acceptTime = 4 * time.Second
+
+// connected waits for a connect on loopback. As a rule it has ended already,
+// connected or refused; where the listener's queue is full it goes on.
+func connected(ctx context.Context, fd int) error {
+	over := func(fd uintptr) (bool, error) {
+		no, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil || no != 0 {
+			return true, cmp.Or(err, error(unix.Errno(no)))
+		}
+		_, err = unix.Getpeername(int(fd))
+		return err == nil, nil
+	}
+	if done, err := over(uintptr(fd)); done {
+		return err
+	}
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(dup), "socket")
+	defer f.Close()
+	if err := f.SetWriteDeadline(time.Now().Add(acceptTime)); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Write(func(fd uintptr) (done bool) {
+		done, failed = over(fd)
+		return done
+	})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("no room in its queue: %w", unix.ETIMEDOUT)
+	}
+	return cmp.Or(err, failed)
 }
 
 // fileConn makes a net.Conn of a duplicate of fd.

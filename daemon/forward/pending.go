@@ -41,16 +41,18 @@ type pending struct {
 	multipath bool // an MPTCP socket does not know simultaneous opens
 }
 
+// An outcome is what the target has answered.
+type outcome struct {
+	stream net.Conn
+	reply  protocol.ConnectReply
+	err    error
+}
+
 // ConnectAsync is Connect for a socket that does not block: it answers in
 // time, if need be with a pending endpoint. ctx is the connection's until it
 // is open. multipath: the socket is an MPTCP one.
 func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort, multipath bool) (Endpoint, error) {
 	source = unmap(source)
-	type outcome struct {
-		stream net.Conn
-		reply  protocol.ConnectReply
-		err    error
-	}
 	dialled := make(chan outcome, 1)
 	o.mu.Lock()
 	if o.closed {
@@ -95,15 +97,41 @@ func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort,
 	p.multipath = multipath
 	go func() {
 		defer release()
-		r := <-dialled
-		if r.err != nil {
+		r, wanted := p.wait(dialled, cancel)
+		switch {
+		case r.err == nil:
+			o.complete(ctx, p, r.stream)
+		case wanted:
 			o.log.Info("connection refused late", "addr", dst, "err", r.err)
 			o.refuse(p)
-			return
+		default:
+			p.l.Close()
+			o.settled()
 		}
-		o.complete(ctx, p, r.stream)
 	}()
 	return Endpoint{Addr: p.addr, Pending: true}, nil
+}
+
+// lookEach is how often it is looked whether the debuggee still waits.
+const lookEach = time.Second
+
+// wait waits for the target's answer, and cancels the dial when the debuggee's
+// socket is gone: then it is not wanted.
+func (p *pending) wait(dialled <-chan outcome, cancel context.CancelFunc) (r outcome, wanted bool) {
+	tick := time.NewTicker(lookEach)
+	defer tick.Stop()
+	wanted = true
+	for {
+		select {
+		case r = <-dialled:
+			return r, wanted
+		case <-tick.C:
+			if wanted && !connecting(p.source, p.addr) {
+				wanted = false
+				cancel()
+			}
+		}
+	}
 }
 
 // postpone opens an endpoint that does not answer.
