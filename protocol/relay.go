@@ -26,8 +26,8 @@ var ErrReset = errors.New("connection reset at the other end of the stream")
 const (
 	ChunkHead = 4
 	// MaxChunk is the most bytes that we send as one chunk: with the heads of
-	// chunk and stream it is four frames of the link. Whoever receives passes
-	// on what is there and has no such limit.
+	// chunk and stream it is one frame of the link. Whoever receives passes on
+	// what is there and has no such limit.
 	MaxChunk = 240<<10 - ChunkHead - 12
 )
 

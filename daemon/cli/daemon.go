@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mirrord/daemon/rpc"
+	"mirrord/protocol"
 )
 
 func daemonCommand(manager NewManager) *cobra.Command {
@@ -48,6 +49,7 @@ where none runs.`,
 				d.Level = slog.LevelDebug
 			}
 			d.Stderr = cmd.ErrOrStderr()
+			protocol.ShareProcessors()
 			return d.Run(ctx)
 		}),
 	}

@@ -28,7 +28,7 @@ const (
 	openingSize = len(magic) + 16 + 1 + 4 + 8
 	answerSize  = 1 + 8
 	frameHead   = 5
-	maxBody     = 60 << 10 // with its head it stays below one 64 KiB frame of a port-forward
+	maxBody     = 240 << 10 // a full chunk of a relay, with the heads of chunk and stream
 )
 
 const (

@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,10 +56,10 @@ type Conn struct {
 	channel Channel
 	done    chan struct{} // closed with err
 
-	received atomic.Uint64 // bytes of the stream that next returned
+	received atomic.Uint64 // bytes of the stream that Read returned
 	acked    atomic.Uint64 // of them told to the peer
 	ackEvery uint64
-	unread   []byte // of Read: what next returned and was not read
+	frames   frames // of Read
 
 	mu      sync.Mutex
 	cur     *wire         // guarded by mu; the connection in use, nil between two
@@ -235,21 +236,13 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Read waits through any loss of the connection below.
-func (c *Conn) Read(p []byte) (n int, err error) {
-	if len(c.unread) == 0 {
-		if c.unread, err = c.next(); err != nil {
-			return 0, err
-		}
+// Read waits through any loss of the connection below. Between a big frame and
+// the next it lets others run: who waits for the first takes it while it is in
+// the processor's cache, and yamux keeps it locked while it reads the second.
+func (c *Conn) Read(p []byte) (int, error) {
+	if c.frames.afterBig() {
+		runtime.Gosched()
 	}
-	n = copy(p, c.unread)
-	c.unread = c.unread[n:]
-	return n, nil
-}
-
-// next returns the next bytes of the stream, at least one; they are good until
-// the next call.
-func (c *Conn) next() ([]byte, error) {
 	for {
 		c.mu.Lock()
 		for c.cur == nil && c.err == nil {
@@ -258,9 +251,9 @@ func (c *Conn) next() ([]byte, error) {
 		w, ended := c.cur, c.err
 		c.mu.Unlock()
 		if w == nil {
-			return nil, ended
+			return 0, ended
 		}
-		b, err := w.next(c)
+		n, err := w.read(c, p)
 		if err != nil {
 			if err == io.EOF && w.fin {
 				c.fail(io.EOF)
@@ -268,14 +261,14 @@ func (c *Conn) next() ([]byte, error) {
 			c.detach(w, err)
 			continue
 		}
-		if got := c.received.Add(uint64(len(b))); got-c.acked.Load() >= c.ackEvery {
+		if got := c.received.Add(uint64(n)); got-c.acked.Load() >= c.ackEvery {
 			c.mu.Lock()
 			w.ack = true
 			w.toSend.Signal()
 			c.mu.Unlock()
 		}
 		if ended == nil {
-			return b, nil
+			return n, nil
 		}
 	}
 }

@@ -116,11 +116,7 @@ func (c *Conn) batch(w *wire) (vec [][]byte, n int) {
 		c.acked.Store(got)
 		w.ack = false
 	}
-	for range maxFrames {
-		size := int(min(c.out.end-c.sent, maxBody))
-		if size == 0 {
-			break
-		}
+	if size := int(min(c.out.end-c.sent, maxBody)); size > 0 {
 		at := len(heads)
 		heads = appendFrame(heads, frameData, size)
 		add(heads[at:])

@@ -21,8 +21,8 @@ var (
 
 const (
 	firstRead = 16 << 10
-	mostRead  = 256 << 10
-	maxFrames = 4        // of data in one write
+	mostRead  = 64 << 10
+	aroundBig = 4 << 10  // is read at a time where big frames follow each other
 	fewBytes  = 16 << 10 // are copied into one buffer rather than sent from where they are
 )
 
@@ -35,15 +35,15 @@ type wire struct {
 
 	heard atomic.Int64 // when something came, since born
 
-	// Of next.
+	// Of read.
 	buf  []byte
 	r, w int // buf[r:w] is received and not looked at
 	left int // bytes of the current data frame
 	fin  bool
 
 	// Of send.
-	heads [maxFrames*frameHead + 2*frameHead + 8]byte
-	vec   [3*maxFrames + 2][]byte
+	heads [3*frameHead + 8]byte
+	vec   [5][]byte
 	out   []byte
 
 	// Guarded by the link's mutex.
@@ -72,22 +72,30 @@ func (w *wire) fail(err error) {
 	}
 }
 
-// next returns the next bytes of data frames.
-func (w *wire) next(c *Conn) ([]byte, error) {
+// read reads the next bytes of data frames, at least one: those of a big frame
+// of yamux from the connection to where they belong.
+func (w *wire) read(c *Conn, p []byte) (n int, err error) {
 	for {
-		if have := w.w - w.r; w.left > 0 && have > 0 {
-			b := w.buf[w.r : w.r+min(have, w.left)]
-			w.r += len(b)
-			w.left -= len(b)
-			return b, nil
-		} else if w.left > 0 || have < frameHead || !w.parse(have) {
-			if err := w.fill(); err != nil {
-				return nil, err
-			}
-			continue
+		have := w.w - w.r
+		switch {
+		case w.left > 0 && have > 0:
+			n = c.frames.part(w.buf[w.r : w.r+min(have, w.left, len(p))])
+			copy(p, w.buf[w.r:w.r+n])
+			w.r += n
+			w.left -= n
+			return n, nil
+		case w.left > 0 && c.frames.inBig():
+			n, err = w.fetch(p[:min(w.left, c.frames.body, len(p))])
+			w.left -= n
+			c.frames.part(p[:n])
+			return n, err
+		case w.left > 0 || have < frameHead || !w.parse(have):
+			err = w.fill(c.frames.big)
+		default:
+			err = w.frame(c)
 		}
-		if err := w.frame(c); err != nil {
-			return nil, err
+		if err != nil {
+			return 0, err
 		}
 	}
 }
@@ -116,8 +124,9 @@ func (w *wire) frame(c *Conn) error {
 	return fmt.Errorf("reading frame type %d, length %d: %w", head[0], n, errFrame)
 }
 
-// fill reads what there is to read. The buffer grows when it was all used.
-func (w *wire) fill() error {
+// fill reads what there is to read, and little where it is likely to be the
+// beginning of a big frame. The buffer grows when it was all used.
+func (w *wire) fill(big bool) error {
 	if w.r > 0 && w.w == len(w.buf) && len(w.buf) < mostRead {
 		bigger := make([]byte, 2*len(w.buf))
 		copy(bigger, w.buf[w.r:w.w])
@@ -125,14 +134,23 @@ func (w *wire) fill() error {
 	} else if w.r > 0 {
 		w.r, w.w = 0, copy(w.buf, w.buf[w.r:w.w])
 	}
-	n, err := w.nc.Read(w.buf[w.w:])
+	room := w.buf[w.w:]
+	if big {
+		room = room[:min(len(room), aroundBig)]
+	}
+	n, err := w.fetch(room)
+	w.w += n
+	return err
+}
+
+func (w *wire) fetch(p []byte) (int, error) {
+	n, err := w.nc.Read(p)
 	if n == 0 {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
-		return fmt.Errorf("reading frame: %w", err)
+		return 0, fmt.Errorf("reading frame: %w", err)
 	}
-	w.w += n
 	w.heard.Store(int64(time.Since(w.born)))
-	return nil
+	return n, nil
 }

@@ -65,3 +65,51 @@ func (t *teller) tell(p []byte) urgency {
 	}
 	return now
 }
+
+// bigFrame is the least length of a frame for which its bytes are read from the
+// connection to where they belong, and not by way of a buffer.
+const bigFrame = 16 << 10
+
+// frames follows the frames of a yamux session that is read.
+type frames struct {
+	head [12]byte
+	have int  // of head
+	body int  // bytes of the current frame that are still to come
+	big  bool // the current frame is, or between two the last one was
+}
+
+// inBig reports whether the next byte is one of a big frame's body.
+func (f *frames) inBig() bool { return f.big && f.body > 0 }
+
+// afterBig reports whether a big frame has just come to its end.
+func (f *frames) afterBig() bool { return f.big && f.body == 0 && f.have == 0 }
+
+// part looks at what comes next and tells how much of it is to be read at a
+// time: at most up to where the body of a big frame begins or ends.
+func (f *frames) part(b []byte) (n int) {
+	for n < len(b) {
+		if f.body > 0 {
+			some := min(f.body, len(b)-n)
+			f.body -= some
+			n += some
+			if f.afterBig() {
+				return n
+			}
+			continue
+		}
+		some := copy(f.head[f.have:], b[n:])
+		f.have += some
+		n += some
+		if f.have < len(f.head) {
+			return n
+		}
+		f.have, f.big = 0, false
+		if isData := f.head[1] == 0; isData {
+			f.body = int(binary.BigEndian.Uint32(f.head[8:]))
+			if f.big = f.body >= bigFrame; f.big {
+				return n
+			}
+		}
+	}
+	return n
+}

@@ -1,6 +1,10 @@
 package link
 
-import "testing"
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"testing"
+)
 
 func TestUrgency(t *testing.T) {
 	frame := func(kind, flags, length byte) []byte { return []byte{0, kind, 0, flags, 0, 0, 0, 1, 0, 0, 0, length} }
@@ -24,5 +28,49 @@ func TestUrgency(t *testing.T) {
 		if got := told.tell(write.bytes); got != write.want {
 			t.Errorf("%s: urgency %d, want %d", write.what, got, write.want)
 		}
+	}
+}
+
+// However the frames come in, each part ends at the latest where the body of a
+// big one begins or ends, and none is empty.
+func TestParts(t *testing.T) {
+	var session []byte
+	stops := map[int]bool{}
+	for range 200 {
+		kind, length := byte(rand.IntN(2)), rand.IntN(100)
+		if rand.IntN(3) == 0 {
+			length = bigFrame - 1 + rand.IntN(3)
+		}
+		session = append(session, 0, kind, 0, 0, 0, 0, 0, 1)
+		session = binary.BigEndian.AppendUint32(session, uint32(length))
+		if kind == 0 { // the length of a window is none of bytes
+			big := length >= bigFrame
+			stops[len(session)] = big
+			session = append(session, make([]byte, length)...)
+			stops[len(session)] = big
+		}
+	}
+	var f frames
+	for at := 0; at < len(session); {
+		came := session[at:min(len(session), at+1+rand.IntN(2*bigFrame))]
+		n := f.part(came)
+		if n == 0 || n > len(came) {
+			t.Fatalf("at %d: %d bytes of %d", at, n, len(came))
+		}
+		for i := 1; i < n; i++ {
+			if stops[at+i] {
+				t.Fatalf("a part goes from %d to %d, beyond %d", at, at+n, at+i)
+			}
+		}
+		if n < len(came) && !stops[at+n] {
+			t.Fatalf("a part ends at %d, inside", at+n)
+		}
+		at += n
+		if f.big && f.inBig() == f.afterBig() && f.have == 0 {
+			t.Fatalf("at %d: both inside and after a big frame", at)
+		}
+	}
+	if f.body != 0 || f.have != 0 {
+		t.Errorf("%d bytes of a body and %d of a head at the end", f.body, f.have)
 	}
 }
