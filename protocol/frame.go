@@ -45,7 +45,10 @@ func AppendFrame(b []byte, f Frame) []byte {
 }
 
 // ReadFrame reads one frame. io.EOF: the stream ended between frames.
-func ReadFrame(r io.Reader) (Frame, error) {
+func ReadFrame(r io.Reader) (Frame, error) { return readFrame(r, 0, nil) }
+
+// readFrame reads the payload of a frame of kind k into to, unless that is nil.
+func readFrame(r io.Reader, k Kind, to []byte) (Frame, error) {
 	var head [FrameHead]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return Frame{}, err
@@ -58,12 +61,22 @@ func ReadFrame(r io.Reader) (Frame, error) {
 	if header > MaxHeader || payload > MaxPayload {
 		return Frame{}, ErrFrameSize
 	}
-	body := make([]byte, header+int(payload))
-	if _, err := io.ReadFull(r, body); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return Frame{}, err
+	f := Frame{Kind: Kind(head[0])}
+	if to == nil || f.Kind != k {
+		body := make([]byte, header+int(payload))
+		f.Header, f.Payload = body[:header:header], body[header:]
+	} else if payload > uint32(cap(to)) {
+		return Frame{}, ErrFrameSize
+	} else {
+		f.Header, f.Payload = make([]byte, header), to[:payload]
 	}
-	return Frame{Kind: Kind(head[0]), Header: body[:header:header], Payload: body[header:]}, nil
+	for _, b := range [][]byte{f.Header, f.Payload} {
+		if _, err := io.ReadFull(r, b); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return Frame{}, err
+		}
+	}
+	return f, nil
 }

@@ -256,7 +256,18 @@ func WriteError(w io.Writer, op string, err error) error {
 // ReadAnswer reads the answer to a request of kind k into header and returns its
 // payload. A KindError answer becomes an *Error.
 func ReadAnswer(r io.Reader, k Kind, header any) ([]byte, error) {
-	f, err := ReadFrame(r)
+	return readAnswer(r, k, header, nil)
+}
+
+// ReadAnswerTo reads the payload into p and returns its length; more than fits
+// is ErrFrameSize.
+func ReadAnswerTo(p []byte, r io.Reader, k Kind, header any) (int, error) {
+	payload, err := readAnswer(r, k, header, p[:0:len(p)])
+	return len(payload), err
+}
+
+func readAnswer(r io.Reader, k Kind, header any, to []byte) ([]byte, error) {
+	f, err := readFrame(r, k, to)
 	if err != nil {
 		return nil, fmt.Errorf("reading answer to %v: %w", k, err)
 	}

@@ -75,13 +75,12 @@ func (f *node) read(ctx context.Context, p []byte, off int64) (int, error) {
 	total := 0
 	for total < len(p) {
 		want := min(len(p)-total, protocol.MaxPayload)
-		request := protocol.Read{Handle: f.handle, Offset: off + int64(total), Len: want}
-		b, err := f.tunnel.Call(ctx, protocol.KindRead, request, new(protocol.ReadReply))
+		n, err := f.tunnel.Read(ctx, f.handle, off+int64(total), p[total:total+want])
 		if err != nil {
 			return total, err
 		}
-		total += copy(p[total:], b)
-		if len(b) < want {
+		total += n
+		if n < want {
 			break
 		}
 	}

@@ -145,9 +145,9 @@ func TestCutsAreNotNoticed(t *testing.T) {
 	}
 	each(func() error { return stat(t, tun) })
 	each(func() error {
-		b, err := tun.Call(t.Context(), protocol.KindRead, protocol.Read{Handle: 1, Len: 1 << 20}, new(protocol.ReadReply))
-		if err == nil && len(b) != 1<<20 {
-			t.Errorf("%d bytes were read", len(b))
+		n, err := tun.Read(t.Context(), 1, 0, make([]byte, 1<<20))
+		if err == nil && n != 1<<20 {
+			t.Errorf("%d bytes were read", n)
 		}
 		return err
 	})
@@ -203,7 +203,7 @@ func TestControlWithoutBulk(t *testing.T) {
 	tun := open(t, n.Dial)
 	read := make(chan error, 1)
 	go func() {
-		_, err := tun.Call(t.Context(), protocol.KindRead, protocol.Read{Handle: 1, Len: 10}, new(protocol.ReadReply))
+		_, err := tun.Read(t.Context(), 1, 0, make([]byte, 10))
 		read <- err
 	}()
 	for range 10 {

@@ -16,16 +16,30 @@ import (
 // Call does one operation that is a request and its answer, and returns the
 // answer's payload. The end of ctx abandons it.
 func (t *Tunnel) Call(ctx context.Context, k protocol.Kind, request, reply any) ([]byte, error) {
-	c := t.control
-	if k == protocol.KindRead {
-		c = t.bulk
-	}
-	s, payload, err := c.call(ctx, k, request, reply)
+	s, payload, err := t.control.call(ctx, k, request, reply)
 	if err != nil {
 		return nil, err
 	}
 	s.Close()
 	return payload, nil
+}
+
+// Read reads an opened file from offset off on into p, of at most
+// protocol.MaxPayload bytes. Fewer come only at its end.
+func (t *Tunnel) Read(ctx context.Context, handle uint64, off int64, p []byte) (n int, err error) {
+	s, err := t.bulk.use(ctx, func(s net.Conn) error {
+		request := protocol.Read{Handle: handle, Offset: off, Len: len(p)}
+		if err := protocol.WriteMessage(s, protocol.KindRead, request, nil); err != nil {
+			return fmt.Errorf("sending %v: %w", protocol.KindRead, err)
+		}
+		n, err = protocol.ReadAnswerTo(p, s, protocol.KindRead, new(protocol.ReadReply))
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	s.Close()
+	return n, nil
 }
 
 // CallAhead is Call for an answer that others may follow: where more says so,
