@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/yamux"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
 )
@@ -51,6 +52,17 @@ func streams(t *testing.T) (ours, theirs net.Conn) {
 	}
 	theirs.SetDeadline(time.Now().Add(30 * time.Second))
 	return ours, theirs
+}
+
+// fileConn makes a net.Conn of a duplicate of fd.
+func fileConn(fd int) (net.Conn, error) {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(dup), "socket")
+	defer f.Close()
+	return net.FileConn(f)
 }
 
 // dialFrom connects from a source that it tells before it connects.
@@ -159,6 +171,22 @@ func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	agent.Close()
 	if err := <-done; err != nil {
 		t.Errorf("Deliver = %v", err)
+	}
+}
+
+// A source that was given to another connection is that one's.
+func TestIncomingForgetsNoSuccessor(t *testing.T) {
+	in := NewIncoming()
+	source := netip.MustParseAddrPort("127.0.0.1:40000")
+	first, second := &Peer{}, &Peer{Client: netip.MustParseAddrPort("10.244.0.9:51000")}
+	in.peers[source] = second
+	in.forget(source, first)
+	if got, ok := in.Peer(source); !ok || got != *second {
+		t.Errorf("Peer = %v, %v", got, ok)
+	}
+	in.forget(source, second)
+	if _, ok := in.Peer(source); ok {
+		t.Error("the peer was not forgotten")
 	}
 }
 
