@@ -12,7 +12,7 @@ import (
 // An accepted connection, taken from the kernel's queue.
 type accepted struct {
 	fd   int
-	peer netip.AddrPort // as the debuggee is to see it
+	sock *sock
 }
 
 func quickAccept(c *call) bool {
@@ -70,7 +70,11 @@ func slowAccept(c *call) answer {
 		return failWith(err)
 	}
 	if c.Args[1] != 0 {
-		writes, errno := c.writeSockaddr(a.peer, d.domain, c.Args[1], c.Args[2])
+		_, peer := c.l.names(a.sock)
+		if !peer.IsValid() { // a connection of this machine
+			peer = a.sock.source
+		}
+		writes, errno := c.writeSockaddr(peer, d.domain, c.Args[1], c.Args[2])
 		if errno != 0 {
 			keep(false)
 			return fail(errno)
@@ -81,43 +85,45 @@ func slowAccept(c *call) answer {
 }
 
 // accept takes a connection if there is one, and never blocks: all accepts of
-// a stolen port come through here, one at a time. It remembers who is there:
-// the daemon tells it once.
+// a stolen port come through here, one at a time.
 func (l *Layer) accept(k *sock, d *duplicate) (accepted, unix.Errno) {
-	a, from, errno := k.take(d)
-	if errno != 0 || a.peer.IsValid() {
-		return a, errno
+	a, kept, errno := k.take(d)
+	var st unix.Stat_t
+	if errno == 0 && !kept && a.sock.source.Addr().IsLoopback() && unix.Fstat(a.fd, &st) == nil {
+		l.sockets.put(st.Ino, a.sock)
 	}
-	a.peer = from
-	if peer, local := l.peer(from); peer.IsValid() {
-		a.peer = peer
-		var st unix.Stat_t
-		if unix.Fstat(a.fd, &st) == nil {
-			l.sockets.put(st.Ino, &sock{local: local, peer: peer})
-		}
-	}
-	return a, 0
+	return a, errno
 }
 
-func (k *sock) take(d *duplicate) (a accepted, from netip.AddrPort, errno unix.Errno) {
+// take takes one from those that are kept, else from the kernel.
+func (k *sock) take(d *duplicate) (a accepted, kept bool, errno unix.Errno) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.pending) > 0 {
 		a := k.pending[0]
 		k.pending = k.pending[1:]
-		return a, a.peer, 0
+		return a, true, 0
 	}
 	if !d.async {
 		poll := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
 		if n, err := unix.Poll(poll, 0); err != nil || n == 0 {
-			return a, from, unix.EAGAIN
+			return a, false, unix.EAGAIN
 		}
 	}
 	fd, sa, err := unix.Accept4(d.fd, unix.SOCK_CLOEXEC)
 	if err != nil {
-		return a, from, asErrno(err)
+		return a, false, asErrno(err)
 	}
-	return accepted{fd: fd}, addrPort(sa), 0
+	return accepted{fd, &sock{source: addrPort(sa)}}, false, 0
+}
+
+// names are what the debuggee must see of k. Of a connection that it accepted
+// they are asked for when it wants to know: many never do.
+func (l *Layer) names(k *sock) (local, peer netip.AddrPort) {
+	if k.source.IsValid() {
+		k.ask.Do(func() { k.peer, k.local = l.peer(k.source) })
+	}
+	return k.local, k.peer
 }
 
 // peer asks the daemon who is behind the connection from a loopback source.

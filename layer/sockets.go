@@ -25,6 +25,9 @@ type sock struct {
 	udp   bool           // sends to endpoints of the daemon
 	born  time.Time
 
+	source netip.AddrPort // of an accepted connection: the daemon knows local and peer by it
+	ask    sync.Once      // for them
+
 	endpoint   netip.AddrPort // what it connects to in the daemon's stead of peer
 	connecting atomic.Bool    // it does not block, and the debuggee may not know the outcome yet
 

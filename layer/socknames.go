@@ -1,8 +1,6 @@
 package layer
 
 import (
-	"net/netip"
-
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/seccomp"
@@ -27,15 +25,14 @@ func slowName(c *call) answer {
 	if k.connecting.Load() && d.closed() { // it came to nothing
 		return carryOn
 	}
-	var a netip.AddrPort
-	if c.hook.Call == seccomp.Getpeername {
-		// The kernel says whether it is connected at all.
+	if c.hook.Call == seccomp.Getpeername { // the kernel says whether it is connected at all
 		if _, err := unix.Getpeername(d.fd); err != nil {
 			return failWith(err)
 		}
-		a = k.peer
-	} else {
-		a = k.local
+	}
+	a, peer := c.l.names(k)
+	if c.hook.Call == seccomp.Getpeername {
+		a = peer
 	}
 	if !a.IsValid() {
 		return carryOn

@@ -54,6 +54,17 @@ func streams(t *testing.T) (ours, theirs net.Conn) {
 	return ours, theirs
 }
 
+// fileConn makes a net.Conn of a duplicate of fd.
+func fileConn(fd int) (net.Conn, error) {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(dup), "socket")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
 // dialFrom connects from a source that it tells before it connects.
 func dialFrom(t *testing.T, source string, expect func(netip.AddrPort) netip.AddrPort) net.Conn {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -163,6 +174,22 @@ func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	}
 }
 
+// A source that was given to another connection is that one's.
+func TestIncomingForgetsNoSuccessor(t *testing.T) {
+	in := NewIncoming()
+	source := netip.MustParseAddrPort("127.0.0.1:40000")
+	first, second := &Peer{}, &Peer{Client: netip.MustParseAddrPort("10.244.0.9:51000")}
+	in.peers[source] = second
+	in.forget(source, first)
+	if got, ok := in.Peer(source); !ok || got != *second {
+		t.Errorf("Peer = %v, %v", got, ok)
+	}
+	in.forget(source, second)
+	if _, ok := in.Peer(source); ok {
+		t.Error("the peer was not forgotten")
+	}
+}
+
 func TestIncomingLeavesTheStreamWhereNobodyListens(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -201,12 +228,12 @@ func TestIncomingToAFullQueue(t *testing.T) {
 	for err == nil { // until there is no room
 		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 		var conn *net.TCPConn
-		if conn, _, err = in.open(short, Peer{}, at); err == nil {
+		if conn, _, err = in.open(short, new(Peer), at); err == nil {
 			defer conn.Close()
 		}
 		cancel()
 	}
-	if !errors.Is(err, unix.ETIMEDOUT) || ctx.Err() != nil {
+	if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 		t.Errorf("delivering to a full queue: %v", err)
 	}
 	if len(in.peers) == 0 {

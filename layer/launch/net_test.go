@@ -153,6 +153,42 @@ print(a[:2], c.getpeername()[:2], c.getsockname()[:2])
 c.sendall(c.recv(10).upper())
 `
 
+// Who accepts without asking for the client's address can still ask later: of
+// any copy of the descriptor, and of another process.
+const lateServer = `
+import ctypes, os, socket
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind((%q, %d)); s.listen()
+c = socket.socket(fileno=ctypes.CDLL(None).accept(s.fileno(), None, None))
+data = c.recv(10)
+if os.fork() == 0:
+    print(c.dup().getsockname(), flush=True); print(c.getpeername(), flush=True); os._exit(0)
+os.wait(); print(c.getpeername())
+c.sendall(data.upper())
+`
+
+func TestServerThatAsksLate(t *testing.T) {
+	w := newWorld(t)
+	port := freePort(t)
+	got := make(chan string, 1)
+	go func() {
+		c, err := w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40000"))
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer c.Close()
+		fmt.Fprint(c, "abc")
+		b, _ := io.ReadAll(c)
+		got <- string(b)
+	}()
+	w.want(t, "('10.244.0.99', 8080)\n('192.0.2.7', 40000)\n('192.0.2.7', 40000)\n",
+		"python3", "-c", fmt.Sprintf(lateServer, "0.0.0.0", port))
+	if b := <-got; b != "ABC" {
+		t.Errorf("the client got %q", b)
+	}
+}
+
 func TestPythonServer(t *testing.T) {
 	for _, tt := range []struct{ family, addr, want string }{
 		{"socket.AF_INET", "0.0.0.0", "('0.0.0.0', 8080)\n('192.0.2.7', 40000) ('192.0.2.7', 40000) ('10.244.0.99', 8080)\n"},
