@@ -80,12 +80,14 @@ func (e *Env) replace(set map[string]string) error {
 	return nil
 }
 
+// literal takes the meaning away from what path.Match knows beside * and ?. One
+// is made for all: it builds a table when it is first used.
+var literal = strings.NewReplacer(`\`, `\\`, `[`, `\[`)
+
 // matches reports whether name is one of patterns, whose * and ? are wildcards.
 func matches(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
-		// path.Match knows more than * and ?; their meaning is taken away.
-		p = strings.NewReplacer(`\`, `\\`, `[`, `\[`).Replace(p)
-		ok, err := path.Match(p, name)
+		ok, err := path.Match(literal.Replace(p), name)
 		return ok && err == nil
 	})
 }
