@@ -1,7 +1,6 @@
 package launch
 
 import (
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -64,19 +63,4 @@ func notStarted(path string, errno unix.Errno) error {
 		e.Hint = "it is neither a program of this machine nor does it begin with #!"
 	}
 	return e
-}
-
-// asErrno finds the errno in err.
-func asErrno(err error) unix.Errno {
-	switch {
-	case errors.Is(err, seccomp.ErrNested):
-		return unix.EBUSY
-	case errors.Is(err, seccomp.ErrUnsupported):
-		return unix.ENOSYS
-	}
-	var errno unix.Errno
-	if errors.As(err, &errno) {
-		return errno
-	}
-	return unix.EIO
 }

@@ -35,13 +35,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer"
+	"mirrord/layer/keeper"
 	"mirrord/layer/policy"
 	"mirrord/layer/seccomp"
 	"mirrord/protocol/ide"
 )
 
 // nestedEnv tells a launcher that it is itself a debuggee.
-const nestedEnv = "MIRRORD_LAUNCHER"
+const nestedEnv = keeper.NestedEnv
 
 // A Config says what to start, and where it shall seem to be.
 type Config struct {
@@ -72,7 +73,7 @@ type Exit struct {
 // A Launcher is ready to start one debuggee: its keeper runs already, so that
 // its start costs nothing while the daemon is asked for the session.
 type Launcher struct {
-	keeper *keeper
+	keeper *keeperProcess
 }
 
 // Prepare starts the keeper. Close follows, whether or not Run does.
@@ -86,6 +87,10 @@ func Prepare() (*Launcher, error) {
 	}
 	return &Launcher{k}, nil
 }
+
+// Keeper is to be called first in main: in the process that a launcher started
+// as its keeper it does the keeper's work and does not return.
+func Keeper() { keeper.Main() }
 
 // Close ends the keeper and what is below it.
 func (l *Launcher) Close() { l.keeper.end() }
@@ -122,9 +127,9 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	if err != nil {
 		return Exit{}, err
 	}
-	listener, err := l.keeper.install(orders{
-		path: path, dir: c.Dir, argv: c.Argv, program: program,
-		env: append(c.Env[:len(c.Env):len(c.Env)], nestedEnv+"="+strconv.Itoa(os.Getpid())),
+	listener, err := l.keeper.install(keeper.Orders{
+		Path: path, Dir: c.Dir, Argv: c.Argv, Program: instructions(program),
+		Env: append(c.Env[:len(c.Env):len(c.Env)], nestedEnv+"="+strconv.Itoa(os.Getpid())),
 	})
 	if err != nil {
 		return Exit{}, err
@@ -135,28 +140,17 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 	go func() { served <- hooks.Serve(listener) }()
 	defer func() {
-		l.keeper.end()
+		l.keeper.finish()
 		listener.Interrupt()
 		daemon.Disconnect() // nobody is left to be answered
 		if err := <-served; err != nil {
 			log.Error("answering calls", "err", err)
 		}
 		listener.Close()
+		l.keeper.end()
 	}()
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, forwarded()...)
+	signal.Notify(signals, keeper.Forwarded()...)
 	defer signal.Stop(signals)
 	return l.keeper.attend(ctx, signals)
-}
-
-// forwarded lists the signals that are meant for the debuggee. Those that were
-// ignored when we started (nohup) stay so, for both.
-func forwarded() []os.Signal {
-	var list []os.Signal
-	for _, s := range groupSignals {
-		if !signal.Ignored(s) {
-			list = append(list, s)
-		}
-	}
-	return list
 }

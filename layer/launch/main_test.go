@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"mirrord/layer/keeper"
 	"mirrord/layer/layertest"
 	"mirrord/protocol/ide"
 )
@@ -24,6 +25,8 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+func children(pid int) ([]int, error) { return keeper.Children(pid) }
 
 const launcherEnv = "TEST_LAUNCHER"
 

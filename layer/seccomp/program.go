@@ -14,11 +14,19 @@
 package seccomp
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
+
+// ErrNested: the thread is already under a program that notifies, and the
+// kernel allows one in a line of descent.
+var ErrNested = errors.New("a seccomp program with a listener is already installed")
+
+// ErrUnsupported: the kernel has no notification, or something forbids it.
+var ErrUnsupported = errors.New("the kernel does not offer seccomp notification")
 
 // A Rule traps, or refuses, one call.
 type Rule struct {
