@@ -96,12 +96,21 @@ func Keeper() { keeper.Main() }
 func (l *Launcher) Close() { l.keeper.end() }
 
 // Run starts the debuggee and returns when it and all its children have ended.
-// An *Error tells that it was not started. It is called once. When ctx or the
-// session ends, the debuggee gets SIGTERM.
+// An *Error tells that it was not started. It is called once: from then on this
+// process' signals are the debuggee's. When ctx or the session ends, the debuggee
+// gets SIGTERM.
 //
-// Goroutines: Run starts one that answers the trapped calls and one that
-// forwards signals, and waits for both.
+// Goroutines: Run starts one that asks for the signals, one that forwards them
+// and one that answers the trapped calls, and waits for all.
 func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, error) {
+	// Each signal costs two changes of threads, for which nobody has to wait; nor
+	// is Stop worth it, since this process ends with the debuggee.
+	signals, notified := make(chan os.Signal, 16), make(chan struct{})
+	go func() {
+		defer close(notified)
+		signal.Notify(signals, keeper.Forwarded()...)
+	}()
+	defer func() { <-notified }()
 	path, err := Look(c.Argv[0], c.Env, c.Dir)
 	if err != nil {
 		return Exit{}, err
@@ -149,8 +158,6 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		listener.Close()
 		l.keeper.end()
 	}()
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, keeper.Forwarded()...)
-	defer signal.Stop(signals)
+	<-notified
 	return l.keeper.attend(ctx, signals)
 }
