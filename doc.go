@@ -28,7 +28,7 @@
 //	    daemon/forward: loopback endpoints. daemon/files: the target's files as FUSE nodes.
 //	  - layer: what is hooked and how it is answered. layer/policy: Local or
 //	    Remote, and why. layer/seccomp: the program and its notifications.
-//	    layer/launch: launcher and keeper.
+//	    layer/launch: the launcher. layer/keeper: its keeper.
 //	  - agent: what runs beside the target. agent/serve: its streams.
 //	    agent/target: finding and entering the target. agent/files, agent/outgoing,
 //	    agent/incoming: what it does there.
@@ -46,7 +46,7 @@
 //     starts or finds an agent on its node, daemon/tunnel opens a tunnel to it.
 //  3. session/launch answers the environment (daemon/config/environ.go), the
 //     policy (daemon/config/policy.go) and names.
-//  4. layer/launch/launch.go starts the keeper (keeper.go), which installs the
+//  4. layer/launch/launch.go starts the keeper (layer/keeper), which installs the
 //     seccomp program and starts the debuggee; the launcher answers its calls.
 //  5. The debuggee ends, the launcher ends with its exit code, the connection to
 //     the daemon closes, the session is undone.
@@ -72,7 +72,7 @@
 // Whoever does a thing owns its undoing, and the undoing survives a kill -9 of
 // the owner: stolen ports are kernel objects that die with the agent
 // (agent/incoming), the debuggee dies with its launcher or keeper
-// (layer/launch), the file server's mount with its last descriptor (daemon/files).
+// (layer/launch, layer/keeper), the file server's mount with its last descriptor (daemon/files).
 //
 // A lost connection is made again, and loses nothing (protocol/link); a daemon
 // that is gone is started again by the launchers (layer/restart.go); a
