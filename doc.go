@@ -21,7 +21,7 @@
 //		                  launcher ── layer ── keeper ── debuggee
 //
 //	  - daemon/main.go: one binary is command line, daemon, launcher, keeper and
-//	    file server.
+//	    file server. daemon/early: the keeper does not wait for the rest of it.
 //	  - daemon/cli: the commands. daemon/rpc: the daemon's life and its requests.
 //	    daemon/config: mirrord.json. daemon/session: one debuggee, one target.
 //	  - daemon/cluster: Kubernetes. daemon/tunnel: streams to the agent.

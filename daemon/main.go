@@ -7,15 +7,14 @@ import (
 	"os"
 
 	"mirrord/daemon/cli"
+	_ "mirrord/daemon/early" // does not return in a launcher's keeper
 	"mirrord/daemon/files"
 	"mirrord/daemon/rpc"
 	"mirrord/daemon/session"
-	"mirrord/layer/launch"
 )
 
 func main() {
-	launch.Keeper() // does not return in a launcher's keeper
-	files.Serve()   // nor does this in a daemon's file server
+	files.Serve() // does not return in a daemon's file server
 	os.Exit(cli.Main(os.Args[1:], manager))
 }
 

@@ -15,8 +15,27 @@ type Process struct {
 	Spare  []int // children that we had before
 }
 
+// early is a keeper that is not yet asked for.
+var early *Process
+
+// StartEarly starts the keeper that Start will return, if this is going to be
+// a launcher: while the rest of our packages are initialised, so is it.
+func StartEarly() {
+	if len(os.Args) > 1 && os.Args[1] == "exec" && os.Getenv(NestedEnv) == "" {
+		early, _ = start() // Start tries again
+	}
+}
+
 // Start starts the keeper of this process, which ends it before it ends itself.
 func Start() (*Process, error) {
+	if p := early; p != nil {
+		early = nil
+		return p, nil
+	}
+	return start()
+}
+
+func start() (*Process, error) {
 	p := &Process{}
 	self, err := os.Executable()
 	if err != nil {

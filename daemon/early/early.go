@@ -1,0 +1,13 @@
+// Package early is the keeper, and starts it in a process that is going to be a
+// launcher, before the packages of the daemon are initialised: that takes
+// milliseconds of every start, and memory for as long as a keeper is there. Go
+// initialises, of the packages whose imports are, always the one whose path
+// comes first: so this one, which imports little, comes before them.
+package early
+
+import "mirrord/layer/keeper"
+
+func init() {
+	keeper.Main() // does not return in a launcher's keeper
+	keeper.StartEarly()
+}
