@@ -30,6 +30,7 @@ var tests = []string{
 	"TestTargetRestarted",
 	"TestTargetDeleted",
 	"TestClusterComponentRestarted",
+	"TestLinkCut",
 	"TestTwoDaemons",
 	"TestOneOfTwoDaemonsKilled",
 }
