@@ -33,6 +33,7 @@ var tests = []string{
 	"TestLinkCut",
 	"TestTwoDaemons",
 	"TestOneOfTwoDaemonsKilled",
+	"TestManyConnections",
 }
 
 func main() {
