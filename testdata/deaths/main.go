@@ -34,6 +34,7 @@ var tests = []string{
 	"TestTwoDaemons",
 	"TestOneOfTwoDaemonsKilled",
 	"TestManyConnections",
+	"TestSoak",
 }
 
 func main() {
