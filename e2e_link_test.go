@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -241,4 +242,26 @@ func answered(t *testing.T, all []question, cut, back time.Time) string {
 		return round(-took).String() + " before"
 	}
 	return round(took).String() + " after"
+}
+
+// Where nothing else moves a reset costs no more than dialling anew.
+func TestLinkResetIdle(t *testing.T) {
+	namespace, _ := ownShop(t)
+	config, r := throughRelay(t)
+	ownDaemon(t)
+	w := startWorker(t, "exec", "--kubeconfig", config, "-n", namespace, "-t", "pod/web")
+	w.wants("100", "open /shop")
+	const resets = 20
+	var all []time.Duration
+	for i := range resets {
+		r.reset()
+		began := time.Now()
+		w.wants("ENOENT", "read /unasked-%d", i)
+		all = append(all, time.Since(began))
+	}
+	w.wants("4096", "more 5000000")
+	w.finish()
+	slices.Sort(all)
+	report(t, fmt.Sprintf("link reset while idle, %d times", resets), "everything",
+		"a small operation takes %v after the reset, the median; the longest %v", round(all[resets/2]), round(all[resets-1]))
 }

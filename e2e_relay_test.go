@@ -93,8 +93,8 @@ func (r *relay) serve(l *line) {
 	r.mu.Unlock()
 }
 
-// pass ends with from. The end is passed on, too: of what is below HTTP all or
-// nothing ends.
+// pass ends with from. An end is passed on as that of both directions, as HTTP's
+// ends are; a muted one is not.
 func (r *relay) pass(l *line, to, from net.Conn) {
 	defer from.Close()
 	buf := make([]byte, 64<<10)

@@ -31,6 +31,7 @@ var tests = []string{
 	"TestTargetDeleted",
 	"TestClusterComponentRestarted",
 	"TestLinkCut",
+	"TestLinkResetIdle",
 	"TestTwoDaemons",
 	"TestOneOfTwoDaemonsKilled",
 	"TestManyConnections",
