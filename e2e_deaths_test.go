@@ -123,7 +123,7 @@ func TestTargetDeleted(t *testing.T) {
 	began := time.Now()
 	kubectl(t, "delete", "pod", "web", "-n", namespace, "--wait=false")
 	w.told("target pod web was deleted")
-	t.Logf("told after %v", time.Since(began))
+	told := time.Since(began)
 	w.told("start anew")
 	l.end()
 	w.wants("ECONNRESET", "wait")
@@ -133,6 +133,8 @@ func TestTargetDeleted(t *testing.T) {
 	noAgentLeft(t, namespace)
 	run(t, onTarget(namespace, "--", "true")...).fails(t, 125, `finding pod "web" in namespace `+namespace)
 	w.finish()
+	report(t, "target pod deleted", "told it, and to start anew; the debuggee lives, what is remote fails: ECONNRESET, EIO, ENETDOWN",
+		"told after %v", round(told))
 }
 
 // A killed agent costs the requests in flight; the pod has its traffic back, the
@@ -148,16 +150,17 @@ func TestAgentKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.until(100, fromPod)
-	t.Logf("the pod answers %v after the kill", time.Since(killed))
 	w.told("the agent has ended (exit code 137)")
-	t.Logf("the user is told %v after the kill", time.Since(killed))
-	l.brief(killed, 100*time.Millisecond)
+	told := time.Since(killed)
+	cost := l.brief(killed, 100*time.Millisecond)
 	w.wants("ECONNRESET", "wait")
 	w.wants("EIO", "more 5000000")
 	if o := run(t, onTarget(namespace, "--", "cat", "/etc/hostname")...); o.code != 0 || o.stdout != "web\n" {
 		t.Errorf("afterwards: exit code %d: %s%s", o.code, o.stdout, o.stderr)
 	}
 	w.finish()
+	report(t, "agent killed", "told why; the pod answers; the debuggee lives, what is remote fails: ECONNRESET, EIO; the next start has a new agent",
+		"%s; told after %v", cost, round(told))
 }
 
 // bin/cluster kills a component of the cluster and waits until it is back.
@@ -179,9 +182,10 @@ func TestClusterComponentRestarted(t *testing.T) {
 			restart(t, component)
 			back := time.Now()
 			w.wants("4096", "more 5000000")
-			t.Logf("away for %v, a remote read ends %v later", back.Sub(began), time.Since(back))
+			read := time.Since(back)
 			l.until(100, fromDebuggee)
-			if failed := failures(l.end()); len(failed) > 0 {
+			all := l.end()
+			if failed := failures(all); len(failed) > 0 {
 				t.Errorf("%d requests failed, the first: %v", len(failed), failed[0].err)
 			}
 			w.wants("HTTP/1.0 200 OK", "ask") // on the connection of before
@@ -189,6 +193,8 @@ func TestClusterComponentRestarted(t *testing.T) {
 				t.Errorf("the user is told %q", words)
 			}
 			w.finish()
+			report(t, component+" killed", "everything: open connections and files, the stolen port",
+				"found ready after %v, a remote read ends %v later; 0 of %d requests failed", round(back.Sub(began)), round(read), len(all))
 		})
 	}
 }
@@ -200,15 +206,19 @@ func TestTargetRestarted(t *testing.T) {
 	ownDaemon(t)
 	w, l := stealing(t, namespace, address)
 	before := agentPod(t, namespace)
-	if err := syscall.Kill(processOf(t, namespace, "web"), syscall.SIGKILL); err != nil {
+	pid := processOf(t, namespace, "web")
+	killed := time.Now()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	w.told("target pod web has restarted its container main (exit code 137)")
+	told := time.Since(killed)
 	w.wants("100", "open /shop")
 	w.wants("4096", "more 5000000")
 	w.wants("HTTP/1.0 200 OK", "ask")
 	l.until(100, fromDebuggee)
-	if failed := failures(l.end()); len(failed) > 0 {
+	all := l.end()
+	if failed := failures(all); len(failed) > 0 {
 		t.Errorf("%d requests failed, the first: %v", len(failed), failed[0].err)
 	}
 	// Another session has the same agent.
@@ -219,6 +229,8 @@ func TestTargetRestarted(t *testing.T) {
 		t.Errorf("the agent is %s, it was %s", now, before)
 	}
 	w.finish()
+	report(t, "target container killed", "told it; connections and the stolen port stay, files are the new container's",
+		"told after %v; 0 of %d requests failed", round(told), len(all))
 }
 
 // Launcher and keeper take the debuggee along, and the pod has its traffic back.
@@ -255,10 +267,11 @@ func TestLauncherOrKeeperKilledUnderLoad(t *testing.T) {
 			for _, fd := range family {
 				waitGone(t, fd)
 			}
+			gone := time.Since(killed)
 			<-ended
 			l.until(100, fromPod)
-			t.Logf("the pod answers %v after the kill", time.Since(killed))
-			l.brief(killed, 200*time.Millisecond)
+			report(t, who+" killed", "the debuggee and all its processes end; the pod has its traffic back",
+				"all are gone after %v; %s", round(gone), l.brief(killed, 200*time.Millisecond))
 		})
 	}
 }

@@ -193,15 +193,22 @@ func failures(all []answer) (failed []answer) {
 }
 
 // brief checks that what failed was in flight at an event, or began within a
-// time of it. It ends the load.
-func (l *load) brief(event time.Time, within time.Duration) {
+// time of it. It ends the load and tells what the event cost.
+func (l *load) brief(event time.Time, within time.Duration) string {
 	l.t.Helper()
 	all := l.end()
 	failed := failures(all)
-	l.t.Logf("%d requests, %d failed", len(all), len(failed))
+	var late time.Duration // the last that failed
 	for _, a := range failed {
+		late = max(late, a.began.Sub(event))
 		if a.at.Before(event) || a.began.After(event.Add(within)) {
 			l.t.Errorf("a request failed that began %v after the event: %v", a.began.Sub(event), a.err)
 		}
 	}
+	cost := fmt.Sprintf("%d of %d requests failed", len(failed), len(all))
+	if late > 0 {
+		cost += fmt.Sprintf(", the last began after %v", round(late))
+	}
+	l.t.Log(cost)
+	return cost
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -36,9 +37,49 @@ func TestTwoDaemons(t *testing.T) {
 	l.until(50, fromPod)
 	second.wants("listening", "serve")
 	l.until(50, fromDebuggee)
-	l.brief(ended, 200*time.Millisecond)
+	cost := l.brief(ended, 200*time.Millisecond)
 	second.wants("4096", "more 5000000")
 	second.finish()
+	report(t, "two daemons on one pod: the debuggee of one ends", "the other was told that the port is stolen; now the pod has it, then whoever steals it next", "%s", cost)
+}
+
+// One user's daemon is killed: the other's connections, files and stolen port
+// do not notice, and both share the agent as before.
+func TestOneOfTwoDaemonsKilled(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	w, l := stealing(t, namespace, address)
+	agent := agentPod(t, namespace)
+	other := ownDaemon(t)
+	second := startWorker(t, onTarget(namespace)...)
+	second.wants("100", "open /shop")
+	pids := daemonsIn(t, other)
+	if len(pids) != 1 {
+		t.Fatalf("the daemons are %v", pids)
+	}
+	gone := pidfd(t, pids[0])
+	killed := time.Now()
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, gone[0])
+	second.wants("EIO", "more 5000000")
+	second.wants("100", "open /shop")
+	back := time.Since(killed)
+	w.wants("4096", "more 5000000")
+	w.wants("HTTP/1.0 200 OK", "ask")
+	l.until(100, fromDebuggee)
+	all := l.end()
+	if failed := failures(all); len(failed) > 0 {
+		t.Errorf("%d requests failed, the first: %v", len(failed), failed[0].err)
+	}
+	if now := agentPod(t, namespace); now != agent {
+		t.Errorf("the agent is %s, it was %s", now, agent)
+	}
+	second.finish()
+	w.finish()
+	report(t, "two daemons on one pod: one killed", "the other's user notices nothing; this one's debuggee has a new daemon",
+		"0 of %d requests to the other's stolen port failed; new operations work after %v", len(all), round(back))
 }
 
 // Sessions of one daemon on two pods do not mix.

@@ -1,5 +1,5 @@
 # Serves on 8080 and does what its standard input says, one line after the other.
-import errno, os, socket, sys, threading
+import concurrent.futures, errno, os, socket, sys, threading
 def serve(l):
     while True:
         c, _ = l.accept()
@@ -9,6 +9,10 @@ def serve(l):
             c.close()
         except OSError:
             pass
+def get(c):
+    with c:
+        c.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        return c.recv(4096).split(b"\r\n")[0].decode()
 held, opened = None, None
 def do(command, *args):
     global held, opened
@@ -29,6 +33,12 @@ def do(command, *args):
         held.settimeout(20)
         held.sendall(b"GET / HTTP/1.0\r\n\r\n")
         return held.recv(4096).split(b"\r\n")[0].decode()
+    if command == "many": # all are open before the first is used
+        with concurrent.futures.ThreadPoolExecutor(int(args[2])) as pool:
+            all = list(pool.map(lambda _: socket.create_connection((args[0], int(args[1])), 20), range(int(args[2]))))
+            return " ".join(set(pool.map(get, all)))
+    if command == "each": # one after the other
+        return " ".join({get(socket.create_connection((args[0], int(args[1])), 20)) for _ in range(int(args[2]))})
     if command == "name":
         return socket.gethostbyname(args[0])
     if command == "serve":
