@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,6 +61,7 @@ type Conn struct {
 	acked    atomic.Uint64 // of them told to the peer
 	ackEvery uint64
 	frames   frames // of Read
+	rests    rests  // of watch
 
 	mu      sync.Mutex
 	cur     *wire         // guarded by mu; the connection in use, nil between two
@@ -165,6 +167,7 @@ func (c *Conn) watch(w *wire) (stop func()) {
 			w.ack = true
 			w.toSend.Signal()
 			alive.Reset(keepAlive)
+			c.rest()
 		}
 	})
 	silent = time.AfterFunc(silence, func() {
@@ -185,6 +188,27 @@ func (c *Conn) watch(w *wire) (stop func()) {
 		alive.Stop()
 		silent.Stop()
 	}
+}
+
+// rests is when a link last gave memory back.
+type rests struct {
+	seen  uint64 // bytes moved either way, a keepAlive ago
+	freed uint64 // when memory was given back
+}
+
+// muchMoved is so much that it has left buffers behind, here and above.
+const muchMoved = 8 << 20
+
+// rest gives memory back where much has moved and hardly anything does any more.
+// It is called each keepAlive, with c.mu held.
+func (c *Conn) rest() {
+	moved, r := c.received.Load()+c.out.end, &c.rests
+	if moved-r.seen <= firstRing && moved-r.freed > muchMoved && c.out.used() == 0 {
+		r.freed = moved
+		c.out.shrink()
+		go debug.FreeOSMemory()
+	}
+	r.seen = moved
 }
 
 // detach ends the use of w.

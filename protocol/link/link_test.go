@@ -278,3 +278,35 @@ func FuzzReadOpening(f *testing.F) {
 		}
 	})
 }
+
+// A link that has moved much and then nothing gives its buffer back, but none
+// that still holds something, and goes on as before.
+func TestRest(t *testing.T) {
+	c := newConn(quiet, Bulk)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out.append(make([]byte, muchMoved/2))
+	c.out.start = c.out.end
+	c.out.append(make([]byte, muchMoved/2+100))
+	grown := len(c.out.buf)
+	c.rest()
+	if c.rest(); len(c.out.buf) != grown {
+		t.Fatal("what is not acknowledged was given back")
+	}
+	c.out.start = c.out.end
+	if c.rest(); len(c.out.buf) != firstRing {
+		t.Errorf("the buffer has %d bytes", len(c.out.buf))
+	}
+	want := []byte("goes on")
+	at := c.out.end
+	c.out.append(want)
+	if got := c.out.at(at); !bytes.Equal(got, want) {
+		t.Errorf("%q was kept as %q", want, got)
+	}
+	for range 2 {
+		c.out.start = c.out.end
+		if c.rest(); c.rests.freed != c.out.end-uint64(len(want)) {
+			t.Error("memory was given back for little")
+		}
+	}
+}

@@ -1,7 +1,7 @@
 package link
 
 // A ring holds the bytes [start, end) of a stream, by absolute offset. Its
-// buffer grows by doubling up to max, so that an idle link stays small.
+// buffer grows by doubling up to max, and shrinks, so that an idle link is small.
 type ring struct {
 	buf        []byte
 	max        int
@@ -31,6 +31,9 @@ func (r *ring) at(off uint64) []byte {
 	at := off % n
 	return r.buf[at:min(n, at+r.end-off)]
 }
+
+// shrink takes an empty ring's buffer back to its first size.
+func (r *ring) shrink() { r.buf = make([]byte, min(firstRing, r.max)) }
 
 func (r *ring) grow() {
 	bigger := make([]byte, min(2*len(r.buf), r.max))

@@ -91,6 +91,7 @@ func (c *Conn) flush(w *wire) {
 	}
 	c.mu.Lock()
 	w.sending, w.sentAt = false, time.Since(w.born)
+	clear(w.vec[:]) // of a buffer that may be given back
 	if err != nil {
 		w.fail(err)
 	}
