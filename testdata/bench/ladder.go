@@ -59,7 +59,35 @@ func ladder(p *programs) *scene {
 		w.both(row{name: "outgoing/HTTP kept alive, p50", unit: "µs", peer: 155.0 / 81, pinned: true}, server("kept", span)...),
 		w.both(row{name: "outgoing/HTTP new connection, p50", unit: "µs", peer: 454.0 / 83, pinned: true}, server("new", span)...),
 	)
-	return &scene{group: "ladder", begin: w.begin, pin: w.pin, end: w.end, rows: rows}
+	// The same beside the least that a tunnel of two hops can do on this machine:
+	// a program in C on each side that only passes bytes on.
+	bare := func(r row, kind, amount string) row {
+		r.name += ", of two bare relays"
+		r.direct = func(ctx context.Context) (float64, error) {
+			return w.here.value(w.here.command(ctx, w.c, kind, loopback, relayPort, amount))
+		}
+		r.ours = func(ctx context.Context) (float64, error) {
+			return w.here.value(w.mirrord(ctx, nil, server(kind, amount)...))
+		}
+		return r
+	}
+	rows = append(rows,
+		bare(row{name: "outgoing/up", unit: "MB/s", slow: true}, "up", transferred),
+		bare(row{name: "outgoing/down", unit: "MB/s", slow: true}, "down", transferred),
+		bare(row{name: "outgoing/64 B round trip, p50", unit: "µs", pinned: true}, "echo", span),
+		bare(row{name: "outgoing/HTTP kept alive, p50", unit: "µs", pinned: true}, "kept", span),
+		bare(row{name: "outgoing/HTTP new connection, p50", unit: "µs", pinned: true}, "new", span),
+	)
+	begin := func(ctx context.Context) error {
+		if err := w.begin(ctx); err != nil {
+			return err
+		}
+		if err := w.keep(w.there, w.there.command(ctx, w.c, "relay", thereAddr, relayPort, thereAddr, plainPort), "ready"); err != nil {
+			return err
+		}
+		return w.keep(w.here, w.here.command(ctx, w.c, "relay", loopback, relayPort, thereAddr, relayPort), "ready")
+	}
+	return &scene{group: "ladder", begin: begin, pin: w.pin, end: w.end, rows: rows}
 }
 
 // ladderIncoming is what others do to the target's ports: a client there, and

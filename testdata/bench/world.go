@@ -23,6 +23,8 @@ const (
 	agentAddr   = thereAddr + ":7777"
 	plainPort   = "8000" // the first of a server's ports: HTTP, echo, bulk
 	stolenPort  = "8100"
+	relayPort   = "8200"
+	loopback    = "127.0.0.1"
 	transferred = "300000000" // bytes
 )
 

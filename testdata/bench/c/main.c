@@ -65,6 +65,8 @@ int main(int argc, char **argv)
 	}
 	if (strcmp(argv[1], "serve") == 0)
 		return serve(argc, argv);
+	if (strcmp(argv[1], "relay") == 0)
+		return relay(argc, argv);
 	if (strcmp(argv[1], "floor") == 0)
 		return floor_of(argc, argv);
 	if (strcmp(argv[1], "files") == 0 || strcmp(argv[1], "stat") == 0 || strcmp(argv[1], "stat-p50") == 0 ||

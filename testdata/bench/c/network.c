@@ -27,12 +27,12 @@ static const char request[] = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 static const char request_close[] = "GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
 static char block[1 << 18];
 
-static int dial(char **argv, int kind)
+int dial(const char *host, int port)
 {
-	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[3]) + kind)};
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(port)};
 	int on = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
-	if (fd < 0 || inet_pton(AF_INET, argv[2], &sa.sin_addr) != 1)
-		die(argv[2]);
+	if (fd < 0 || inet_pton(AF_INET, host, &sa.sin_addr) != 1)
+		die(host);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 	if (connect(fd, (struct sockaddr *)&sa, sizeof sa) < 0)
 		die("connect");
@@ -57,7 +57,7 @@ static void transfer(char **argv)
 	struct bulk b = {0};
 	int up = strcmp(argv[1], "up") == 0, silent = strcmp(argv[1], "pump") != 0;
 	long size = atol(argv[4]), left = size;
-	int fd = dial(argv, BULK);
+	int fd = dial(argv[2], atoi(argv[3]) + BULK);
 	snprintf(b.direction, sizeof b.direction, "%s", up ? "up" : "down");
 	snprintf(b.size, sizeof b.size, "%ld", size);
 	double began = now();
@@ -102,7 +102,7 @@ static void many(char **argv, double seconds)
 	static struct batches b;
 	int poll = epoll_create1(0);
 	for (int i = 0; i < CONNECTIONS; i++) {
-		struct epoll_event e = {.events = EPOLLIN, .data.fd = dial(argv, HTTP)};
+		struct epoll_event e = {.events = EPOLLIN, .data.fd = dial(argv[2], atoi(argv[3]) + HTTP)};
 		if (epoll_ctl(poll, EPOLL_CTL_ADD, e.data.fd, &e) < 0)
 			die("epoll_ctl");
 		send_all(e.data.fd, request, sizeof request - 1);
@@ -144,7 +144,7 @@ static void latency(char **argv, double seconds)
 	static double took[1 << 16];
 	size_t n = 0, most = sizeof took / sizeof *took;
 	int alone = strcmp(argv[1], "new") == 0, kind = strcmp(argv[1], "echo") == 0 ? ECHO : HTTP;
-	int fd = alone ? -1 : dial(argv, kind);
+	int fd = alone ? -1 : dial(argv[2], atoi(argv[3]) + kind);
 	if (alone)
 		most = MOST_NEW;
 	else
@@ -156,7 +156,7 @@ static void latency(char **argv, double seconds)
 			exchange(fd, kind);
 			continue;
 		}
-		fd = dial(argv, HTTP);
+		fd = dial(argv[2], atoi(argv[3]) + HTTP);
 		send_all(fd, request_close, sizeof request_close - 1);
 		if (answered(fd) == 0)
 			cut();

@@ -41,7 +41,7 @@ static void *bulk(void *arg)
 	return NULL;
 }
 
-static int start_listening(const char *address, int port)
+int start_listening(const char *address, int port)
 {
 	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(port)};
 	int on = 1, fd = socket(AF_INET, SOCK_STREAM, 0);

@@ -4,7 +4,11 @@
 int files(int argc, char **argv);    // files.c
 int floor_of(int argc, char **argv); // floor.c
 int network(int argc, char **argv);  // network.c
+int relay(int argc, char **argv);    // relay.c
 int serve(int argc, char **argv);    // serve.c
+
+int dial(const char *host, int port);			// network.c
+int start_listening(const char *address, int port); // serve.c
 
 double now(void); // seconds
 double median(double *v, size_t n);
