@@ -34,7 +34,7 @@ type Leases struct {
 	tree *Tree
 	file *os.File // for reading fd
 
-	mu    sync.Mutex
+	mu    sync.Mutex           // never held while the target's files are looked at, which may hang
 	fd    int                  // guarded by mu; of inotify
 	seq   uint64               // guarded by mu; of the last Expired
 	last  uint64               // guarded by mu; id
@@ -227,6 +227,19 @@ type claim struct {
 
 // claim makes one for path. nil: the answer cannot be leased.
 func (l *Leases) claim(path string, follow bool) *claim {
+	c := l.begin()
+	if c == nil {
+		return nil
+	}
+	if c.walk(path, follow) != nil {
+		c.drop()
+		return nil
+	}
+	return c
+}
+
+// begin makes a claim that rests on nothing yet.
+func (l *Leases) begin() *claim {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.dirs == nil {
@@ -238,20 +251,9 @@ func (l *Leases) claim(path string, follow bool) *claim {
 			l.drop(path)
 		}
 	}
-	way, resolved, err := l.walk(path, follow)
-	if err != nil {
-		return nil
-	}
 	l.last++
-	c := &claim{leases: l, id: l.last, resolved: resolved}
-	for _, on := range way {
-		if on.dir.names[on.name] == nil {
-			on.dir.names[on.name] = map[uint64]struct{}{}
-		}
-		on.dir.names[on.name][c.id] = struct{}{}
-	}
-	l.given[c.id] = way
-	return c
+	l.given[l.last] = []entry{}
+	return &claim{leases: l, id: l.last}
 }
 
 // give makes c a lease of what was found; it is none if anything has changed since.

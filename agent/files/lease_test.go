@@ -1,12 +1,15 @@
 package files
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -205,5 +208,64 @@ func TestLeaseLimits(t *testing.T) {
 	e, err := l.Next()
 	if err != nil || !e.All || e.Seq <= first.Seq {
 		t.Errorf("one too many: %d expired, all %v, %v", len(e.IDs), e.All, err)
+	}
+}
+
+// hang mounts a file system at dir that begins to answer nothing. It returns
+// when somebody has asked it for something, once hung is called.
+func hang(t *testing.T, dir string) (hung func()) {
+	t.Helper()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skip("needs FUSE: ", err)
+	}
+	end := sync.OnceFunc(func() { unix.Close(fd) })
+	t.Cleanup(end)
+	if err := unix.Mount("hung", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd)); err != nil {
+		t.Skip("needs to mount FUSE: ", err)
+	}
+	t.Cleanup(func() {
+		end() // and whoever waits is told
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+	})
+	// struct fuse_in_header: len 4 | opcode 4 | unique 8 …; fuse_out_header: len 4 | error 4 | unique 8.
+	request := make([]byte, 1<<16)
+	if _, err := unix.Read(fd, request); err != nil { // FUSE_INIT
+		t.Fatal(err)
+	}
+	reply := make([]byte, 16+64)
+	binary.NativeEndian.PutUint32(reply, uint32(len(reply)))
+	copy(reply[8:16], request[8:16])
+	copy(reply[16:24], request[40:48]) // the protocol's version
+	if _, err := unix.Write(fd, reply); err != nil {
+		t.Fatal(err)
+	}
+	return func() { // what nobody has read does not keep a killed process
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20_000); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Who hangs in a file system, as one of a network does, hangs alone.
+func TestHungMount(t *testing.T) {
+	dir, h, l := watching(t)
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	hung := hang(t, dir+"/etc/shop")
+	wg.Go(func() { _, _, _ = h.Stat(protocol.Stat{Path: "/etc/shop/file", Lease: true}) })
+	hung()
+	done := make(chan struct{})
+	wg.Go(func() {
+		defer close(done)
+		if got := lease(t, h, "/secret"); got.ID == 0 {
+			t.Error("no lease")
+		}
+		l.Expire()
+	})
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Error("another hangs, too")
 	}
 }

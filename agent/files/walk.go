@@ -1,6 +1,7 @@
 package files
 
 import (
+	"cmp"
 	"os"
 	"path"
 	"strings"
@@ -11,10 +12,9 @@ import (
 
 const maxLinks = 40 // as path_resolution(7) has it
 
-// walk follows p as the kernel does and watches each directory that it looks
-// into, before it does. It returns the entries looked up and where the last
-// leads; "": there is no such file. mu is held.
-func (l *Leases) walk(p string, follow bool) (way []entry, resolved string, err error) {
+// walk follows p as the kernel does, and notes where the last leads. The claim
+// rests on each entry, in a directory that is watched, before it is looked at.
+func (c *claim) walk(p string, follow bool) error {
 	dir, rest := "/", strings.Split(p, "/")
 	for links := 0; len(rest) > 0; {
 		name := rest[0]
@@ -26,13 +26,12 @@ func (l *Leases) walk(p string, follow bool) (way []entry, resolved string, err 
 			dir = path.Dir(dir)
 			continue
 		}
-		w, err := l.watch(dir)
+		w, known, err := c.rest(dir, name)
 		if err != nil {
-			return nil, "", err
+			return err
 		}
-		way = append(way, entry{w, name})
 		next := join(dir, name)
-		if l.dirs[next] != nil || len(rest) == 0 && !follow {
+		if known || len(rest) == 0 && !follow {
 			dir = next
 			continue
 		}
@@ -40,7 +39,7 @@ func (l *Leases) walk(p string, follow bool) (way []entry, resolved string, err 
 		switch err {
 		case nil:
 			if links++; links > maxLinks {
-				return nil, "", errNoLease
+				return errNoLease
 			}
 			if text[0] == '/' {
 				dir = "/"
@@ -49,25 +48,55 @@ func (l *Leases) walk(p string, follow bool) (way []entry, resolved string, err 
 		case unix.EINVAL: // no link
 			dir = next
 		case unix.ENOENT:
-			return way, "", nil
+			return nil
 		default:
-			return nil, "", err
+			return err
 		}
 	}
-	return way, dir, nil
+	c.resolved = dir
+	return nil
 }
 
-// watch returns the watch of a directory, by its resolved path.
-func (l *Leases) watch(dir string) (*watched, error) {
-	if w := l.dirs[dir]; w != nil {
-		return w, nil
+// rest makes the claim rest on an entry of a directory, by its resolved path.
+// known: the entry is a directory that is watched.
+func (c *claim) rest(dir, name string) (w *watched, known bool, err error) {
+	l := c.leases
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w, err = l.watched(dir)
+	if err == nil && w == nil {
+		l.mu.Unlock()
+		f, failed := l.directory(dir)
+		l.mu.Lock()
+		if failed != nil {
+			return nil, false, failed
+		}
+		w, err = c.watch(dir, f)
 	}
+	if err != nil || l.given[c.id] == nil {
+		return nil, false, cmp.Or(err, errNoLease)
+	}
+	if w.names[name] == nil {
+		w.names[name] = map[uint64]struct{}{}
+	}
+	w.names[name][c.id] = struct{}{}
+	l.given[c.id] = append(l.given[c.id], entry{w, name})
+	return w, l.dirs[join(dir, name)] != nil, nil
+}
+
+// watched returns the watch of a directory; nil: there is none yet.
+func (l *Leases) watched(dir string) (*watched, error) {
 	if until, loud := l.loud[dir]; loud {
 		if time.Now().Before(until) {
 			return nil, errNoLease
 		}
 		delete(l.loud, dir)
 	}
+	return l.dirs[dir], nil
+}
+
+// directory opens one that can be watched.
+func (l *Leases) directory(dir string) (*os.File, error) {
 	n, err := l.tree.open(dir, unix.O_DIRECTORY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
 		return nil, err
@@ -76,18 +105,34 @@ func (l *Leases) watch(dir string) (*watched, error) {
 		n.Close()
 		return nil, errNoLease
 	}
+	return n.file, nil
+}
+
+// watch begins to watch f, which was found at dir. The claim rests on the way
+// to it: while it has not expired, f is still there.
+func (c *claim) watch(dir string, f *os.File) (w *watched, err error) {
+	defer func() {
+		if w == nil || w.dir != f {
+			f.Close()
+		}
+	}()
+	l := c.leases
+	if l.given[c.id] == nil {
+		return nil, errNoLease
+	}
+	if w := l.dirs[dir]; w != nil { // another claim was first
+		return w, nil
+	}
 	const events = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO |
 		unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
-	wd, err := unix.InotifyAddWatch(l.fd, procFD(n.file), events)
+	wd, err := unix.InotifyAddWatch(l.fd, procFD(f), events)
 	if err != nil {
-		n.Close()
 		return nil, err
 	}
 	if l.byWD[int32(wd)] != nil { // the same directory by another path
-		n.Close()
 		return nil, errNoLease
 	}
-	w := &watched{dir: n.file, path: dir, wd: int32(wd), names: map[string]map[uint64]struct{}{}, since: time.Now()}
+	w = &watched{dir: f, path: dir, wd: int32(wd), names: map[string]map[uint64]struct{}{}, since: time.Now()}
 	l.dirs[dir], l.byWD[int32(wd)] = w, w
 	return w, nil
 }
@@ -105,10 +150,16 @@ func notifies(f *os.File) bool {
 	return false
 }
 
+// readlink reads a link of a directory that may be closed meanwhile.
 func readlink(dir *os.File, name string) (string, error) {
-	var buf [unix.PathMax]byte
-	n, err := unix.Readlinkat(int(dir.Fd()), name, buf[:])
+	raw, err := dir.SyscallConn()
 	if err != nil {
+		return "", err
+	}
+	var buf [unix.PathMax]byte
+	var n int
+	ctl := raw.Control(func(fd uintptr) { n, err = unix.Readlinkat(int(fd), name, buf[:]) })
+	if err := cmp.Or(ctl, err); err != nil {
 		return "", err
 	}
 	if n == 0 {
