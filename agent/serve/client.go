@@ -44,7 +44,6 @@ type client struct {
 	end     context.CancelCauseFunc
 	greeted atomic.Bool
 	who     protocol.Client // guarded by Server.mu
-	ended   chan struct{}   // closed when nothing of it is left
 	files   *files.Handles
 	streams chan struct{} // one for each open stream
 	busy    chan struct{} // one for each one-answer request at work
@@ -68,9 +67,7 @@ func (s *Server) client(ctx context.Context, conn *link.Conn, id link.ID) {
 		streams: make(chan struct{}, s.maxStreams),
 		busy:    make(chan struct{}, maxBusy),
 		joined:  make(chan *link.Conn, 1),
-		ended:   make(chan struct{}),
 	}
-	defer close(c.ended)
 	c.steals.log, c.steals.held = c.log, map[hold]bool{}
 	c.ctx, c.end = context.WithCancelCause(ctx)
 	c.log.Info("client came")

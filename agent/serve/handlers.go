@@ -181,6 +181,10 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 	if in == nil {
 		return protocol.WriteError(stream, "steal", fmt.Errorf("stealing port %d: %w", q.Port, c.server.disabled))
 	}
+	if err := c.steals.begin(); err != nil {
+		return protocol.WriteError(stream, "steal", err)
+	}
+	defer c.steals.done()
 	s, err := in.Steal(ctx, q, c)
 	if err != nil {
 		return protocol.WriteError(stream, "steal", err)

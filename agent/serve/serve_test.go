@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -177,6 +178,35 @@ func descriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(list)
+}
+
+// A successor does not wait for what its predecessor hangs in.
+func TestSuccessorOfHanging(t *testing.T) {
+	const kind = protocol.Kind(200)
+	hangs, release := make(chan struct{}), make(chan struct{})
+	handlers[kind] = func(context.Context, *client, net.Conn, protocol.Frame) error {
+		close(hangs)
+		<-release
+		return nil
+	}
+	t.Cleanup(func() { delete(handlers, kind) })
+	addr := run(t)
+	t.Cleanup(func() { close(release) })
+	for run := range int64(2) {
+		c := agenttest.Dial(t, addr)
+		s := c.Stream()
+		_ = s.SetDeadline(time.Now().Add(20 * time.Second))
+		who := protocol.Client{Place: "a", Run: run + 1}
+		if _, err := protocol.Call(s, protocol.KindHello, protocol.Hello{Version: protocol.Version, Client: who}, new(protocol.HelloReply)); err != nil {
+			t.Fatalf("run %d: %v", run, err)
+		}
+		if run == 0 {
+			if err := protocol.WriteMessage(c.Stream(), kind, struct{}{}, nil); err != nil {
+				t.Fatal(err)
+			}
+			<-hangs
+		}
+	}
 }
 
 // What a dead daemon had is over when the next one at its place says hello,

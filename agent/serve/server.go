@@ -101,7 +101,8 @@ func (s *Server) remove(id link.ID) {
 var errSucceeded = errors.New("another daemon has taken its daemon's place")
 
 // succeed notes who c is, and ends the clients of dead daemons of the same
-// place: what they had is free when it returns.
+// place: their ports are free when it returns. What hangs, as a read of a file
+// may, is not waited for.
 func (s *Server) succeed(c *client, who protocol.Client) {
 	var dead []*client
 	s.mu.Lock()
@@ -114,7 +115,7 @@ func (s *Server) succeed(c *client, who protocol.Client) {
 	s.mu.Unlock()
 	for _, other := range dead {
 		other.end(errSucceeded)
-		<-other.ended
+		other.steals.wait()
 	}
 }
 

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -12,6 +13,9 @@ import (
 // away is how long a client may be without any link before its ports' new
 // connections go to the pod.
 const away = time.Second
+
+// errGone: nothing is stolen for a client that has ended.
+var errGone = errors.New("the client has ended")
 
 // A hold is an incoming.Steal, as far as its client's absence is concerned.
 type hold interface {
@@ -26,6 +30,30 @@ type steals struct {
 	mu     sync.Mutex
 	held   map[hold]bool // guarded by mu
 	absent bool          // guarded by mu
+	over   bool          // guarded by mu; no port is taken any more
+	ports  sync.WaitGroup
+}
+
+// begin is called before a port is taken, and done when it is given back.
+func (s *steals) begin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return errGone
+	}
+	s.ports.Add(1)
+	return nil
+}
+
+func (s *steals) done() { s.ports.Done() }
+
+// wait returns when all ports are given back, and no other is taken. The
+// client is at its end.
+func (s *steals) wait() {
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	s.ports.Wait()
 }
 
 func (s *steals) add(h hold) {
