@@ -23,21 +23,29 @@ const (
 	quietTime  = 1 * time.Minute // after so much noise a directory is not watched
 )
 
+// leaseAge is how long a lease lasts at least, if nothing changes, and half of
+// how long at most.
+const leaseAge = 5 * time.Second
+
 // Leases are what a client may keep of our answers, and hears of when it
 // changes. They rest on inotify(7), of the directories that were walked to find
 // a file, and know of a change only what it tells: nothing of writes through
-// mmap(2) or another hard link, which is why a file with two names gets no
-// lease, nor one that is itself a mount.
+// mmap(2) or another hard link, nor of mounts. A file with two names gets no
+// lease, nor one that is itself a mount; what becomes so later, and whatever
+// else is not told, is hidden by a lease for at most 2 × leaseAge.
 //
 // Goroutines: none. Who calls Next is told what expired.
 type Leases struct {
 	tree *Tree
 	file *os.File // for reading fd
+	age  time.Duration
 
 	mu    sync.Mutex           // never held while the target's files are looked at, which may hang
 	fd    int                  // guarded by mu; of inotify
 	seq   uint64               // guarded by mu; of the last Expired
 	last  uint64               // guarded by mu; id
+	older uint64               // guarded by mu; leases up to this id are of the older half
+	aging bool                 // guarded by mu; Next wakes when the older half's time is over
 	dirs  map[string]*watched  // guarded by mu; by resolved path
 	byWD  map[int32]*watched   // guarded by mu
 	given map[uint64][]entry   // guarded by mu; by id
@@ -70,7 +78,7 @@ func (h *Handles) Watch() (*Leases, error) {
 		return nil, fmt.Errorf("inotify_init1: %w", err)
 	}
 	l := &Leases{
-		tree: h.Tree, file: os.NewFile(uintptr(fd), "inotify"), fd: fd, dirs: map[string]*watched{}, byWD: map[int32]*watched{},
+		tree: h.Tree, file: os.NewFile(uintptr(fd), "inotify"), age: leaseAge, fd: fd, dirs: map[string]*watched{}, byWD: map[int32]*watched{},
 		given: map[uint64][]entry{}, loud: map[string]time.Time{}, dead: map[uint64]struct{}{},
 	}
 	if !h.leases.CompareAndSwap(nil, l) {
@@ -97,12 +105,38 @@ func (l *Leases) Next() (protocol.Expired, error) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := l.file.Read(buf)
-		if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			l.sweep()
+		} else if err != nil {
 			return protocol.Expired{}, fmt.Errorf("reading inotify: %w", err)
 		}
 		if e, any := l.events(buf[:n]); any {
 			return e, nil
 		}
+	}
+}
+
+// sweep ends the older half of the leases. While there are none it costs nothing.
+func (l *Leases) sweep() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id := range l.given {
+		if id <= l.older {
+			l.expire(id)
+		}
+	}
+	l.older, l.aging = l.last, false
+	_ = l.file.SetReadDeadline(time.Time{})
+	if len(l.given) > 0 {
+		l.grow()
+	}
+}
+
+// grow has Next sweep some time later. The caller has mu.
+func (l *Leases) grow() {
+	if !l.aging {
+		l.aging = true
+		_ = l.file.SetReadDeadline(time.Now().Add(l.age))
 	}
 }
 
@@ -253,6 +287,7 @@ func (l *Leases) begin() *claim {
 	}
 	l.last++
 	l.given[l.last] = []entry{}
+	l.grow()
 	return &claim{leases: l, id: l.last}
 }
 

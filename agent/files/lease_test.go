@@ -113,6 +113,34 @@ func TestNotLeased(t *testing.T) {
 	}
 }
 
+// What inotify tells nothing of is hidden for a while only.
+func TestLeasesAge(t *testing.T) {
+	dir, h, l := watching(t)
+	l.age = time.Millisecond
+	for range 3 {
+		got := lease(t, h, "/secret")
+		if got.ID == 0 {
+			t.Fatal("no lease")
+		}
+		e, err := l.Next()
+		if err != nil || !slices.Contains(e.IDs, got.ID) || e.Seq <= got.Seq {
+			t.Fatalf("lease %+v, expired %+v, %v", got, e, err)
+		}
+	}
+	l.mu.Lock()
+	aging, younger := l.aging, len(l.given)
+	l.mu.Unlock()
+	if aging || younger > 0 {
+		t.Errorf("without leases: aging %v, %d", aging, younger)
+	}
+	if err := os.Link(dir+"/secret", dir+"/etc/second"); err != nil {
+		t.Fatal(err)
+	}
+	if got := lease(t, h, "/secret"); got.ID != 0 {
+		t.Errorf("of a file with two names: %+v", got)
+	}
+}
+
 // However lookups and changes interleave, an answer whose lease has not
 // expired is true.
 func TestLeasesAreTrue(t *testing.T) {
