@@ -166,6 +166,8 @@ func (in *Incoming) holder(port uint16) *Steal {
 // there may be any number.
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
 	s := &Steal{in: in, port: q.Port, probed: q.Probed, client: client, life: ctx}
+	s.mu.Lock() // the first connection may come before the hold is known
+	defer s.mu.Unlock()
 	var err error
 	switch {
 	case q.Port == 0:
@@ -178,8 +180,6 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock() // the first connection may come before the hold is known
-	defer s.mu.Unlock()
 	if err := s.arm(); err != nil {
 		s.released = true
 		return nil, errors.Join(err, s.way.Release(s))

@@ -131,6 +131,36 @@ func TestHolderWithoutStreams(t *testing.T) {
 	echoed(t, port)
 }
 
+// Whoever finds a port's holder finds a hold, too: connections to a port that
+// was stolen before may come at any time.
+func TestHeldOnceKnown(t *testing.T) {
+	in := newIncoming(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if s := in.holder(7); s != nil && s.hold() == nil {
+				t.Error("a holder without a hold")
+				return
+			}
+		}
+	})
+	for range 1000 {
+		s, err := in.Steal(t.Context(), protocol.Steal{Port: 7}, holder(refusing))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Release()
+	}
+	close(stop)
+	wg.Wait()
+}
+
 // A holder that is stuck is cut off by the end of its hold.
 func TestHolderStuck(t *testing.T) {
 	in, port := newIncoming(t), echo(t)
