@@ -47,6 +47,7 @@ type Incoming struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	slots    chan struct{} // one for each stolen connection
+	sources  sources
 
 	mu     sync.Mutex
 	steals map[uint16]*Steal // guarded by mu
@@ -56,9 +57,10 @@ type Incoming struct {
 // stolen yet.
 func New(log *slog.Logger) *Incoming {
 	in := &Incoming{
-		log:    log,
-		slots:  make(chan struct{}, maxConns),
-		steals: map[uint16]*Steal{},
+		log:     log,
+		slots:   make(chan struct{}, maxConns),
+		steals:  map[uint16]*Steal{},
+		sources: sources{used: map[netip.AddrPort]bool{}, over: map[netip.Addr][]spent{}},
 	}
 	in.life, in.cancel = context.WithCancel(context.Background())
 	in.mirrors = newMirrors(log, in)

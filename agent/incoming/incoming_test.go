@@ -208,6 +208,67 @@ func TestHolderLate(t *testing.T) {
 	}
 }
 
+// Ports that a test chooses itself, each once: the kernel keeps them for a while.
+var (
+	ownPort  = 1 << 10
+	podPorts = 1 << 15 // of our connections to the pod
+)
+
+// More connections go to the pod than there are ports for them, and none takes
+// a port from another that lasts.
+func TestPodFewPorts(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	const ports = 50
+	podPorts += ports
+	name := "/proc/sys/net/ipv4/ip_local_port_range"
+	before, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.WriteFile(name, before, 0o644) })
+	if err := os.WriteFile(name, fmt.Appendf(nil, "%d %d", podPorts, podPorts+ports-1), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	steal(t, in, protocol.Steal{Port: port}, holder(refusing))
+	talk := func(c net.Conn) {
+		t.Helper()
+		if _, err := io.WriteString(c, "words"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, len("words"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connect := func(host string) *net.TCPConn {
+		t.Helper()
+		ownPort++
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(host), Port: ownPort}}
+		c, err := d.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(host), port).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		talk(c)
+		return c.(*net.TCPConn)
+	}
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		var lasting []net.Conn
+		for range 4 * ports {
+			if len(lasting) < ports/2 {
+				lasting = append(lasting, connect(host))
+			}
+			c := connect(host)
+			_ = c.CloseWrite()
+			if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+				t.Fatalf("%s: %q, %v", host, b, err)
+			}
+		}
+		for _, c := range lasting {
+			talk(c)
+		}
+	}
+}
+
 func TestPodRefuses(t *testing.T) {
 	in := newIncoming(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

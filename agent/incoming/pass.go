@@ -2,6 +2,7 @@ package incoming
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -56,14 +57,23 @@ func reset(c *net.TCPConn) {
 }
 
 // dialPod connects to an address of the pod around the redirect. The source is
-// bound before connecting, so that the program can be told of it.
-func (in *Incoming) dialPod(ctx context.Context, local netip.AddrPort) (*net.TCPConn, func(), error) {
+// bound before connecting, so that the program can be told of it. undo is for
+// when the connection is closed.
+func (in *Incoming) dialPod(ctx context.Context, local netip.AddrPort) (c *net.TCPConn, undo func(), err error) {
+	c, undo, err = in.dialFrom(ctx, local, false)
+	if errors.Is(err, unix.EADDRNOTAVAIL) { // a source in TIME_WAIT, and the pod's kernel has no timestamps
+		c, undo, err = in.dialFrom(ctx, local, true)
+	}
+	return c, undo, err
+}
+
+func (in *Incoming) dialFrom(ctx context.Context, local netip.AddrPort, fresh bool) (*net.TCPConn, func(), error) {
 	undo := func() {}
 	d := net.Dialer{ControlContext: func(_ context.Context, _, _ string, raw syscall.RawConn) error {
 		var err error
 		if ctl := raw.Control(func(fd uintptr) {
 			var from netip.AddrPort
-			if from, err = bindSource(int(fd), local.Addr()); err == nil {
+			if from, err = in.sources.Bind(int(fd), local.Addr(), fresh); err == nil {
 				undo() // the dialer may try a second time
 				undo, err = in.exempt(from)
 			}
@@ -80,47 +90,17 @@ func (in *Incoming) dialPod(ctx context.Context, local netip.AddrPort) (*net.TCP
 	return c.(*net.TCPConn), undo, nil
 }
 
-// exempt keeps a source's connections from the redirect and from mirrors.
+// exempt keeps a source's connections from the redirect and from mirrors; undo
+// also releases the source.
 func (in *Incoming) exempt(from netip.AddrPort) (undo func(), err error) {
 	redirected, err := in.redirect.Exempt(from)
 	if err != nil {
-		return redirected, err
+		return func() { in.sources.Release(from) }, err
 	}
 	mirrored := in.mirrors.Exclude(from)
 	return func() {
 		redirected()
 		mirrored()
+		in.sources.Release(from)
 	}, nil
-}
-
-// bindSource binds a socket to a free port of addr, which it returns.
-func bindSource(fd int, addr netip.Addr) (netip.AddrPort, error) {
-	var sa unix.Sockaddr
-	if addr.Is4() {
-		sa = &unix.SockaddrInet4{Addr: addr.As4()}
-	} else {
-		v6 := &unix.SockaddrInet6{Addr: addr.As16()}
-		if zone := addr.Zone(); zone != "" {
-			ifc, err := net.InterfaceByName(zone)
-			if err != nil {
-				return netip.AddrPort{}, fmt.Errorf("finding interface %s: %w", zone, err)
-			}
-			v6.ZoneId = uint32(ifc.Index)
-		}
-		sa = v6
-	}
-	if err := unix.Bind(fd, sa); err != nil {
-		return netip.AddrPort{}, fmt.Errorf("binding to %v: %w", addr, err)
-	}
-	bound, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	switch b := bound.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(b.Addr), uint16(b.Port)), nil
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(b.Addr), uint16(b.Port)), nil
-	}
-	return netip.AddrPort{}, fmt.Errorf("socket bound to %T: %w", bound, unix.EAFNOSUPPORT)
 }
