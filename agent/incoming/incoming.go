@@ -9,8 +9,8 @@
 //
 // The rule: nothing of a connection is consumed before its holder took it, and
 // a connection that nobody takes is the pod's, as if nothing had been stolen.
-// On a port that kubelet probes, connections from where it is are looked at
-// before (peek.go), and its probes are the pod's.
+// On a port that kubelet probes, connections are looked at before (peek.go),
+// and its probes are the pod's.
 //
 // All that is changed in the target's namespace are kernel objects that die
 // with the agent.
@@ -132,7 +132,7 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 	log := in.log.With("port", local.Port(), "client", client)
 	var first opening
 	if s := in.holder(local.Port()); s != nil {
-		if s.mayProbe(client, local) {
+		if s.probed {
 			var err error
 			if first, err = s.peek(conn); err != nil {
 				log.Debug("stolen connection broke", "err", err)
@@ -165,7 +165,8 @@ func (in *Incoming) holder(port uint16) *Steal {
 // Steal brings every new connection to a port to client, or copies of them
 // where a mirror is asked for, until it is released or ctx, which is the
 // client's life, is done. EADDRINUSE: somebody else has the port. Of mirrors
-// there may be any number.
+// there may be any number. From a probed port a connection comes when its client
+// has said something, or has been silent for peekPatience.
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
 	s := &Steal{in: in, port: q.Port, probed: q.Probed, client: client, life: ctx}
 	s.mu.Lock() // the first connection may come before the hold is known
@@ -199,11 +200,6 @@ func (in *Incoming) claim(s *Steal) (way, error) {
 		s.client.Name(), unix.Getpid(), time.Now().UTC().Format(time.RFC3339)))
 	if err != nil {
 		return nil, err
-	}
-	if s.probed {
-		if s.gateways, err = gateways(); err != nil {
-			in.log.Warn("kubelet's address is not known", "err", err) // any may be
-		}
 	}
 	in.mu.Lock()
 	in.steals[s.port] = s

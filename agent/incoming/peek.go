@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,15 +37,12 @@ func (o opening) replay(conn io.Reader, write func([]byte) error) error {
 	return write(o.head)
 }
 
-// mayProbe reports whether kubelet connects from there: from the gateway,
-// which is the node's end of the pod's veth, or in the node's own network from
-// the pod's address. Others come from there too.
-func (s *Steal) mayProbe(client, local netip.AddrPort) bool {
-	return s.probed && (len(s.gateways) == 0 || slices.Contains(s.gateways, client.Addr()) || client.Addr() == local.Addr())
-}
-
 // peek waits until the first bytes of a connection tell whether it is a probe.
-// They stay to be read. Who is silent for too long is none.
+// They stay to be read. Who is silent for too long is none: so a client that
+// waits for its server's first words waits longer, by peekPatience.
+//
+// Where a client comes from tells nothing: kubelet's address is the pod's
+// gateway in some networks, in others (OVN-Kubernetes) another of the node's.
 //
 // A gRPC client like kubelet's says who it is only after its server's
 // settings. So it is sent some, which bind the server to nothing; the client's

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
@@ -139,6 +141,38 @@ func TestProbeConnects(t *testing.T) {
 	}))
 	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
 	_ = c.CloseWrite()
+	if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// Not all networks have kubelet at the pod's gateway.
+func TestProbeFromElsewhere(t *testing.T) {
+	in, port := newIncoming(t), echo(t)
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "inside"}, PeerName: "outside"}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	defer netlink.LinkDel(veth)
+	addr, err := netlink.ParseAddr("10.9.0.2/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(netlink.AddrAdd(veth, addr), netlink.LinkSetUp(veth),
+		netlink.RouteAdd(&netlink.Route{LinkIndex: veth.Index, Gw: net.IPv4(10, 9, 0, 1)})); err != nil {
+		t.Fatal(err)
+	}
+	steal(t, in, protocol.Steal{Port: port, Probed: true}, holder(func() (net.Conn, error) {
+		t.Error("a probe was offered to the holder")
+		return refusing()
+	}))
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	c, err := d.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.(*net.TCPConn).CloseWrite()
 	if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
 		t.Errorf("%q, %v", b, err)
 	}

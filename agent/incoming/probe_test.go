@@ -2,12 +2,8 @@ package incoming
 
 import (
 	"bytes"
-	"net/netip"
-	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
@@ -117,24 +113,4 @@ func FuzzLook(f *testing.F) {
 			withoutAck(in)
 		}
 	})
-}
-
-func TestParseRoutes(t *testing.T) {
-	v4 := `Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
-eth0	00000000	0100F40A	0003	0	0	0	00000000	0	0	0
-eth0	0000F40A	0100F40A	0003	0	0	0	00FFFFFF	0	0	0
-`
-	v6 := `fd770000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0
-00000000000000000000000000000000 00 00000000000000000000000000000000 00 fd770000000000000000000000000001 00000400 00000001 00000000 00000003     eth0
-00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo
-`
-	equal := cmpopts.EquateComparable(netip.Addr{})
-	got, err := parseRoutes(strings.NewReader(v4), defaultV4)
-	if diff := cmp.Diff([]netip.Addr{netip.MustParseAddr("10.244.0.1")}, got, equal); diff != "" || err != nil {
-		t.Errorf("%v; -want +got:\n%s", err, diff)
-	}
-	got, err = parseRoutes(strings.NewReader(v6), defaultV6)
-	if diff := cmp.Diff([]netip.Addr{netip.MustParseAddr("fd77::1")}, got, equal); diff != "" || err != nil {
-		t.Errorf("%v; -want +got:\n%s", err, diff)
-	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -54,13 +53,12 @@ func (l *lookup) Release(s *Steal) error {
 // A Steal is the holding of a port by a client. Its methods may be called by
 // any goroutine, in any order and more than once.
 type Steal struct {
-	in       *Incoming
-	way      way
-	port     uint16
-	probed   bool         // kubelet connects to it
-	gateways []netip.Addr // from where; none: that is not known
-	client   Client
-	life     context.Context // good until the client ends
+	in     *Incoming
+	way    way
+	port   uint16
+	probed bool // kubelet connects to it
+	client Client
+	life   context.Context // good until the client ends
 
 	mu       sync.Mutex         // lock order: mu, then Incoming.mu
 	held     context.Context    // good until the port is suspended or released; guarded by mu
