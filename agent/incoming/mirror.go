@@ -23,6 +23,7 @@ import (
 // Limits of mirrors.
 const (
 	maxFlows    = 4096
+	maxCopies   = 8192            // also of connections that are over
 	mirrorTick  = time.Second     // how often what is overdue is looked for
 	flowSilence = 5 * time.Minute // whoever is silent for so long makes room for others
 	flowOpening = time.Minute     // for the client's answer to the pod's
@@ -48,6 +49,7 @@ type mirrors struct {
 	flows map[flowKey]*flow      // guarded by mu
 	own   map[netip.AddrPort]own // guarded by mu
 	local localAddrs             // guarded by mu
+	spare int                    // copies that there may be yet; guarded by mu
 }
 
 // A flowKey names a connection by its client's and the pod's end.
@@ -68,7 +70,7 @@ type own struct{ gone time.Time } // zero: it is in use
 
 func newMirrors(log *slog.Logger, in *Incoming) *mirrors {
 	return &mirrors{
-		log: log, in: in,
+		log: log, in: in, spare: maxCopies,
 		armed: map[uint16][]*Steal{}, flows: map[flowKey]*flow{}, own: map[netip.AddrPort]own{},
 	}
 }
@@ -231,6 +233,7 @@ func (m *mirrors) end(k flowKey, f *flow, err error) {
 	delete(m.flows, k)
 	if !f.open { // nobody was told of it
 		err = cmp.Or(err, error(unix.ECONNRESET))
+		m.spare += len(f.outlets)
 	}
 	for _, o := range f.outlets {
 		o.End(err)
@@ -270,7 +273,12 @@ func (m *mirrors) segment(s capture.Segment) {
 	case !f.open:
 		f.open = true
 		for _, o := range f.outlets {
-			m.in.wg.Go(func() { o.run(k) })
+			m.in.wg.Go(func() {
+				o.run(k)
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				m.spare++
+			})
 		}
 	}
 	f.seen = now
@@ -297,6 +305,11 @@ func (m *mirrors) begin(k flowKey, syn capture.Segment, now time.Time) *flow {
 		m.split(k.pod.Port())
 		return nil
 	}
+	if len(wanted) > m.spare {
+		m.log.Warn("too many copies of mirrored connections", "limit", maxCopies)
+		return nil
+	}
+	m.spare -= len(wanted)
 	for _, s := range wanted {
 		f.outlets = append(f.outlets, newOutlet(s, &m.buffered))
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -226,6 +227,47 @@ func TestMirrorSlowDebuggee(t *testing.T) {
 		t.Errorf("%d bytes are still counted", n)
 	}
 	r.none(port)
+}
+
+// Copies are counted until their holders are done with them.
+func TestMirrorManyCopies(t *testing.T) {
+	in, port, other := newIncoming(t), echo(t), echo(t)
+	one, two, marker := newRecorder(t), newRecorder(t), newRecorder(t)
+	one.read, two.read = make(chan struct{}), make(chan struct{})
+	steal(t, in, protocol.Steal{Port: port, Mirror: true}, one)
+	steal(t, in, protocol.Steal{Port: port, Mirror: true}, two)
+	steal(t, in, protocol.Steal{Port: other, Mirror: true}, marker)
+	const most = 3
+	spare := func(add int) int {
+		in.mirrors.mu.Lock()
+		defer in.mirrors.mu.Unlock()
+		in.mirrors.spare += add
+		return in.mirrors.spare
+	}
+	spare(2*most + 1 - maxCopies) // one is the marker's
+	for i := range 2 * most {
+		talk(t, "127.0.0.1", port, fmt.Append(nil, i))
+	}
+	talk(t, "127.0.0.1", other, []byte("marker"))
+	marker.next() // what came before it is known
+	if n := spare(0); n > 1 {
+		t.Errorf("%d copies less than there may be", n)
+	}
+	close(one.read)
+	close(two.read)
+	for range most {
+		for _, r := range []*recorder{one, two} {
+			if rec := r.next(); rec.err != nil || string(rec.bytes) >= fmt.Sprint(most) {
+				t.Errorf("%q, %v", rec.bytes, rec.err)
+			}
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); spare(0) < 2*most+1; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("%d copies of %d are spare", spare(0), 2*most+1)
+		}
+	}
+	one.none(port)
 }
 
 // Where packets were missed the copy ends, and not as if that were all.
