@@ -131,6 +131,62 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// Both links are one client's: what one opened the other reads. A lost
+// connection is another one's soon, and the end of a link is that of both.
+func TestTwoLinks(t *testing.T) {
+	c, _ := agenttest.New(t, run(t))
+	name := t.TempDir() + "/file"
+	words := strings.Repeat("words ", 10_000)
+	if err := os.WriteFile(name, []byte(words), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var open protocol.OpenReply
+	if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: name}, &open); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	stream, err := c.Bulk.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if _, err := protocol.Call(stream, protocol.KindConnect, protocol.Connect{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, new(protocol.ConnectReply)); err != nil {
+		t.Fatal(err)
+	}
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	for i := range 3 {
+		if i > 0 {
+			c.CutBulk()
+		}
+		read, err := c.AskBulk(protocol.KindRead, protocol.Read{Handle: open.Handle, Len: len(words)}, new(protocol.ReadReply))
+		if err != nil || string(read) != words {
+			t.Fatalf("%d bytes, %v", len(read), err)
+		}
+		if err := protocol.WriteDatagram(stream, []byte("words")); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 5)
+		if _, err := io.ReadFull(far, b); err != nil || string(b) != "words" {
+			t.Fatalf("%q, %v", b, err)
+		}
+	}
+	c.Bulk.Close()
+	if _, err := far.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection outlives its client")
+	}
+	if _, err := c.Session.Accept(); err == nil {
+		t.Error("the control link outlives the bulk link")
+	}
+}
+
 // A client may have so many streams and handles; another is not hurt by it.
 func TestLimits(t *testing.T) {
 	addr := run(t)
