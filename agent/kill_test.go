@@ -127,7 +127,6 @@ func TestKilledAtRate(t *testing.T) {
 	if after := residue(t, p); after != before {
 		t.Errorf("before the agent:\n%s\nafter it:\n%s", before, after)
 	}
-	startFor(t, p)
 	next, _ := agenttest.New(t, startFor(t, p).addr)
 	next.Steal(podPort)
 

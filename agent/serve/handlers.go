@@ -106,20 +106,23 @@ func (c *client) done() { <-c.busy }
 
 var (
 	open = answerAhead(onPath((*files.Handles).Open), func(c *client, q protocol.Open, r *protocol.OpenReply) (b *files.Batch) {
-		if q.Ahead && r.Lease.ID != 0 {
-			b = c.files.Ahead(q.Path, true, q.NoFollow)
-		}
-		r.Ahead = b != nil
+		b, r.Ahead = c.ahead(q.Ahead, r.Lease, q.Path, true, q.NoFollow)
 		return b
 	})
 	stat = answerAhead(onPath((*files.Handles).Stat), func(c *client, q protocol.Stat, r *protocol.StatReply) (b *files.Batch) {
-		if q.Ahead && r.Lease.ID != 0 {
-			b = c.files.Ahead(q.Path, false, q.NoFollow)
-		}
-		r.Ahead = b != nil
+		b, r.Ahead = c.ahead(q.Ahead, r.Lease, q.Path, false, q.NoFollow)
 		return b
 	})
 )
+
+// ahead guesses what follows an answer, if that was asked for and it can be kept.
+func (c *client) ahead(asked bool, l protocol.Lease, path string, content, noFollow bool) (*files.Batch, bool) {
+	if !asked || l.ID == 0 {
+		return nil, false
+	}
+	b := c.files.Ahead(path, content, noFollow)
+	return b, b != nil
+}
 
 // answerFile makes a handler of what is done with the client's files.
 func answerFile[Q, A any](do func(*files.Handles, Q) (A, []byte, error)) handler {
@@ -190,7 +193,7 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 		return protocol.WriteError(stream, "steal", err)
 	}
 	defer s.Release()
-	c.steals.add(s)
+	c.steals.add(s, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
 	defer c.steals.remove(s)
 	reply := protocol.StealReply{Redirect: s.Redirect()}
 	if err := protocol.WriteMessage(stream, protocol.KindSteal, reply, nil); err != nil {

@@ -28,9 +28,9 @@ type steals struct {
 	log *slog.Logger
 
 	mu     sync.Mutex
-	held   map[hold]bool // guarded by mu
-	absent bool          // guarded by mu
-	over   bool          // guarded by mu; no port is taken any more
+	held   map[hold]func() // guarded by mu; each ends its stream
+	absent bool            // guarded by mu
+	over   bool            // guarded by mu; no port is taken any more
 	ports  sync.WaitGroup
 }
 
@@ -56,10 +56,11 @@ func (s *steals) wait() {
 	s.ports.Wait()
 }
 
-func (s *steals) add(h hold) {
+// add begins to watch over h; end is called if it cannot be resumed.
+func (s *steals) add(h hold, end func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held[h] = true
+	s.held[h] = end
 	if s.absent {
 		h.Suspend()
 	}
@@ -79,11 +80,12 @@ func (s *steals) set(absent bool) {
 		return
 	}
 	s.absent = absent
-	for h := range s.held {
+	for h, end := range s.held {
 		if absent {
 			h.Suspend()
 		} else if err := h.Resume(); err != nil {
 			s.log.Error("resuming steal", "err", err)
+			end() // the client is to know
 		}
 	}
 }

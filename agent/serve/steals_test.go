@@ -20,6 +20,24 @@ type port struct{ suspended, resumed int }
 func (p *port) Suspend()      { p.suspended++ }
 func (p *port) Resume() error { p.resumed++; return nil }
 
+// A lost port cannot be taken again.
+type lost struct{}
+
+func (lost) Suspend()      {}
+func (lost) Resume() error { return net.ErrClosed }
+
+// Whoever has a port that is lost hears of it.
+func TestResumeFails(t *testing.T) {
+	s := &steals{log: slog.New(slog.DiscardHandler), held: map[hold]func(){}}
+	ended := 0
+	s.add(lost{}, func() { ended++ })
+	s.set(true)
+	s.set(false)
+	if ended != 1 {
+		t.Errorf("ended %d times", ended)
+	}
+}
+
 // A visitor is a client whose links a test can cut.
 type visitor struct {
 	*linktest.Pipes
@@ -56,7 +74,7 @@ func visited(t *testing.T, test func(t *testing.T, s *steals, v *visitor)) {
 	synctest.Test(t, func(t *testing.T) {
 		quiet := slog.New(slog.DiscardHandler)
 		v := &visitor{Pipes: linktest.NewPipes()}
-		s := &steals{log: quiet, held: map[hold]bool{}}
+		s := &steals{log: quiet, held: map[hold]func(){}}
 		ctx, cancel := context.WithCancel(t.Context())
 		joined := make(chan *link.Conn, 1)
 		var wg sync.WaitGroup
@@ -103,7 +121,7 @@ func TestAbsence(t *testing.T) {
 				t.Errorf("%s: %+v", what, *p)
 			}
 		}
-		s.add(&p)
+		s.add(&p, nil)
 		v.set(true)
 		v.cut(link.Bulk)
 		time.Sleep(time.Minute)
@@ -113,7 +131,7 @@ func TestAbsence(t *testing.T) {
 		expect("away for less than a second", &p, port{})
 		time.Sleep(2 * time.Millisecond)
 		expect("away for longer", &p, port{1, 0})
-		s.add(&late)
+		s.add(&late, nil)
 		expect("stolen while away", &late, port{1, 0})
 		time.Sleep(time.Minute)
 		expect("away for a minute", &p, port{1, 0})

@@ -47,8 +47,9 @@ func (c Channel) replay() int {
 	return 1 << 20
 }
 
-// A Conn is one side's end of the stream. Any goroutines may Write and Close,
-// one at a time may Read.
+// A Conn is one side's end of the stream. Any goroutines may Close; one at a
+// time may Read, and one Write: a write may wait for room part-way. yamux has
+// one goroutine for each.
 //
 // Goroutines: one for each connection below it, which sends; it is gone when
 // the function that made the Conn says so.
