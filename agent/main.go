@@ -56,6 +56,7 @@ func run(args []string) (err error) {
 	}
 	defer t.Close()
 	defer l.Close()
+	limitMemory()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, lost := context.WithCancelCause(context.Background())
 	defer lost(nil)

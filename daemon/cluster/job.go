@@ -87,10 +87,11 @@ func job(t *Target, s AgentSpec) (*batchv1.Job, error) {
 	if err := setting("tolerations", s.Tolerations, &tolerations); err != nil {
 		return nil, err
 	}
-	// Both limits stand there because a quota may demand them.
+	// Both limits stand there because a quota may demand them. What is on its way
+	// to a slow reader waits in memory: 4 MiB, and as much again, of each stream.
 	resources := corev1.ResourceRequirements{
 		Requests: corev1.ResourceList{"cpu": resource.MustParse("1m"), "memory": resource.MustParse("1Mi")},
-		Limits:   corev1.ResourceList{"cpu": resource.MustParse("1"), "memory": resource.MustParse("256Mi")},
+		Limits:   corev1.ResourceList{"cpu": resource.MustParse("1"), "memory": resource.MustParse("1Gi")},
 	}
 	if err := setting("resources", s.Resources, &resources); err != nil {
 		return nil, err
