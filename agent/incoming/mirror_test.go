@@ -383,7 +383,11 @@ func TestMirrorBesideSteal(t *testing.T) {
 func TestMirrorReleased(t *testing.T) {
 	in, port := newIncoming(t), echo(t)
 	r := newRecorder(t)
-	s := steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
+	offered := make(chan struct{})
+	s := steal(t, in, protocol.Steal{Port: port, Mirror: true}, holder(func() (net.Conn, error) {
+		close(offered)
+		return r.Open()
+	}))
 	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
 	if _, err := io.WriteString(c, "words"); err != nil {
 		t.Fatal(err)
@@ -391,13 +395,7 @@ func TestMirrorReleased(t *testing.T) {
 	if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
 		t.Fatal(err)
 	}
-	for opened := false; !opened; { // the copy is on its way
-		in.mirrors.mu.Lock()
-		for _, f := range in.mirrors.flows {
-			opened = f.open
-		}
-		in.mirrors.mu.Unlock()
-	}
+	<-offered // the copy is on its way
 	taken := func() bool {
 		in.mirrors.mu.Lock()
 		defer in.mirrors.mu.Unlock()
