@@ -15,6 +15,7 @@ import (
 // Limits of looking at a connection that may be a probe.
 const (
 	maxPeek      = 16 << 10
+	maxGreeted   = 96 << 10    // of an HTTP/2 client: 64 KiB of a request's body may come before it acknowledges
 	peekPatience = time.Second // for words that tell who it is
 )
 
@@ -78,6 +79,7 @@ func (s *Steal) peek(conn *net.TCPConn) (o opening, err error) {
 				return o, fmt.Errorf("greeting HTTP/2 client: %w", err)
 			}
 			greeted = true
+			buf = append(buf[:n], make([]byte, maxGreeted-n)...)
 			continue
 		}
 		over := ended || err != nil || seen == other || seen == prober

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -193,7 +194,15 @@ func (s *Steal) relay(ctx context.Context, conn *net.TCPConn, stream net.Conn, f
 	// Where only the pod's side is still sending, nobody waits on the stream.
 	defer context.AfterFunc(s.life, func() { reset(conn) })()
 	defer context.AfterFunc(ctx, func() { reset(conn) })()
-	if err := first.replay(conn, func(b []byte) error { return protocol.WriteDatagram(stream, b) }); err != nil {
+	write := func(b []byte) error {
+		for part := range slices.Chunk(b, protocol.MaxDatagram) {
+			if err := protocol.WriteDatagram(stream, part); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := first.replay(conn, write); err != nil {
 		reset(conn)
 		stream.Close()
 		return err
