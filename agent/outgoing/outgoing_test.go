@@ -66,9 +66,11 @@ func TestConnectErrno(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := netlink.RouteAdd(&netlink.Route{Dst: n, Type: kind}); err != nil {
+		r := &netlink.Route{Dst: n, Type: kind}
+		if err := netlink.RouteAdd(r); err != nil {
 			t.Fatalf("adding route to %s: %v", dst, err)
 		}
+		t.Cleanup(func() { _ = netlink.RouteDel(r) })
 	}
 	route(unix.RTN_UNREACHABLE, "10.1.0.0/16")
 	route(unix.RTN_PROHIBIT, "10.2.0.0/16")
