@@ -49,7 +49,6 @@ func run(args []string) (err error) {
 	if *build != protocol.Build {
 		return fmt.Errorf("this agent is of build %s, not %s: its image has the wrong tag", protocol.Build, *build)
 	}
-	protocol.ShareProcessors()
 	t, l, err := target.Enter(choice, *listen)
 	if err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"mirrord/daemon/rpc"
-	"mirrord/protocol"
 )
 
 func daemonCommand(manager NewManager) *cobra.Command {
@@ -49,7 +48,6 @@ where none runs.`,
 				d.Level = slog.LevelDebug
 			}
 			d.Stderr = cmd.ErrOrStderr()
-			protocol.ShareProcessors()
 			return d.Run(ctx)
 		}),
 	}

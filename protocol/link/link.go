@@ -16,7 +16,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -261,13 +260,8 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Read waits through any loss of the connection below. Between a big frame and
-// the next it lets others run: who waits for the first takes it while it is in
-// the processor's cache, and yamux keeps it locked while it reads the second.
+// Read waits through any loss of the connection below.
 func (c *Conn) Read(p []byte) (int, error) {
-	if c.frames.afterBig() {
-		runtime.Gosched()
-	}
 	for {
 		c.mu.Lock()
 		for c.cur == nil && c.err == nil {
