@@ -192,25 +192,23 @@ func (h *Handles) get(id uint64) (*handle, error) {
 	return nil, fmt.Errorf("handle %d: %w", id, unix.EBADF)
 }
 
-// Read answers with bytes of an open file.
-func (h *Handles) Read(q protocol.Read) (protocol.ReadReply, []byte, error) {
-	var reply protocol.ReadReply
+// Read reads bytes of an open file into p, which has room for MaxPayload.
+func (h *Handles) Read(q protocol.Read, p []byte) (int, error) {
 	if q.Offset < 0 || q.Len < 0 || q.Len > protocol.MaxPayload {
-		return reply, nil, fmt.Errorf("reading %d bytes at %d: %w", q.Len, q.Offset, unix.EINVAL)
+		return 0, fmt.Errorf("reading %d bytes at %d: %w", q.Len, q.Offset, unix.EINVAL)
 	}
 	o, err := h.get(q.Handle)
 	if err != nil {
-		return reply, nil, err
+		return 0, err
 	}
 	if o.dir != nil {
-		return reply, nil, unix.EISDIR
+		return 0, unix.EISDIR
 	}
-	buf := make([]byte, q.Len)
-	n, err := o.file.ReadAt(buf, q.Offset)
+	n, err := o.file.ReadAt(p[:q.Len], q.Offset)
 	if err == io.EOF {
 		err = nil
 	}
-	return reply, buf[:n], closed(err)
+	return n, closed(err)
 }
 
 // ReadDir answers with entries of an open directory.

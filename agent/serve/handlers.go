@@ -3,6 +3,7 @@ package serve
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,7 +26,7 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindHello:    answer((*client).again),
 	protocol.KindEnviron:  answer((*client).environ),
 	protocol.KindOpen:     open,
-	protocol.KindRead:     answerFile((*files.Handles).Read),
+	protocol.KindRead:     read,
 	protocol.KindReadDir:  answerFile((*files.Handles).ReadDir),
 	protocol.KindClose:    answerFile((*files.Handles).Close),
 	protocol.KindStat:     stat,
@@ -171,6 +172,41 @@ func (c *client) again(protocol.Hello) (protocol.HelloReply, []byte, error) {
 func (c *client) environ(struct{}) (protocol.EnvironReply, []byte, error) {
 	env, err := c.server.target.Environ()
 	return protocol.EnvironReply{}, env, err
+}
+
+// readHead is what comes before the payload of an answer to a read.
+var readHead = protocol.AppendFrame(nil, protocol.Frame{Kind: protocol.KindRead, Header: []byte("{}")})
+
+var readBuffers = sync.Pool{New: func() any {
+	b := make([]byte, len(readHead)+protocol.MaxPayload)
+	return &b
+}}
+
+// read answers with bytes of a file, which are read to where they are sent from,
+// in pieces that the processor's cache holds.
+func read(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
+	q, err := decode[protocol.Read](f)
+	if err != nil {
+		return protocol.WriteError(stream, f.Kind.String(), err)
+	}
+	buf := readBuffers.Get().(*[]byte)
+	defer readBuffers.Put(buf)
+	b := *buf
+	if err := c.begin(ctx); err != nil {
+		return err
+	}
+	n, err := c.files.Read(q, b[len(readHead):])
+	c.done()
+	if err != nil {
+		return protocol.WriteError(stream, f.Kind.String(), err)
+	}
+	copy(b, readHead)
+	binary.BigEndian.PutUint32(b[4:], uint32(n))
+	for b = b[:len(readHead)+n]; len(b) > 0 && err == nil; {
+		n, err = stream.Write(b[:min(len(b), protocol.MaxChunk)])
+		b = b[n:]
+	}
+	return err
 }
 
 // steal holds a port for as long as the stream is open. The stream ends when
