@@ -189,7 +189,7 @@ func TestReadHandle(t *testing.T) {
 		{Handle: reply.Handle, Len: -1},
 		{Handle: reply.Handle, Len: protocol.MaxPayload + 1},
 	} {
-		if _, _, err := h.Read(bad); !errors.Is(err, unix.EINVAL) {
+		if _, err := h.Read(bad, make([]byte, protocol.MaxPayload+1)); !errors.Is(err, unix.EINVAL) {
 			t.Errorf("%+v: %v", bad, err)
 		}
 	}

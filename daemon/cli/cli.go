@@ -20,6 +20,7 @@ import (
 
 	"mirrord/daemon/rpc"
 	"mirrord/layer/launch"
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 )
 
@@ -67,8 +68,9 @@ func Main(args []string, manager NewManager) int {
 
 func command(manager NewManager) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "mirrord",
-		Short: "Run a process of this machine in the context of a Kubernetes pod",
+		Use:     "mirrord",
+		Version: protocol.Build,
+		Short:   "Run a process of this machine in the context of a Kubernetes pod",
 		Long: `mirrord runs a process on this machine in the context of a pod: it sees the pod's
 environment, files, names and network, and receives the pod's traffic. Nothing is
 installed in the cluster but an agent pod while it is needed.`,

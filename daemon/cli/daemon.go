@@ -79,7 +79,10 @@ func stopCommand() *cobra.Command {
 			if n := c.Info.Busy; n > 0 && !force {
 				return fmt.Errorf("ending the daemon: %d session(s) run in it; --force ends them, too", n)
 			}
-			return c.Shutdown(ctx, force)
+			if err := c.Shutdown(ctx, force); err != nil {
+				return err
+			}
+			return c.Ended(ctx)
 		}),
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "end running sessions, too")

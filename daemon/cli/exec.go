@@ -37,6 +37,7 @@ func execCommand() *cobra.Command {
 a deployment. COMMAND and what it starts see the target's environment, volumes,
 names and network, and get a copy of what others send to the ports they listen
 on, which the pod answers. With --steal they get these connections themselves.
+What COMMAND leaves running has a second to end after it.
 Without a pod, --target targetless gives the cluster's names and network.
 
 What the command line does not say comes from the configuration file, and the
@@ -65,13 +66,17 @@ is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false) // flags behind the command are the command's
-	f.StringVarP(&e.choice.overrides.Target, "target", "t", "", "`target`: pod/NAME or deployment/NAME, with /container/NAME where it matters")
+	f.StringVarP(&e.choice.overrides.Target, "target", "t", "", "`target`: pod/NAME, deployment/NAME (with /container/NAME where it matters) or targetless")
 	e.choice.add(cmd)
 	f.BoolVar(&e.choice.overrides.Steal, "steal", false, "take the connections to the ports that COMMAND listens on, instead of a copy")
 	f.StringVar(&e.choice.overrides.FSMode, "fs-mode", "", "which files are the target's: `mode` read, write, local or local-with-overrides (default read)")
 	f.StringVar(&e.session, "session", "", "`id` of a session that runs already, instead of a target")
 	f.StringVar(&e.choice.overrides.Agent, "agent", "", "`host:port` of an agent outside Kubernetes, instead of a target")
 	f.StringVar(&e.engine, "layer", "auto", "how calls are hooked: `engine` seccomp, preload or auto")
+	for _, other := range []string{"target", "agent", "config-file", "context", "steal", "fs-mode"} {
+		cmd.MarkFlagsMutuallyExclusive("session", other) // which has these from its start
+	}
+	cmd.MarkFlagsMutuallyExclusive("agent", "target")
 	mustComplete(cmd, "target", e.choice.completeTarget, cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "fs-mode", fixed("read", "write", "local", "local-with-overrides"), cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "layer", fixed(engines...), cobra.ShellCompDirectiveNoFileComp)

@@ -15,6 +15,9 @@ import (
 	"mirrord/protocol/ide"
 )
 
+// listed are the kinds of targets that ls lists.
+var listed = []string{"pod", "deployment"}
+
 func lsCommand() *cobra.Command {
 	var c choice
 	var output string
@@ -28,6 +31,11 @@ func lsCommand() *cobra.Command {
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fmt.Errorf("ls takes no argument, got %q", args[0])
+			}
+			for _, kind := range types {
+				if !slices.Contains(listed, kind) {
+					return fmt.Errorf("--type: %q is none of %s", kind, strings.Join(listed, ", "))
+				}
 			}
 			if output != "table" && output != "json" {
 				return fmt.Errorf("--output: %q is none of table, json", output)
@@ -55,7 +63,7 @@ func lsCommand() *cobra.Command {
 	c.add(cmd)
 	cmd.Flags().StringSliceVarP(&types, "type", "t", nil, "only these `types`: pod, deployment")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "`format`: table or json")
-	mustComplete(cmd, "type", fixed("pod", "deployment"), cobra.ShellCompDirectiveNoFileComp)
+	mustComplete(cmd, "type", fixed(listed...), cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "output", fixed("table", "json"), cobra.ShellCompDirectiveNoFileComp)
 	return cmd
 }

@@ -1,12 +1,29 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"mirrord/protocol/ide"
 )
+
+// portsOf tells which of the target's ports a session has, and how.
+func portsOf(s ide.Session) string {
+	how := "stolen"
+	if s.Mirrors {
+		how = "mirrored"
+	}
+	var list []string
+	for _, port := range s.Ports {
+		list = append(list, fmt.Sprintf("%d %s", port, how))
+	}
+	return cmp.Or(strings.Join(list, ", "), "none")
+}
 
 func sessionCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "session", Short: "List or stop running sessions", Args: cobra.NoArgs,
@@ -24,9 +41,9 @@ func sessionCommand() *cobra.Command {
 				return err
 			}
 			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
-			fmt.Fprintln(t, "ID\tTARGET\tSTARTED\tPROCESSES\tSTOLEN")
+			fmt.Fprintln(t, "ID\tTARGET\tSTARTED\tPROCESSES\tPORTS")
 			for _, s := range list {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%v\n", s.ID, s.Target, s.Started, s.Launchers, s.Ports)
+				fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", s.ID, s.Target, s.Started, s.Launchers, portsOf(s))
 			}
 			return t.Flush()
 		}),

@@ -131,6 +131,18 @@ func (c *Client) retire(ctx context.Context) error {
 	return nil
 }
 
+// Ended waits for the end of a daemon that was shut down.
+func (c *Client) Ended(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("it still runs after %v", startTimeout))
+	defer cancel()
+	l, err := waitLock(ctx, filepath.Join(c.dir, daemonLockName))
+	if err != nil {
+		return fmt.Errorf("ending the daemon: %w", err)
+	}
+	l.unlock()
+	return nil
+}
+
 // Close ends the connection; sessions it started end unless a launcher holds them.
 func (c *Client) Close() error { return c.rpc.Close() }
 

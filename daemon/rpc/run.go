@@ -10,9 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
 )
@@ -103,6 +105,8 @@ func (d Daemon) lock(ctx context.Context) (*lock, error) {
 	if d.Ready != nil {
 		// The client that started us holds start.lock and found no daemon, so
 		// that whoever has this lock is about to end.
+		ctx, stop := whileRead(ctx, d.Ready)
+		defer stop()
 		l, err := waitLock(ctx, path)
 		return l, note(l, err)
 	}
@@ -117,6 +121,28 @@ func (d Daemon) lock(ctx context.Context) (*lock, error) {
 		return nil, fmt.Errorf("a daemon runs already in %s (process %s)", d.Dir, strings.TrimSpace(string(pid)))
 	}
 	return l, note(l, err)
+}
+
+// errUnwanted: another client starts another daemon.
+var errUnwanted = errors.New("the client that started this daemon is gone")
+
+// whileRead is ctx until nobody reads from the other end of a pipe any more.
+func whileRead(ctx context.Context, pipe *os.File) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for ctx.Err() == nil {
+			fds := []unix.PollFd{{Fd: int32(pipe.Fd())}} // POLLERR is always told
+			n, err := unix.Poll(fds, 100)
+			if n > 0 || err != nil && err != unix.EINTR {
+				cancel(errUnwanted)
+			}
+		}
+	})
+	return ctx, func() {
+		cancel(nil)
+		watching.Wait()
+	}
 }
 
 // note writes our pid into the lock's file.

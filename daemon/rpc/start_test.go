@@ -260,3 +260,28 @@ func TestLogIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// A daemon that waits for its predecessor does not outlive the interest of who
+// started it: whoever comes next starts another, which would wait behind it.
+func TestUnwantedDaemonEnds(t *testing.T) {
+	dir := t.TempDir()
+	l, err := tryLock(filepath.Join(dir, daemonLockName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.unlock()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	ended := make(chan error)
+	go func() {
+		_, err := Daemon{Dir: dir, Ready: w}.lock(t.Context())
+		ended <- err
+	}()
+	r.Close()
+	if err := <-ended; !errors.Is(err, errUnwanted) {
+		t.Errorf("lock = %v", err)
+	}
+}

@@ -235,9 +235,11 @@ func (as *agents) close() {
 		delete(as.byKey, key)
 	}
 	as.mu.Unlock()
+	var ends sync.WaitGroup
 	for _, a := range all {
-		a.end()
+		ends.Go(a.end)
 	}
+	ends.Wait()
 	as.wg.Wait()
 }
 

@@ -69,6 +69,7 @@ func (s *Session) info() ide.Session {
 		i.Ports = append(i.Ports, port)
 	}
 	slices.Sort(i.Ports)
+	i.Mirrors = s.launch.Policy.Mirror && !s.launch.Policy.Steal
 	return i
 }
 

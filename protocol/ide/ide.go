@@ -127,7 +127,8 @@ type (
 		Context   string   `json:"context,omitempty"`
 		Started   string   `json:"started"` // RFC 3339
 		Launchers int      `json:"launchers"`
-		Ports     []uint16 `json:"ports,omitempty"` // stolen
+		Ports     []uint16 `json:"ports,omitempty"` // stolen, or mirrored
+		Mirrors   bool     `json:"mirrors,omitempty"`
 		Warnings  []string `json:"warnings,omitempty"`
 	}
 	SessionID struct {
