@@ -64,8 +64,8 @@ func start(ctx context.Context, log *slog.Logger, src Source, timeout time.Durat
 		shared.unmap()
 		return nil, err
 	}
-	s.wg.Go(s.reap)
 	root, err := greeting(s.conn)
+	s.wg.Go(s.reap) // not before: it closes what the greeting comes by
 	if err != nil {
 		s.kill()
 		s.wg.Wait()
