@@ -196,14 +196,18 @@ type rests struct {
 	freed uint64 // when memory was given back
 }
 
-// muchMoved is so much that it has left buffers behind, here and above.
-const muchMoved = 8 << 20
+// muchMoved is so much that it has left buffers behind, here and above;
+// hardlyMoves, in a keepAlive, does with small ones.
+const (
+	muchMoved   = 8 << 20
+	hardlyMoves = 1 << 20
+)
 
 // rest gives memory back where much has moved and hardly anything does any more.
 // It is called each keepAlive, with c.mu held.
 func (c *Conn) rest() {
 	moved, r := c.received.Load()+c.out.end, &c.rests
-	if moved-r.seen <= firstRing && moved-r.freed > muchMoved && c.out.used() == 0 {
+	if moved-r.seen <= hardlyMoves && moved-r.freed > muchMoved && c.out.used() == 0 {
 		r.freed = moved
 		c.out.shrink()
 		go debug.FreeOSMemory()
