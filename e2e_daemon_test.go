@@ -260,7 +260,7 @@ func TestSessionStop(t *testing.T) {
 		t.Errorf("the sessions are %q", list)
 	}
 	run(t, "session", "stop", id).fails(t, 125, `no session "`+id+`"`, "mirrord session ls")
-	run(t, onTarget(namespace, "--session", id, "--", "true")...).fails(t, 125, `no session "`+id+`"`)
+	run(t, "exec", "--session", id, "--", "true").fails(t, 125, `no session "`+id+`"`)
 	defer end.Close()
 	if code := d.wait(); code != -int(syscall.SIGTERM) {
 		t.Errorf("the debuggee's exit code is %d", code)
