@@ -34,14 +34,18 @@ type Frame struct {
 // AppendFrame appends f's bytes to b. It panics where f exceeds a limit: only
 // a caller's bug makes such a frame.
 func AppendFrame(b []byte, f Frame) []byte {
-	if len(f.Header) > MaxHeader || len(f.Payload) > MaxPayload {
-		panic(fmt.Sprintf("protocol: frame of %d and %d bytes", len(f.Header), len(f.Payload)))
+	return append(AppendHead(b, f.Kind, f.Header, len(f.Payload)), f.Payload...)
+}
+
+// AppendHead appends what comes before a frame's payload of so many bytes.
+func AppendHead(b []byte, k Kind, header []byte, payload int) []byte {
+	if len(header) > MaxHeader || payload > MaxPayload {
+		panic(fmt.Sprintf("protocol: frame of %d and %d bytes", len(header), payload))
 	}
-	b = append(b, byte(f.Kind), 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(f.Header)))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(f.Payload)))
-	b = append(b, f.Header...)
-	return append(b, f.Payload...)
+	b = append(b, byte(k), 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(header)))
+	b = binary.BigEndian.AppendUint32(b, uint32(payload))
+	return append(b, header...)
 }
 
 // ReadFrame reads one frame. io.EOF: the stream ended between frames.

@@ -3,7 +3,6 @@ package serve
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -174,11 +173,14 @@ func (c *client) environ(struct{}) (protocol.EnvironReply, []byte, error) {
 	return protocol.EnvironReply{}, env, err
 }
 
-// readHead is what comes before the payload of an answer to a read.
-var readHead = protocol.AppendFrame(nil, protocol.Frame{Kind: protocol.KindRead, Header: []byte("{}")})
+// The header of an answer to a read, and all that comes before its payload.
+var (
+	readHeader = []byte("{}")
+	readHead   = protocol.FrameHead + len(readHeader)
+)
 
 var readBuffers = sync.Pool{New: func() any {
-	b := make([]byte, len(readHead)+protocol.MaxPayload)
+	b := make([]byte, readHead+protocol.MaxPayload)
 	return &b
 }}
 
@@ -195,14 +197,13 @@ func read(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) err
 	if err := c.begin(ctx); err != nil {
 		return err
 	}
-	n, err := c.files.Read(q, b[len(readHead):])
+	n, err := c.files.Read(q, b[readHead:])
 	c.done()
 	if err != nil {
 		return protocol.WriteError(stream, f.Kind.String(), err)
 	}
-	copy(b, readHead)
-	binary.BigEndian.PutUint32(b[4:], uint32(n))
-	for b = b[:len(readHead)+n]; len(b) > 0 && err == nil; {
+	protocol.AppendHead(b[:0], protocol.KindRead, readHeader, n)
+	for b = b[:readHead+n]; len(b) > 0 && err == nil; {
 		n, err = stream.Write(b[:min(len(b), protocol.MaxChunk)])
 		b = b[n:]
 	}
