@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"mirrord/daemon/cli"
+	"mirrord/daemon/debug"
 	_ "mirrord/daemon/early" // does not return in a launcher's keeper
 	"mirrord/daemon/files"
 	"mirrord/daemon/rpc"
@@ -15,7 +16,8 @@ import (
 
 func main() {
 	files.Serve() // does not return in a daemon's file server
-	os.Exit(cli.Main(os.Args[1:], manager))
+	debug.Serve() // does not return in a debugger
+	os.Exit(cli.Main(os.Args, manager))
 }
 
 func manager(log *slog.Logger, dir string) (rpc.Manager, error) {

@@ -47,6 +47,7 @@ type Config struct {
 	Addrs    []netip.Addr     // the target's
 	Message  func(msg string) // tells the user, in one line; it may wait for a terminal
 	Over     func()           // the session has ended, and the debuggee is to
+	Debugger *Debugger        // starts the debuggee; nil: there is none
 	// Again starts a daemon and in it the session, after the daemon was lost. If
 	// it is nil, what is lost stays lost.
 	Again func(ctx context.Context) (socket, session string, err error)
@@ -112,7 +113,7 @@ func (l *Layer) hooked(h *hook) bool {
 	case socketNames:
 		return l.Policy.Sockets() || l.Policy.Incoming()
 	case programs:
-		return l.Policy.Skips()
+		return l.judges()
 	}
 	return l.Policy.Hostname()
 }

@@ -53,7 +53,7 @@ func (c *call) served() bool {
 
 // judged tells what is remembered. It makes no call that can wait.
 func (c *call) judged() (served, known bool) {
-	if !c.l.Policy.Skips() {
+	if !c.l.judges() {
 		return true, true
 	}
 	s := &c.l.serving
@@ -63,7 +63,13 @@ func (c *call) judged() (served, known bool) {
 	return j.served, ok && !j.never && time.Now().Before(j.until)
 }
 
+// judges tells whether some processes may not be served.
+func (l *Layer) judges() bool { return l.Policy.Skips() || l.Debugger != nil }
+
 func (c *call) judge() bool {
+	if d := c.l.Debugger; d != nil && !d.serves(c.TID) {
+		return false
+	}
 	var buf [seccomp.MaxPath]byte
 	n, err := unix.Readlink(c.proc("exe"), buf[:])
 	if err != nil {
@@ -106,6 +112,9 @@ func quickExec(c *call) bool {
 		clear(s.tasks)
 	case uint32(process) != c.TID:
 		s.set(uint32(process), judgement{never: true})
+	}
+	if d := c.l.Debugger; d != nil {
+		c.doubt = d.exec(c)
 	}
 	return true
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mirrord/daemon/debug"
 	"mirrord/daemon/rpc"
 	"mirrord/layer/launch"
 	"mirrord/protocol"
@@ -49,12 +50,16 @@ func (e *exit) Error() string {
 }
 func (e *exit) Unwrap() error { return e.err }
 
-// Main runs the command line args (without the program's name) and returns its
+// Main runs a command line, args[0] being the program's name, and returns its
 // exit code. It does not return where the debuggee died by a signal: then so
 // does this process.
 func Main(args []string, manager NewManager) int {
 	root := command(manager)
-	root.SetArgs(args)
+	rest := args[1:]
+	if debug.Is(args[0]) { // called by an IDE: the command line is Delve's
+		rest = append([]string{"dlv", "--"}, rest...)
+	}
+	root.SetArgs(rest)
 	cmd, err := root.ExecuteC()
 	if _, ok := errors.AsType[*exit](err); err != nil && !ok { // cobra's own: flags, commands, arguments
 		err = &exit{code: exitUsage, err: &ide.Error{Msg: err.Error(), Hint: "see " + cmd.CommandPath() + " --help"}}
@@ -80,7 +85,7 @@ installed in the cluster but an agent pod while it is needed.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(execCommand(), lsCommand(), sessionCommand(), verifyCommand(), daemonCommand(manager), versionCommand())
+	root.AddCommand(execCommand(), dlvCommand(), lsCommand(), sessionCommand(), verifyCommand(), daemonCommand(manager), versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = false
 	return root
 }

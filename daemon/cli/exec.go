@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mirrord/daemon/debug"
 	"mirrord/daemon/rpc"
 	"mirrord/layer/launch"
 	"mirrord/protocol/ide"
@@ -21,11 +21,12 @@ import (
 
 var engines = []string{"auto", "seccomp", "preload"}
 
-// An execution is one `mirrord exec`.
+// An execution is one `mirrord exec` or `mirrord dlv`.
 type execution struct {
 	choice  choice
 	session string
 	engine  string
+	path    string // of what is run; "": found by the command's first word
 }
 
 func execCommand() *cobra.Command {
@@ -57,18 +58,29 @@ is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
 			if len(args) == 0 {
 				return errors.New("exec needs a command, as in mirrord exec --target deployment/web -- ./web")
 			}
-			if !slices.Contains(engines, e.engine) {
-				return fmt.Errorf("--layer: %q is none of %s", e.engine, strings.Join(engines, ", "))
-			}
-			return nil
+			return e.check()
 		},
 		RunE: run(e.run),
 	}
+	e.add(cmd)
+	return cmd
+}
+
+// check looks at the flags that cobra does not.
+func (e *execution) check() error {
+	if !slices.Contains(engines, e.engine) {
+		return fmt.Errorf("--layer: %q is none of %s", e.engine, strings.Join(engines, ", "))
+	}
+	return nil
+}
+
+// add gives cmd the flags of an execution.
+func (e *execution) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SetInterspersed(false) // flags behind the command are the command's
 	f.StringVarP(&e.choice.overrides.Target, "target", "t", "", "`target`: pod/NAME, deployment/NAME (with /container/NAME where it matters) or targetless")
 	e.choice.add(cmd)
-	f.BoolVar(&e.choice.overrides.Steal, "steal", false, "take the connections to the ports that COMMAND listens on, instead of a copy")
+	f.BoolVar(&e.choice.overrides.Steal, "steal", false, "take the connections to the ports that the debuggee listens on, instead of a copy")
 	f.StringVar(&e.choice.overrides.FSMode, "fs-mode", "", "which files are the target's: `mode` read, write, local or local-with-overrides (default read)")
 	f.StringVar(&e.session, "session", "", "`id` of a session that runs already, instead of a target")
 	f.StringVar(&e.choice.overrides.Agent, "agent", "", "`host:port` of an agent outside Kubernetes, instead of a target")
@@ -80,7 +92,6 @@ is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
 	mustComplete(cmd, "target", e.choice.completeTarget, cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "fs-mode", fixed("read", "write", "local", "local-with-overrides"), cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "layer", fixed(engines...), cobra.ShellCompDirectiveNoFileComp)
-	return cmd
 }
 
 func fixed(values ...string) func(string) []string { return func(string) []string { return values } }
@@ -90,8 +101,10 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	if err != nil {
 		return err
 	}
-	if _, err := launch.Look(args[0], me.Env, me.Dir); err != nil {
-		return err
+	if e.path == "" {
+		if _, err := launch.Look(args[0], me.Env, me.Dir); err != nil {
+			return err
+		}
 	}
 	if e.engine == "preload" {
 		return &ide.Error{Msg: "--layer preload: this version has only the seccomp layer", Hint: "leave --layer out"}
@@ -114,7 +127,7 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	back := comeback{start: l.Start}
 	defer back.close()
 	config := launch.Config{
-		Argv: args, Env: environ(me.Env, l), Dir: me.Dir,
+		Path: e.path, Argv: args, Debugger: debug.Is(args[0]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
 		Policy: l.Policy, Hostname: l.Hostname,
 		Socket: c.Info.Layer, Session: l.Session.ID, Again: back.again,
 		Message: func(msg string) { fmt.Fprintf(w, "mirrord: %s\n", indent(msg)) },
@@ -133,19 +146,6 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 		return err
 	}
 	return &exit{code: end.Code, debuggee: end}
-}
-
-// environ is the debuggee's environment: ours, as the session changes it.
-func environ(ours []string, l ide.Launch) []string {
-	list := slices.DeleteFunc(slices.Clone(ours), func(pair string) bool {
-		name, _, _ := strings.Cut(pair, "=")
-		_, set := l.Env[name]
-		return set || slices.Contains(l.Unset, name)
-	})
-	for _, name := range slices.Sorted(maps.Keys(l.Env)) {
-		list = append(list, name+"="+l.Env[name])
-	}
-	return list
 }
 
 // launch gets a session, and tells on w how it goes.

@@ -7,20 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"mirrord/layer/launch"
 	"mirrord/protocol/ide"
 )
-
-func TestEnviron(t *testing.T) {
-	ours := []string{"PATH=/bin", "A=ours", "AWS_PROFILE=me", "odd"}
-	got := environ(ours, ide.Launch{Env: map[string]string{"A": "pod's", "B": "b=c"}, Unset: []string{"AWS_PROFILE"}})
-	want := []string{"PATH=/bin", "odd", "A=pod's", "B=b=c"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
-	}
-}
 
 // What is quick says nothing; what is not says where it is, and each step after.
 func TestProgress(t *testing.T) {

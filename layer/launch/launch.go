@@ -26,11 +26,14 @@ package launch
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -46,9 +49,16 @@ const nestedEnv = keeper.NestedEnv
 
 // A Config says what to start, and where it shall seem to be.
 type Config struct {
+	Path string // of the program; "": found by Argv[0]
 	Argv []string
-	Env  []string // the debuggee's whole environment, NAME=value
+	Env  []string // this machine's, NAME=value
 	Dir  string
+
+	// The target's environment, over Env: names it sets, and names it has not.
+	Set   map[string]string
+	Unset []string
+	// Debugger: what is started is Delve, which starts the debuggee.
+	Debugger bool
 
 	Policy   ide.Policy
 	Hostname string       // the target's
@@ -111,12 +121,20 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		signal.Notify(signals, keeper.Forwarded()...)
 	}()
 	defer func() { <-notified }()
-	path, err := Look(c.Argv[0], c.Env, c.Dir)
-	if err != nil {
-		return Exit{}, err
+	debuggees, debugger := merge(c.Env, c.Set, c.Unset), (*layer.Debugger)(nil)
+	env := debuggees
+	if c.Debugger {
+		debugger, env = layer.NewDebugger(c.Env, c.Set, c.Unset)
+	}
+	path := c.Path
+	if path == "" {
+		var err error
+		if path, err = Look(c.Argv[0], env, c.Dir); err != nil {
+			return Exit{}, err
+		}
 	}
 	p, err := policy.New(c.Policy, policy.Client{
-		Home: lookup(c.Env, "HOME"), Dir: c.Dir, Executable: path, Temp: lookup(c.Env, "TMPDIR"),
+		Home: lookup(debuggees, "HOME"), Dir: c.Dir, Executable: path, Temp: lookup(debuggees, "TMPDIR"),
 	})
 	if err != nil {
 		return Exit{}, err
@@ -130,7 +148,7 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	defer over()
 	hooks := layer.New(log, layer.Config{
 		Policy: p, Daemon: daemon, Hostname: c.Hostname, Addrs: c.Addrs, Message: c.Message, Over: over,
-		Again: c.Again,
+		Again: c.Again, Debugger: debugger,
 	})
 	program, err := seccomp.Program(seccomp.Host, hooks.Program())
 	if err != nil {
@@ -138,7 +156,7 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	}
 	listener, err := l.keeper.install(keeper.Orders{
 		Path: path, Dir: c.Dir, Argv: c.Argv, Program: instructions(program),
-		Env: append(c.Env[:len(c.Env):len(c.Env)], nestedEnv+"="+strconv.Itoa(os.Getpid())),
+		Env: append(env[:len(env):len(env)], nestedEnv+"="+strconv.Itoa(os.Getpid())),
 	})
 	if err != nil {
 		return Exit{}, err
@@ -160,4 +178,17 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	}()
 	<-notified
 	return l.keeper.attend(ctx, signals)
+}
+
+// merge is env, as the target changes it.
+func merge(env []string, set map[string]string, unset []string) []string {
+	list := slices.DeleteFunc(slices.Clone(env), func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		_, ok := set[name]
+		return ok || slices.Contains(unset, name)
+	})
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		list = append(list, name+"="+set[name])
+	}
+	return list
 }

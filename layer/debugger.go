@@ -1,0 +1,263 @@
+package layer
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/seccomp"
+)
+
+// A Debugger is Delve, which is started in place of the debuggee and starts it.
+// Delve itself and what it starts for itself (go build, its compilers and
+// linker) work on this machine: they are not served, and see nothing of the
+// target's environment. Who is served is decided at exec, and kept:
+//
+//   - a traced process, and who descends from a served one;
+//   - not who descends from the debugger without passing a served process;
+//   - an orphan is.
+type Debugger struct {
+	given map[string]string // the debugger's environment
+
+	mu     sync.Mutex
+	first  int         // the debugger's process; guarded by mu
+	kinds  map[int]kin // by process; guarded by mu
+	keeper int         // our ancestor of all
+}
+
+// A kin is what was decided about a process.
+type kin struct {
+	start  string // when it began, which tells it from a later one of its number
+	served bool
+}
+
+// Prefixes of what the debugger's environment holds for the debuggee's, in
+// names that no shell and no program uses.
+const (
+	setPrefix   = "mirrord+"
+	unsetPrefix = "mirrord-"
+)
+
+// maxEnviron bounds the environment that is looked at: exec(2) takes no more
+// than 2 MiB of 8-byte pointers and strings on a usual stack.
+const maxEnviron = 1 << 18
+
+// NewDebugger returns a debugger that runs with the environment env of this
+// machine, and its whole environment, from which exec makes the debuggee's: env
+// as set and unset change it.
+func NewDebugger(env []string, set map[string]string, unset []string) (*Debugger, []string) {
+	d := &Debugger{given: map[string]string{}, kinds: map[int]kin{}}
+	for _, pair := range env {
+		name, value, _ := strings.Cut(pair, "=")
+		d.given[name] = value
+	}
+	whole := slices.Clone(env)
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		whole = append(whole, setPrefix+name+"="+set[name])
+	}
+	for _, name := range unset {
+		whole = append(whole, unsetPrefix+name+"=")
+	}
+	return d, whole
+}
+
+// exec decides about the process of a thread that calls exec, and gives it the
+// environment that is its.
+func (d *Debugger) exec(c *call) error {
+	served, first, err := d.decide(int(c.TID), true)
+	if err != nil || first {
+		return nil // gone, or the debugger, which hands on what it has
+	}
+	envp := c.Args[2]
+	if c.hook.Call == seccomp.Execveat {
+		envp = c.Args[3]
+	}
+	if err := d.environ(c, envp, served); err != nil && c.l.listener.Valid(c.ID) {
+		return fmt.Errorf("giving process %d its environment: %w", c.TID, err)
+	}
+	return nil
+}
+
+// serves tells whether the process of thread tid is a debuggee.
+func (d *Debugger) serves(tid uint32) bool {
+	served, _, err := d.decide(int(tid), false)
+	return served || err != nil
+}
+
+func (d *Debugger) decide(tid int, exec bool) (served, first bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p, err := lookAt(tid)
+	if err != nil {
+		return false, false, err
+	}
+	if exec && d.first == 0 {
+		d.first, d.keeper = p.id, p.parent
+	}
+	served = d.judge(p)
+	if exec {
+		d.keep(p, served)
+	}
+	return served, p.id == d.first, nil
+}
+
+// judge is called with mu held.
+func (d *Debugger) judge(p process) bool {
+	for range maxKinds {
+		k, known := d.kinds[p.id]
+		switch {
+		case known && k.start == p.start:
+			return k.served
+		case p.id == d.first:
+			return false
+		case p.tracer != 0, p.parent <= 1, p.parent == d.keeper:
+			return true
+		}
+		up, err := lookAt(p.parent)
+		if err != nil {
+			return true
+		}
+		p = up
+	}
+	return true
+}
+
+const maxKinds = 4096
+
+// keep is called with mu held.
+func (d *Debugger) keep(p process, served bool) {
+	if len(d.kinds) >= maxKinds {
+		maps.DeleteFunc(d.kinds, func(id int, k kin) bool {
+			now, err := lookAt(id)
+			return err != nil || now.start != k.start
+		})
+	}
+	d.kinds[p.id] = kin{p.start, served}
+}
+
+// environ turns the environment at addr, which the debugger has handed on, into
+// the debuggee's or, for who is not served, back into this machine's. What the
+// user set for the debuggee alone (env of a launch request) stays. It only ever
+// shortens the array: Go makes a new one for each exec, which nobody else uses,
+// though the child may share its memory with the debugger.
+func (d *Debugger) environ(c *call, addr uint64, served bool) error {
+	pointers, err := readPointers(c.TID, addr)
+	if err != nil {
+		return err
+	}
+	type variable struct {
+		pointer         uint64
+		name, value     string
+		isSet, isForget bool
+	}
+	var list []variable
+	changed := map[string]bool{} // the target's names
+	var buf [seccomp.MaxPath]byte
+	for _, p := range pointers {
+		text, err := seccomp.ReadString(c.TID, p, &buf)
+		if err == unix.ENAMETOOLONG {
+			text = buf[:] // enough to tell what it is
+		} else if err != nil {
+			return err
+		}
+		v := variable{pointer: p}
+		v.name, v.value, _ = strings.Cut(string(text), "=")
+		if v.name, v.isSet = strings.CutPrefix(v.name, setPrefix); v.isSet {
+			v.pointer += uint64(len(setPrefix))
+		} else {
+			v.name, v.isForget = strings.CutPrefix(v.name, unsetPrefix)
+		}
+		if v.isSet || v.isForget {
+			changed[v.name] = true
+		}
+		list = append(list, v)
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	users := map[string]bool{}
+	for _, v := range list {
+		if given, ok := d.given[v.name]; !v.isSet && !v.isForget && changed[v.name] && !(ok && strings.HasPrefix(given, v.value)) {
+			users[v.name] = true
+		}
+	}
+	var out []byte
+	for _, v := range list {
+		ours := v.isSet || v.isForget
+		if keep := !ours && (!served || !changed[v.name] || users[v.name]) || v.isSet && served && !users[v.name]; keep {
+			out = binary.NativeEndian.AppendUint64(out, v.pointer)
+		}
+	}
+	out = binary.NativeEndian.AppendUint64(out, 0)
+	if !c.l.listener.Valid(c.ID) {
+		return nil
+	}
+	return seccomp.Write(c.TID, addr, out)
+}
+
+// readPointers reads an array of pointers that ends with NULL.
+func readPointers(tid uint32, addr uint64) ([]uint64, error) {
+	const page = 4096
+	var list []uint64
+	var buf [page]byte
+	for addr != 0 {
+		b := buf[:page-addr%page]
+		if err := seccomp.Read(tid, addr, b); err != nil {
+			return nil, err
+		}
+		addr += uint64(len(b))
+		for ; len(b) >= 8; b = b[8:] {
+			p := binary.NativeEndian.Uint64(b)
+			if p == 0 {
+				return list, nil
+			}
+			if list = append(list, p); len(list) > maxEnviron {
+				return nil, unix.E2BIG
+			}
+		}
+	}
+	return nil, nil
+}
+
+// A process is what /proc tells of one.
+type process struct {
+	id, parent, tracer int
+	start              string
+}
+
+// lookAt finds the process of a thread.
+func lookAt(tid int) (process, error) {
+	dir := "/proc/" + strconv.Itoa(tid)
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return process{}, err
+	}
+	var p process
+	for key, to := range map[string]*int{"\nTgid:\t": &p.id, "\nPPid:\t": &p.parent, "\nTracerPid:\t": &p.tracer} {
+		_, rest, _ := bytes.Cut(status, []byte(key))
+		line, _, _ := bytes.Cut(rest, []byte("\n"))
+		if *to, err = strconv.Atoi(string(line)); err != nil {
+			return process{}, fmt.Errorf("reading %s/status: %w", dir, err)
+		}
+	}
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(p.id) + "/stat")
+	if err != nil {
+		return process{}, err
+	}
+	// proc_pid_stat(5): the name, in parentheses, may hold anything; the start
+	// time is the 20th field behind it.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 20 {
+		return process{}, fmt.Errorf("reading %s/stat: %d fields", dir, len(fields))
+	}
+	p.start = string(fields[19])
+	return p, nil
+}
