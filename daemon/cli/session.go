@@ -26,7 +26,7 @@ func portsOf(s ide.Session) string {
 }
 
 func sessionCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "session", Short: "List or stop running sessions", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "session", Short: "List, watch, restart or stop running sessions", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(&cobra.Command{
 		Use: "ls", Short: "List running sessions", Args: cobra.NoArgs,
@@ -60,6 +60,6 @@ func sessionCommand() *cobra.Command {
 			defer c.Close()
 			return c.Stop(ctx, args[0])
 		}),
-	})
+	}, eventsCommand(), restartCommand())
 	return cmd
 }

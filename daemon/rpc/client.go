@@ -33,6 +33,7 @@ type Client struct {
 	mu       sync.Mutex
 	last     uint64                    // guarded by mu; request or token number
 	progress map[string]func(s string) // guarded by mu; by token
+	events   func(ide.SessionEvent)    // guarded by mu; nil: nobody has asked for them
 }
 
 // Dial connects to the daemon in runtime directory dir. name says who calls.
@@ -193,16 +194,43 @@ func (c *Client) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.
 		_ = conn.ReplyWithError(ctx, req.ID, &jsonrpc2.Error{Code: jsonrpc2.CodeMethodNotFound, Message: "clients answer nothing"})
 		return
 	}
-	var p ide.Progress
-	if req.Method != ide.MethodProgress || req.Params == nil || json.Unmarshal(*req.Params, &p) != nil {
+	if req.Params == nil {
 		return
 	}
-	c.mu.Lock()
-	report := c.progress[p.Token]
-	c.mu.Unlock()
-	if report != nil && p.Value.Message != "" {
-		report(p.Value.Message)
+	var p ide.Progress
+	var e ide.SessionEvent
+	switch {
+	case req.Method == ide.MethodProgress && json.Unmarshal(*req.Params, &p) == nil:
+		c.mu.Lock()
+		report := c.progress[p.Token]
+		c.mu.Unlock()
+		if report != nil && p.Value.Message != "" {
+			report(p.Value.Message)
+		}
+	case req.Method == ide.MethodSessionEvent && json.Unmarshal(*req.Params, &e) == nil:
+		c.mu.Lock()
+		tell := c.events
+		c.mu.Unlock()
+		if tell != nil {
+			tell(e)
+		}
 	}
+}
+
+// Events hands what happens in a session, or with id "" in all of them, to
+// tell, one after the other, until the session has ended or ctx is done. It is
+// called once for a client.
+func (c *Client) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
+	c.mu.Lock()
+	c.events = tell
+	c.mu.Unlock()
+	return c.Call(ctx, ide.MethodSessionEvents, ide.SessionEventsParams{ID: id}, nil)
+}
+
+// Restart has a session's configuration read again.
+func (c *Client) Restart(ctx context.Context, p ide.SessionRestartParams) (s ide.Session, err error) {
+	err = c.Call(ctx, ide.MethodRestart, p, &s)
+	return s, err
 }
 
 // Start starts a session and reports what it is doing meanwhile.

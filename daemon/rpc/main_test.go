@@ -101,6 +101,18 @@ func (f *fake) Launch(ctx context.Context, id string) (ide.Launch, error) {
 	return ide.Launch{Hostname: id}, nil
 }
 
+func (f *fake) Restart(_ context.Context, p ide.SessionRestartParams) (ide.Session, error) {
+	return ide.Session{ID: p.ID}, nil
+}
+
+func (f *fake) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
+	for _, port := range []uint16{1, 2} {
+		tell(ide.SessionEvent{Session: id, Kind: ide.EventTaken, Port: port})
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
 func (f *fake) Stop(ctx context.Context, id string) error { f.drop(id); return nil }
 
 func (f *fake) List() []ide.Session {

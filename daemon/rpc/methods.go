@@ -23,6 +23,8 @@ var methods = map[string]method{
 	ide.MethodSessionLaunch: answer(sessionLaunch),
 	ide.MethodSessionStop:   answer(sessionStop),
 	ide.MethodSessionList:   answer(sessionList),
+	ide.MethodRestart:       answer(sessionRestart),
+	ide.MethodSessionEvents: answer(sessionEvents),
 }
 
 // answer makes a method of a function of typed parameters and result.

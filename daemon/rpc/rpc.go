@@ -21,7 +21,9 @@ type Sessions interface {
 	Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error)
 	Start(ctx context.Context, p ide.SessionStartParams, progress func(message string)) (ide.Session, error)
 	Launch(ctx context.Context, id string) (ide.Launch, error)
+	Restart(ctx context.Context, p ide.SessionRestartParams) (ide.Session, error)
 	Stop(ctx context.Context, id string) error
+	Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error // until the session's end, or ctx's
 	List() []ide.Session
 	Release(id string) // the connection that started it is gone
 }

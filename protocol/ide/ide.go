@@ -16,6 +16,9 @@ const (
 	MethodSessionStart  = "session/start"   // SessionStartParams, Session
 	MethodSessionLaunch = "session/launch"  // SessionID, Launch
 	MethodSessionStop   = "session/stop"    // SessionID, Empty
+	MethodRestart       = "session/restart" // SessionRestartParams, Session
+	MethodSessionEvents = "session/events"  // SessionEventsParams, Empty: when the session has ended, or on cancellation
+	MethodSessionEvent  = "session/event"   // notification from the daemon: SessionEvent
 	MethodSessionList   = "session/list"    // Empty, SessionListResult
 	MethodShutdown      = "daemon/shutdown" // ShutdownParams, Empty
 	MethodCancel        = "$/cancelRequest" // notification: CancelParams
@@ -33,6 +36,24 @@ const (
 	CodeUnsupported = 6      // this machine lacks something
 	CodeSession     = 7      // no such session
 	CodeBuild       = 8      // client and daemon are of different builds, and the daemon is busy
+)
+
+// Kinds of a SessionEvent.
+const (
+	EventStarted    = "started"    // the session is there; Message: its target
+	EventLaunched   = "launched"   // a launcher has come
+	EventLeft       = "left"       // a launcher has gone
+	EventDebuggee   = "debuggee"   // Delve has started process PID
+	EventStopped    = "stopped"    // the debugger has stopped PID
+	EventContinued  = "continued"  // PID runs again
+	EventExited     = "exited"     // PID, which was debugged, has ended
+	EventTaken      = "taken"      // Port is stolen, or mirrored
+	EventWaiting    = "waiting"    // nobody listens at Port, and its connections wait for a restart
+	EventGivenBack  = "givenBack"  // Port is the pod's again; Message: why
+	EventConfigured = "configured" // the configuration was read again
+	EventMessage    = "message"    // Message, for the user
+	EventEnded      = "ended"      // the session is gone; Message: why
+	EventMissed     = "missed"     // the client was too slow, and events before this one are lost
 )
 
 // ErrorData goes with an error whose message alone does not say what to do.
@@ -133,6 +154,27 @@ type (
 	}
 	SessionID struct {
 		ID string `json:"id"`
+	}
+	// SessionRestartParams: the session's configuration is read again and what
+	// differs holds for the launchers that come. Its target stays.
+	SessionRestartParams struct {
+		ID     string `json:"id"`
+		Client Client `json:"client"`
+	}
+	// SessionEventsParams: without ID, of all sessions, also those to come.
+	SessionEventsParams struct {
+		ID string `json:"id,omitempty"`
+	}
+	// SessionEvent is something that happened in a session. Those that say what
+	// is the case are told first to a client that asks.
+	SessionEvent struct {
+		Session string `json:"session"`
+		Time    string `json:"time"` // RFC 3339, with fractions
+		Kind    string `json:"kind"` // an Event constant
+		PID     int    `json:"pid,omitempty"`
+		Port    uint16 `json:"port,omitempty"`
+		Mirror  bool   `json:"mirror,omitempty"`
+		Message string `json:"message,omitempty"`
 	}
 	SessionListResult struct {
 		Sessions []Session `json:"sessions"`
