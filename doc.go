@@ -48,6 +48,10 @@
 //     policy (daemon/config/policy.go) and names.
 //  4. layer/launch/launch.go starts the keeper (layer/keeper), which installs the
 //     seccomp program and starts the debuggee; the launcher answers its calls.
+//     With `mirrord dlv` that is Delve (daemon/debug), which starts the debuggee:
+//     layer/debugger.go knows the two, and what else Delve starts, apart.
+//     With `mirrord dlv` that is Delve (daemon/debug), which starts the debuggee:
+//     layer/debugger.go knows the two, and what else Delve starts, apart.
 //  5. The debuggee ends, the launcher ends with its exit code, the connection to
 //     the daemon closes, the session is undone.
 //
@@ -63,6 +67,9 @@
 // What the agent answered about a file the launcher keeps (layer/cache.go)
 // until the agent says that it has changed (agent/files/lease.go). A program's
 // way through a directory is guessed, and answered ahead (agent/files/ahead.go).
+//
+// A debuggee that its debugger has stopped, or is replacing by the next, is
+// waited for: daemon/session/debuggee.go, listen.go.
 //
 // A connect that does not block is answered after 250 ms at most, if need be
 // with an endpoint that completes when the target has (daemon/forward/pending.go).
