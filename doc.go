@@ -50,8 +50,6 @@
 //     seccomp program and starts the debuggee; the launcher answers its calls.
 //     With `mirrord dlv` that is Delve (daemon/debug), which starts the debuggee:
 //     layer/debugger.go knows the two, and what else Delve starts, apart.
-//     With `mirrord dlv` that is Delve (daemon/debug), which starts the debuggee:
-//     layer/debugger.go knows the two, and what else Delve starts, apart.
 //  5. The debuggee ends, the launcher ends with its exit code, the connection to
 //     the daemon closes, the session is undone.
 //

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"mirrord/daemon/debug"
 	"mirrord/daemon/rpc"
@@ -145,6 +146,9 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	if err != nil || end.Code == 0 {
 		return err
 	}
+	if end.Crashed() {
+		fmt.Fprintf(w, "mirrord: %s\n", crash(args[0], end))
+	}
 	return &exit{code: end.Code, debuggee: end}
 }
 
@@ -168,4 +172,13 @@ func (e *execution) launch(ctx context.Context, c *rpc.Client, me ide.Client, w 
 		fmt.Fprintf(w, "mirrord: in the context of %s, after %.1f s\n", s.Target, time.Since(begin).Seconds())
 	}
 	return l, err
+}
+
+// crash names the end of a debuggee that nobody asked to end.
+func crash(command string, end launch.Exit) string {
+	words := fmt.Sprintf("%s was ended by %s", command, unix.SignalName(end.Signal))
+	if end.OutOfMemory {
+		words += ": this machine, or the cgroup it runs in, had no memory left"
+	}
+	return words
 }
