@@ -1,5 +1,6 @@
-// Command mirrord runs debuggees in the context of Kubernetes pods: the
-// command line, the daemon and all of its kind in one binary.
+// Command mirrord-full is all of mirrord in one program: the command line, the
+// daemon and its file server. It is what mirrord (package daemon/mirrord) goes on
+// as where it is to be the daemon.
 package main
 
 import (

@@ -51,7 +51,7 @@ func (e *exit) Unwrap() error { return e.err }
 
 // Main runs the command line args (without the program's name) and returns its
 // exit code. It does not return where the debuggee died by a signal: then so
-// does this process.
+// does this process. Where manager is nil mirrord-full is the daemon.
 func Main(args []string, manager NewManager) int {
 	root := command(manager)
 	root.SetArgs(args)
