@@ -20,8 +20,9 @@
 //		                              │   ▼
 //		                  launcher ── layer ── keeper ── debuggee
 //
-//	  - daemon/main.go: one binary is command line, daemon, launcher, keeper and
-//	    file server. daemon/early: the keeper does not wait for the rest of it.
+//	  - daemon/mirrord: the binary that is run, command line, launcher and keeper.
+//	    daemon/main.go: mirrord-full beside it, which is the daemon and its file
+//	    server, too. daemon/early: the keeper does not wait for the rest.
 //	  - daemon/cli: the commands. daemon/rpc: the daemon's life and its requests.
 //	    daemon/config: mirrord.json. daemon/session: one debuggee, one target.
 //	  - daemon/cluster: Kubernetes. daemon/tunnel: streams to the agent.

@@ -18,7 +18,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mirrord/daemon/debug"
 	"mirrord/daemon/rpc"
 	"mirrord/layer/launch"
 	"mirrord/protocol"
@@ -52,11 +51,14 @@ func (e *exit) Unwrap() error { return e.err }
 
 // Main runs a command line, args[0] being the program's name, and returns its
 // exit code. It does not return where the debuggee died by a signal: then so
-// does this process.
+// does this process. Where manager is nil mirrord-full is the daemon.
 func Main(args []string, manager NewManager) int {
 	root := command(manager)
 	rest := args[1:]
-	if debug.Is(args[0]) { // called by an IDE: the command line is Delve's
+	if isDelve(args[0]) { // called by an IDE: the command line is Delve's
+		if !wantsSession(rest) {
+			return report(os.Stderr, become(delveProgram, append([]string{delve}, rest...)))
+		}
 		rest = append([]string{"dlv", "--"}, rest...)
 	}
 	root.SetArgs(rest)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"mirrord/daemon/debug"
 	"mirrord/daemon/rpc"
 	"mirrord/layer/launch"
 	"mirrord/protocol/ide"
@@ -102,10 +102,8 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	if err != nil {
 		return err
 	}
-	if e.path == "" {
-		if _, err := launch.Look(args[0], me.Env, me.Dir); err != nil {
-			return err
-		}
+	if _, err := launch.Look(cmp.Or(e.path, args[0]), me.Env, me.Dir); err != nil {
+		return err
 	}
 	if e.engine == "preload" {
 		return &ide.Error{Msg: "--layer preload: this version has only the seccomp layer", Hint: "leave --layer out"}
@@ -128,7 +126,7 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	back := comeback{start: l.Start}
 	defer back.close()
 	config := launch.Config{
-		Path: e.path, Argv: args, Debugger: debug.Is(args[0]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
+		Path: e.path, Argv: args, Debugger: isDelve(args[0]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
 		Policy: l.Policy, Hostname: l.Hostname,
 		Socket: c.Info.Layer, Session: l.Session.ID, Again: back.again,
 		Message: func(msg string) { fmt.Fprintf(w, "mirrord: %s\n", indent(msg)) },

@@ -72,7 +72,13 @@ func Dial(ctx context.Context, dir, name string, command []string) (*Client, err
 	if err := start(ctx, dir, command); err != nil {
 		return nil, err
 	}
-	return connect(ctx, dir, name)
+	c, err = connect(ctx, dir, name)
+	if err == nil && !c.ours() {
+		err = fmt.Errorf("starting the daemon: mirrord-full is build %s, and mirrord %s; both must be of one", c.Info.Build, protocol.Build)
+		c.Close()
+		return nil, err
+	}
+	return c, err
 }
 
 func connect(ctx context.Context, dir, name string) (*Client, error) {
