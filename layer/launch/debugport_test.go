@@ -2,6 +2,7 @@ package launch
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -30,6 +31,29 @@ public class Web {
 import socket
 socket.create_server(("", %d)).close()`
 )
+
+// debugpyAdapter is an editor that waits for a debuggee: it says where, then
+// what it hears of it.
+const debugpyAdapter = `
+import json, subprocess, sys
+adapter = subprocess.Popen([sys.executable, "-m", "debugpy.adapter"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def send(seq, command, **arguments):
+    b = json.dumps({"type": "request", "seq": seq, "command": command, "arguments": arguments}).encode()
+    adapter.stdin.write(b"Content-Length: %d\r\n\r\n" % len(b) + b); adapter.stdin.flush()
+def say(*words):
+    print(*words, sep=":", flush=True)
+send(1, "initialize", adapterID="debugpy")
+send(2, "attach", listen={"host": "127.0.0.1", "port": 0})
+event = ""
+while event != "terminated":
+    size = int(adapter.stdout.readline().split()[1]); adapter.stdout.readline()
+    m = json.loads(adapter.stdout.read(size)); event = m.get("event")
+    if m.get("success") is False: sys.exit(m.get("message"))
+    if event == "debugpyWaitingForServer": say(m["body"]["host"], m["body"]["port"])
+    if event in ("initialized", "terminated"): say(event)
+    if event == "initialized": send(3, "configurationDone")
+adapter.stdin.close(); adapter.wait()
+`
 
 // needPython skips a test without a module of Python's.
 func needPython(t *testing.T, module string) {
@@ -227,6 +251,30 @@ public class Web {
 			}
 		})
 	}
+	t.Run("debugpy", func(t *testing.T) {
+		needPython(t, "debugpy")
+		cmd := exec.Command("python3", "-c", debugpyAdapter)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		said := bufio.NewReader(out)
+		at, _ := said.ReadString('\n')
+		w := newWorld(t)
+		w.want(t, "debugged\n", "python3", "-Xfrozen_modules=off", "-m", "debugpy", "--connect", strings.TrimSpace(at), "--wait-for-client",
+			script(t, "web.py", "print('debugged', end=chr(%d))", '\n'))
+		if t.Failed() { // nobody will connect any more
+			_ = cmd.Process.Kill()
+		}
+		rest, err := io.ReadAll(said)
+		if err := errors.Join(err, cmd.Wait()); err != nil || string(rest) != "initialized\nterminated\n" {
+			t.Errorf("the debugger said %q, %v", rest, err)
+		}
+	})
 	// As VS Code attaches: what the environment makes node load opens the
 	// inspector and says on a unix socket where it is.
 	t.Run("node", func(t *testing.T) {
