@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -108,7 +109,25 @@ func run(f func(ctx context.Context, cmd *cobra.Command, args []string) error) f
 		if e, ok := errors.AsType[*launch.Error](err); ok && (e.Code == launch.CodeNotFound || e.Code == launch.CodeNotExecutable) {
 			return &exit{code: e.Code, err: err}
 		}
+		if e, ok := errors.AsType[*ide.Error](err); ok && e.Code == ide.CodeUsage {
+			return &exit{code: exitUsage, err: err}
+		}
 		return &exit{code: exitFailed, err: err}
+	}
+}
+
+// one is for commands that take one argument; example is what it may be.
+func one(what, example string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		path := cmd.CommandPath()
+		switch _, name, _ := strings.Cut(path, " "); len(args) {
+		case 0:
+			return fmt.Errorf("%s needs %s, as in %s %s", name, what, path, example)
+		case 1:
+			return nil
+		default:
+			return fmt.Errorf("%s takes one argument, got %q, too", name, args[1])
+		}
 	}
 }
 
@@ -167,5 +186,11 @@ func runtimeDir() (string, error) { return rpc.RuntimeDir(os.Getenv("XDG_RUNTIME
 // client is this process, as the daemon must know it.
 func client() (ide.Client, error) {
 	dir, err := os.Getwd()
-	return ide.Client{Dir: dir, Env: os.Environ()}, err
+	if errors.Is(err, fs.ErrNotExist) {
+		return ide.Client{}, &ide.Error{Msg: "the working directory has been deleted", Hint: "change to one that exists, as with `cd`", Err: err}
+	}
+	if err != nil {
+		return ide.Client{}, fmt.Errorf("finding the working directory: %w", err)
+	}
+	return ide.Client{Dir: dir, Env: os.Environ()}, nil
 }

@@ -91,6 +91,7 @@ func (e *execution) add(cmd *cobra.Command) {
 	}
 	cmd.MarkFlagsMutuallyExclusive("agent", "target")
 	mustComplete(cmd, "target", e.choice.completeTarget, cobra.ShellCompDirectiveNoFileComp)
+	mustComplete(cmd, "session", completeSession, cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "fs-mode", fixed("read", "write", "local", "local-with-overrides"), cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "layer", fixed(engines...), cobra.ShellCompDirectiveNoFileComp)
 }
@@ -125,7 +126,7 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	}
 	back := comeback{start: l.Start}
 	defer back.close()
-	config := launch.Config{
+	settings := launch.Config{
 		Path: e.path, Argv: args, Debugger: isDelve(args[0]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
 		Policy: l.Policy, Hostname: l.Hostname,
 		Socket: c.Info.Layer, Session: l.Session.ID, Again: back.again,
@@ -136,11 +137,11 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 		if err != nil {
 			return fmt.Errorf("reading the target's addresses: %w", err)
 		}
-		config.Addrs = append(config.Addrs, ip)
+		settings.Addrs = append(settings.Addrs, ip)
 	}
 	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	// From here on signals are the debuggee's.
-	end, err := launcher.Run(context.WithoutCancel(ctx), log, config)
+	end, err := launcher.Run(context.WithoutCancel(ctx), log, settings)
 	if err != nil || end.Code == 0 {
 		return err
 	}

@@ -16,7 +16,7 @@ func verifyCommand() *cobra.Command {
 		Short:   "Tell what is wrong with a configuration file",
 		Long:    "verify-config lists errors and warnings, one a line. Its exit code is 1 where there is an error.",
 		Example: "  mirrord verify-config .mirrord/mirrord.json",
-		Args:    cobra.ExactArgs(1),
+		Args:    one("a file", ".mirrord/mirrord.json"),
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			me, err := client()
 			if err != nil {

@@ -46,7 +46,7 @@ func Verify(client ide.Client, file string) ([]ide.Problem, error) {
 // Words tells a problem as file:line:column: key: message.
 func Words(p ide.Problem) string {
 	at := ""
-	if p.Line > 0 { // else it is about a flag
+	if p.Line > 0 { // else it is about a flag, or which file is used
 		at = fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Column)
 	}
 	if p.Key != "" {
@@ -56,10 +56,13 @@ func Words(p ide.Problem) string {
 }
 
 func load(client ide.Client, file string, o ide.Overrides) (*Config, []ide.Problem, error) {
-	name, path := locate(client, file)
+	name, path, others := locate(client, file)
 	check := checker{src: &source{name: name}, config: defaults(), given: map[string]given{}}
 	check.config.File = name
 	check.config.Key = rand.Text()[:8]
+	if len(others) > 0 {
+		check.warn(pos{}, "", fmt.Sprintf("%s is used, and not %s: one file is the configuration", name, strings.Join(others, " and ")))
+	}
 	if path != "" {
 		raw, err := readFile(path)
 		if err != nil {
@@ -147,7 +150,27 @@ func (c *Config) environment(env []string) {
 	}
 }
 
+// checkOverrides judges flags.
+func checkOverrides(o ide.Overrides) error {
+	if o.FSMode != "" && !slices.Contains(fsModes, o.FSMode) {
+		return badFlag("--fs-mode: %q is none of local, local-with-overrides, read, write", o.FSMode)
+	}
+	if o.Agent != "" {
+		if err := checkAddress(o.Agent); err != nil {
+			return badFlag("--agent: %v", err)
+		}
+	}
+	return nil
+}
+
+func badFlag(format string, args ...any) error {
+	return &ide.Error{Code: ide.CodeUsage, Msg: fmt.Sprintf(format, args...)}
+}
+
 func (c *Config) override(o ide.Overrides) error {
+	if err := checkOverrides(o); err != nil {
+		return err
+	}
 	c.Target = cmp.Or(o.Target, c.Target)
 	c.Namespace = cmp.Or(o.Namespace, c.Namespace)
 	c.Context = cmp.Or(o.Context, c.Context)
@@ -156,17 +179,9 @@ func (c *Config) override(o ide.Overrides) error {
 		c.Incoming.Mode = "steal"
 	}
 	if o.FSMode != "" {
-		if !slices.Contains(fsModes, o.FSMode) {
-			return fmt.Errorf("--fs-mode: %q is none of local, local-with-overrides, read, write", o.FSMode)
-		}
 		c.FS.Mode = strings.ReplaceAll(o.FSMode, "-", "")
 	}
-	if o.Agent != "" {
-		if err := checkAddress(o.Agent); err != nil {
-			return fmt.Errorf("--agent: %w", err)
-		}
-		c.Agent.Address = o.Agent
-	}
+	c.Agent.Address = cmp.Or(o.Agent, c.Agent.Address)
 	return nil
 }
 

@@ -272,12 +272,6 @@ func (c *Client) Sessions(ctx context.Context) ([]ide.Session, error) {
 	return r.Sessions, err
 }
 
-// Targets lists what --target can name.
-func (c *Client) Targets(ctx context.Context, p ide.TargetListParams) (r ide.TargetListResult, err error) {
-	err = c.Call(ctx, ide.MethodTargetList, p, &r)
-	return r, err
-}
-
 // Shutdown ends the daemon and waits until its connection is gone.
 func (c *Client) Shutdown(ctx context.Context, force bool) error {
 	if err := c.Call(ctx, ide.MethodShutdown, ide.ShutdownParams{Force: force}, nil); err != nil {

@@ -76,6 +76,14 @@ func (f *fake) Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetL
 	return ide.TargetListResult{Namespace: p.Client.Dir}, nil
 }
 
+func (f *fake) Contexts(context.Context, ide.TargetListParams) (ide.ContextsResult, error) {
+	return ide.ContextsResult{}, errors.ErrUnsupported
+}
+
+func (f *fake) Namespaces(context.Context, ide.TargetListParams) (ide.NamespacesResult, error) {
+	return ide.NamespacesResult{}, errors.ErrUnsupported
+}
+
 func (f *fake) Start(ctx context.Context, p ide.SessionStartParams, progress func(string)) (ide.Session, error) {
 	switch p.Overrides.Target {
 	case "panic":

@@ -10,19 +10,21 @@ const Version = 1
 
 // Methods a client calls. All take an object and answer one.
 const (
-	MethodInitialize    = "initialize"      // InitializeParams, InitializeResult
-	MethodTargetList    = "target/list"     // TargetListParams, TargetListResult
-	MethodConfigVerify  = "config/verify"   // ConfigVerifyParams, ConfigVerifyResult
-	MethodSessionStart  = "session/start"   // SessionStartParams, Session
-	MethodSessionLaunch = "session/launch"  // SessionID, Launch
-	MethodSessionStop   = "session/stop"    // SessionID, Empty
-	MethodRestart       = "session/restart" // SessionRestartParams, Session
-	MethodSessionEvents = "session/events"  // SessionEventsParams, Empty: when the session has ended, or on cancellation
-	MethodSessionEvent  = "session/event"   // notification from the daemon: SessionEvent
-	MethodSessionList   = "session/list"    // Empty, SessionListResult
-	MethodShutdown      = "daemon/shutdown" // ShutdownParams, Empty
-	MethodCancel        = "$/cancelRequest" // notification: CancelParams
-	MethodProgress      = "$/progress"      // notification from the daemon: Progress
+	MethodInitialize       = "initialize"        // InitializeParams, InitializeResult
+	MethodTargetList       = "target/list"       // TargetListParams, TargetListResult
+	MethodTargetContexts   = "target/contexts"   // TargetListParams, ContextsResult
+	MethodTargetNamespaces = "target/namespaces" // TargetListParams, NamespacesResult
+	MethodConfigVerify     = "config/verify"     // ConfigVerifyParams, ConfigVerifyResult
+	MethodSessionStart     = "session/start"     // SessionStartParams, Session
+	MethodSessionLaunch    = "session/launch"    // SessionID, Launch
+	MethodSessionStop      = "session/stop"      // SessionID, Empty
+	MethodSessionList      = "session/list"      // Empty, SessionListResult
+	MethodRestart          = "session/restart"   // SessionRestartParams, Session
+	MethodSessionEvents    = "session/events"    // SessionEventsParams, Empty: when the session has ended, or on cancellation
+	MethodSessionEvent     = "session/event"     // notification from the daemon: SessionEvent
+	MethodShutdown         = "daemon/shutdown"   // ShutdownParams, Empty
+	MethodCancel           = "$/cancelRequest"   // notification: CancelParams
+	MethodProgress         = "$/progress"        // notification from the daemon: Progress
 )
 
 // Error codes beside those of JSON-RPC; Error.Data is an ErrorData.
@@ -35,6 +37,7 @@ const (
 	CodeAgent       = 5      // the agent did not start or is gone
 	CodeUnsupported = 6      // this machine lacks something
 	CodeSession     = 7      // no such session
+	CodeUsage       = 9      // an override, or how the target is written, makes no sense
 	CodeBuild       = 8      // client and daemon are of different builds, and the daemon is busy
 )
 
@@ -111,6 +114,17 @@ type (
 		Containers []string `json:"containers,omitempty"`
 		Available  bool     `json:"available"`
 		Reason     string   `json:"reason,omitempty"` // why it is not available
+	}
+
+	// ContextsResult is what the kubeconfig offers; nobody asks the cluster.
+	ContextsResult struct {
+		Current  string   `json:"current,omitempty"`
+		Contexts []string `json:"contexts"`
+	}
+	// NamespacesResult is what the cluster has.
+	NamespacesResult struct {
+		Current    string   `json:"current"` // where targets are looked for if nothing is said
+		Namespaces []string `json:"namespaces"`
 	}
 
 	ConfigVerifyParams struct {
