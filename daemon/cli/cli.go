@@ -109,9 +109,6 @@ func run(f func(ctx context.Context, cmd *cobra.Command, args []string) error) f
 		if e, ok := errors.AsType[*launch.Error](err); ok && (e.Code == launch.CodeNotFound || e.Code == launch.CodeNotExecutable) {
 			return &exit{code: e.Code, err: err}
 		}
-		if e, ok := errors.AsType[*ide.Error](err); ok && e.Code == ide.CodeUsage {
-			return &exit{code: exitUsage, err: err}
-		}
 		return &exit{code: exitFailed, err: err}
 	}
 }

@@ -27,6 +27,7 @@ that their debugger stops. It ends with the session, or when it is interrupted.`
 			}
 			return cobra.MaximumNArgs(1)(cmd, args)
 		},
+		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			show := func(e ide.SessionEvent) {
 				at := e.Time
@@ -67,7 +68,9 @@ func restartCommand() *cobra.Command {
 		Long: `restart reads the configuration of session ID again, for the debuggees that are
 started in it from now on. Its agent, its connections and its ports stay.`,
 		Example: "  mirrord session restart 1f2e3d4c",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneSession,
+
+		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			me, err := client()
 			if err != nil {

@@ -121,6 +121,9 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	defer c.Close() // the session ends with it
 	w := cmd.ErrOrStderr()
 	l, err := e.launch(ctx, c, me, w)
+	if bad, ok := errors.AsType[*ide.Error](err); ok && bad.Code == ide.CodeUsage && e.choice.judged() {
+		return &exit{code: exitUsage, err: err} // else it stands in a file or variable
+	}
 	if err != nil {
 		return err
 	}

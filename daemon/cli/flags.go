@@ -16,6 +16,11 @@ type choice struct {
 	overrides ide.Overrides
 }
 
+// judged tells whether there is anything in it that the daemon may call nonsense.
+func (c *choice) judged() bool {
+	return c.overrides.Target != "" || c.overrides.FSMode != "" || c.overrides.Agent != ""
+}
+
 func (c *choice) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SortFlags = false

@@ -30,14 +30,9 @@ func sessionCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "session", Short: "List, watch, restart or stop running sessions", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(sessionListCommand(), &cobra.Command{
-		Use: "stop ID", Short: "Stop a session", Args: one("the id of a session, which `mirrord session ls` lists", "1f2e3d4c"),
-		Example: "  mirrord session stop 1f2e3d4c",
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			return completeSession(""), cobra.ShellCompDirectiveNoFileComp
-		},
+		Use: "stop ID", Short: "Stop a session", Args: oneSession,
+		Example:           "  mirrord session stop 1f2e3d4c",
+		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			c, err := dialRunning(ctx)
 			if err != nil {
@@ -96,6 +91,17 @@ func printSessions(w io.Writer, list []ide.Session) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", s.ID, s.Target, s.Started, s.Launchers, portsOf(s))
 	}
 	return t.Flush()
+}
+
+// oneSession wants the id of a session.
+var oneSession = one("the id of a session, which `mirrord session ls` lists", "1f2e3d4c")
+
+// completeOneSession offers it.
+func completeOneSession(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return completeSession(""), cobra.ShellCompDirectiveNoFileComp
 }
 
 // completeSession offers the sessions that run, each with its target.

@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mirrord/daemon/config"
 	"mirrord/protocol/ide"
 )
 
@@ -38,7 +37,7 @@ func verifyCommand() *cobra.Command {
 					kind = "warning"
 				}
 				bad = bad || !p.Warning
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", kind, config.Words(p))
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", kind, p)
 			}
 			if bad {
 				return &exit{code: 1}

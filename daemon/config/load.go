@@ -16,17 +16,21 @@ import (
 // Load makes the Config of a client's request: the file (else the one that
 // MIRRORD_CONFIG_FILE names, else .mirrord/mirrord.json and its like in the
 // client's directory, else none), under the client's MIRRORD_ variables, under
-// the command line's overrides. Its errors are *ide.Error of CodeConfig.
+// the command line's overrides. Its errors are *ide.Error of CodeConfig,
+// or CodeUsage for an override.
 func Load(client ide.Client, file string, o ide.Overrides) (*Config, error) {
 	c, problems, err := load(client, file, o)
 	if len(problems) > 0 {
-		err = errors.New(Words(problems[0]))
+		err = errors.New(problems[0].String())
 		if n := len(problems) - 1; n > 0 {
 			err = fmt.Errorf("%w (and %d more)", err, n)
 		}
 	}
+	if _, ok := errors.AsType[*ide.Error](err); err != nil && !ok {
+		err = &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
+	}
 	if err != nil {
-		return nil, &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
+		return nil, err
 	}
 	return c, nil
 }
@@ -41,18 +45,6 @@ func Verify(client ide.Client, file string) ([]ide.Problem, error) {
 	problems = append(problems, c.Warnings...)
 	inOrder(problems)
 	return problems, nil
-}
-
-// Words tells a problem as file:line:column: key: message.
-func Words(p ide.Problem) string {
-	at := ""
-	if p.Line > 0 { // else it is about a flag, or which file is used
-		at = fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Column)
-	}
-	if p.Key != "" {
-		at += p.Key + ": "
-	}
-	return at + p.Message
 }
 
 func load(client ide.Client, file string, o ide.Overrides) (*Config, []ide.Problem, error) {

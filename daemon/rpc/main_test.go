@@ -84,6 +84,13 @@ func (f *fake) Namespaces(context.Context, ide.TargetListParams) (ide.Namespaces
 	return ide.NamespacesResult{}, errors.ErrUnsupported
 }
 
+func (f *fake) Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error) {
+	if p.ConfigFile == "" {
+		return nil, errors.New("no file")
+	}
+	return nil, nil
+}
+
 func (f *fake) Start(ctx context.Context, p ide.SessionStartParams, progress func(string)) (ide.Session, error) {
 	switch p.Overrides.Target {
 	case "panic":

@@ -21,6 +21,7 @@ type Sessions interface {
 	Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error)
 	Contexts(ctx context.Context, p ide.TargetListParams) (ide.ContextsResult, error)
 	Namespaces(ctx context.Context, p ide.TargetListParams) (ide.NamespacesResult, error)
+	Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error)
 	Start(ctx context.Context, p ide.SessionStartParams, progress func(message string)) (ide.Session, error)
 	Launch(ctx context.Context, id string) (ide.Launch, error)
 	Restart(ctx context.Context, p ide.SessionRestartParams) (ide.Session, error)

@@ -118,7 +118,7 @@ func splitEnviron(b []byte) []string {
 func warnings(cfg *config.Config) []string {
 	var list []string
 	for _, w := range cfg.Warnings {
-		list = append(list, config.Words(w))
+		list = append(list, w.String())
 	}
 	return list
 }

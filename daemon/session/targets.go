@@ -69,3 +69,8 @@ func (m *Manager) cluster(ctx context.Context, what string, p ide.TargetListPara
 	}
 	return c, nil
 }
+
+// Verify tells what is wrong with a configuration file.
+func (m *Manager) Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error) {
+	return config.Verify(p.Client, p.ConfigFile)
+}

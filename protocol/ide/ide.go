@@ -3,6 +3,8 @@
 // the unix socket of the runtime directory. IDE.md is its specification.
 package ide
 
+import "fmt"
+
 // Version is raised by one whenever an older client would misread the daemon.
 //
 //   - 1: first version
@@ -256,3 +258,15 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Msg }
 func (e *Error) Unwrap() error { return e.Err }
+
+// String tells a problem as file:line:column: key: message.
+func (p Problem) String() string {
+	at := ""
+	if p.Line > 0 { // else it is about a flag, or which file is used
+		at = fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Column)
+	}
+	if p.Key != "" {
+		at += p.Key + ": "
+	}
+	return at + p.Message
+}
