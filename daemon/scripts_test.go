@@ -16,12 +16,12 @@ import (
 
 var update = os.Getenv("UPDATE_SCRIPTS") != "" // write what commands print into the scripts
 
-// TestMain is also the command mirrord that the scripts run, and what that
+// TestMain is also the commands mirrord and dlv that the scripts run, and what that
 // starts: its keeper, its file server, its daemon.
 func TestMain(m *testing.M) {
 	launch.Keeper()
 	files.Serve()
-	testscript.Main(m, map[string]func(){"mirrord": main})
+	testscript.Main(m, map[string]func(){"mirrord": main, "dlv": main})
 }
 
 // What a user sees.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,8 @@ to start; without them it is Delve and no more.`,
 		},
 	}
 	cmd.RunE = run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
-		if debug.Command(args) == "attach" {
+		command := cmp.Or(debug.Command(args), args[0])
+		if command == "attach" {
 			return &ide.Error{
 				Msg:  "dlv attach: a process that runs already cannot be put into the context of a target",
 				Hint: "start it with mirrord dlv exec, or attach with Delve itself to debug it as it is",
@@ -49,7 +51,7 @@ to start; without them it is Delve and no more.`,
 		}
 		if !debug.Starts(args) {
 			return &ide.Error{
-				Msg:  fmt.Sprintf("dlv %s starts no debuggee, so there is nothing to put into the context of a target", args[0]),
+				Msg:  fmt.Sprintf("dlv %s starts no debuggee, so there is nothing to put into the context of a target", command),
 				Hint: "the commands are dap, debug, exec, test and trace; run dlv itself for the others",
 			}
 		}
