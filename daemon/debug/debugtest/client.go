@@ -28,13 +28,19 @@ type Client struct {
 	all     []dap.Message
 }
 
-// Dial connects to a DAP server and initialises it as an editor does.
+// Dial connects to a DAP server.
 func Dial(t testing.TB, addr string) *Client {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return New(t, conn)
+}
+
+// New initialises the server at the other end of conn as an editor does.
+func New(t testing.TB, conn net.Conn) *Client {
+	t.Helper()
 	t.Cleanup(func() { conn.Close() })
 	c := &Client{t: t, conn: conn, in: bufio.NewReader(conn)}
 	c.Do("initialize", dap.InitializeRequestArguments{AdapterID: "go", PathFormat: "path", LinesStartAt1: true, ColumnsStartAt1: true})

@@ -21,13 +21,15 @@ type Process struct {
 	mu     sync.Mutex
 	stdout strings.Builder // guarded by mu
 	stderr strings.Builder // guarded by mu
+	heard  int             // of stderr, by Said; guarded by mu
+	news   chan struct{}   // closed when stderr has more; guarded by mu
 }
 
 // Start starts a command that is to say where it listens, and kills it with
 // the test.
 func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
-	p := &Process{Cmd: cmd, t: t}
+	p := &Process{Cmd: cmd, t: t, news: make(chan struct{})}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +97,27 @@ func (p *Process) Wait() int {
 	return status.ExitStatus()
 }
 
+// Said waits until it has said something since Said was called before.
+func (p *Process) Said(words string) {
+	p.t.Helper()
+	timeout := time.After(patience)
+	for {
+		p.mu.Lock()
+		said, news := p.stderr.String()[p.heard:], p.news
+		if i := strings.Index(said, words); i >= 0 {
+			p.heard += i + len(words)
+			p.mu.Unlock()
+			return
+		}
+		p.mu.Unlock()
+		select {
+		case <-news:
+		case <-timeout:
+			p.t.Fatalf("it did not say %q but %q", words, said)
+		}
+	}
+}
+
 // Stdout is what it printed so far.
 func (p *Process) Stdout() string {
 	p.mu.Lock()
@@ -114,5 +137,7 @@ type writer struct{ p *Process }
 func (w writer) Write(b []byte) (int, error) {
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()
+	close(w.p.news)
+	w.p.news = make(chan struct{})
 	return w.p.stderr.Write(b)
 }

@@ -41,7 +41,7 @@ func (c *Client) Transcript() string {
 		stopped = paused
 	}
 	for i, name := range []string{"stdout", "stderr"} {
-		lines = append(lines, fmt.Sprintf("%s: %q", name, n.text(printed[i])))
+		lines = append(lines, fmt.Sprintf("%s: %q", name, Normal(printed[i])))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -100,7 +100,7 @@ func (n *normaliser) value(name string, v any) any {
 		if kinds[name] == "address" {
 			return "ADDRESS"
 		}
-		return n.text(v)
+		return Normal(v)
 	}
 	return v
 }
@@ -110,7 +110,7 @@ func (n *normaliser) threads(all []any) []any {
 	var names []any
 	for _, th := range all {
 		if name := fmt.Sprint(th.(map[string]any)["name"]); strings.Contains(name, " main.") {
-			names = append(names, n.text(name))
+			names = append(names, Normal(name))
 		}
 	}
 	slices.SortFunc(names, func(a, b any) int { return cmp.Compare(a.(string), b.(string)) })
@@ -138,7 +138,8 @@ var varying = []struct {
 	{regexp.MustCompile(`\b[0-9][0-9.]*(ns|µs|ms|s)\b`), "TIME"},
 }
 
-func (n *normaliser) text(s string) string {
+// Normal is text without what differs between two runs.
+func Normal(s string) string {
 	for _, v := range varying {
 		s = v.pattern.ReplaceAllString(s, v.instead)
 	}

@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -82,6 +84,25 @@ func connect() (socket int) {
 	return socket
 }
 
+// readFar reads where nothing was read yet.
+func readFar(f *os.File, ended chan<- struct{}) {
+	defer close(ended)
+	n, err := f.ReadAt(make([]byte, 1), 5_000_000)
+	fmt.Println("read", n, err)
+}
+
+// waits tells whether one of our threads waits in a system call.
+func waits(number int) bool {
+	all, err := filepath.Glob("/proc/self/task/*/syscall")
+	if err != nil {
+		panic(err)
+	}
+	return slices.ContainsFunc(all, func(path string) bool {
+		b, _ := os.ReadFile(path) // it may have ended
+		return strings.HasPrefix(string(b), fmt.Sprint(number, " "))
+	})
+}
+
 func main() {
 	switch os.Args[1] {
 	case "count":
@@ -141,6 +162,16 @@ func main() {
 			n, err := syscall.Read(socket, make([]byte, 1))
 			fmt.Println("read", n, err)
 		})
+	case "held file":
+		f, err := os.Open("/shop")
+		fmt.Println("opened", err) // mark: opened
+		ended := make(chan struct{})
+		go readFar(f, ended)
+		for !waits(syscall.SYS_PREAD64) {
+			time.Sleep(time.Millisecond)
+		}
+		fmt.Println("waits") // mark: waits
+		<-ended
 	case "environment":
 		for _, name := range os.Args[2:] {
 			value, ok := os.LookupEnv(name)
