@@ -31,9 +31,9 @@ func TestScripts(t *testing.T) {
 	runScripts(t, "../testdata/scripts")
 }
 
-// buildDelve puts mirrord-dlv where mirrord looks for it, beside this program.
+// buildDelve puts mirrord-dlv where mirrord looks for it, beside itself.
 func buildDelve(t *testing.T) {
-	self, err := os.Executable()
+	self, err := exec.LookPath("mirrord")
 	if err != nil {
 		t.Fatal(err)
 	}

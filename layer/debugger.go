@@ -78,7 +78,8 @@ func (d *Debugger) exec(c *call) error {
 		return nil // gone, or the debugger, which hands on what it has
 	}
 	if served && p.tracer != 0 {
-		c.l.wg.Go(func() { c.l.tellDebuggee(p.id) })
+		l := c.l // c is the receiver's, and soon another
+		l.wg.Go(func() { l.tellDebuggee(p.id) })
 	}
 	envp := c.Args[2]
 	if c.hook.Call == seccomp.Execveat {
