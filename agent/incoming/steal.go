@@ -60,8 +60,8 @@ type Steal struct {
 	probed bool // kubelet connects to it
 	// patience is how long its holder may take to answer an offer.
 	patience time.Duration
-	client Client
-	life   context.Context // good until the client ends
+	client   Client
+	life     context.Context // good until the client ends
 
 	mu       sync.Mutex         // lock order: mu, then Incoming.mu
 	held     context.Context    // good until the port is suspended or released; guarded by mu

@@ -50,8 +50,7 @@ func (s *Session) debug(pid int, owner *launcher) error {
 	}
 	s.debuggees = slices.DeleteFunc(s.debuggees, func(d *debuggee) bool { return d.pid == pid })
 	s.debuggees = append(s.debuggees, &debuggee{pid: pid, start: state.start, owner: owner})
-	owner.debugs = true
-	if len(s.debuggees) == 1 && !s.watching {
+	if !s.watching {
 		s.watching = true
 		s.wg.Go(s.watchDebuggees)
 	}
@@ -78,7 +77,7 @@ func (s *Session) lookAtDebuggees() (any bool) {
 	stopped := false
 	s.debuggees = slices.DeleteFunc(s.debuggees, func(d *debuggee) bool {
 		now, err := processState(d.pid)
-		if err != nil || now.start != d.start || now.ends {
+		if err != nil || now.start != d.start || now.ends { // as lives
 			s.event(ide.SessionEvent{Kind: ide.EventExited, PID: d.pid})
 			return true
 		}
@@ -122,10 +121,17 @@ func (s *Session) restarts(l *listener) bool {
 	if l.owner == nil {
 		return s.holders > 0
 	}
-	return l.owner.debugs && !slices.ContainsFunc(s.debuggees, func(d *debuggee) bool {
-		now, err := processState(d.pid)
-		return d.owner == l.owner && err == nil && now.start == d.start && !now.ends
-	})
+	return len(l.by) > 0 && !slices.ContainsFunc(l.by, (*debuggee).lives)
+}
+
+// debuggeesOf are a launcher's. s.mu is held.
+func (s *Session) debuggeesOf(owner *launcher) []*debuggee {
+	return slices.DeleteFunc(slices.Clone(s.debuggees), func(d *debuggee) bool { return d.owner != owner || !d.lives() })
+}
+
+func (d *debuggee) lives() bool {
+	now, err := processState(d.pid)
+	return err == nil && now.start == d.start && !now.ends
 }
 
 // A processNow is what /proc tells of a process.

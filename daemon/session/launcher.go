@@ -35,7 +35,6 @@ type launcher struct {
 	directories directories // where it cannot
 
 	notices notices
-	debugs  bool // guarded by Session.mu; it has told of a debuggee
 
 	mu  sync.Mutex // one packet at a time
 	buf []byte     // guarded by mu

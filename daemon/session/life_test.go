@@ -43,7 +43,7 @@ func begin(t *testing.T, incoming string) (*Manager, ide.Session, <-chan ide.Ses
 	go func() { done <- m.Events(ctx, s.ID, func(e ide.SessionEvent) { told <- e }) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
 			t.Errorf("Events = %v", err)
 		}
 	})
@@ -228,6 +228,7 @@ func TestDebuggeeIsStoppedAndReplaced(t *testing.T) {
 	}
 	until(t, told, ide.EventExited)
 	first.Close()
+	c.call(layer.Request{Op: layer.OpDebuggee, Node: uint64(traced(t))}) // its successor, which does not listen yet
 	waiting := whoAnswers(port)
 	until(t, told, ide.EventWaiting)
 	c.listen(port, second.Listener)

@@ -28,6 +28,7 @@ const answerTime = 5 * time.Second
 type listener struct {
 	at      forward.Listener // guarded by Session.mu
 	owner   *launcher        // guarded by Session.mu; who told of it last, nil: it is gone
+	by      []*debuggee      // guarded by Session.mu; those of whom one listens, if there are any
 	lost    *lost            // guarded by Session.mu; nil: it listens
 	mirror  bool
 	release func()
@@ -59,7 +60,9 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		Port: port, Mirror: r.Flags&layer.ListenMirror != 0, Probed: slices.Contains(s.target.probed, int(port)),
 		Patience: s.patience(),
 	}
-	l := &listener{at: at, owner: owner, mirror: steal.Mirror}
+	s.mu.Lock()
+	l := &listener{at: at, owner: owner, by: s.debuggeesOf(owner), mirror: steal.Mirror}
+	s.mu.Unlock()
 	release, err := s.agent.tunnel.Steal(ctx, steal, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
 	})
@@ -125,7 +128,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 		})
 		at.Inodes = append(old, at.Inodes...)
 	}
-	l.at, l.owner = at, owner
+	l.at, l.owner, l.by = at, owner, s.debuggeesOf(owner)
 	if l.lost != nil {
 		l.find()
 		s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})

@@ -2,8 +2,11 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,6 +106,24 @@ func waits(number int) bool {
 	})
 }
 
+// idle asks a server twice on one connection.
+func idle(addr string) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	answers := bufio.NewReader(c)
+	for i := range 2 {
+		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: idle\r\n\r\n")
+		r, err := http.ReadResponse(answers, nil)
+		if err == nil {
+			_, err = io.Copy(io.Discard, r.Body)
+		}
+		fmt.Println("answer", i, err) // mark: answered
+	}
+}
+
 func main() {
 	switch os.Args[1] {
 	case "count":
@@ -172,6 +193,8 @@ func main() {
 		}
 		fmt.Println("waits") // mark: waits
 		<-ended
+	case "idle":
+		idle(os.Args[2])
 	case "environment":
 		for _, name := range os.Args[2:] {
 			value, ok := os.LookupEnv(name)

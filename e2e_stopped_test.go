@@ -1,0 +1,176 @@
+package mirrord_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-dap"
+
+	"mirrord/daemon/debug/debugtest"
+	"mirrord/protocol/ide"
+)
+
+// eventsOf starts `mirrord session events`.
+func eventsOf(t *testing.T) (until func(kind string)) {
+	t.Helper()
+	cmd := mirrord(t, "session", "events", "-o", "json")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan string, 1000)
+	go func() {
+		defer close(told)
+		for scan := bufio.NewScanner(out); scan.Scan(); {
+			var e ide.SessionEvent
+			if err := json.Unmarshal(scan.Bytes(), &e); err != nil {
+				t.Errorf("an event is %q: %v", scan.Text(), err)
+			}
+			told <- e.Kind
+		}
+	}()
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGINT)
+		for range told {
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("mirrord session events, interrupted: %v", err)
+		}
+	})
+	return func(kind string) {
+		t.Helper()
+		var seen []string
+		timeout := time.After(patience)
+		for {
+			select {
+			case k := <-told:
+				if k == kind {
+					return
+				}
+				seen = append(seen, k)
+			case <-timeout:
+				t.Fatalf("no event %q, but %q", kind, seen)
+			}
+		}
+	}
+}
+
+// Whoever asks the Service while the debuggee stands at a breakpoint, and while
+// it is started anew, waits and is answered by the debuggee.
+func TestRequestsWhileDebugged(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	until := eventsOf(t)
+	web := buildFor(t, "./testdata/apps/shop/web")
+	p := debugtest.Start(t, mirrord(t, append(append([]string{"dlv"}, onTarget(namespace, "--steal")[1:]...), "--", "dap", "--listen=127.0.0.1:0")...))
+	c := p.Dial()
+	c.Launch(debugtest.Args{"mode": "exec", "program": web, "args": []string{"-copy=debuggee"}, "outputMode": "local"})
+	c.Run()
+	until(ide.EventDebuggee)
+	until(ide.EventTaken)
+	listens(t, p)
+	ask := func() <-chan string {
+		answer := make(chan string, 1)
+		go func() {
+			out, err := tryKubectl("exec", "client", "-n", namespace, "--", "/shop", "get", "http://"+address+"/")
+			if err != nil {
+				out = err.Error()
+			}
+			answer <- out
+		}()
+		return answer
+	}
+	answered := func(when string, answers ...<-chan string) {
+		t.Helper()
+		for _, a := range answers {
+			if answer := <-a; !strings.Contains(answer, `"copy":"debuggee"`) {
+				t.Errorf("%s: the answer is %q", when, answer)
+			}
+		}
+	}
+	answered("at first", ask())
+
+	front := frontSource(t)
+	c.Break(front, dap.SourceBreakpoint{Line: debugtest.Mark(t, front, answering)})
+	first := ask()
+	handler := c.Stopped("breakpoint")
+	until(ide.EventStopped)
+	others := []<-chan string{ask(), ask()}
+	c.Break(front)
+	c.Resume("continue", handler)
+	until(ide.EventContinued)
+	answered("at the breakpoint", append(others, first)...)
+
+	agents := agentsOf(t)
+	var during []<-chan string
+	c.Send("restart", debugtest.Args{"arguments": debugtest.Args{"request": "launch", "rebuild": false}})
+	until(ide.EventExited)
+	for range 5 {
+		during = append(during, ask())
+	}
+	until(ide.EventWaiting)
+	debugtest.Next[*dap.InitializedEvent](c)
+	c.Run()
+	until(ide.EventTaken)
+	answered("during the restart", during...)
+	answered("after it", ask())
+	if now := agentsOf(t); now != agents {
+		t.Errorf("the agents are %s, they were %s", now, agents)
+	}
+	c.Disconnect(true)
+	if code := p.Wait(); code != 0 {
+		t.Errorf("dlv ended with %d", code)
+	}
+	until(ide.EventEnded)
+	if answer := <-ask(); !strings.Contains(answer, fromPod) {
+		t.Errorf("after the end the answer is %q", answer)
+	}
+}
+
+// A connection of a debuggee that stood at a breakpoint for long works as before.
+func TestSoakStopped(t *testing.T) {
+	const variable = "MIRRORD_TEST_SOAK"
+	if os.Getenv(variable) == "" {
+		t.Skip("takes as long as " + variable + " says, such as 10m; `go test` itself ends after 10m unless -timeout says otherwise")
+	}
+	stopped, err := time.ParseDuration(os.Getenv(variable))
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
+	}
+	needCluster(t)
+	ownDaemon(t)
+	debuggee := buildFor(t, "./daemon/debug/testdata/debuggee")
+	source, err := filepath.Abs("daemon/debug/testdata/debuggee/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := debugtest.Start(t, dlvOn(t, "dap", "--listen=127.0.0.1:0"))
+	c := p.Dial()
+	c.Launch(debugtest.Args{"mode": "exec", "program": debuggee, "args": []string{"idle", "inventory:80"}})
+	c.Break(source, dap.SourceBreakpoint{Line: debugtest.Mark(t, source, "// mark: answered")})
+	c.Run()
+	main := c.Stopped("breakpoint")
+	time.Sleep(stopped) // what the test is about
+	c.Break(source)
+	began := time.Now()
+	c.Resume("continue", main)
+	c.Printed("answer 1 <nil>")
+	took := time.Since(began)
+	if code := c.Exit(); code != 0 || !strings.Contains(c.Out(), "answer 0 <nil>") {
+		t.Errorf("exit code %d, printed %q", code, c.Out())
+	}
+	c.Disconnect(true)
+	if code := p.Wait(); code != 0 {
+		t.Errorf("dlv ended with %d", code)
+	}
+	report(t, "nothing: a debuggee at a breakpoint for "+stopped.String(), "its idle connection", "the next answer came after %v", round(took))
+}
