@@ -15,22 +15,31 @@ type Process struct {
 	Spare  []int // children that we had before
 }
 
-// early is a keeper that is not yet asked for.
-var early *Process
+// early gives a keeper that is not yet asked for, or nil where it did not start.
+var early chan *Process
 
 // StartEarly starts the keeper that Start will return, if this is going to be
 // a launcher: while the rest of our packages are initialised, so is it.
 func StartEarly() {
 	if len(os.Args) > 1 && os.Args[1] == "exec" && os.Getenv(NestedEnv) == "" {
-		early, _ = start() // Start tries again
+		started := make(chan *Process, 1)
+		early = started
+		// Beside us: the thread that forks waits until the child has executed, and
+		// then for a processor, on which the child is.
+		go func() {
+			p, _ := start() // Start tries again
+			started <- p
+		}()
 	}
 }
 
 // Start starts the keeper of this process, which ends it before it ends itself.
 func Start() (*Process, error) {
-	if p := early; p != nil {
+	if c := early; c != nil {
 		early = nil
-		return p, nil
+		if p := <-c; p != nil {
+			return p, nil
+		}
 	}
 	return start()
 }

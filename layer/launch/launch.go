@@ -105,7 +105,8 @@ func Prepare() (*Launcher, error) {
 // as its keeper it does the keeper's work and does not return.
 func Keeper() { keeper.Main() }
 
-// Close ends the keeper and what is below it.
+// Close ends the keeper and what is below it. After Run it only waits until the
+// kernel has taken the keeper apart: what else is to be done comes before it.
 func (l *Launcher) Close() { l.keeper.end() }
 
 // Run starts the debuggee and returns when it and all its children have ended.
@@ -177,7 +178,6 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 			log.Error("answering calls", "err", err)
 		}
 		listener.Close()
-		l.keeper.end()
 	}()
 	<-notified
 	kills := make(chan uint64, 1)
