@@ -17,6 +17,7 @@ import (
 	"github.com/go-delve/delve/cmd/dlv/cmds"
 	"github.com/go-delve/delve/pkg/logflags"
 
+	"mirrord/daemon/debug/endpoint"
 	"mirrord/layer/keeper"
 )
 
@@ -46,6 +47,9 @@ func Serve() {
 	} else {
 		logflags.WriteCgoFlagsWarning()
 	}
+	if nested := os.Getenv(keeper.NestedEnv) != ""; nested && endpoint.Is(os.Args[1:]) {
+		os.Exit(endpoint.Main(os.Args[1:], serveDAP))
+	}
 	if err := cmds.New(false).Execute(); err != nil {
 		os.Exit(1)
 	}
@@ -70,5 +74,5 @@ func Command(args []string) string {
 // Starts tells whether a command line starts a debuggee, or attaches to one.
 func Starts(args []string) bool {
 	name := Command(args)
-	return name == "attach" || slices.Contains(starters, name)
+	return endpoint.Is(args) || name == "attach" || slices.Contains(starters, name)
 }

@@ -23,6 +23,7 @@ var methods = map[string]method{
 	ide.MethodSessionLaunch: answer(sessionLaunch),
 	ide.MethodSessionStop:   answer(sessionStop),
 	ide.MethodSessionList:   answer(sessionList),
+	ide.MethodDebugStart:    answer(debugStart),
 }
 
 // answer makes a method of a function of typed parameters and result.

@@ -22,6 +22,7 @@ type Sessions interface {
 	Start(ctx context.Context, p ide.SessionStartParams, progress func(message string)) (ide.Session, error)
 	Launch(ctx context.Context, id string) (ide.Launch, error)
 	Stop(ctx context.Context, id string) error
+	Debug(ctx context.Context, p ide.DebugStartParams, progress func(message string)) (ide.Debug, error)
 	List() []ide.Session
 	Release(id string) // the connection that started it is gone
 }
