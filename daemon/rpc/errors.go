@@ -24,6 +24,19 @@ func otherBuild(client string, busy int) error {
 	}
 }
 
+// otherVersion is the refusal of a client that may not understand us.
+func otherVersion(c *ide.InitializeParams) error {
+	e := &ide.Error{
+		Code: ide.CodeBuild,
+		Msg:  fmt.Sprintf("client %.40q speaks version %d of this protocol, the daemon speaks version %d", c.Client, c.Version, ide.Version),
+		Hint: "update the extension, or install the mirrord that it was made for",
+	}
+	if c.Version > ide.Version {
+		e.Hint = "update mirrord"
+	}
+	return e
+}
+
 // toWire makes a JSON-RPC error of what a method returned; fromWire is its inverse.
 func toWire(err error) *jsonrpc2.Error {
 	if e, ok := errors.AsType[*jsonrpc2.Error](err); ok {
