@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,7 +51,7 @@ func toWire(err error) *jsonrpc2.Error {
 	default:
 		return &jsonrpc2.Error{Code: jsonrpc2.CodeInternalError, Message: err.Error()}
 	}
-	w := &jsonrpc2.Error{Code: int64(e.Code), Message: e.Msg}
+	w := &jsonrpc2.Error{Code: cmp.Or(int64(e.Code), jsonrpc2.CodeInternalError), Message: e.Msg}
 	if e.Hint != "" {
 		w.SetError(ide.ErrorData{Hint: e.Hint})
 	}
