@@ -20,8 +20,9 @@
 //		                              │   ▼
 //		                  launcher ── layer ── keeper ── debuggee
 //
-//	  - daemon/main.go: one binary is command line, daemon, launcher, keeper and
-//	    file server. daemon/early: the keeper does not wait for the rest of it.
+//	  - daemon/mirrord: the binary that is run, command line, launcher and keeper.
+//	    daemon/main.go: mirrord-full beside it, which is the daemon and its file
+//	    server, too. daemon/early: the keeper does not wait for the rest.
 //	  - daemon/cli: the commands. daemon/rpc: the daemon's life and its requests.
 //	    daemon/config: mirrord.json. daemon/session: one debuggee, one target.
 //	  - daemon/cluster: Kubernetes. daemon/tunnel: streams to the agent.
@@ -49,6 +50,8 @@
 //     policy (daemon/config/policy.go) and names.
 //  4. layer/launch/launch.go starts the keeper (layer/keeper), which installs the
 //     seccomp program and starts the debuggee; the launcher answers its calls.
+//     With `mirrord dlv` that is Delve (daemon/debug), which starts the debuggee:
+//     layer/debugger.go knows the two, and what else Delve starts, apart.
 //  5. The debuggee ends, the launcher ends with its exit code, the connection to
 //     the daemon closes, the session is undone.
 //
@@ -64,6 +67,9 @@
 // What the agent answered about a file the launcher keeps (layer/cache.go)
 // until the agent says that it has changed (agent/files/lease.go). A program's
 // way through a directory is guessed, and answered ahead (agent/files/ahead.go).
+//
+// A debuggee that its debugger has stopped, or is replacing by the next, is
+// waited for: daemon/session/debuggee.go, listen.go.
 //
 // A connect that does not block is answered after 250 ms at most, if need be
 // with an endpoint that completes when the target has (daemon/forward/pending.go).

@@ -117,11 +117,13 @@ func TestTwoBuilds(t *testing.T) {
 
 	const build = "e2e000000002"
 	bin := filepath.Join(t.TempDir(), "mirrord")
+	full := filepath.Join(filepath.Dir(bin), "mirrord-full")
 	agent := filepath.Join(t.TempDir(), "mirrord-agent")
 	image := filepath.Join(t.TempDir(), "image.tar")
 	flags := "-X mirrord/protocol.Build=" + build
 	for _, command := range [][]string{
-		{"go", "build", "-ldflags", flags, "-o", bin, "./daemon"},
+		{"go", "build", "-ldflags", flags, "-o", bin, "./daemon/mirrord"},
+		{"go", "build", "-ldflags", flags, "-o", full, "./daemon"},
 		{"go", "build", "-ldflags", flags, "-o", agent, "./agent"},
 		{"go", "run", "./agent/image", "-o", image, "-name", "mirrord-agent:" + build, agent},
 		{"bin/cluster", "load", image},

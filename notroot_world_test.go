@@ -142,7 +142,7 @@ func (w *notRoot) build(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(w.dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, pkg := range map[string]string{"mirrord": "./daemon", "mirrord-agent": "./agent"} {
+	for name, pkg := range map[string]string{"mirrord": "./daemon/mirrord", "mirrord-full": "./daemon", "mirrord-agent": "./agent"} {
 		if out, err := exec.Command("go", "build", "-o", filepath.Join(w.bin, name), pkg).CombinedOutput(); err != nil {
 			t.Fatalf("building %s: %v\n%s", pkg, err, out)
 		}

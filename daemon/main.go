@@ -1,5 +1,6 @@
-// Command mirrord runs debuggees in the context of Kubernetes pods: the
-// command line, the daemon and all of its kind in one binary.
+// Command mirrord-full is all of mirrord in one program: the command line, the
+// daemon and its file server. It is what mirrord (package daemon/mirrord) goes on
+// as where it is to be the daemon.
 package main
 
 import (
@@ -7,7 +8,6 @@ import (
 	"os"
 
 	"mirrord/daemon/cli"
-	"mirrord/daemon/debug"
 	_ "mirrord/daemon/early" // does not return in a launcher's keeper
 	"mirrord/daemon/files"
 	"mirrord/daemon/rpc"
@@ -16,7 +16,6 @@ import (
 
 func main() {
 	files.Serve() // does not return in a daemon's file server
-	debug.Serve() // does not return in a debugger
 	os.Exit(cli.Main(os.Args, manager))
 }
 

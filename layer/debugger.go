@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/seccomp"
+	wire "mirrord/protocol/layer"
 )
 
 // A Debugger is Delve, which is started in place of the debuggee and starts it.
@@ -72,9 +73,12 @@ func NewDebugger(env []string, set map[string]string, unset []string) (*Debugger
 // exec decides about the process of a thread that calls exec, and gives it the
 // environment that is its.
 func (d *Debugger) exec(c *call) error {
-	served, first, err := d.decide(int(c.TID), true)
-	if err != nil || first {
+	p, served, err := d.decide(int(c.TID), true)
+	if err != nil || d.isFirst(p) {
 		return nil // gone, or the debugger, which hands on what it has
+	}
+	if served && p.tracer != 0 {
+		c.l.wg.Go(func() { c.l.tellDebuggee(p.id) })
 	}
 	envp := c.Args[2]
 	if c.hook.Call == seccomp.Execveat {
@@ -88,16 +92,15 @@ func (d *Debugger) exec(c *call) error {
 
 // serves tells whether the process of thread tid is a debuggee.
 func (d *Debugger) serves(tid uint32) bool {
-	served, _, err := d.decide(int(tid), false)
+	_, served, err := d.decide(int(tid), false)
 	return served || err != nil
 }
 
-func (d *Debugger) decide(tid int, exec bool) (served, first bool, err error) {
+func (d *Debugger) decide(tid int, exec bool) (p process, served bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	p, err := lookAt(tid)
-	if err != nil {
-		return false, false, err
+	if p, err = lookAt(tid); err != nil {
+		return p, false, err
 	}
 	if exec && d.first == 0 {
 		d.first, d.keeper = p.id, p.parent
@@ -106,7 +109,31 @@ func (d *Debugger) decide(tid int, exec bool) (served, first bool, err error) {
 	if exec {
 		d.keep(p, served)
 	}
-	return served, p.id == d.first, nil
+	return p, served, nil
+}
+
+func (d *Debugger) isFirst(p process) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return p.id == d.first
+}
+
+// debuggees are the processes that the debugger traces.
+func (d *Debugger) debuggees() []int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []int
+	for id, k := range d.kinds {
+		if p, err := lookAt(id); k.served && err == nil && p.start == k.start && p.tracer != 0 {
+			list = append(list, id)
+		}
+	}
+	return list
+}
+
+// tellDebuggee lets the daemon know of a process that may be stopped and replaced.
+func (l *Layer) tellDebuggee(id int) {
+	l.Daemon.call(&wire.Request{Op: wire.OpDebuggee, Node: uint64(id)})
 }
 
 // judge is called with mu held.

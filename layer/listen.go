@@ -29,7 +29,8 @@ func quickBind(c *call) bool {
 }
 
 // slowBind binds to loopback: to the wanted port if it is free and permitted,
-// else to any. The debuggee is told what it asked for.
+// else to any. The debuggee is told what it asked for. Its debugger's listener
+// gets what it asks for, and is this machine's alone.
 func slowBind(c *call) answer {
 	s := &c.addr
 	d, ans, ok := c.duplicate(int32(c.Args[0]))
@@ -37,7 +38,7 @@ func slowBind(c *call) answer {
 		return ans
 	}
 	defer d.close()
-	if !d.tcp() || s.family == unix.AF_INET6 && d.domain == unix.AF_INET {
+	if !d.tcp() || s.family == unix.AF_INET6 && d.domain == unix.AF_INET || c.forDebugger() {
 		return carryOn
 	}
 	want := s.addr.Port()

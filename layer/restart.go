@@ -87,6 +87,11 @@ func (l *Layer) again(ctx context.Context) error {
 	l.sockets.forgetEndpoints()
 	l.Daemon.use(k)
 	l.Daemon.expect(true)
+	if l.Debugger != nil {
+		for _, id := range l.Debugger.debuggees() {
+			l.tellDebuggee(id)
+		}
+	}
 	return nil
 }
 

@@ -192,6 +192,9 @@ type (
 		Port   uint16 `json:"port"`
 		Mirror bool   `json:"mirror,omitempty"` // copies only: the pod answers
 		Probed bool   `json:"probed,omitempty"` // kubelet probes the port: probes are the pod's
+		// Patience is how many seconds the daemon may take to answer Incoming; 0: 5.
+		// Until then the connection waits, as it does for a debuggee that restarts.
+		Patience uint32 `json:"patience,omitempty"`
 	}
 	// StealReply is sent when the redirect is active.
 	StealReply struct {

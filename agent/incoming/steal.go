@@ -19,7 +19,7 @@ type Client interface {
 	Open() (net.Conn, error) // a new stream to it
 }
 
-// patience is how long a holder may take to answer an offer. Its launcher's
+// patience is how long a holder may take to answer an offer, unless it asks for more. Its launcher's
 // debuggee need not run for that, its kernel accepts; so who is silent for so
 // long is cut off, and the pod serves its client.
 const patience = 5 * time.Second
@@ -58,8 +58,10 @@ type Steal struct {
 	way    way
 	port   uint16
 	probed bool // kubelet connects to it
-	client Client
-	life   context.Context // good until the client ends
+	// patience is how long its holder may take to answer an offer.
+	patience time.Duration
+	client   Client
+	life     context.Context // good until the client ends
 
 	mu       sync.Mutex         // lock order: mu, then Incoming.mu
 	held     context.Context    // good until the port is suspended or released; guarded by mu
@@ -146,7 +148,7 @@ func (s *Steal) hold() context.Context {
 // Goroutines: one, which may outlive the offer where opening a stream blocks;
 // Incoming waits for it, and the end of the client's session ends it.
 func (s *Steal) offer(conn protocol.Incoming) (net.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(s.hold(), patience, fmt.Errorf("no answer within %v", patience))
+	ctx, cancel := context.WithTimeoutCause(s.hold(), s.patience, fmt.Errorf("no answer within %v", s.patience))
 	defer cancel()
 	taken := make(chan net.Conn)
 	refused := make(chan error, 1)

@@ -179,35 +179,58 @@ var (
 	readHead   = protocol.FrameHead + len(readHeader)
 )
 
+// The payload of a read begins with a page: whoever copies from a page's begin to
+// a few bytes behind another's needs four times as long.
+const page = 4 << 10
+
 var readBuffers = sync.Pool{New: func() any {
-	b := make([]byte, readHead+protocol.MaxPayload)
+	b := make([]byte, page+protocol.MaxPayload)[page-readHead:] // so big a slice begins with a page
 	return &b
 }}
 
-// read answers with bytes of a file, which are read to where they are sent from,
-// in pieces that the processor's cache holds.
+// read answers with bytes of a file, and what else is asked to read in the same
+// stream, until it is closed or a read fails.
 func read(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
-	q, err := decode[protocol.Read](f)
-	if err != nil {
-		return protocol.WriteError(stream, f.Kind.String(), err)
+	for {
+		q, err := decode[protocol.Read](f)
+		if err != nil {
+			return protocol.WriteError(stream, f.Kind.String(), err)
+		}
+		if ok, err := readOnce(ctx, c, stream, q); !ok {
+			return err
+		}
+		if f, err = protocol.ReadFrame(stream); err != nil {
+			if err == io.EOF {
+				err = nil
+			}
+			return err
+		}
+		if f.Kind != protocol.KindRead {
+			return protocol.WriteError(stream, f.Kind.String(), fmt.Errorf("stream is for reads: %w", unix.EPROTO))
+		}
 	}
+}
+
+// readOnce tells whether the stream is good for another read. The bytes are read
+// to where they are sent from, in pieces that the processor's cache holds.
+func readOnce(ctx context.Context, c *client, stream net.Conn, q protocol.Read) (ok bool, err error) {
 	buf := readBuffers.Get().(*[]byte)
 	defer readBuffers.Put(buf)
 	b := *buf
 	if err := c.begin(ctx); err != nil {
-		return err
+		return false, err
 	}
 	n, err := c.files.Read(q, b[readHead:])
 	c.done()
 	if err != nil {
-		return protocol.WriteError(stream, f.Kind.String(), err)
+		return false, protocol.WriteError(stream, protocol.KindRead.String(), err)
 	}
 	protocol.AppendHead(b[:0], protocol.KindRead, readHeader, n)
 	for b = b[:readHead+n]; len(b) > 0 && err == nil; {
 		n, err = stream.Write(b[:min(len(b), protocol.MaxChunk)])
 		b = b[n:]
 	}
-	return err
+	return err == nil, err
 }
 
 // steal holds a port for as long as the stream is open. The stream ends when

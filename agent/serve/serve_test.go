@@ -187,6 +187,46 @@ func TestTwoLinks(t *testing.T) {
 	}
 }
 
+// A stream of reads has one after the other until it is closed; one that fails,
+// and what is no read, is its end.
+func TestReadsInOneStream(t *testing.T) {
+	c, _ := agenttest.New(t, run(t))
+	name := t.TempDir() + "/file"
+	words := strings.Repeat("many words ", 100_000)
+	if err := os.WriteFile(name, []byte(words), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var open protocol.OpenReply
+	if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: name}, &open); err != nil {
+		t.Fatal(err)
+	}
+	for end, test := range map[string]struct {
+		kind   protocol.Kind
+		header any
+		errno  unix.Errno
+	}{
+		"failure": {protocol.KindRead, protocol.Read{Handle: open.Handle + 1, Len: 1}, unix.EBADF},
+		"garbage": {protocol.KindRead, "read", unix.EINVAL},
+		"stat":    {protocol.KindStat, protocol.Stat{Path: name}, unix.EPROTO},
+	} {
+		s := c.Stream()
+		for off := 0; off < len(words); off += 300_000 {
+			q := protocol.Read{Handle: open.Handle, Offset: int64(off), Len: 300_000}
+			got, err := protocol.Call(s, protocol.KindRead, q, new(protocol.ReadReply))
+			if want := words[off:min(off+300_000, len(words))]; string(got) != want || err != nil {
+				t.Errorf("%d bytes at %d of %d, %v", len(got), off, len(want), err)
+			}
+		}
+		_, err := protocol.Call(s, test.kind, test.header, new(any))
+		if e, ok := errors.AsType[*protocol.Error](err); !ok || e.Errno != uint32(test.errno) {
+			t.Errorf("%s: %v", end, err)
+		}
+		if n, err := s.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("after %s: %d bytes, %v", end, n, err)
+		}
+	}
+}
+
 // A client may have so many streams and handles; another is not hurt by it.
 func TestLimits(t *testing.T) {
 	addr := run(t)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -18,7 +19,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mirrord/daemon/debug"
 	"mirrord/daemon/rpc"
 	"mirrord/layer/launch"
 	"mirrord/protocol"
@@ -52,11 +52,14 @@ func (e *exit) Unwrap() error { return e.err }
 
 // Main runs a command line, args[0] being the program's name, and returns its
 // exit code. It does not return where the debuggee died by a signal: then so
-// does this process.
+// does this process. Where manager is nil mirrord-full is the daemon.
 func Main(args []string, manager NewManager) int {
 	root := command(manager)
 	rest := args[1:]
-	if debug.Is(args[0]) { // called by an IDE: the command line is Delve's
+	if isDelve(args[0]) { // called by an IDE: the command line is Delve's
+		if !wantsSession(rest) {
+			return report(os.Stderr, become(delveProgram, append([]string{delve}, rest...)))
+		}
 		rest = append([]string{"dlv", "--"}, rest...)
 	}
 	root.SetArgs(rest)
@@ -107,6 +110,21 @@ func run(f func(ctx context.Context, cmd *cobra.Command, args []string) error) f
 			return &exit{code: e.Code, err: err}
 		}
 		return &exit{code: exitFailed, err: err}
+	}
+}
+
+// one is for commands that take one argument; example is what it may be.
+func one(what, example string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		path := cmd.CommandPath()
+		switch _, name, _ := strings.Cut(path, " "); len(args) {
+		case 0:
+			return fmt.Errorf("%s needs %s, as in %s %s", name, what, path, example)
+		case 1:
+			return nil
+		default:
+			return fmt.Errorf("%s takes one argument, got %q, too", name, args[1])
+		}
 	}
 }
 
@@ -169,5 +187,11 @@ func runtimeDir() (string, error) { return rpc.RuntimeDir(os.Getenv("XDG_RUNTIME
 // client is this process, as the daemon must know it.
 func client() (ide.Client, error) {
 	dir, err := os.Getwd()
-	return ide.Client{Dir: dir, Env: os.Environ()}, err
+	if errors.Is(err, fs.ErrNotExist) {
+		return ide.Client{}, &ide.Error{Msg: "the working directory has been deleted", Hint: "change to one that exists, as with `cd`", Err: err}
+	}
+	if err != nil {
+		return ide.Client{}, fmt.Errorf("finding the working directory: %w", err)
+	}
+	return ide.Client{Dir: dir, Env: os.Environ()}, nil
 }

@@ -48,7 +48,14 @@ where none runs.`,
 				d.Level = slog.LevelDebug
 			}
 			d.Stderr = cmd.ErrOrStderr()
-			return d.Run(ctx)
+			if d.New != nil {
+				return d.Run(ctx)
+			}
+			err = become(fullProgram, os.Args)
+			if d.Ready != nil {
+				fmt.Fprint(d.Ready, err) // who started us tells the user
+			}
+			return err
 		}),
 	}
 	f := cmd.Flags()

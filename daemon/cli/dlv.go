@@ -6,16 +6,50 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"mirrord/daemon/debug"
 	"mirrord/daemon/debug/endpoint"
+	"mirrord/layer/keeper"
 	"mirrord/protocol/ide"
 )
 
+// delve is the name that makes a command Delve, ours (argv[0]) or another.
+const delve = "dlv"
+
 const sessionVar = "MIRRORD_SESSION"
+
+// contexts are the variables that ask for a session by themselves.
+var contexts = []string{sessionVar, "MIRRORD_IMPERSONATED_TARGET", "MIRRORD_CONFIG_FILE"}
+
+// Delve's commands that start a debuggee, and the others.
+var (
+	starters = []string{"dap", "debug", "exec", "test", "trace"}
+	others   = []string{"attach", "backend", "completion", "connect", "core", "help", "log", "redirect", "replay", "substitute-path", "version"}
+)
+
+func isDelve(command string) bool { return filepath.Base(command) == delve }
+
+// delveCommand finds the command in a command line of Delve's, "" for none.
+func delveCommand(args []string) string {
+	for _, word := range args {
+		if slices.Contains(starters, word) || slices.Contains(others, word) {
+			return word
+		}
+	}
+	return ""
+}
+
+// wantsSession tells whether a dlv with these arguments is to be in a session
+// and is not in one already; else it is Delve and no more.
+func wantsSession(args []string) bool {
+	return os.Getenv(keeper.NestedEnv) == "" && slices.Contains(append(starters, "attach"), delveCommand(args)) &&
+		slices.ContainsFunc(contexts, func(name string) bool { return os.Getenv(name) != "" })
+}
 
 func dlvCommand() *cobra.Command {
 	e := &execution{}
@@ -43,28 +77,17 @@ to start; without them it is Delve and no more.`,
 			return e.check()
 		},
 	}
-	cmd.RunE = run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
-		if debug.Command(args) == "attach" {
-			return &ide.Error{
-				Msg:  "dlv attach: a process that runs already cannot be put into the context of a target",
-				Hint: "start it with mirrord dlv exec, or attach with Delve itself to debug it as it is",
-			}
-		}
-		if !debug.Starts(args) {
-			return &ide.Error{
-				Msg:  fmt.Sprintf("dlv %s starts no debuggee, so there is nothing to put into the context of a target", args[0]),
-				Hint: "the commands are dap, debug, exec, test and trace; run dlv itself for the others",
-			}
+	cmd.RunE = run(func(ctx context.Context, cmd *cobra.Command, args []string) (err error) {
+		if err := startsDebuggee(args); err != nil {
+			return err
 		}
 		if id := os.Getenv(sessionVar); id != "" && e.session == "" && e.choice == (choice{}) {
 			e.session = id
 		}
-		self, err := os.Executable()
-		if err != nil {
+		if e.path, err = beside(delveProgram); err != nil {
 			return err
 		}
-		e.path = self
-		argv := append([]string{debug.Name}, args...)
+		argv := append([]string{delve}, args...)
 		if endpoint.Is(args) {
 			return e.debugSession(ctx, cmd, argv)
 		}
@@ -95,4 +118,22 @@ func (e *execution) debugSession(ctx context.Context, cmd *cobra.Command, argv [
 		return err // nobody listens: to the log
 	}
 	return &exit{code: exitFailed}
+}
+
+// startsDebuggee refuses command lines of Delve that start nothing.
+func startsDebuggee(args []string) error {
+	command := delveCommand(args)
+	switch {
+	case slices.Contains(starters, command), endpoint.Is(args):
+		return nil
+	case command == "attach":
+		return &ide.Error{
+			Msg:  "dlv attach: a process that runs already cannot be put into the context of a target",
+			Hint: "start it with mirrord dlv exec, or attach with Delve itself to debug it as it is",
+		}
+	}
+	return &ide.Error{
+		Msg:  fmt.Sprintf("dlv %s starts no debuggee, so there is nothing to put into the context of a target", strings.Join(args, " ")),
+		Hint: "the commands are dap, debug, exec, test and trace; run dlv itself for the others",
+	}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
-	"mirrord/daemon/debug"
 	"mirrord/daemon/rpc"
 	"mirrord/layer/launch"
 	"mirrord/protocol/ide"
@@ -91,6 +92,7 @@ func (e *execution) add(cmd *cobra.Command) {
 	}
 	cmd.MarkFlagsMutuallyExclusive("agent", "target")
 	mustComplete(cmd, "target", e.choice.completeTarget, cobra.ShellCompDirectiveNoFileComp)
+	mustComplete(cmd, "session", completeSession, cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "fs-mode", fixed("read", "write", "local", "local-with-overrides"), cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "layer", fixed(engines...), cobra.ShellCompDirectiveNoFileComp)
 }
@@ -102,10 +104,8 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	if err != nil {
 		return err
 	}
-	if e.path == "" {
-		if _, err := launch.Look(args[0], me.Env, me.Dir); err != nil {
-			return err
-		}
+	if _, err := launch.Look(cmp.Or(e.path, args[0]), me.Env, me.Dir); err != nil {
+		return err
 	}
 	if e.engine == "preload" {
 		return &ide.Error{Msg: "--layer preload: this version has only the seccomp layer", Hint: "leave --layer out"}
@@ -127,13 +127,16 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	defer c.Close() // the session ends with it
 	w := cmd.ErrOrStderr()
 	l, err := e.launch(ctx, c, me, w)
+	if bad, ok := errors.AsType[*ide.Error](err); ok && bad.Code == ide.CodeUsage && e.choice.judged() {
+		return &exit{code: exitUsage, err: err} // else it stands in a file or variable
+	}
 	if err != nil {
 		return err
 	}
 	back := comeback{dir: e.dir, start: l.Start}
 	defer back.close()
-	config := launch.Config{
-		Path: e.path, Argv: args, Debugger: debug.Is(args[0]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
+	settings := launch.Config{
+		Path: e.path, Argv: args, Debugger: isDelve(args[0]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
 		Policy: l.Policy, Hostname: l.Hostname,
 		Socket: c.Info.Layer, Session: l.Session.ID, Again: back.again,
 		Message: func(msg string) { fmt.Fprintf(w, "mirrord: %s\n", indent(msg)) },
@@ -143,13 +146,16 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 		if err != nil {
 			return fmt.Errorf("reading the target's addresses: %w", err)
 		}
-		config.Addrs = append(config.Addrs, ip)
+		settings.Addrs = append(settings.Addrs, ip)
 	}
 	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	// From here on signals are the debuggee's.
-	end, err := launcher.Run(context.WithoutCancel(ctx), log, config)
+	end, err := launcher.Run(context.WithoutCancel(ctx), log, settings)
 	if err != nil || end.Code == 0 {
 		return err
+	}
+	if end.Crashed() {
+		fmt.Fprintf(w, "mirrord: %s\n", crash(args[0], end))
 	}
 	return &exit{code: end.Code, debuggee: end}
 }
@@ -174,4 +180,13 @@ func (e *execution) launch(ctx context.Context, c *rpc.Client, me ide.Client, w 
 		fmt.Fprintf(w, "mirrord: in the context of %s, after %.1f s\n", s.Target, time.Since(begin).Seconds())
 	}
 	return l, err
+}
+
+// crash names the end of a debuggee that nobody asked to end.
+func crash(command string, end launch.Exit) string {
+	words := fmt.Sprintf("%s was ended by %s", command, unix.SignalName(end.Signal))
+	if end.OutOfMemory {
+		words += ": this machine, or the cgroup it runs in, had no memory left"
+	}
+	return words
 }

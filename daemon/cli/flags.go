@@ -16,6 +16,11 @@ type choice struct {
 	overrides ide.Overrides
 }
 
+// judged tells whether there is anything in it that the daemon may call nonsense.
+func (c *choice) judged() bool {
+	return c.overrides.Target != "" || c.overrides.FSMode != "" || c.overrides.Agent != ""
+}
+
 func (c *choice) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SortFlags = false
@@ -24,6 +29,9 @@ func (c *choice) add(cmd *cobra.Command) {
 	f.StringVar(&c.overrides.Namespace, "namespace", "", "the same")
 	f.StringVar(&c.overrides.Context, "context", "", "`context` of the kubeconfig (default: its current one)")
 	f.StringVar(&c.overrides.Kubeconfig, "kubeconfig", "", "`path` of the kubeconfig (default: $KUBECONFIG, ~/.kube/config)")
+	mustComplete(cmd, "target-namespace", c.completeNamespace, cobra.ShellCompDirectiveNoFileComp)
+	mustComplete(cmd, "namespace", c.completeNamespace, cobra.ShellCompDirectiveNoFileComp)
+	mustComplete(cmd, "context", c.completeContext, cobra.ShellCompDirectiveNoFileComp)
 	mustComplete(cmd, "config-file", func(string) []string { return nil }, cobra.ShellCompDirectiveDefault)
 }
 
@@ -63,15 +71,42 @@ func (c *choice) completeTarget(prefix string) []string {
 	return list
 }
 
-func (c *choice) targets(ctx context.Context) (ide.TargetListResult, error) {
+func (c *choice) completeNamespace(string) []string {
+	var r ide.NamespacesResult
+	c.complete(ide.MethodTargetNamespaces, &r)
+	return r.Namespaces
+}
+
+func (c *choice) completeContext(string) []string {
+	var r ide.ContextsResult
+	c.complete(ide.MethodTargetContexts, &r)
+	return r.Contexts
+}
+
+// complete leaves r as it is where there is no answer in time.
+func (c *choice) complete(method string, r any) {
+	ctx, cancel := context.WithTimeout(context.Background(), completionTime)
+	defer cancel()
+	if err := c.ask(ctx, method, r); err != nil {
+		cobra.CompDebugln(err.Error(), false)
+	}
+}
+
+func (c *choice) targets(ctx context.Context) (r ide.TargetListResult, err error) {
+	err = c.ask(ctx, ide.MethodTargetList, &r)
+	return r, err
+}
+
+// ask asks the daemon about the cluster that the flags choose.
+func (c *choice) ask(ctx context.Context, method string, r any) error {
 	me, err := client()
 	if err != nil {
-		return ide.TargetListResult{}, err
+		return err
 	}
 	d, err := dial(ctx)
 	if err != nil {
-		return ide.TargetListResult{}, err
+		return err
 	}
 	defer d.Close()
-	return d.Targets(ctx, ide.TargetListParams{Client: me, ConfigFile: c.config, Overrides: c.overrides})
+	return d.Call(ctx, method, ide.TargetListParams{Client: me, ConfigFile: c.config, Overrides: c.overrides}, r)
 }

@@ -37,10 +37,7 @@ func lsCommand() *cobra.Command {
 					return fmt.Errorf("--type: %q is none of %s", kind, strings.Join(listed, ", "))
 				}
 			}
-			if output != "table" && output != "json" {
-				return fmt.Errorf("--output: %q is none of table, json", output)
-			}
-			return nil
+			return checkOutput(output)
 		},
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, _ []string) error {
 			r, err := c.targets(ctx)
@@ -48,10 +45,8 @@ func lsCommand() *cobra.Command {
 				return err
 			}
 			r.Targets = ofTypes(r.Targets, types)
-			if output == "json" {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(r)
+			if output == outputJSON {
+				return printJSON(cmd.OutOrStdout(), r)
 			}
 			if len(r.Targets) == 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: no targets in namespace %s\n", r.Namespace)
@@ -62,10 +57,32 @@ func lsCommand() *cobra.Command {
 	}
 	c.add(cmd)
 	cmd.Flags().StringSliceVarP(&types, "type", "t", nil, "only these `types`: pod, deployment")
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "`format`: table or json")
+	addOutput(cmd, &output)
 	mustComplete(cmd, "type", fixed(listed...), cobra.ShellCompDirectiveNoFileComp)
-	mustComplete(cmd, "output", fixed("table", "json"), cobra.ShellCompDirectiveNoFileComp)
 	return cmd
+}
+
+// outputs are the ways to print a list.
+var outputs = []string{"table", outputJSON}
+
+const outputJSON = "json"
+
+func addOutput(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", outputs[0], "`format`: table or json")
+	mustComplete(cmd, "output", fixed(outputs...), cobra.ShellCompDirectiveNoFileComp)
+}
+
+func checkOutput(output string) error {
+	if !slices.Contains(outputs, output) {
+		return fmt.Errorf("--output: %q is none of %s", output, strings.Join(outputs, ", "))
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
 func ofTypes(targets []ide.Target, types []string) []ide.Target {

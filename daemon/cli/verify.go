@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mirrord/daemon/config"
 	"mirrord/protocol/ide"
 )
 
@@ -16,7 +15,7 @@ func verifyCommand() *cobra.Command {
 		Short:   "Tell what is wrong with a configuration file",
 		Long:    "verify-config lists errors and warnings, one a line. Its exit code is 1 where there is an error.",
 		Example: "  mirrord verify-config .mirrord/mirrord.json",
-		Args:    cobra.ExactArgs(1),
+		Args:    one("a file", ".mirrord/mirrord.json"),
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			me, err := client()
 			if err != nil {
@@ -38,7 +37,7 @@ func verifyCommand() *cobra.Command {
 					kind = "warning"
 				}
 				bad = bad || !p.Warning
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", kind, config.Words(p))
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", kind, p)
 			}
 			if bad {
 				return &exit{code: 1}

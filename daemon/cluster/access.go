@@ -120,6 +120,16 @@ func (a Access) choose(config *api.Config, paths []string) (*rest.Config, string
 	return cfg, name, entry.Namespace, nil
 }
 
+// Contexts lists the kubeconfig's contexts, none where there is no kubeconfig;
+// current is "" where it names none.
+func (a Access) Contexts() (current string, names []string, err error) {
+	kubeconfig, err := a.read(a.paths())
+	if kubeconfig == nil || err != nil {
+		return "", nil, err
+	}
+	return kubeconfig.CurrentContext, slices.Sorted(maps.Keys(kubeconfig.Contexts)), nil
+}
+
 // inCluster is for a client that runs in a pod: nil when it does not.
 func (a Access) inCluster() (*rest.Config, string, error) {
 	host, port := a.env("KUBERNETES_SERVICE_HOST"), a.env("KUBERNETES_SERVICE_PORT")

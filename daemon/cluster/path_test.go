@@ -80,6 +80,15 @@ func TestSuggest(t *testing.T) {
 			t.Errorf("%s: %q, want %q", in, got, want)
 		}
 	}
+	for hint, all := range map[string][]string{
+		"did you mean shop? choose it with -n":            {"default", "shop"},
+		"it has default, kube-system; choose one with -n": {"default", "kube-system"},
+		"choose another with -n":                          nil,
+	} {
+		if got := namespaceHint("shpo", all); got != hint {
+			t.Errorf("of %q: %q, want %q", all, got, hint)
+		}
+	}
 	if got := suggest("x", nil, "it has"); got != "" {
 		t.Errorf("no names: %q", got)
 	}

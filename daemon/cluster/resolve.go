@@ -183,10 +183,24 @@ func (c *Cluster) checkNamespace(ctx context.Context) error {
 		return nil // it exists, or we may not know
 	}
 	e := &Error{Kind: UnknownNamespace, Msg: fmt.Sprintf("looking into namespace %q: the cluster at %s does not have it", c.namespace, c.config.Host)}
-	if all, err := c.Namespaces(ctx); err == nil {
-		e.Hint = suggest(c.namespace, all, "it has")
+	all, err := c.Namespaces(ctx)
+	if err != nil {
+		c.log.Debug("listing namespaces to name near ones", "err", err)
 	}
+	e.Hint = namespaceHint(c.namespace, all)
 	return e
+}
+
+// namespaceHint says how to choose another one than name, which does not exist.
+func namespaceHint(name string, all []string) string {
+	near := suggest(name, all, "it has")
+	switch {
+	case near == "":
+		return "choose another with -n"
+	case strings.HasSuffix(near, "?"):
+		return near + " choose it with -n"
+	}
+	return near + "; choose one with -n"
 }
 
 // Namespaces lists the cluster's namespaces by name.

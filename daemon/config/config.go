@@ -79,6 +79,10 @@ type Incoming struct {
 	Mode        string // off, mirror, steal
 	Ports       []uint16
 	IgnorePorts []uint16
+	// WhileRestarting is how long connections wait for a debuggee that is being
+	// restarted; 0: they go to the pod. WhileStopped, for one that its debugger
+	// has stopped.
+	WhileRestarting, WhileStopped time.Duration
 }
 
 // Outgoing is feature.network.outgoing.
@@ -118,7 +122,7 @@ func defaults() *Config {
 	return &Config{
 		Env:       Env{Enabled: true},
 		FS:        FS{Mode: "read"},
-		Incoming:  Incoming{Mode: "mirror"},
+		Incoming:  Incoming{Mode: "mirror", WhileRestarting: 10 * time.Second, WhileStopped: time.Hour},
 		Outgoing:  Outgoing{TCP: true, UDP: true},
 		DNS:       true,
 		Hostname:  true,

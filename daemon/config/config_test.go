@@ -190,7 +190,7 @@ func TestWarnings(t *testing.T) {
 		c := load1(t, test.text, ide.Overrides{})
 		var got string
 		for _, w := range c.Warnings {
-			got += Words(w) + "\n"
+			got += w.String() + "\n"
 		}
 		if !strings.Contains(got, test.want) || test.want == "" && got != "" {
 			t.Errorf("%s\n got %s\nwant %s", test.text, got, test.want)
@@ -266,8 +266,29 @@ func FuzzLoad(f *testing.F) {
 		}
 		for _, p := range problems {
 			if p.Line < 1 || p.Column < 1 {
-				t.Errorf("%q: %s", text, Words(p))
+				t.Errorf("%q: %s", text, p)
 			}
 		}
 	})
+}
+
+// Of several files in .mirrord one is used, and the user is told which.
+func TestSeveralDefaultFiles(t *testing.T) {
+	me := client(t, ".mirrord/mirrord.toml", "target = \"pod/web\"\n")
+	if c, err := Load(me, "", ide.Overrides{}); err != nil || len(c.Warnings) != 0 {
+		t.Errorf("one file: %v, %v", c, err)
+	}
+	for _, name := range []string{"mirrord.yaml", "mirrord.yml"} {
+		if err := os.WriteFile(filepath.Join(me.Dir, ".mirrord", name), []byte("operator: true\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := Load(me, "", ide.Overrides{})
+	if err != nil || c.Target != "pod/web" || len(c.Warnings) != 1 || !c.Warnings[0].Warning ||
+		c.Warnings[0].String() != ".mirrord/mirrord.toml is used, and not .mirrord/mirrord.yaml and .mirrord/mirrord.yml: one file is the configuration" {
+		t.Errorf("three files: %+v, %v", c, err)
+	}
+	if c, err := Load(me, ".mirrord/mirrord.yaml", ide.Overrides{}); err != nil || len(c.Warnings) != 1 || c.Warnings[0].Key != "operator" {
+		t.Errorf("a file that is named: %+v, %v", c, err)
+	}
 }

@@ -20,20 +20,25 @@ var defaultFiles = []string{
 	".mirrord/mirrord.json", ".mirrord/mirrord.toml", ".mirrord/mirrord.yaml", ".mirrord/mirrord.yml",
 }
 
-// locate finds the file: its name for messages, and its path.
-func locate(client ide.Client, file string) (name, path string) {
+// locate finds the file: its name for messages, and its path. Others are files
+// that would be used if it were not there.
+func locate(client ide.Client, file string) (name, path string, others []string) {
 	if file == "" {
 		file, _ = lookupEnv(client.Env, "MIRRORD_CONFIG_FILE")
 	}
 	if file != "" {
-		return file, absolute(file, client)
+		return file, absolute(file, client), nil
 	}
 	for _, file := range defaultFiles {
-		if path := absolute(file, client); exists(path) {
-			return file, path
+		switch at := absolute(file, client); {
+		case !exists(at):
+		case name == "":
+			name, path = file, at
+		default:
+			others = append(others, file)
 		}
 	}
-	return "", ""
+	return name, path, others
 }
 
 // absolute reads a path as the client would: ~ is its home.

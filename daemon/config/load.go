@@ -16,17 +16,21 @@ import (
 // Load makes the Config of a client's request: the file (else the one that
 // MIRRORD_CONFIG_FILE names, else .mirrord/mirrord.json and its like in the
 // client's directory, else none), under the client's MIRRORD_ variables, under
-// the command line's overrides. Its errors are *ide.Error of CodeConfig.
+// the command line's overrides. Its errors are *ide.Error of CodeConfig,
+// or CodeUsage for an override.
 func Load(client ide.Client, file string, o ide.Overrides) (*Config, error) {
 	c, problems, err := load(client, file, o)
 	if len(problems) > 0 {
-		err = errors.New(Words(problems[0]))
+		err = errors.New(problems[0].String())
 		if n := len(problems) - 1; n > 0 {
 			err = fmt.Errorf("%w (and %d more)", err, n)
 		}
 	}
+	if _, ok := errors.AsType[*ide.Error](err); err != nil && !ok {
+		err = &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
+	}
 	if err != nil {
-		return nil, &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
+		return nil, err
 	}
 	return c, nil
 }
@@ -43,23 +47,14 @@ func Verify(client ide.Client, file string) ([]ide.Problem, error) {
 	return problems, nil
 }
 
-// Words tells a problem as file:line:column: key: message.
-func Words(p ide.Problem) string {
-	at := ""
-	if p.Line > 0 { // else it is about a flag
-		at = fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Column)
-	}
-	if p.Key != "" {
-		at += p.Key + ": "
-	}
-	return at + p.Message
-}
-
 func load(client ide.Client, file string, o ide.Overrides) (*Config, []ide.Problem, error) {
-	name, path := locate(client, file)
+	name, path, others := locate(client, file)
 	check := checker{src: &source{name: name}, config: defaults(), given: map[string]given{}}
 	check.config.File = name
 	check.config.Key = rand.Text()[:8]
+	if len(others) > 0 {
+		check.warn(pos{}, "", fmt.Sprintf("%s is used, and not %s: one file is the configuration", name, strings.Join(others, " and ")))
+	}
 	if path != "" {
 		raw, err := readFile(path)
 		if err != nil {
@@ -147,7 +142,27 @@ func (c *Config) environment(env []string) {
 	}
 }
 
+// checkOverrides judges flags.
+func checkOverrides(o ide.Overrides) error {
+	if o.FSMode != "" && !slices.Contains(fsModes, o.FSMode) {
+		return badFlag("--fs-mode: %q is none of local, local-with-overrides, read, write", o.FSMode)
+	}
+	if o.Agent != "" {
+		if err := checkAddress(o.Agent); err != nil {
+			return badFlag("--agent: %v", err)
+		}
+	}
+	return nil
+}
+
+func badFlag(format string, args ...any) error {
+	return &ide.Error{Code: ide.CodeUsage, Msg: fmt.Sprintf(format, args...)}
+}
+
 func (c *Config) override(o ide.Overrides) error {
+	if err := checkOverrides(o); err != nil {
+		return err
+	}
 	c.Target = cmp.Or(o.Target, c.Target)
 	c.Namespace = cmp.Or(o.Namespace, c.Namespace)
 	c.Context = cmp.Or(o.Context, c.Context)
@@ -156,17 +171,9 @@ func (c *Config) override(o ide.Overrides) error {
 		c.Incoming.Mode = "steal"
 	}
 	if o.FSMode != "" {
-		if !slices.Contains(fsModes, o.FSMode) {
-			return fmt.Errorf("--fs-mode: %q is none of local, local-with-overrides, read, write", o.FSMode)
-		}
 		c.FS.Mode = strings.ReplaceAll(o.FSMode, "-", "")
 	}
-	if o.Agent != "" {
-		if err := checkAddress(o.Agent); err != nil {
-			return fmt.Errorf("--agent: %w", err)
-		}
-		c.Agent.Address = o.Agent
-	}
+	c.Agent.Address = cmp.Or(o.Agent, c.Agent.Address)
 	return nil
 }
 

@@ -1,6 +1,6 @@
 // Package early is the keeper, and starts it in a process that is going to be a
-// launcher, before the packages of the daemon are initialised: that takes
-// milliseconds of every start, and memory for as long as a keeper is there. Go
+// launcher, before the other packages are initialised: that takes time of every
+// start, and memory for as long as a keeper is there. Go
 // initialises, of the packages whose imports are, always the one whose path
 // comes first: so this one, which imports little, comes before them.
 package early

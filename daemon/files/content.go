@@ -209,7 +209,7 @@ func (c *cache) drop(r *run) {
 // leave ends one use of a fetch. c.mu is held.
 func (c *cache) leave(r *run) {
 	if r.users--; r.users == 0 && r.errno == 0 {
-		c.pool.free <- r.slot
+		c.pool.put(r.slot)
 	}
 }
 

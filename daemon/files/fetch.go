@@ -88,7 +88,7 @@ func (fs *fetches) run(r request, f *single) {
 		var slot uint32
 		if f.data, slot, f.errno = fs.pool.read(r); f.errno == 0 {
 			f.data = bytes.Clone(f.data)
-			fs.pool.free <- slot
+			fs.pool.put(slot)
 		}
 		return
 	}

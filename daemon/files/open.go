@@ -60,7 +60,7 @@ func (fs *nodes) release(id uint64) {
 	}
 	if n.content != nil {
 		fs.cache.close(n.content)
-		fs.pool.trim()
+		fs.pool.closed()
 	}
 	fs.pool.to.release(n.id)
 }

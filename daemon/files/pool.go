@@ -2,6 +2,7 @@ package files
 
 import (
 	"cmp"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -14,23 +15,47 @@ type pool struct {
 	to      *client
 	arena   arena
 	timeout time.Duration
-	free    chan uint32  // the slots that nobody uses
 	used    atomic.Int32 // reads since the last trim
+	resting *time.Timer  // until memory is given back
+
+	mu    sync.Mutex
+	free  []uint32      // guarded by mu; the slots that nobody uses
+	count chan struct{} // as many as there are in free, or on their way there
 
 	// want is told when somebody begins (+1) and ends (-1) to wait for a slot.
 	want func(int)
 }
 
 func newPool(to *client, shared arena, timeout time.Duration) *pool {
-	p := &pool{to: to, arena: shared, timeout: timeout, free: make(chan uint32, slots)}
+	p := &pool{to: to, arena: shared, timeout: timeout, count: make(chan struct{}, slots)}
+	p.resting = time.AfterFunc(rest, p.trim)
 	for i := range uint32(slots) {
-		p.free <- i
+		p.put(i)
 	}
 	return p
 }
 
+// put gives a slot back. The last one is the next to be used: few of them, which
+// the processor's cache holds, do for a reader.
+func (p *pool) put(slot uint32) {
+	p.mu.Lock()
+	p.free = append(p.free, slot)
+	p.mu.Unlock()
+	p.count <- struct{}{}
+}
+
+// pop is for whoever has received from count.
+func (p *pool) pop() uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := len(p.free) - 1
+	slot := p.free[last]
+	p.free = p.free[:last]
+	return slot
+}
+
 // busy tells whether reads that nobody waits for had better not be begun.
-func (p *pool) busy() bool { return len(p.free) < slots/2 }
+func (p *pool) busy() bool { return len(p.count) < slots/2 }
 
 // read reads as r asks, but waits no longer than the timeout. Without an error
 // the slot with the data is the caller's, who puts it back into free.
@@ -46,14 +71,14 @@ func (p *pool) read(r request) (data []byte, slot uint32, errno syscall.Errno) {
 	select {
 	case a := <-answer:
 		if a.errno != 0 || a.n > int(r.n) {
-			p.free <- slot
+			p.put(slot)
 			return nil, 0, cmp.Or(a.errno, syscall.EIO)
 		}
 		return p.arena.slot(slot)[:a.n], slot, 0
 	case <-timer.C:
 		go func() { // until then the daemon may write to it
 			<-answer
-			p.free <- slot
+			p.put(slot)
 		}()
 		return nil, 0, syscall.EIO
 	}
@@ -61,39 +86,45 @@ func (p *pool) read(r request) (data []byte, slot uint32, errno syscall.Errno) {
 
 func (p *pool) take(timeout <-chan time.Time) (uint32, bool) {
 	select {
-	case slot := <-p.free:
-		return slot, true
+	case <-p.count:
+		return p.pop(), true
 	default:
 	}
 	p.want(1)
 	defer p.want(-1)
 	select {
-	case slot := <-p.free:
-		return slot, true
+	case <-p.count:
+		return p.pop(), true
 	case <-timeout:
 		return 0, false
 	}
 }
 
+// rest is how long after a file was closed memory is still kept for the next one.
+const rest = time.Second
+
+// closed tells that a file was closed.
+func (p *pool) closed() { p.resting.Reset(rest) }
+
 // trim gives the arena's memory back to the system if nobody uses it and it
 // was used enough to be worth it.
 func (p *pool) trim() {
-	if p.used.Load() < slots/4 || len(p.free) < slots {
+	if p.used.Load() < slots/4 || len(p.count) < slots {
 		return
 	}
-	var held []uint32 // so that nobody begins to use one
-	for len(held) < slots && len(p.free) > 0 {
+	held := 0 // so that nobody begins to use one
+	for held < slots && len(p.count) > 0 {
 		select {
-		case slot := <-p.free:
-			held = append(held, slot)
+		case <-p.count:
+			held++
 		default:
 		}
 	}
-	if len(held) == slots {
+	if held == slots {
 		unix.Madvise(p.arena, unix.MADV_REMOVE)
 		p.used.Store(0)
 	}
-	for _, slot := range held {
-		p.free <- slot
+	for range held {
+		p.count <- struct{}{}
 	}
 }

@@ -33,6 +33,7 @@ type Client struct {
 	mu       sync.Mutex
 	last     uint64                    // guarded by mu; request or token number
 	progress map[string]func(s string) // guarded by mu; by token
+	events   func(ide.SessionEvent)    // guarded by mu; nil: nobody has asked for them
 }
 
 // Dial connects to the daemon in runtime directory dir. name says who calls.
@@ -71,7 +72,13 @@ func Dial(ctx context.Context, dir, name string, command []string) (*Client, err
 	if err := start(ctx, dir, command); err != nil {
 		return nil, err
 	}
-	return connect(ctx, dir, name)
+	c, err = connect(ctx, dir, name)
+	if err == nil && !c.ours() {
+		err = fmt.Errorf("starting the daemon: mirrord-full is build %s, and mirrord %s; both must be of one", c.Info.Build, protocol.Build)
+		c.Close()
+		return nil, err
+	}
+	return c, err
 }
 
 func connect(ctx context.Context, dir, name string) (*Client, error) {
@@ -193,16 +200,43 @@ func (c *Client) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.
 		_ = conn.ReplyWithError(ctx, req.ID, &jsonrpc2.Error{Code: jsonrpc2.CodeMethodNotFound, Message: "clients answer nothing"})
 		return
 	}
-	var p ide.Progress
-	if req.Method != ide.MethodProgress || req.Params == nil || json.Unmarshal(*req.Params, &p) != nil {
+	if req.Params == nil {
 		return
 	}
-	c.mu.Lock()
-	report := c.progress[p.Token]
-	c.mu.Unlock()
-	if report != nil && p.Value.Message != "" {
-		report(p.Value.Message)
+	var p ide.Progress
+	var e ide.SessionEvent
+	switch {
+	case req.Method == ide.MethodProgress && json.Unmarshal(*req.Params, &p) == nil:
+		c.mu.Lock()
+		report := c.progress[p.Token]
+		c.mu.Unlock()
+		if report != nil && p.Value.Message != "" {
+			report(p.Value.Message)
+		}
+	case req.Method == ide.MethodSessionEvent && json.Unmarshal(*req.Params, &e) == nil:
+		c.mu.Lock()
+		tell := c.events
+		c.mu.Unlock()
+		if tell != nil {
+			tell(e)
+		}
 	}
+}
+
+// Events hands what happens in a session, or with id "" in all of them, to
+// tell, one after the other, until the session has ended or ctx is done. It is
+// called once for a client.
+func (c *Client) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
+	c.mu.Lock()
+	c.events = tell
+	c.mu.Unlock()
+	return c.Call(ctx, ide.MethodSessionEvents, ide.SessionEventsParams{ID: id}, nil)
+}
+
+// Restart has a session's configuration read again.
+func (c *Client) Restart(ctx context.Context, p ide.SessionRestartParams) (s ide.Session, err error) {
+	err = c.Call(ctx, ide.MethodRestart, p, &s)
+	return s, err
 }
 
 // Start starts a session and reports what it is doing meanwhile.
@@ -252,12 +286,6 @@ func (c *Client) Sessions(ctx context.Context) ([]ide.Session, error) {
 	var r ide.SessionListResult
 	err := c.Call(ctx, ide.MethodSessionList, ide.Empty{}, &r)
 	return r.Sessions, err
-}
-
-// Targets lists what --target can name.
-func (c *Client) Targets(ctx context.Context, p ide.TargetListParams) (r ide.TargetListResult, err error) {
-	err = c.Call(ctx, ide.MethodTargetList, p, &r)
-	return r, err
 }
 
 // Shutdown ends the daemon and waits until its connection is gone.

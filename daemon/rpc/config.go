@@ -3,12 +3,11 @@ package rpc
 import (
 	"context"
 
-	"mirrord/daemon/config"
 	"mirrord/protocol/ide"
 )
 
-func configVerify(_ *conn, _ context.Context, p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
-	problems, err := config.Verify(p.Client, p.ConfigFile)
+func configVerify(k *conn, _ context.Context, p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
+	problems, err := k.server.sessions.Verify(p)
 	if problems == nil {
 		problems = []ide.Problem{} // an array on the wire
 	}

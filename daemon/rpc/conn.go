@@ -184,8 +184,11 @@ func (k *conn) progress(ctx context.Context, token, kind, message string) {
 	if token == "" {
 		return
 	}
-	p := ide.Progress{Token: token, Value: ide.ProgressValue{Kind: kind, Message: message}}
-	if err := k.rpc.Notify(ctx, ide.MethodProgress, p); err != nil && !errors.Is(err, jsonrpc2.ErrClosed) {
-		k.log.Debug("progress lost", "err", err)
+	k.notify(ctx, ide.MethodProgress, ide.Progress{Token: token, Value: ide.ProgressValue{Kind: kind, Message: message}})
+}
+
+func (k *conn) notify(ctx context.Context, method string, params any) {
+	if err := k.rpc.Notify(ctx, method, params); err != nil && !errors.Is(err, jsonrpc2.ErrClosed) {
+		k.log.Debug("notification lost", "op", method, "err", err)
 	}
 }

@@ -76,6 +76,21 @@ func (f *fake) Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetL
 	return ide.TargetListResult{Namespace: p.Client.Dir}, nil
 }
 
+func (f *fake) Contexts(context.Context, ide.TargetListParams) (ide.ContextsResult, error) {
+	return ide.ContextsResult{}, errors.ErrUnsupported
+}
+
+func (f *fake) Namespaces(context.Context, ide.TargetListParams) (ide.NamespacesResult, error) {
+	return ide.NamespacesResult{}, errors.ErrUnsupported
+}
+
+func (f *fake) Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error) {
+	if p.ConfigFile == "" {
+		return nil, errors.New("no file")
+	}
+	return nil, nil
+}
+
 func (f *fake) Start(ctx context.Context, p ide.SessionStartParams, progress func(string)) (ide.Session, error) {
 	switch p.Overrides.Target {
 	case "panic":
@@ -99,6 +114,18 @@ func (f *fake) Start(ctx context.Context, p ide.SessionStartParams, progress fun
 
 func (f *fake) Launch(ctx context.Context, id string) (ide.Launch, error) {
 	return ide.Launch{Hostname: id}, nil
+}
+
+func (f *fake) Restart(_ context.Context, p ide.SessionRestartParams) (ide.Session, error) {
+	return ide.Session{ID: p.ID}, nil
+}
+
+func (f *fake) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
+	for _, port := range []uint16{1, 2} {
+		tell(ide.SessionEvent{Session: id, Kind: ide.EventTaken, Port: port})
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
 }
 
 func (f *fake) Stop(ctx context.Context, id string) error { f.drop(id); return nil }

@@ -15,15 +15,19 @@ type method func(k *conn, ctx context.Context, params json.RawMessage) (result a
 
 // methods are all requests; each group has a file of its own.
 var methods = map[string]method{
-	ide.MethodInitialize:    answer(initialize),
-	ide.MethodShutdown:      shutdown,
-	ide.MethodTargetList:    answer(targetList),
-	ide.MethodConfigVerify:  answer(configVerify),
-	ide.MethodSessionStart:  answer(sessionStart),
-	ide.MethodSessionLaunch: answer(sessionLaunch),
-	ide.MethodSessionStop:   answer(sessionStop),
-	ide.MethodSessionList:   answer(sessionList),
-	ide.MethodDebugStart:    answer(debugStart),
+	ide.MethodInitialize:       answer(initialize),
+	ide.MethodShutdown:         shutdown,
+	ide.MethodTargetList:       answer(targetList),
+	ide.MethodTargetContexts:   answer(targetContexts),
+	ide.MethodTargetNamespaces: answer(targetNamespaces),
+	ide.MethodConfigVerify:     answer(configVerify),
+	ide.MethodSessionStart:     answer(sessionStart),
+	ide.MethodSessionLaunch:    answer(sessionLaunch),
+	ide.MethodSessionStop:      answer(sessionStop),
+	ide.MethodSessionList:      answer(sessionList),
+	ide.MethodRestart:          answer(sessionRestart),
+	ide.MethodSessionEvents:    answer(sessionEvents),
+	ide.MethodDebugStart:       answer(debugStart),
 }
 
 // answer makes a method of a function of typed parameters and result.

@@ -19,9 +19,14 @@ import (
 // the client with code and hint.
 type Sessions interface {
 	Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error)
+	Contexts(ctx context.Context, p ide.TargetListParams) (ide.ContextsResult, error)
+	Namespaces(ctx context.Context, p ide.TargetListParams) (ide.NamespacesResult, error)
+	Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error)
 	Start(ctx context.Context, p ide.SessionStartParams, progress func(message string)) (ide.Session, error)
 	Launch(ctx context.Context, id string) (ide.Launch, error)
+	Restart(ctx context.Context, p ide.SessionRestartParams) (ide.Session, error)
 	Stop(ctx context.Context, id string) error
+	Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error // until the session's end, or ctx's
 	Debug(ctx context.Context, p ide.DebugStartParams, progress func(message string)) (ide.Debug, error)
 	List() []ide.Session
 	Release(id string) // the connection that started it is gone

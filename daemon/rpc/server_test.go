@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,22 @@ func code(err error) int {
 		return e.Code
 	}
 	return 0
+}
+
+// Events come in their order, until nobody wants them any more.
+func TestEvents(t *testing.T) {
+	_, dir := serveFake(t)
+	c := dial(t, dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	var ports []uint16
+	err := c.Events(ctx, "5f3a9c21", func(e ide.SessionEvent) {
+		if ports = append(ports, e.Port); len(ports) == 2 {
+			cancel()
+		}
+	})
+	if code(err) != ide.CodeCancelled || !slices.Equal(ports, []uint16{1, 2}) {
+		t.Errorf("ports %v, %v", ports, err)
+	}
 }
 
 func TestFailures(t *testing.T) {

@@ -31,6 +31,15 @@ func sessionStop(k *conn, ctx context.Context, p ide.SessionID) (ide.Empty, erro
 	return ide.Empty{}, k.server.sessions.Stop(ctx, p.ID)
 }
 
+func sessionRestart(k *conn, ctx context.Context, p ide.SessionRestartParams) (ide.Session, error) {
+	return k.server.sessions.Restart(ctx, p)
+}
+
+// sessionEvents is answered when there is nothing more to tell.
+func sessionEvents(k *conn, ctx context.Context, p ide.SessionEventsParams) (ide.Empty, error) {
+	return ide.Empty{}, k.server.sessions.Events(ctx, p.ID, func(e ide.SessionEvent) { k.notify(ctx, ide.MethodSessionEvent, e) })
+}
+
 func sessionList(k *conn, _ context.Context, _ ide.Empty) (ide.SessionListResult, error) {
 	list := k.server.sessions.List()
 	if list == nil {

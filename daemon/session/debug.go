@@ -2,6 +2,9 @@ package session
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -21,6 +24,9 @@ type debuggers struct {
 	all map[*endpoint.Process]bool // guarded by mu
 }
 
+// launcherProgram is beside ours.
+const launcherProgram = "mirrord"
+
 // debuggerTime is what debuggers have to end when their sessions have.
 const debuggerTime = 8 * time.Second
 
@@ -31,7 +37,11 @@ func (m *Manager) Debug(ctx context.Context, p ide.DebugStartParams, progress fu
 		return ide.Debug{}, err
 	}
 	progress("starting the debugger")
-	d, err := endpoint.Start(ctx, m.debuggers.dir, p)
+	self, err := os.Executable()
+	if err != nil {
+		return ide.Debug{}, fmt.Errorf("starting the debugger: %w", err)
+	}
+	d, err := endpoint.Start(ctx, filepath.Join(filepath.Dir(self), launcherProgram), m.debuggers.dir, p)
 	if err != nil {
 		return ide.Debug{}, err
 	}

@@ -16,7 +16,7 @@ var codes = map[cluster.Kind]int{
 	cluster.Unauthorized:     ide.CodeCluster,
 	cluster.Forbidden:        ide.CodeForbidden,
 	cluster.UnknownNamespace: ide.CodeTarget,
-	cluster.BadTarget:        ide.CodeTarget,
+	cluster.BadTarget:        ide.CodeUsage,
 	cluster.UnknownTarget:    ide.CodeTarget,
 	cluster.UnknownContainer: ide.CodeTarget,
 	cluster.NotRunning:       ide.CodeTarget,

@@ -35,6 +35,7 @@ type launcher struct {
 	directories directories // where it cannot
 
 	notices notices
+	debugs  bool // guarded by Session.mu; it has told of a debuggee
 
 	mu  sync.Mutex // one packet at a time
 	buf []byte     // guarded by mu
@@ -181,6 +182,8 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 		return nil, err
 	case layer.OpListen:
 		return nil, l.s.listen(l.ctx, r, l)
+	case layer.OpDebuggee:
+		return nil, l.s.debug(int(r.Node), l)
 	case layer.OpPeer:
 		p, ok := l.s.incoming.Peer(r.Addr)
 		if !ok {

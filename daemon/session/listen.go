@@ -12,6 +12,7 @@ import (
 
 	"mirrord/daemon/forward"
 	"mirrord/protocol"
+	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 )
 
@@ -19,11 +20,23 @@ import (
 // port that nobody connects to is given back, too.
 const listenersEach = 5 * time.Second
 
+// answerTime is what a connection may take that need not wait, as the agent's
+// own patience.
+const answerTime = 5 * time.Second
+
 // A listener is where a stolen port's connections go.
 type listener struct {
 	at      forward.Listener // guarded by Session.mu
-	owner   *launcher        // guarded by Session.mu; who told of it last
+	owner   *launcher        // guarded by Session.mu; who told of it last, nil: it is gone
+	lost    *lost            // guarded by Session.mu; nil: it listens
+	mirror  bool
 	release func()
+}
+
+// A lost listener is expected to listen again.
+type lost struct {
+	found chan struct{} // closed when it does, or is not expected to any more
+	timer *time.Timer
 }
 
 // listen steals a port for the debuggee's listener and returns when
@@ -39,13 +52,14 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		return err
 	}
 	defer done()
-	if s.again(port, at, owner) {
+	if s.again(port, at, owner, r.Flags&layer.ListenMirror != 0) {
 		return nil
 	}
-	l := &listener{at: at, owner: owner}
 	steal := protocol.Steal{
 		Port: port, Mirror: r.Flags&layer.ListenMirror != 0, Probed: slices.Contains(s.target.probed, int(port)),
+		Patience: s.patience(),
 	}
+	l := &listener{at: at, owner: owner, mirror: steal.Mirror}
 	release, err := s.agent.tunnel.Steal(ctx, steal, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
 	})
@@ -61,6 +75,7 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	l.release = release
 	s.listeners[port] = l
 	s.log.Info("port taken", "port", port, "mirror", steal.Mirror, "probed", steal.Probed)
+	s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
 	return nil
 }
 
@@ -92,11 +107,15 @@ func (s *Session) taking(ctx context.Context, port uint16) (done func(), err err
 
 // again tells whether the debuggee listens anew, or with one more socket, on a
 // port that is stolen already.
-func (s *Session) again(port uint16, at forward.Listener, owner *launcher) bool {
+func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirror bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.listeners[port]
 	if l == nil {
+		return false
+	}
+	if l.mirror != mirror { // the configuration was read again
+		s.giveBack(port, "it is taken in another way")
 		return false
 	}
 	if l.at.Addr == at.Addr && len(l.at.Inodes) > 0 {
@@ -107,39 +126,119 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher) bool 
 		at.Inodes = append(old, at.Inodes...)
 	}
 	l.at, l.owner = at, owner
+	if l.lost != nil {
+		l.find()
+		s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
+	}
 	return true
 }
 
-// deliver brings one stolen connection to the debuggee. A listener that is
-// gone ends the steal; the connection then goes to the pod.
+// patience is how many seconds a connection may wait for its debuggee.
+func (s *Session) patience() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return uint32((max(s.whileRestarting, s.whileStopped) + answerTime) / time.Second)
+}
+
+// deliver brings one stolen connection to the debuggee, which may be stopped or
+// about to be replaced: then the connection waits. A listener that is gone for
+// good ends the steal; the connection then goes to the pod.
 func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 	s.mu.Lock()
-	at := l.at
-	if s.ctx.Err() == nil {
+	err := s.ctx.Err()
+	if err == nil {
 		s.wg.Add(1)
 		defer s.wg.Done()
 	}
 	s.mu.Unlock()
-	err := s.ctx.Err()
-	if err == nil {
-		err = s.incoming.Deliver(s.ctx, stream, forward.Peer{Client: in.Client, Local: in.Local}, at)
-	}
-	if err == nil {
-		return
+	for err == nil {
+		s.mu.Lock()
+		at, pause := l.at, s.pause
+		s.mu.Unlock()
+		if err = s.attempt(stream, in, at, pause); err == nil {
+			return
+		}
+		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() && pause != nil {
+			err = nil // the queue of its listener is full
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) && s.await(in.Port, l, at) {
+			err = nil
+		}
 	}
 	protocol.WriteError(stream, "incoming", err)
 	stream.Close()
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		s.unlisten(in.Port, l, at)
+}
+
+// attempt brings a connection to where the debuggee listens. One that comes
+// during a pause waits no longer than that may be.
+func (s *Session) attempt(stream net.Conn, in protocol.Incoming, at forward.Listener, pause *pause) error {
+	ctx := s.ctx
+	if pause != nil {
+		if pause.long.Err() != nil {
+			return fmt.Errorf("the debuggee has been stopped for %v: %w", s.whileStopped, syscall.EHOSTDOWN)
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(pause.long, cancel)()
+	}
+	return s.incoming.Deliver(ctx, stream, forward.Peer{Client: in.Client, Local: in.Local}, at)
+}
+
+// await waits for a debuggee that does not listen any more to listen anew, and
+// reports whether it does. A port that is not to be waited for is given back.
+func (s *Session) await(port uint16, l *listener, at forward.Listener) bool {
+	s.mu.Lock()
+	if s.listeners[port] != l {
+		s.mu.Unlock()
+		return false
+	}
+	if l.at.Addr != at.Addr || !slices.Equal(l.at.Inodes, at.Inodes) {
+		s.mu.Unlock()
+		return true
+	}
+	s.lose(port, l)
+	lost := l.lost
+	s.mu.Unlock()
+	if lost == nil {
+		return false
+	}
+	select {
+	case <-lost.found:
+	case <-s.ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listeners[port] == l
+}
+
+// lose keeps the port of a listener that is gone for as long as it may come
+// again. s.mu is held.
+func (s *Session) lose(port uint16, l *listener) {
+	switch {
+	case l.lost != nil:
+	case !s.restarts(l):
+		s.giveBack(port, "nobody listens")
+	default:
+		lost := &lost{found: make(chan struct{})}
+		lost.timer = time.AfterFunc(s.whileRestarting, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.listeners[port] == l && l.lost == lost {
+				s.giveBack(port, "nobody listens again")
+			}
+		})
+		l.lost = lost
+		s.event(ide.SessionEvent{Kind: ide.EventWaiting, Port: port})
 	}
 }
 
-// unlisten gives a port back unless the debuggee has listened anew meanwhile.
-func (s *Session) unlisten(port uint16, l *listener, at forward.Listener) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.listeners[port] == l && l.at.Addr == at.Addr && slices.Equal(l.at.Inodes, at.Inodes) {
-		s.giveBack(port, "nobody listens")
+// find lets go on who waits for the listener. Session.mu is held.
+func (l *listener) find() {
+	if l.lost != nil {
+		l.lost.timer.Stop()
+		close(l.lost.found)
+		l.lost = nil
 	}
 }
 
@@ -162,16 +261,19 @@ func (s *Session) checkListeners() {
 	defer s.mu.Unlock()
 	for port, l := range s.listeners {
 		if len(l.at.Inodes) > 0 && !l.at.Listens() {
-			s.giveBack(port, "nobody listens")
+			s.lose(port, l)
 		}
 	}
 }
 
 // giveBack ends a steal. s.mu is held.
 func (s *Session) giveBack(port uint16, why string) {
-	s.listeners[port].release()
+	l := s.listeners[port]
+	l.release()
 	delete(s.listeners, port)
+	l.find()
 	s.log.Info("port given back", "port", port, "why", why)
+	s.event(ide.SessionEvent{Kind: ide.EventGivenBack, Port: port, Mirror: l.mirror, Message: why})
 }
 
 func (s *Session) giveAllBack(why string) {

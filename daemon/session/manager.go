@@ -40,6 +40,7 @@ type Manager struct {
 
 	mu       sync.Mutex
 	sessions map[string]*Session // guarded by mu, by id
+	events   events
 
 	filesMu sync.Mutex
 	files   *files.Server // guarded by filesMu; nil until a session wants files
@@ -172,7 +173,9 @@ func (m *Manager) Launch(_ context.Context, id string) (ide.Launch, error) {
 	if err != nil {
 		return ide.Launch{}, err
 	}
+	s.mu.Lock()
 	l := s.launch
+	s.mu.Unlock()
 	l.Session = s.info()
 	return l, nil
 }

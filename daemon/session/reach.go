@@ -53,11 +53,11 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 		})
 		return a, target{name: "agent " + addr}, err
 	}
-	c, err := cluster.Open(ctx, as.log, access(cfg, client))
+	path, err := cluster.ParseTarget(cfg.Target)
 	if err != nil {
 		return nil, target{}, err
 	}
-	path, err := cluster.ParseTarget(cfg.Target)
+	c, err := cluster.Open(ctx, as.log, access(cfg, client))
 	if err != nil {
 		return nil, target{}, err
 	}

@@ -30,6 +30,7 @@ func (m *Manager) register(s *Session) *Session {
 	}
 	m.sessions[s.id] = s
 	s.log.Info("session started", "target", s.target.name)
+	s.event(ide.SessionEvent{Kind: ide.EventStarted, Message: s.target.name})
 	return s
 }
 
@@ -89,6 +90,7 @@ func (m *Manager) undo(s *Session, why string) {
 	s.tell("the session has ended: "+why, true)
 	s.close()
 	m.agents.put(s.agent)
+	s.event(ide.SessionEvent{Kind: ide.EventEnded, Message: why})
 }
 
 // forget makes the session unknown, under the lock that everybody needs to

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/config"
 	"mirrord/daemon/forward"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
@@ -24,7 +25,8 @@ type Session struct {
 	agent     *agent
 	target    target
 	started   time.Time
-	launch    ide.Launch // fixed but for Session's counts
+	start     ide.SessionStartParams // as it was asked for
+	events    *events
 	outgoing  *forward.Outgoing
 	datagrams *forward.Datagrams
 	incoming  *forward.Incoming
@@ -35,7 +37,15 @@ type Session struct {
 
 	toldNoFiles sync.Once
 
-	mu        sync.Mutex
+	mu sync.Mutex
+	// How long connections wait for a debuggee that is restarted, or stopped; guarded by mu.
+	whileRestarting, whileStopped time.Duration
+
+	config    *config.Config           // guarded by mu; as it was read last
+	launch    ide.Launch               // guarded by mu; without Session's counts
+	debuggees []*debuggee              // guarded by mu
+	watching  bool                     // guarded by mu; watchDebuggees runs
+	pause     *pause                   // guarded by mu; nil: no debuggee is stopped
 	holders   int                      // guarded by mu; connections that started it
 	launchers map[*launcher]bool       // guarded by mu
 	listeners map[uint16]*listener     // guarded by mu, by stolen port
@@ -44,9 +54,10 @@ type Session struct {
 	lost      error                    // guarded by mu; why nothing remote works any more
 }
 
-func newSession(log *slog.Logger, id string, a *agent, t target) (*Session, error) {
+func newSession(log *slog.Logger, id string, a *agent, t target, e *events, cfg *config.Config) (*Session, error) {
 	s := &Session{
 		id: id, log: log.With("session", id), agent: a, target: t, started: time.Now(), incoming: forward.NewIncoming(),
+		events: e, config: cfg, whileRestarting: cfg.Incoming.WhileRestarting, whileStopped: cfg.Incoming.WhileStopped,
 		holders: 1, listeners: map[uint16]*listener{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{},
 	}
 	var err error
@@ -91,6 +102,7 @@ func (s *Session) attach(l *launcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.launchers[l] = true
+	s.event(ide.SessionEvent{Kind: ide.EventLaunched})
 }
 
 // detach undoes what a launcher that is gone had asked for.
@@ -98,9 +110,11 @@ func (s *Session) detach(l *launcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.launchers, l)
+	s.event(ide.SessionEvent{Kind: ide.EventLeft})
 	for port, at := range s.listeners {
 		if at.owner == l {
-			s.giveBack(port, "its launcher is gone")
+			at.owner = nil
+			s.lose(port, at)
 		}
 	}
 }
@@ -141,6 +155,7 @@ func (s *Session) hear(n news) {
 		s.ending = errors.New(n.words)
 		s.giveAllBack(n.words)
 	}
+	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: n.words})
 	s.mu.Unlock()
 	s.tell(n.words, false)
 }
@@ -164,6 +179,7 @@ func (s *Session) close() {
 	s.cancel()
 	s.mu.Lock()
 	s.giveAllBack("the session ends")
+	s.endPause()
 	s.mu.Unlock()
 	s.outgoing.Close()
 	s.datagrams.Close()

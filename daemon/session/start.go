@@ -46,11 +46,8 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 		m.agents.put(a)
 		return ide.Session{}, clusterError(err)
 	}
-	if noFiles != nil {
-		s.noFiles = noFiles
-		s.launch.Session.Warnings = append(s.launch.Session.Warnings,
-			fmt.Sprintf("files of the target are copied when they are opened; %s, and %s, cannot be opened: %v", tooLarge, tooMany, noFiles))
-	}
+	s.noFiles = noFiles
+	s.launch.Session.Warnings = append(s.launch.Session.Warnings, s.withoutFiles()...)
 	if other := m.register(s); other != s {
 		s.close()
 		m.agents.put(a)
@@ -61,22 +58,15 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 
 // begin reads what a debuggee needs to know of the target.
 func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionStartParams, a *agent, target target) (*Session, error) {
-	var environ []byte
-	var err error
-	if !cfg.Targetless { // else it is the agent's own
-		environ, err = a.tunnel.Call(ctx, protocol.KindEnviron, struct{}{}, new(protocol.EnvironReply))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the target's environment: %w", err)
-	}
-	set, unset, err := cfg.Environ(splitEnviron(environ), p.Client)
-	if err != nil {
-		return nil, configError(err)
-	}
-	s, err := newSession(m.log, p.ID, a, target)
+	set, unset, err := environ(ctx, cfg, p.Client, a)
 	if err != nil {
 		return nil, err
 	}
+	s, err := newSession(m.log, p.ID, a, target, &m.events, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.start = p
 	hello := a.tunnel.Hello()
 	s.launch = ide.Launch{
 		Session: ide.Session{
@@ -89,6 +79,21 @@ func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionSt
 	return s, nil
 }
 
+// environ is what the target's environment changes of the client's.
+func environ(ctx context.Context, cfg *config.Config, client ide.Client, a *agent) (set map[string]string, unset []string, err error) {
+	var targets []byte
+	if !cfg.Targetless { // else it is the agent's own
+		targets, err = a.tunnel.Call(ctx, protocol.KindEnviron, struct{}{}, new(protocol.EnvironReply))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the target's environment: %w", err)
+	}
+	if set, unset, err = cfg.Environ(splitEnviron(targets), client); err != nil {
+		return nil, nil, configError(err)
+	}
+	return set, unset, nil
+}
+
 // again is what starts the session once more, on the very same target.
 func again(p ide.SessionStartParams, t target) ide.SessionStartParams {
 	p.Progress = ""
@@ -98,6 +103,14 @@ func again(p ide.SessionStartParams, t target) ide.SessionStartParams {
 	return p
 }
 
+// withoutFiles warns of a file server that could not be started.
+func (s *Session) withoutFiles() []string {
+	if s.noFiles == nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("files of the target are copied when they are opened; %s, and %s, cannot be opened: %v", tooLarge, tooMany, s.noFiles)}
+}
+
 func splitEnviron(b []byte) []string {
 	return slices.DeleteFunc(strings.Split(string(b), "\x00"), func(s string) bool { return s == "" })
 }
@@ -105,7 +118,7 @@ func splitEnviron(b []byte) []string {
 func warnings(cfg *config.Config) []string {
 	var list []string
 	for _, w := range cfg.Warnings {
-		list = append(list, config.Words(w))
+		list = append(list, w.String())
 	}
 	return list
 }

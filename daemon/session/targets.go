@@ -11,16 +11,9 @@ import (
 
 // Targets lists what could be a session's target.
 func (m *Manager) Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error) {
-	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	c, err := m.cluster(ctx, "listing targets", p)
 	if err != nil {
-		return ide.TargetListResult{}, configError(err)
-	}
-	if cfg.Agent.Address != "" {
-		return ide.TargetListResult{}, configError(errors.New("listing targets: agent.address is set, so there is no cluster to list"))
-	}
-	c, err := cluster.Open(ctx, m.log, access(cfg, p.Client))
-	if err != nil {
-		return ide.TargetListResult{}, clusterError(err)
+		return ide.TargetListResult{}, err
 	}
 	defer c.Close()
 	listed, err := c.Targets(ctx, "")
@@ -32,4 +25,52 @@ func (m *Manager) Targets(ctx context.Context, p ide.TargetListParams) (ide.Targ
 		result.Targets = append(result.Targets, ide.Target{Path: l.Path.String(), Containers: l.Containers, Available: l.Available, Reason: l.Reason})
 	}
 	return result, nil
+}
+
+// Namespaces lists where targets could be.
+func (m *Manager) Namespaces(ctx context.Context, p ide.TargetListParams) (ide.NamespacesResult, error) {
+	c, err := m.cluster(ctx, "listing namespaces", p)
+	if err != nil {
+		return ide.NamespacesResult{}, err
+	}
+	defer c.Close()
+	names, err := c.Namespaces(ctx)
+	if err != nil {
+		return ide.NamespacesResult{}, clusterError(err)
+	}
+	return ide.NamespacesResult{Current: c.Namespace(), Namespaces: append([]string{}, names...)}, nil
+}
+
+// Contexts lists the clusters that a client's kubeconfig knows.
+func (m *Manager) Contexts(_ context.Context, p ide.TargetListParams) (ide.ContextsResult, error) {
+	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	if err != nil {
+		return ide.ContextsResult{}, configError(err)
+	}
+	current, names, err := access(cfg, p.Client).Contexts()
+	if err != nil {
+		return ide.ContextsResult{}, clusterError(err)
+	}
+	return ide.ContextsResult{Current: current, Contexts: append([]string{}, names...)}, nil
+}
+
+// cluster opens the cluster that a client's settings choose, for doing what.
+func (m *Manager) cluster(ctx context.Context, what string, p ide.TargetListParams) (*cluster.Cluster, error) {
+	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	if err != nil {
+		return nil, configError(err)
+	}
+	if cfg.Agent.Address != "" {
+		return nil, configError(errors.New(what + ": agent.address is set, so there is no cluster to list"))
+	}
+	c, err := cluster.Open(ctx, m.log, access(cfg, p.Client))
+	if err != nil {
+		return nil, clusterError(err)
+	}
+	return c, nil
+}
+
+// Verify tells what is wrong with a configuration file.
+func (m *Manager) Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error) {
+	return config.Verify(p.Client, p.ConfigFile)
 }

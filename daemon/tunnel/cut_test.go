@@ -27,7 +27,9 @@ func answers(t *testing.T, size int, server string) answerer {
 		case f.Kind == protocol.KindStat:
 			protocol.WriteMessage(s, f.Kind, protocol.StatReply{Attr: protocol.Attr{Ino: 7}}, nil)
 		case f.Kind == protocol.KindRead:
-			protocol.WriteMessage(s, f.Kind, protocol.ReadReply{}, content)
+			for err := error(nil); err == nil; _, err = protocol.ReadFrame(s) {
+				protocol.WriteMessage(s, f.Kind, protocol.ReadReply{}, content)
+			}
 		case f.Kind == protocol.KindConnect:
 			c, err := net.Dial("tcp", server)
 			if err != nil {

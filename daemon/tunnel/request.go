@@ -24,24 +24,6 @@ func (t *Tunnel) Call(ctx context.Context, k protocol.Kind, request, reply any) 
 	return payload, nil
 }
 
-// Read reads an opened file from offset off on into p, of at most
-// protocol.MaxPayload bytes. Fewer come only at its end.
-func (t *Tunnel) Read(ctx context.Context, handle uint64, off int64, p []byte) (n int, err error) {
-	s, err := t.bulk.use(ctx, func(s net.Conn) error {
-		request := protocol.Read{Handle: handle, Offset: off, Len: len(p)}
-		if err := protocol.WriteMessage(s, protocol.KindRead, request, nil); err != nil {
-			return fmt.Errorf("sending %v: %w", protocol.KindRead, err)
-		}
-		n, err = protocol.ReadAnswerTo(p, s, protocol.KindRead, new(protocol.ReadReply))
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	s.Close()
-	return n, nil
-}
-
 // CallAhead is Call for an answer that others may follow: where more says so,
 // each gets them, in a goroutine, until their end or ctx's.
 func (t *Tunnel) CallAhead(ctx context.Context, k protocol.Kind, request, reply any, more func() bool, each func(protocol.Ahead, []byte)) ([]byte, error) {
@@ -92,16 +74,23 @@ func (c *channel) use(ctx context.Context, exchange func(net.Conn) error) (net.C
 	if err != nil {
 		return nil, fmt.Errorf("opening stream: %w", err)
 	}
+	if err := do(ctx, s, exchange); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// do does one exchange on a stream, which an error, or the end of ctx, ends.
+func do(ctx context.Context, s net.Conn, exchange func(net.Conn) error) error {
 	stop := abandon(ctx, s)
-	err = exchange(s)
+	err := exchange(s)
 	if !stop() && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		s.Close()
-		return nil, err
 	}
-	return s, nil
+	return err
 }
 
 // abandon makes the stream's reads and writes fail when ctx ends.

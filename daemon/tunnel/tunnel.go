@@ -38,6 +38,7 @@ type Tunnel struct {
 	done          chan struct{} // closed with err
 	err           error         // set before done is closed
 	ended         sync.WaitGroup
+	readers       readers
 
 	mu    sync.Mutex
 	ports map[uint16]Handler // guarded by mu
@@ -59,7 +60,7 @@ func Open(ctx context.Context, log *slog.Logger, who protocol.Client, id link.ID
 	if err != nil {
 		return nil, err
 	}
-	t := &Tunnel{log: log, done: make(chan struct{}), ports: map[uint16]Handler{}}
+	t := &Tunnel{log: log, done: make(chan struct{}), ports: map[uint16]Handler{}, readers: readers{rest: readersRest}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	if t.control, err = t.channel(l); err != nil {
 		return nil, err
@@ -141,6 +142,7 @@ func (t *Tunnel) Err() error {
 // Close ends all streams.
 func (t *Tunnel) Close() {
 	t.cancel()
+	t.readers.end(true)
 	t.control.close()
 	t.bulk.close()
 	t.ended.Wait()

@@ -1,8 +1,8 @@
 // Package keeper is the process that starts a debuggee and reaps it, and what
 // its launcher and it say to each other; see package launch.
 //
-// It is our own executable, which takes milliseconds to initialise the packages
-// of the daemon. The keeper does not wait for that: Go initialises packages by
+// It is our own executable, with packages that take their time to initialise.
+// The keeper does not wait for that: Go initialises packages by
 // their imports and paths, and this one, which imports no more than it must,
 // comes before. So: nothing beside os, os/signal and what they import.
 package keeper

@@ -1,8 +1,12 @@
 package launch
 
 import (
+	"bufio"
+	"bytes"
+	"math"
 	"os"
 	"runtime"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -25,4 +29,28 @@ func (e Exit) End() {
 		_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), e.Signal)
 	}
 	os.Exit(e.Code)
+}
+
+// Crashed tells whether it ended by a signal that nobody sends to end a program.
+func (e Exit) Crashed() bool {
+	switch e.Signal {
+	case unix.SIGSEGV, unix.SIGBUS, unix.SIGILL, unix.SIGFPE, unix.SIGABRT, unix.SIGSYS, unix.SIGTRAP, unix.SIGKILL:
+		return true
+	}
+	return false
+}
+
+// outOfMemoryKills is how many processes the kernel has killed for want of
+// memory, as proc_vmstat(5) tells, or more than any where it does not.
+func outOfMemoryKills() uint64 {
+	text, err := os.ReadFile("/proc/vmstat")
+	for lines := bufio.NewScanner(bytes.NewReader(text)); err == nil && lines.Scan(); {
+		if count, ok := bytes.CutPrefix(lines.Bytes(), []byte("oom_kill ")); ok {
+			n, err := strconv.ParseUint(string(count), 10, 64)
+			if err == nil {
+				return n
+			}
+		}
+	}
+	return math.MaxUint64
 }

@@ -78,6 +78,9 @@ type Config struct {
 type Exit struct {
 	Code   int
 	Signal unix.Signal // not 0: it died by it, and Code is 128 more
+	// OutOfMemory: while it ran the kernel has killed a process for want of
+	// memory, and it died by SIGKILL.
+	OutOfMemory bool
 }
 
 // A Launcher is ready to start one debuggee: its keeper runs already, so that
@@ -177,7 +180,13 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		l.keeper.end()
 	}()
 	<-notified
-	return l.keeper.attend(ctx, signals)
+	kills := make(chan uint64, 1)
+	go func() { kills <- outOfMemoryKills() }() // nobody waits for it but who was killed
+	end, err := l.keeper.attend(ctx, signals)
+	if end.Signal == unix.SIGKILL {
+		end.OutOfMemory = outOfMemoryKills() > <-kills
+	}
+	return end, err
 }
 
 // merge is env, as the target changes it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -151,6 +152,29 @@ while True: signal.pause()`, s))
 		_ = cmd.Wait()
 		if cmd.ProcessState.ExitCode() != 3 {
 			t.Errorf("%v: %v", s, cmd.ProcessState)
+		}
+	}
+}
+
+// Who is killed for want of memory is told so, and who is killed otherwise is not.
+func TestOutOfMemory(t *testing.T) {
+	const root = "/sys/fs/cgroup/memory"
+	group, limit := filepath.Join(root, fmt.Sprintf("mirrord-test-%d", os.Getpid())), "memory.limit_in_bytes"
+	if _, err := os.Stat(root); err != nil { // version 2
+		group, limit = filepath.Join(filepath.Dir(root), filepath.Base(group)), "memory.max"
+	}
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Skipf("needs a cgroup of its own: %v", err)
+	}
+	t.Cleanup(func() { os.Remove(group) })
+	if err := os.WriteFile(filepath.Join(group, limit), []byte("67108864"), 0o644); err != nil {
+		t.Skipf("needs the memory controller: %v", err)
+	}
+	w := newWorld(t)
+	for code, want := range map[string]bool{"bytearray(1 << 30)": true, "import os; os.kill(os.getpid(), 9)": false} {
+		r := w.run(t, "sh", "-c", `echo $$ >"$0"/cgroup.procs && exec python3 -c "$1"`, group, code)
+		if r.Signal != unix.SIGKILL || r.OutOfMemory != want || r.err != nil {
+			t.Errorf("%s: %+v", code, r)
 		}
 	}
 }

@@ -353,6 +353,8 @@ func (d *Daemon) answer(q *wire.Request) (wire.Reply, int, error) {
 		d.news = make(chan struct{})
 		d.mu.Unlock()
 		return wire.Reply{}, -1, nil
+	case wire.OpDebuggee:
+		return wire.Reply{}, -1, nil
 	case wire.OpPeer:
 		d.mu.Lock()
 		client, ok := d.peers[q.Addr]

@@ -3,6 +3,8 @@
 // the unix socket of the runtime directory. IDE.md is its specification.
 package ide
 
+import "fmt"
+
 // Version is raised by one whenever an older client would misread the daemon.
 //
 //   - 1: first version
@@ -10,17 +12,22 @@ const Version = 1
 
 // Methods a client calls. All take an object and answer one.
 const (
-	MethodInitialize    = "initialize"      // InitializeParams, InitializeResult
-	MethodTargetList    = "target/list"     // TargetListParams, TargetListResult
-	MethodConfigVerify  = "config/verify"   // ConfigVerifyParams, ConfigVerifyResult
-	MethodSessionStart  = "session/start"   // SessionStartParams, Session
-	MethodSessionLaunch = "session/launch"  // SessionID, Launch
-	MethodSessionStop   = "session/stop"    // SessionID, Empty
-	MethodSessionList   = "session/list"    // Empty, SessionListResult
-	MethodDebugStart    = "debug/start"     // DebugStartParams, Debug
-	MethodShutdown      = "daemon/shutdown" // ShutdownParams, Empty
-	MethodCancel        = "$/cancelRequest" // notification: CancelParams
-	MethodProgress      = "$/progress"      // notification from the daemon: Progress
+	MethodInitialize       = "initialize"        // InitializeParams, InitializeResult
+	MethodTargetList       = "target/list"       // TargetListParams, TargetListResult
+	MethodTargetContexts   = "target/contexts"   // TargetListParams, ContextsResult
+	MethodTargetNamespaces = "target/namespaces" // TargetListParams, NamespacesResult
+	MethodConfigVerify     = "config/verify"     // ConfigVerifyParams, ConfigVerifyResult
+	MethodSessionStart     = "session/start"     // SessionStartParams, Session
+	MethodSessionLaunch    = "session/launch"    // SessionID, Launch
+	MethodSessionStop      = "session/stop"      // SessionID, Empty
+	MethodSessionList      = "session/list"      // Empty, SessionListResult
+	MethodRestart          = "session/restart"   // SessionRestartParams, Session
+	MethodSessionEvents    = "session/events"    // SessionEventsParams, Empty: when the session has ended, or on cancellation
+	MethodSessionEvent     = "session/event"     // notification from the daemon: SessionEvent
+	MethodDebugStart       = "debug/start"       // DebugStartParams, Debug
+	MethodShutdown         = "daemon/shutdown"   // ShutdownParams, Empty
+	MethodCancel           = "$/cancelRequest"   // notification: CancelParams
+	MethodProgress         = "$/progress"        // notification from the daemon: Progress
 )
 
 // Names in the runtime directory.
@@ -40,7 +47,26 @@ const (
 	CodeAgent       = 5      // the agent did not start or is gone
 	CodeUnsupported = 6      // this machine lacks something
 	CodeSession     = 7      // no such session
+	CodeUsage       = 9      // an override, or how the target is written, makes no sense
 	CodeBuild       = 8      // client and daemon are of different builds, and the daemon is busy
+)
+
+// Kinds of a SessionEvent.
+const (
+	EventStarted    = "started"    // the session is there; Message: its target
+	EventLaunched   = "launched"   // a launcher has come
+	EventLeft       = "left"       // a launcher has gone
+	EventDebuggee   = "debuggee"   // Delve has started process PID
+	EventStopped    = "stopped"    // the debugger has stopped PID
+	EventContinued  = "continued"  // PID runs again
+	EventExited     = "exited"     // PID, which was debugged, has ended
+	EventTaken      = "taken"      // Port is stolen, or mirrored
+	EventWaiting    = "waiting"    // nobody listens at Port, and its connections wait for a restart
+	EventGivenBack  = "givenBack"  // Port is the pod's again; Message: why
+	EventConfigured = "configured" // the configuration was read again
+	EventMessage    = "message"    // Message, for the user
+	EventEnded      = "ended"      // the session is gone; Message: why
+	EventMissed     = "missed"     // the client was too slow, and events before this one are lost
 )
 
 // ErrorData goes with an error whose message alone does not say what to do.
@@ -100,6 +126,17 @@ type (
 		Reason     string   `json:"reason,omitempty"` // why it is not available
 	}
 
+	// ContextsResult is what the kubeconfig offers; nobody asks the cluster.
+	ContextsResult struct {
+		Current  string   `json:"current,omitempty"`
+		Contexts []string `json:"contexts"`
+	}
+	// NamespacesResult is what the cluster has.
+	NamespacesResult struct {
+		Current    string   `json:"current"` // where targets are looked for if nothing is said
+		Namespaces []string `json:"namespaces"`
+	}
+
 	ConfigVerifyParams struct {
 		Client     Client `json:"client"`
 		ConfigFile string `json:"configFile"`
@@ -141,6 +178,27 @@ type (
 	}
 	SessionID struct {
 		ID string `json:"id"`
+	}
+	// SessionRestartParams: the session's configuration is read again and what
+	// differs holds for the launchers that come. Its target stays.
+	SessionRestartParams struct {
+		ID     string `json:"id"`
+		Client Client `json:"client"`
+	}
+	// SessionEventsParams: without ID, of all sessions, also those to come.
+	SessionEventsParams struct {
+		ID string `json:"id,omitempty"`
+	}
+	// SessionEvent is something that happened in a session. Those that say what
+	// is the case are told first to a client that asks.
+	SessionEvent struct {
+		Session string `json:"session"`
+		Time    string `json:"time"` // RFC 3339, with fractions
+		Kind    string `json:"kind"` // an Event constant
+		PID     int    `json:"pid,omitempty"`
+		Port    uint16 `json:"port,omitempty"`
+		Mirror  bool   `json:"mirror,omitempty"`
+		Message string `json:"message,omitempty"`
 	}
 	SessionListResult struct {
 		Sessions []Session `json:"sessions"`
@@ -223,3 +281,15 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Msg }
 func (e *Error) Unwrap() error { return e.Err }
+
+// String tells a problem as file:line:column: key: message.
+func (p Problem) String() string {
+	at := ""
+	if p.Line > 0 { // else it is about a flag, or which file is used
+		at = fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Column)
+	}
+	if p.Key != "" {
+		at += p.Key + ": "
+	}
+	return at + p.Message
+}

@@ -65,6 +65,9 @@ const (
 	// loopback Addr: reply Addr is the client, Addr2 the address it asked
 	// for. ENOENT: the daemon made no such connection.
 	OpPeer Op = 9
+	// OpDebuggee tells of process Node, which a debugger traces: it may be
+	// stopped, or be replaced by another, for as long as its user likes.
+	OpDebuggee Op = 10
 )
 
 // Flags of OpOpen and OpStat, of OpConnect, of OpListen.

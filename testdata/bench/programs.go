@@ -19,7 +19,7 @@ type programs struct {
 }
 
 func newPrograms(ctx context.Context) (p *programs, err error) {
-	for _, name := range []string{"bin/mirrord", "bin/mirrord-agent"} {
+	for _, name := range []string{"bin/mirrord", "bin/mirrord-full", "bin/mirrord-dlv", "bin/mirrord-agent"} {
 		if _, err := os.Stat(name); err != nil {
 			return nil, fmt.Errorf("%w: ./task build makes it", err)
 		}

@@ -17,6 +17,7 @@ import (
 //	read SIZE FILE             calls/s
 //	open                       and close of a file of this machine; µs
 //	files DIR N SECONDS [warm] as in c/files.c; files/s
+//	debug KIND …               as debugWork says; ms
 func work(args []string) error {
 	v, err := func() (float64, error) {
 		switch {
@@ -26,6 +27,8 @@ func work(args []string) error {
 			return opens()
 		case len(args) >= 4 && args[0] == "files":
 			return files(args[1], args[2], args[3], slices.Contains(args[4:], "warm"))
+		case len(args) > 1 && args[0] == "debug":
+			return debugWork(args[1:])
 		}
 		return 0, fmt.Errorf("no work %q", args)
 	}()

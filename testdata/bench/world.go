@@ -20,6 +20,7 @@ const (
 
 	hereAddr    = "10.99.0.1"
 	thereAddr   = "10.99.0.2"
+	nobodyAddr  = "10.99.0.3"
 	agentAddr   = thereAddr + ":7777"
 	plainPort   = "8000" // the first of a server's ports: HTTP, echo, bulk
 	stolenPort  = "8100"

@@ -58,13 +58,10 @@ type Process struct {
 	path string // of its socket, "" if it has none
 }
 
-// Start starts a launcher of the session, which finds its daemon in the runtime
-// directory dir, and returns once its endpoint accepts clients.
-func Start(ctx context.Context, dir string, p ide.DebugStartParams) (*Process, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("starting the debugger: %w", err)
-	}
+// Start starts a launcher of the session, the mirrord at path program, which
+// finds its daemon in the runtime directory dir, and returns once its endpoint
+// accepts clients.
+func Start(ctx context.Context, program, dir string, p ide.DebugStartParams) (*Process, error) {
 	if err := checkDir(p.Client.Dir); err != nil {
 		return nil, err
 	}
@@ -97,7 +94,7 @@ func Start(ctx context.Context, dir string, p ide.DebugStartParams) (*Process, e
 	}
 	defer words.Close()
 	cmd := &exec.Cmd{
-		Path: exe, Args: []string{"mirrord", "dlv", "--dir=" + dir, "--session=" + p.ID, "--", Command, addr},
+		Path: program, Args: []string{"mirrord", "dlv", "--dir=" + dir, "--session=" + p.ID, "--", Command, addr},
 		Dir: p.Client.Dir, Env: environ(p.Client.Env), Stdout: stdout, Stderr: stderr,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}

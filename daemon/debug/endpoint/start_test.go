@@ -52,6 +52,15 @@ func launcher(session string, args []string) int {
 	return 0
 }
 
+func self(t *testing.T) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // shortDir is a runtime directory; t.TempDir may be too long for a socket's path.
 func shortDir(t *testing.T) string {
 	t.Helper()
@@ -76,7 +85,7 @@ func left(t *testing.T, dir string) []string {
 func TestStart(t *testing.T) {
 	dir := shortDir(t)
 	for _, transport := range []string{"", Unix, TCP} {
-		p, err := Start(t.Context(), dir, ide.DebugStartParams{
+		p, err := Start(t.Context(), self(t), dir, ide.DebugStartParams{
 			ID: "serves", Transport: transport, Client: ide.Client{Dir: "/", Env: []string{"NAME=value", "MIRRORD_LAUNCHER=7"}},
 		})
 		if err != nil {
@@ -124,7 +133,7 @@ func TestStartFails(t *testing.T) {
 		if tt.p.Client.Dir == "" {
 			tt.p.Client.Dir = "/"
 		}
-		_, err := Start(t.Context(), tt.dir, tt.p)
+		_, err := Start(t.Context(), self(t), tt.dir, tt.p)
 		e, ok := errors.AsType[*ide.Error](err)
 		if !ok || e.Code != tt.code || masked(e.Msg) != tt.words || e.Hint != tt.hint {
 			t.Errorf("%s: %#v", tt.p.ID, err)
@@ -163,7 +172,7 @@ func TestStartIsCancelled(t *testing.T) {
 		_, _ = f.Read(make([]byte, 10))
 		cancel(why)
 	}()
-	if _, err := Start(ctx, dir, ide.DebugStartParams{ID: "hangs", Client: ide.Client{Dir: "/"}}); !errors.Is(err, why) {
+	if _, err := Start(ctx, self(t), dir, ide.DebugStartParams{ID: "hangs", Client: ide.Client{Dir: "/"}}); !errors.Is(err, why) {
 		t.Errorf("it fails with %v", err)
 	}
 	if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG, nil); err != unix.ECHILD {
@@ -175,7 +184,7 @@ func TestStartIsCancelled(t *testing.T) {
 func TestSweep(t *testing.T) {
 	dir := shortDir(t)
 	start := func() *Process {
-		p, err := Start(t.Context(), dir, ide.DebugStartParams{ID: "is killed", Client: ide.Client{Dir: "/"}})
+		p, err := Start(t.Context(), self(t), dir, ide.DebugStartParams{ID: "is killed", Client: ide.Client{Dir: "/"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,131 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mirrord/protocol/ide"
+)
+
+func eventsCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "events [ID]",
+		Short: "Tell what happens in a session, or in all",
+		Long: `events tells what happens in session ID, or in all of them, first what is the
+case: launchers that come and go, ports that are taken and given back, debuggees
+that their debugger stops. It ends with the session, or when it is interrupted.`,
+		Example: "  mirrord session events\n  mirrord session events 1f2e3d4c -o json",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if output != "text" && output != "json" {
+				return fmt.Errorf("--output: %q is none of text, json", output)
+			}
+			return cobra.MaximumNArgs(1)(cmd, args)
+		},
+		ValidArgsFunction: completeOneSession,
+		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			show := func(e ide.SessionEvent) {
+				at := e.Time
+				if t, err := time.Parse(time.RFC3339Nano, e.Time); err == nil {
+					at = t.Local().Format("15:04:05.000")
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s\n", at, e.Session, wordsOf(e))
+			}
+			if output == "json" {
+				encode := json.NewEncoder(cmd.OutOrStdout())
+				show = func(e ide.SessionEvent) { _ = encode.Encode(e) } // a reader that is gone ends us by SIGPIPE
+			}
+			c, err := dial(ctx)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			id := ""
+			if len(args) > 0 {
+				id = args[0]
+			}
+			err = c.Events(ctx, id, show)
+			if e, ok := errors.AsType[*ide.Error](err); ok && e.Code == ide.CodeCancelled {
+				return nil // as its user wanted
+			}
+			return err
+		}),
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "`format`: text, or json with one event a line")
+	mustComplete(cmd, "output", fixed("text", "json"), cobra.ShellCompDirectiveNoFileComp)
+	return cmd
+}
+
+func restartCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "restart ID",
+		Short: "Read a session's configuration again",
+		Long: `restart reads the configuration of session ID again, for the debuggees that are
+started in it from now on. Its agent, its connections and its ports stay.`,
+		Example: "  mirrord session restart 1f2e3d4c",
+		Args:    oneSession,
+
+		ValidArgsFunction: completeOneSession,
+		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			me, err := client()
+			if err != nil {
+				return err
+			}
+			c, err := dialRunning(ctx)
+			if err != nil {
+				return err
+			}
+			if c == nil {
+				return fmt.Errorf("restarting session %s: no daemon runs", args[0])
+			}
+			defer c.Close()
+			s, err := c.Restart(ctx, ide.SessionRestartParams{ID: args[0], Client: me})
+			for _, warning := range s.Warnings {
+				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: warning: %s\n", indent(warning))
+			}
+			return err
+		}),
+	}
+}
+
+// wordsOf tells an event to a person.
+func wordsOf(e ide.SessionEvent) string {
+	how := "stolen"
+	if e.Mirror {
+		how = "mirrored"
+	}
+	switch e.Kind {
+	case ide.EventStarted:
+		return "the session runs: " + e.Message
+	case ide.EventLaunched:
+		return "a launcher has come"
+	case ide.EventLeft:
+		return "a launcher has gone"
+	case ide.EventDebuggee:
+		return fmt.Sprintf("process %d is debugged", e.PID)
+	case ide.EventStopped:
+		return fmt.Sprintf("process %d is stopped by its debugger", e.PID)
+	case ide.EventContinued:
+		return fmt.Sprintf("process %d goes on", e.PID)
+	case ide.EventExited:
+		return fmt.Sprintf("process %d has ended", e.PID)
+	case ide.EventTaken:
+		return fmt.Sprintf("port %d is %s", e.Port, how)
+	case ide.EventWaiting:
+		return fmt.Sprintf("nobody listens at port %d: connections wait", e.Port)
+	case ide.EventGivenBack:
+		return fmt.Sprintf("port %d is the pod's again: %s", e.Port, e.Message)
+	case ide.EventConfigured:
+		return "the configuration was read again"
+	case ide.EventMissed:
+		return "some events are missing here"
+	case ide.EventEnded:
+		return "the session has ended: " + e.Message
+	}
+	return e.Message
+}

@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"mirrord/daemon/rpc"
+	"mirrord/protocol/ide"
+)
+
+// A fake is a daemon's manager with these sessions.
+type fake struct {
+	rpc.Manager // unused methods
+	list        []ide.Session
+}
+
+func (f *fake) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fake) LayerSocket() string             { return "" }
+func (f *fake) List() []ide.Session             { return f.list }
+func (f *fake) Close()                          {}
+
+// serve runs a daemon of sessions for the commands of a test.
+func serve(t *testing.T, list ...ide.Session) {
+	t.Helper()
+	run := t.TempDir()
+	t.Setenv("XDG_RUNTIME_DIR", run)
+	dir := filepath.Join(run, "mirrord")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	d := rpc.Daemon{Dir: dir, Idle: time.Hour, Ready: w, New: func(*slog.Logger, string) (rpc.Manager, error) { return &fake{list: list}, nil }}
+	go func() { done <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	if b, err := io.ReadAll(r); err != nil || string(b) != "ready" {
+		t.Fatalf("the daemon says %q, %v", b, err)
+	}
+}
+
+func output(t *testing.T, args ...string) string {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := command(nil)
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SetErr(io.Discard)
+	if err := cmd.Execute(); err != nil {
+		t.Errorf("%q: %v", args, err)
+	}
+	return out.String()
+}
+
+func TestSessions(t *testing.T) {
+	serve(t,
+		ide.Session{ID: "1f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Launchers: 1, Ports: []uint16{8080}},
+		ide.Session{ID: "5f3a9c21", Target: "targetless in shop", Started: "2026-11-23T12:00:01Z"})
+	const offered = "1f2e3d4c\tpod/web-1 in shop\n5f3a9c21\ttargetless in shop\n:4\n"
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"session", "ls"}, `ID         TARGET               STARTED                PROCESSES   PORTS
+1f2e3d4c   pod/web-1 in shop    2026-11-23T12:00:00Z   1           8080 stolen
+5f3a9c21   targetless in shop   2026-11-23T12:00:01Z   0           none
+`},
+		{[]string{"session", "ls", "-o", "json"}, `{
+  "sessions": [
+    {
+      "id": "1f2e3d4c",
+      "target": "pod/web-1 in shop",
+      "started": "2026-11-23T12:00:00Z",
+      "launchers": 1,
+      "ports": [
+        8080
+      ]
+    },
+    {
+      "id": "5f3a9c21",
+      "target": "targetless in shop",
+      "started": "2026-11-23T12:00:01Z",
+      "launchers": 0
+    }
+  ]
+}
+`},
+		{[]string{"__complete", "session", "stop", ""}, offered},
+		{[]string{"__complete", "session", "stop", "1f2e3d4c", ""}, ":4\n"},
+		{[]string{"__complete", "exec", "--session", ""}, offered},
+		{[]string{"__complete", "dlv", "--session", ""}, offered},
+	} {
+		if got := output(t, tt.args...); got != tt.want {
+			t.Errorf("%q printed\n%s, want\n%s", tt.args, got, tt.want)
+		}
+	}
+}

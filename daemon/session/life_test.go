@@ -1,0 +1,325 @@
+package session
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol/ide"
+	"mirrord/protocol/layer"
+)
+
+// begin starts a session with a configuration, and listens to its events.
+func begin(t *testing.T, incoming string) (*Manager, ide.Session, <-chan ide.SessionEvent) {
+	t.Helper()
+	m, dir := manager(t), t.TempDir()
+	file := filepath.Join(dir, "mirrord.json")
+	text := fmt.Sprintf(`{"feature": {"fs": "local", "network": {"incoming": {"mode": "steal"%s}}}}`, incoming)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := m.Start(t.Context(), ide.SessionStartParams{
+		Client: ide.Client{Dir: dir}, ConfigFile: file, Overrides: ide.Overrides{Agent: agentAddress(t)},
+	}, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	told, done := make(chan ide.SessionEvent, 100), make(chan error)
+	go func() { done <- m.Events(ctx, s.ID, func(e ide.SessionEvent) { told <- e }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Events = %v", err)
+		}
+	})
+	return m, s, told
+}
+
+// until waits for an event of a kind, and returns it.
+func until(t *testing.T, told <-chan ide.SessionEvent, kind string) ide.SessionEvent {
+	t.Helper()
+	var seen []string
+	for {
+		select {
+		case e := <-told:
+			if e.Kind == kind {
+				return e
+			}
+			seen = append(seen, e.Kind)
+		case <-time.After(time.Minute):
+			t.Fatalf("no event %q, but %q", kind, seen)
+		}
+	}
+}
+
+// A server answers each connection with its name.
+type server struct {
+	net.Listener
+	name string
+}
+
+func serve(t *testing.T, name string) *server {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	s := &server{l, name}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintln(c, name)
+			c.Close()
+		}
+	}()
+	return s
+}
+
+func (s *server) at() netip.AddrPort { return s.Addr().(*net.TCPAddr).AddrPort() }
+
+// listen steals port for s.
+func (c *caller) listen(port uint16, s net.Listener) {
+	c.t.Helper()
+	raw, err := s.(syscall.Conn).SyscallConn()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if e := raw.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &st) }); errors.Join(e, err) != nil {
+		c.t.Fatal(e, err)
+	}
+	addr := s.Addr().(*net.TCPAddr).AddrPort()
+	reply, _ := c.call(layer.Request{Op: layer.OpListen, Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), port), Addr2: addr, Node: st.Ino})
+	if reply.Errno == uint32(unix.EPERM) || reply.Errno == uint32(unix.EOPNOTSUPP) {
+		c.t.Skipf("the agent cannot steal here: %s", reply.Data)
+	}
+	if reply.Errno != 0 {
+		c.t.Fatalf("listen: %v: %s", unix.Errno(reply.Errno), reply.Data)
+	}
+}
+
+// whoAnswers asks at the pod's port.
+func whoAnswers(port uint16) <-chan string {
+	answer := make(chan string, 1)
+	go func() {
+		c, err := net.DialTimeout("tcp4", fmt.Sprint("127.0.0.1:", port), time.Minute)
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(time.Minute))
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			line = err.Error()
+		}
+		answer <- strings.TrimSpace(line)
+	}()
+	return answer
+}
+
+func wantAnswer(t *testing.T, what string, got <-chan string, want string) {
+	t.Helper()
+	if s := <-got; s != want {
+		t.Errorf("%s: answered by %q, want %q", what, s, want)
+	}
+}
+
+// What comes while a client that holds the session starts another launcher
+// waits for its debuggee.
+func TestConnectionsWaitForALauncher(t *testing.T) {
+	m, s, told := begin(t, "")
+	pod, first, second := serve(t, "pod"), serve(t, "first"), serve(t, "second")
+	port := pod.at().Port()
+	c := attach(t, m, s.ID)
+	c.listen(port, first.Listener)
+	wantAnswer(t, "before", whoAnswers(port), "first")
+	first.Close()
+	c.conn.Close()
+	if e := until(t, told, ide.EventWaiting); e.Port != port {
+		t.Errorf("waits at port %d", e.Port)
+	}
+	waiting := whoAnswers(port)
+	attach(t, m, s.ID).listen(port, second.Listener)
+	until(t, told, ide.EventTaken)
+	wantAnswer(t, "during the restart", waiting, "second")
+	wantAnswer(t, "after it", whoAnswers(port), "second")
+}
+
+// They do not where the configuration says so, nor for ever.
+func TestConnectionsDoNotWait(t *testing.T) {
+	for _, seconds := range []string{"0", "1"} {
+		t.Run(seconds, func(t *testing.T) {
+			m, s, told := begin(t, `, "while_restarting": `+seconds)
+			pod, first := serve(t, "pod"), serve(t, "first")
+			c := attach(t, m, s.ID)
+			c.listen(pod.at().Port(), first.Listener)
+			first.Close()
+			c.conn.Close()
+			if seconds == "1" {
+				until(t, told, ide.EventWaiting)
+				wantAnswer(t, "meanwhile", whoAnswers(pod.at().Port()), "pod")
+			}
+			until(t, told, ide.EventGivenBack)
+			wantAnswer(t, "afterwards", whoAnswers(pod.at().Port()), "pod")
+		})
+	}
+}
+
+// traced starts a process that its tracer, which is this thread, has stopped.
+func traced(t *testing.T) int {
+	t.Helper()
+	runtime.LockOSThread() // for good: it is the tracer
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	var ws unix.WaitStatus
+	if _, err := unix.Wait4(cmd.Process.Pid, &ws, 0, nil); err != nil || !ws.Stopped() {
+		t.Fatalf("the process is not stopped: %v, %v", ws, err)
+	}
+	return cmd.Process.Pid
+}
+
+// Its debugger stops a debuggee, lets it go on and replaces it: the port's
+// connections wait.
+func TestDebuggeeIsStoppedAndReplaced(t *testing.T) {
+	m, s, told := begin(t, "")
+	pod, first, second := serve(t, "pod"), serve(t, "first"), serve(t, "second")
+	port := pod.at().Port()
+	c := attach(t, m, s.ID)
+	pid := traced(t)
+	if reply, _ := c.call(layer.Request{Op: layer.OpDebuggee, Node: uint64(pid)}); reply.Errno != 0 {
+		t.Fatalf("%s", reply.Data)
+	}
+	c.listen(port, first.Listener)
+	for _, kind := range []string{ide.EventDebuggee, ide.EventStopped} {
+		if e := until(t, told, kind); e.PID != pid {
+			t.Errorf("%s: process %d, not %d", kind, e.PID, pid)
+		}
+	}
+	if err := unix.PtraceCont(pid, 0); err != nil {
+		t.Fatal(err)
+	}
+	until(t, told, ide.EventContinued)
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	until(t, told, ide.EventExited)
+	first.Close()
+	waiting := whoAnswers(port)
+	until(t, told, ide.EventWaiting)
+	c.listen(port, second.Listener)
+	wantAnswer(t, "during the restart", waiting, "second")
+}
+
+// A debuggee that only closes its listener is not waited for.
+func TestClosedListenerOfADebuggee(t *testing.T) {
+	m, s, told := begin(t, "")
+	pod, first := serve(t, "pod"), serve(t, "first")
+	c := attach(t, m, s.ID)
+	c.call(layer.Request{Op: layer.OpDebuggee, Node: uint64(traced(t))})
+	c.listen(pod.at().Port(), first.Listener)
+	first.Close()
+	wantAnswer(t, "afterwards", whoAnswers(pod.at().Port()), "pod")
+	until(t, told, ide.EventGivenBack)
+}
+
+// What has waited for too long is reset, and what comes then goes to the pod,
+// until the debuggee goes on.
+func TestDebuggeeIsStoppedForLong(t *testing.T) {
+	m, s, told := begin(t, `, "while_stopped": 1`)
+	pod := serve(t, "pod")
+	silent, err := net.Listen("tcp4", "127.0.0.1:0") // its kernel accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	c := attach(t, m, s.ID)
+	pid := traced(t)
+	c.call(layer.Request{Op: layer.OpDebuggee, Node: uint64(pid)})
+	c.listen(pod.at().Port(), silent)
+	until(t, told, ide.EventStopped)
+	if got := <-whoAnswers(pod.at().Port()); !strings.Contains(got, "reset") {
+		t.Errorf("what waited for too long: %s", got)
+	}
+	wantAnswer(t, "then", whoAnswers(pod.at().Port()), "pod")
+	if err := unix.PtraceCont(pid, 0); err != nil {
+		t.Fatal(err)
+	}
+	until(t, told, ide.EventContinued)
+	answer := whoAnswers(pod.at().Port())
+	conn, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for errors.Is(readEnd(conn), unix.ECONNRESET) { // those that were reset in its queue
+		if conn, err = silent.Accept(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fmt.Fprintln(conn, "debuggee")
+	conn.Close()
+	wantAnswer(t, "after it went on", answer, "debuggee")
+}
+
+// readEnd looks whether a connection that nobody writes to has been reset.
+func readEnd(c net.Conn) error {
+	c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	_, err := c.Read(make([]byte, 1))
+	return err
+}
+
+// The configuration that is read again holds for the launchers that come.
+func TestRestartReadsTheConfiguration(t *testing.T) {
+	m, s, told := begin(t, "")
+	before, err := m.Launch(t.Context(), s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := before.Start.ConfigFile
+	restart := func(text string) error {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := m.Restart(t.Context(), ide.SessionRestartParams{ID: s.ID, Client: before.Start.Client})
+		return err
+	}
+	if err := restart(`{"feature": {"fs": "local", "env": {"override": {"A": "b"}}, "network": {"incoming": {"mode": "mirror", "ports": [80]}}}}`); err != nil {
+		t.Fatal(err)
+	}
+	until(t, told, ide.EventConfigured)
+	now, err := m.Launch(t.Context(), s.ID)
+	if err != nil || now.Env["A"] != "b" || !now.Policy.Mirror || now.Policy.Steal || !slices.Equal(now.Policy.Ports, []uint16{80}) {
+		t.Errorf("after the restart: %+v, %v", now, err)
+	}
+	for _, bad := range []string{`{"feature": {"env": 7}}`, `{"agent": {"namespace": "other"}}`} {
+		if err := restart(bad); err == nil {
+			t.Errorf("%s is taken", bad)
+		}
+	}
+	if again, err := m.Launch(t.Context(), s.ID); err != nil || again.Env["A"] != "b" {
+		t.Errorf("after a restart that failed: %+v, %v", again, err)
+	}
+}
