@@ -300,8 +300,14 @@ func allGone(t *testing.T, dir string, fds []int) {
 	for _, fd := range fds {
 		waitGone(t, fd)
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "dap-*")); len(left) > 0 {
-		t.Errorf("left in the runtime directory: %q", left)
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		left, _ := filepath.Glob(filepath.Join(dir, "dap-*"))
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left in the runtime directory: %q", left)
+		}
 	}
 }
 
@@ -378,7 +384,8 @@ func TestDebugStart(t *testing.T) {
 	allGone(t, dir, family)
 }
 
-// Five debug sessions start at once, in two sessions; each ends with its client.
+// Five debug sessions start at once, in two sessions; each ends with its client,
+// or its launcher.
 func TestDebugSeveral(t *testing.T) {
 	namespace, _ := ownShop(t)
 	dir := ownDaemon(t)
@@ -418,10 +425,16 @@ func TestDebugSeveral(t *testing.T) {
 		family = append(family, tree(t, d.PID)...)
 	}
 	for i, c := range clients {
-		if i%2 == 0 {
+		switch {
+		case i == 4:
+			if err := syscall.Kill(started[i].PID, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			c.ends()
+		case i%2 == 0:
 			c.do("disconnect", dap.DisconnectArguments{TerminateDebuggee: true})
 			c.ends()
-		} else {
+		default:
 			c.conn.Close() // an editor that has crashed
 		}
 	}
