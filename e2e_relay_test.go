@@ -159,6 +159,21 @@ func (r *relay) deafen(n int) {
 	set(nil)
 }
 
+// silence mutes all connections, new ones too, until it is ended.
+func (r *relay) silence(on bool) {
+	r.mu.Lock()
+	r.deaf = nil
+	if on {
+		r.deaf = make(chan struct{}, 1000)
+	}
+	r.mu.Unlock()
+	if on {
+		r.mute()
+	} else {
+		r.reset()
+	}
+}
+
 func (r *relay) close() {
 	r.Listener.Close()
 	r.mu.Lock()

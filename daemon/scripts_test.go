@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -16,16 +17,31 @@ import (
 
 var update = os.Getenv("UPDATE_SCRIPTS") != "" // write what commands print into the scripts
 
-// TestMain is also the command mirrord that the scripts run, and what that
+// TestMain is also the commands mirrord and dlv that the scripts run, and what that
 // starts: its keeper, its file server, its daemon.
 func TestMain(m *testing.M) {
 	launch.Keeper()
 	files.Serve()
-	testscript.Main(m, map[string]func(){"mirrord": main})
+	testscript.Main(m, map[string]func(){"mirrord": main, "dlv": main})
 }
 
 // What a user sees.
-func TestScripts(t *testing.T) { runScripts(t, "../testdata/scripts") }
+func TestScripts(t *testing.T) {
+	buildDelve(t)
+	runScripts(t, "../testdata/scripts")
+}
+
+// buildDelve puts mirrord-dlv where mirrord looks for it, beside itself.
+func buildDelve(t *testing.T) {
+	self, err := exec.LookPath("mirrord")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "build", "-o", filepath.Join(filepath.Dir(self), "mirrord-dlv"), "mirrord/daemon/debug")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building mirrord-dlv: %v\n%s", err, out)
+	}
+}
 
 // What a user sees of a cluster: the test cluster with the sample shop.
 func TestClusterScripts(t *testing.T) {

@@ -78,7 +78,8 @@ func (d *Debugger) exec(c *call) error {
 		return nil // gone, or the debugger, which hands on what it has
 	}
 	if served && p.tracer != 0 {
-		c.l.wg.Go(func() { c.l.tellDebuggee(p.id) })
+		l := c.l // c is the receiver's, and soon another
+		l.wg.Go(func() { l.tellDebuggee(p.id) })
 	}
 	envp := c.Args[2]
 	if c.hook.Call == seccomp.Execveat {
@@ -172,7 +173,8 @@ func (d *Debugger) keep(p process, served bool) {
 
 // environ turns the environment at addr, which the debugger has handed on, into
 // the debuggee's or, for who is not served, back into this machine's. What the
-// user set for the debuggee alone (env of a launch request) stays. It only ever
+// user set or took away for the debuggee alone (env of a launch request) stays
+// so; he cannot be seen to take away what this machine has not. It only ever
 // shortens the array: Go makes a new one for each exec, which nobody else uses,
 // though the child may share its memory with the debugger.
 func (d *Debugger) environ(c *call, addr uint64, served bool) error {
@@ -183,6 +185,7 @@ func (d *Debugger) environ(c *call, addr uint64, served bool) error {
 	type variable struct {
 		pointer         uint64
 		name, value     string
+		cut             bool // value is its beginning
 		isSet, isForget bool
 	}
 	var list []variable
@@ -190,12 +193,12 @@ func (d *Debugger) environ(c *call, addr uint64, served bool) error {
 	var buf [seccomp.MaxPath]byte
 	for _, p := range pointers {
 		text, err := seccomp.ReadString(c.TID, p, &buf)
+		v := variable{pointer: p}
 		if err == unix.ENAMETOOLONG {
-			text = buf[:] // enough to tell what it is
+			text, v.cut = buf[:], true // enough to tell what it is
 		} else if err != nil {
 			return err
 		}
-		v := variable{pointer: p}
 		v.name, v.value, _ = strings.Cut(string(text), "=")
 		if v.name, v.isSet = strings.CutPrefix(v.name, setPrefix); v.isSet {
 			v.pointer += uint64(len(setPrefix))
@@ -210,10 +213,20 @@ func (d *Debugger) environ(c *call, addr uint64, served bool) error {
 	if len(changed) == 0 {
 		return nil
 	}
-	users := map[string]bool{}
+	users, handed := map[string]bool{}, map[string]bool{}
 	for _, v := range list {
-		if given, ok := d.given[v.name]; !v.isSet && !v.isForget && changed[v.name] && !(ok && strings.HasPrefix(given, v.value)) {
+		if v.isSet || v.isForget || !changed[v.name] {
+			continue
+		}
+		handed[v.name] = true
+		given, ok := d.given[v.name]
+		if same := given == v.value || v.cut && strings.HasPrefix(given, v.value); !ok || !same {
 			users[v.name] = true
+		}
+	}
+	for name := range changed {
+		if _, ok := d.given[name]; ok && !handed[name] {
+			users[name] = true
 		}
 	}
 	var out []byte

@@ -59,6 +59,8 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 	})
 	if err := receiveChunks(fast, stream); err != nil {
 		fail(err)
+	} else if done(sent) {
+		// Closing says all that is left to say.
 	} else if err := conn.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
 		fail(err)
 	} else {
@@ -70,9 +72,9 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 				fail(ErrReset)
 			}
 		})
+		<-sent
+		stream.SetReadDeadline(past)
 	}
-	<-sent
-	stream.SetReadDeadline(past)
 	wg.Wait()
 	if first == nil {
 		conn.SetLinger(-1) // what is still to be sent is sent, whatever was set before
@@ -83,6 +85,15 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 }
 
 var past = time.Unix(1, 0)
+
+func done(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
 
 // A direction begins with a small buffer, as connections come and go quickly
 // and most say little; one that fills it gets a bigger one.

@@ -26,28 +26,37 @@ func Connect(ctx context.Context, stream net.Conn, q protocol.Connect) error {
 		conn.Close()
 		return err
 	}
+	_ = conn.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true}) // now that nobody waits for it
 	return protocol.Relay(conn, ahead)
 }
 
-// dial connects while it watches the stream for its end. The stream that it
-// returns still has the byte that the watching may have read.
+// soon is how long a connect may take before its stream is watched: in most
+// networks it takes less.
+const soon = 20 * time.Millisecond
+
+// dial connects, and if that takes long, watches the stream for its end
+// meanwhile. The stream that it returns still has the byte that the watching may
+// have read.
 func dial(ctx context.Context, stream net.Conn, q protocol.Connect) (*net.TCPConn, net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	watched := make(chan []byte)
-	go func() {
+	watched := make(chan []byte, 1)
+	watch := time.AfterFunc(soon, func() {
 		first := make([]byte, 1)
 		n, err := stream.Read(first)
 		if err != nil && !isTimeout(err) {
 			cancel()
 		}
 		watched <- first[:n]
-	}()
-	var d net.Dialer
+	})
+	d := net.Dialer{KeepAlive: -1}
 	c, err := d.DialContext(ctx, "tcp", q.Addr.String())
-	_ = stream.SetReadDeadline(time.Unix(1, 0))
-	first := <-watched
-	_ = stream.SetReadDeadline(time.Time{})
+	var first []byte
+	if !watch.Stop() {
+		_ = stream.SetReadDeadline(time.Unix(1, 0))
+		first = <-watched
+		_ = stream.SetReadDeadline(time.Time{})
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -133,7 +133,7 @@ func startsDebuggee(args []string) error {
 		}
 	}
 	return &ide.Error{
-		Msg:  fmt.Sprintf("dlv %s starts no debuggee, so there is nothing to put into the context of a target", strings.Join(args, " ")),
+		Msg:  fmt.Sprintf("dlv %s starts no debuggee, so there is nothing to put into the context of a target", cmp.Or(command, args[0])),
 		Hint: "the commands are dap, debug, exec, test and trace; run dlv itself for the others",
 	}
 }

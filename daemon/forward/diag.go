@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,24 +18,52 @@ const (
 	anyCookie        = ^uint64(0)
 )
 
+// asker is the socket that lookup asks by; there is one for all, as to open it
+// costs as much as to ask.
+var asker struct {
+	mu   sync.Mutex
+	open bool // guarded by mu
+	fd   int  // guarded by mu
+}
+
 // lookup asks the kernel for the TCP socket that would get a packet from remote
 // to local: a connection, else a listener. It costs microseconds however many
 // sockets there are, where /proc/net/tcp costs milliseconds.
 func lookup(local, remote netip.AddrPort) (row, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
-	if err != nil {
-		return row{}, fmt.Errorf("opening sock_diag: %w", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Sendto(fd, lookupRequest(local, remote), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return row{}, fmt.Errorf("asking sock_diag: %w", err)
+	a := &asker
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.open {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+		if err != nil {
+			return row{}, fmt.Errorf("opening sock_diag: %w", err)
+		}
+		a.open, a.fd = true, fd
 	}
 	var b [512]byte
-	n, _, err := unix.Recvfrom(fd, b[:], 0)
-	if err != nil {
+	n, err := ask(a.fd, lookupRequest(local, remote), b[:])
+	if err != nil { // an answer may still come, and is not the next question's
+		a.open = false
+		unix.Close(a.fd)
 		return row{}, fmt.Errorf("asking sock_diag: %w", err)
 	}
 	return parseLookup(b[:n])
+}
+
+// ask sends a question to the kernel, which answers before that returns: neither
+// call can wait, and Go's scheduler need not be told (see package socket).
+func ask(fd int, question, answer []byte) (int, error) {
+	to := unix.RawSockaddrNetlink{Family: unix.AF_NETLINK}
+	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&question[0])), uintptr(len(question)), 0,
+		uintptr(unsafe.Pointer(&to)), unix.SizeofSockaddrNetlink)
+	if errno != 0 {
+		return 0, errno
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&answer[0])), uintptr(len(answer)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
 
 func lookupRequest(local, remote netip.AddrPort) []byte {
