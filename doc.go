@@ -27,6 +27,7 @@
 //	    daemon/config: mirrord.json. daemon/session: one debuggee, one target.
 //	  - daemon/cluster: Kubernetes. daemon/tunnel: streams to the agent.
 //	    daemon/forward: loopback endpoints. daemon/files: the target's files as FUSE nodes.
+//	    daemon/debug: Delve. daemon/debug/endpoint: where editors meet it.
 //	  - layer: what is hooked and how it is answered. layer/policy: Local or
 //	    Remote, and why. layer/seccomp: the program and its notifications.
 //	    layer/launch: the launcher. layer/keeper: its keeper.

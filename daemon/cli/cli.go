@@ -168,6 +168,10 @@ func dial(ctx context.Context) (*rpc.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return dialIn(ctx, dir)
+}
+
+func dialIn(ctx context.Context, dir string) (*rpc.Client, error) {
 	command := []string{"daemon"}
 	if idle := os.Getenv(idleVar); idle != "" {
 		if _, err := time.ParseDuration(idle); err != nil {

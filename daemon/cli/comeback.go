@@ -9,6 +9,7 @@ import (
 
 // A comeback starts a session again whose daemon has ended, and holds it.
 type comeback struct {
+	dir   string // the runtime directory
 	start ide.SessionStartParams
 	c     *rpc.Client // to the last daemon it found, nil before
 }
@@ -16,7 +17,7 @@ type comeback struct {
 // again finds or starts a daemon. One launcher at a time makes the session; the
 // others of it are answered with that one. It is not called again before it has returned.
 func (b *comeback) again(ctx context.Context) (socket, session string, err error) {
-	c, err := dial(ctx)
+	c, err := dialIn(ctx, b.dir)
 	if err != nil {
 		return "", "", err
 	}

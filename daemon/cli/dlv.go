@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"mirrord/daemon/debug/endpoint"
 	"mirrord/layer/keeper"
 	"mirrord/protocol/ide"
 )
@@ -84,17 +87,44 @@ to start; without them it is Delve and no more.`,
 		if e.path, err = beside(delveProgram); err != nil {
 			return err
 		}
-		return e.run(ctx, cmd, append([]string{delve}, args...))
+		argv := append([]string{delve}, args...)
+		if endpoint.Is(args) {
+			return e.debugSession(ctx, cmd, argv)
+		}
+		return e.run(ctx, cmd, argv)
 	})
 	e.add(cmd)
+	cmd.Flags().StringVar(&e.dir, "dir", "", "runtime `directory`")
+	if err := cmd.Flags().MarkHidden("dir"); err != nil {
+		panic(err)
+	}
 	return cmd
+}
+
+// debugSession is run for a daemon (debug/start), which is told what went wrong
+// in the place of the endpoint.
+func (e *execution) debugSession(ctx context.Context, cmd *cobra.Command, argv []string) error {
+	defer endpoint.Remove(argv[1:])
+	err := e.run(ctx, cmd, argv)
+	if _, ended := errors.AsType[*exit](err); err == nil || ended {
+		return err
+	}
+	told := &ide.Error{Msg: err.Error(), Hint: hintOf(err)}
+	if e, ok := errors.AsType[*ide.Error](err); ok {
+		told.Code = e.Code
+	}
+	signal.Ignore(syscall.SIGPIPE) // the daemon's end is closed when it has heard of the endpoint
+	if endpoint.Say(cmd.OutOrStdout(), endpoint.Words{Failed: told}) != nil {
+		return err // nobody listens: to the log
+	}
+	return &exit{code: exitFailed}
 }
 
 // startsDebuggee refuses command lines of Delve that start nothing.
 func startsDebuggee(args []string) error {
 	command := delveCommand(args)
 	switch {
-	case slices.Contains(starters, command):
+	case slices.Contains(starters, command), endpoint.Is(args):
 		return nil
 	case command == "attach":
 		return &ide.Error{

@@ -28,6 +28,7 @@ type execution struct {
 	session string
 	engine  string
 	path    string // of what is run; "": found by the command's first word
+	dir     string // the runtime directory; "": what the environment says
 }
 
 func execCommand() *cobra.Command {
@@ -114,7 +115,12 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 		return err
 	}
 	defer launcher.Close()
-	c, err := dial(ctx)
+	if e.dir == "" {
+		if e.dir, err = runtimeDir(); err != nil {
+			return err
+		}
+	}
+	c, err := dialIn(ctx, e.dir)
 	if err != nil {
 		return err
 	}
@@ -127,7 +133,7 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	if err != nil {
 		return err
 	}
-	back := comeback{start: l.Start}
+	back := comeback{dir: e.dir, start: l.Start}
 	defer back.close()
 	settings := launch.Config{
 		Path: e.path, Argv: args, Debugger: isDelve(args[0]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,

@@ -17,6 +17,9 @@ import (
 
 	"github.com/go-delve/delve/cmd/dlv/cmds"
 	"github.com/go-delve/delve/pkg/logflags"
+
+	"mirrord/daemon/debug/endpoint"
+	"mirrord/layer/keeper"
 )
 
 func main() {
@@ -26,6 +29,9 @@ func main() {
 		os.Setenv(cgoFlags, "-O0 -g")
 	} else {
 		logflags.WriteCgoFlagsWarning()
+	}
+	if os.Getenv(keeper.NestedEnv) != "" && endpoint.Is(os.Args[1:]) {
+		os.Exit(endpoint.Main(os.Args[1:], serveDAP))
 	}
 	if err := cmds.New(false).Execute(); err != nil {
 		os.Exit(1)

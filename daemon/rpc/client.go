@@ -241,17 +241,33 @@ func (c *Client) Restart(ctx context.Context, p ide.SessionRestartParams) (s ide
 
 // Start starts a session and reports what it is doing meanwhile.
 func (c *Client) Start(ctx context.Context, p ide.SessionStartParams, report func(message string)) (s ide.Session, err error) {
-	p.Progress = strconv.FormatUint(c.number(), 10)
-	c.mu.Lock()
-	c.progress[p.Progress] = report
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.progress, p.Progress)
-	}()
+	token, done := c.reportTo(report)
+	defer done()
+	p.Progress = token
 	err = c.Call(ctx, ide.MethodSessionStart, p, &s)
 	return s, err
+}
+
+// Debug starts a debug session, whose endpoint takes one DAP client.
+func (c *Client) Debug(ctx context.Context, p ide.DebugStartParams, report func(message string)) (d ide.Debug, err error) {
+	token, done := c.reportTo(report)
+	defer done()
+	p.Progress = token
+	err = c.Call(ctx, ide.MethodDebugStart, p, &d)
+	return d, err
+}
+
+// reportTo returns a token whose progress goes to report until done is called.
+func (c *Client) reportTo(report func(message string)) (token string, done func()) {
+	token = strconv.FormatUint(c.number(), 10)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.progress[token] = report
+	return token, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.progress, token)
+	}
 }
 
 // Launch asks for what a launcher needs.

@@ -148,7 +148,8 @@ func (k *conn) call(ctx context.Context, req *jsonrpc2.Request) (result any, aft
 	return m(k, ctx, params)
 }
 
-// permit lets only clients of our own build past initialize, but for daemon/shutdown.
+// permit lets only clients of our own version, and build if they have one, past
+// initialize, but for daemon/shutdown.
 func (k *conn) permit(method string) error {
 	if method == ide.MethodInitialize {
 		return nil
@@ -158,7 +159,10 @@ func (k *conn) permit(method string) error {
 	switch {
 	case k.client == nil:
 		return &jsonrpc2.Error{Code: codeNotInitialized, Message: "the first request must be " + ide.MethodInitialize}
-	case method != ide.MethodShutdown && (k.client.Build != protocol.Build || k.client.Version != ide.Version):
+	case method == ide.MethodShutdown:
+	case k.client.Version != ide.Version:
+		return otherVersion(k.client)
+	case k.client.Build != "" && k.client.Build != protocol.Build:
 		return otherBuild(k.client.Build, len(k.server.sessions.List()))
 	}
 	return nil

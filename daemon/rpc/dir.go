@@ -7,14 +7,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"mirrord/protocol/ide"
 )
 
 // Names in the runtime directory.
 const (
-	socketName     = "daemon.sock"
+	socketName     = ide.SocketName
 	startLockName  = "start.lock"  // held by the client that starts a daemon
 	daemonLockName = "daemon.lock" // held by the daemon for its life; its pid is in it
-	logName        = "daemon.log"
+	logName        = ide.LogName
 )
 
 const maxSocketPath = 107 // sun_path without its NUL

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,19 @@ func otherBuild(client string, busy int) error {
 	}
 }
 
+// otherVersion is the refusal of a client that may not understand us.
+func otherVersion(c *ide.InitializeParams) error {
+	e := &ide.Error{
+		Code: ide.CodeBuild,
+		Msg:  fmt.Sprintf("client %.40q speaks version %d of this protocol, the daemon speaks version %d", c.Client, c.Version, ide.Version),
+		Hint: "update the extension, or install the mirrord that it was made for",
+	}
+	if c.Version > ide.Version {
+		e.Hint = "update mirrord"
+	}
+	return e
+}
+
 // toWire makes a JSON-RPC error of what a method returned; fromWire is its inverse.
 func toWire(err error) *jsonrpc2.Error {
 	if e, ok := errors.AsType[*jsonrpc2.Error](err); ok {
@@ -37,7 +51,7 @@ func toWire(err error) *jsonrpc2.Error {
 	default:
 		return &jsonrpc2.Error{Code: jsonrpc2.CodeInternalError, Message: err.Error()}
 	}
-	w := &jsonrpc2.Error{Code: int64(e.Code), Message: e.Msg}
+	w := &jsonrpc2.Error{Code: cmp.Or(int64(e.Code), jsonrpc2.CodeInternalError), Message: e.Msg}
 	if e.Hint != "" {
 		w.SetError(ide.ErrorData{Hint: e.Hint})
 	}

@@ -130,6 +130,21 @@ func (f *fake) Events(ctx context.Context, id string, tell func(ide.SessionEvent
 
 func (f *fake) Stop(ctx context.Context, id string) error { f.drop(id); return nil }
 
+// Debug does what the session's id asks for.
+func (f *fake) Debug(ctx context.Context, p ide.DebugStartParams, progress func(string)) (ide.Debug, error) {
+	progress("starting")
+	switch p.ID {
+	case "none":
+		return ide.Debug{}, &ide.Error{Code: ide.CodeSession, Msg: "no session", Hint: "look"}
+	case "wait":
+		f.waiting <- struct{}{}
+		<-ctx.Done()
+		f.released <- p.ID
+		return ide.Debug{}, context.Cause(ctx)
+	}
+	return ide.Debug{Endpoint: p.Transport + ":" + p.Client.Dir, PID: 1}, nil
+}
+
 func (f *fake) List() []ide.Session {
 	f.mu.Lock()
 	defer f.mu.Unlock()

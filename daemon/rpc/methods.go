@@ -27,6 +27,7 @@ var methods = map[string]method{
 	ide.MethodSessionList:      answer(sessionList),
 	ide.MethodRestart:          answer(sessionRestart),
 	ide.MethodSessionEvents:    answer(sessionEvents),
+	ide.MethodDebugStart:       answer(debugStart),
 }
 
 // answer makes a method of a function of typed parameters and result.

@@ -27,6 +27,7 @@ type Sessions interface {
 	Restart(ctx context.Context, p ide.SessionRestartParams) (ide.Session, error)
 	Stop(ctx context.Context, id string) error
 	Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error // until the session's end, or ctx's
+	Debug(ctx context.Context, p ide.DebugStartParams, progress func(message string)) (ide.Debug, error)
 	List() []ide.Session
 	Release(id string) // the connection that started it is gone
 }

@@ -70,6 +70,14 @@ func TestCalls(t *testing.T) {
 	if l, err := c.Launch(t.Context(), s.ID); err != nil || l.Hostname != s.ID {
 		t.Errorf("launch %+v, %v", l, err)
 	}
+	heard = nil
+	d, err := c.Debug(t.Context(), ide.DebugStartParams{ID: s.ID, Client: ide.Client{Dir: "/src"}, Transport: "unix"}, func(m string) { heard = append(heard, m) })
+	if want := (ide.Debug{Endpoint: "unix:/src", PID: 1}); d != want || err != nil {
+		t.Errorf("debug %+v, %v", d, err)
+	}
+	if len(heard) != 1 || heard[0] != "starting" {
+		t.Errorf("progress %v", heard)
+	}
 	if list, err := c.Sessions(t.Context()); err != nil || len(list) != 1 {
 		t.Errorf("sessions %v, %v", list, err)
 	}
@@ -124,6 +132,10 @@ func TestFailures(t *testing.T) {
 	if err := start(ctx, "wait"); code(err) != ide.CodeCancelled {
 		t.Errorf("cancelled: %v", err)
 	}
+	_, err = c.Debug(t.Context(), ide.DebugStartParams{ID: "none"}, func(string) {})
+	if e, ok := errors.AsType[*ide.Error](err); !ok || e.Code != ide.CodeSession || e.Hint != "look" {
+		t.Errorf("error arrives as %#v", err)
+	}
 	if err := c.Call(t.Context(), "no/such", ide.Empty{}, nil); code(err) != jsonrpc2.CodeMethodNotFound {
 		t.Errorf("unknown method: %v", err)
 	}
@@ -132,6 +144,35 @@ func TestFailures(t *testing.T) {
 	}
 	if err := start(t.Context(), "pod/y"); err != nil {
 		t.Errorf("after all that: %v", err)
+	}
+}
+
+// A client that is gone wants no answers any more.
+func TestClientGoneMidRequest(t *testing.T) {
+	f, dir := serveFake(t)
+	c := dial(t, dir)
+	failed := make(chan error, 2)
+	go func() {
+		_, err := c.Start(t.Context(), ide.SessionStartParams{Overrides: ide.Overrides{Target: "wait"}}, func(string) {})
+		failed <- err
+	}()
+	go func() {
+		_, err := c.Debug(t.Context(), ide.DebugStartParams{ID: "wait"}, func(string) {})
+		failed <- err
+	}()
+	<-f.waiting
+	<-f.waiting
+	c.Close()
+	if id := <-f.released; id != "wait" { // ends only when its context does
+		t.Errorf("released %s", id)
+	}
+	for range 2 {
+		if err := <-failed; !errors.Is(err, errGone) {
+			t.Errorf("the client is told %v", err)
+		}
+	}
+	if list, err := dial(t, dir).Sessions(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("afterwards %v, %v", list, err)
 	}
 }
 
@@ -203,12 +244,27 @@ func readCode(t *testing.T, r *bufio.Reader) int64 {
 
 func TestOtherBuildIsRefused(t *testing.T) {
 	_, dir := serveFake(t)
-	c := dial(t, dir)
-	p := ide.InitializeParams{Version: ide.Version, Build: "older", Client: "test"}
-	if err := c.Call(t.Context(), ide.MethodInitialize, p, nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Sessions(t.Context()); code(err) != ide.CodeBuild {
-		t.Errorf("answered with %v", err)
+	for _, tt := range []struct {
+		version int
+		build   string
+		words   string
+	}{
+		{ide.Version, protocol.Build, ""},
+		{ide.Version, "", ""}, // an extension that takes the mirrord that is installed
+		{ide.Version, "older", "the running daemon is build " + protocol.Build + ", this mirrord is build older, and 0 session(s) run in the daemon"},
+		{ide.Version - 1, "", fmt.Sprintf(`client "emacs 0.1" speaks version %d of this protocol, the daemon speaks version %d`, ide.Version-1, ide.Version)},
+		{ide.Version + 1, "newer", fmt.Sprintf(`client "emacs 0.1" speaks version %d of this protocol, the daemon speaks version %d`, ide.Version+1, ide.Version)},
+	} {
+		c := dial(t, dir)
+		var r ide.InitializeResult
+		p := ide.InitializeParams{Version: tt.version, Build: tt.build, Client: "emacs 0.1"}
+		if err := c.Call(t.Context(), ide.MethodInitialize, p, &r); err != nil || r.Version != ide.Version || r.Build != protocol.Build {
+			t.Errorf("version %d, build %q: %+v, %v", tt.version, tt.build, r, err)
+		}
+		_, err := c.Sessions(t.Context())
+		e, refused := errors.AsType[*ide.Error](err)
+		if refused != (tt.words != "") || refused && (e.Code != ide.CodeBuild || e.Msg != tt.words || e.Hint == "") {
+			t.Errorf("version %d, build %q: %v, want %q", tt.version, tt.build, err, tt.words)
+		}
 	}
 }

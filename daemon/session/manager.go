@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"mirrord/daemon/debug/endpoint"
 	"mirrord/daemon/files"
 	"mirrord/protocol/ide"
 )
@@ -26,7 +27,7 @@ import (
 // A Manager holds the daemon's sessions.
 //
 // Goroutines: Serve accepts launchers, one serves each and one each of its
-// calls; Serve waits for them.
+// calls; Serve waits for them. One waits for each debugger, and Close for those.
 type Manager struct {
 	log      *slog.Logger
 	agents   *agents
@@ -34,6 +35,8 @@ type Manager struct {
 	path     string
 	standIns string // directory of the launchers' directories
 	listener *net.UnixListener
+
+	debuggers debuggers
 
 	mu       sync.Mutex
 	sessions map[string]*Session // guarded by mu, by id
@@ -51,7 +54,7 @@ const acceptPause = 50 * time.Millisecond
 func NewManager(log *slog.Logger, dir string) (*Manager, error) {
 	m := &Manager{
 		log: log, nodes: newNodes(log), path: filepath.Join(dir, "layer.sock"), standIns: filepath.Join(dir, standInsName),
-		sessions: map[string]*Session{},
+		sessions: map[string]*Session{}, debuggers: debuggers{dir: dir, all: map[*endpoint.Process]bool{}},
 	}
 	who, err := whoWeAre(dir)
 	if err != nil {
@@ -64,6 +67,7 @@ func NewManager(log *slog.Logger, dir string) (*Manager, error) {
 	if err := os.RemoveAll(m.standIns); err != nil {
 		return nil, fmt.Errorf("removing an old daemon's directories: %w", err)
 	}
+	endpoint.Sweep(dir)
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: m.path, Net: "unixpacket"})
 	if err != nil {
 		return nil, fmt.Errorf("opening layer socket: %w", err)
@@ -116,6 +120,7 @@ func (m *Manager) Close() {
 	m.listener.Close()
 	defer os.Remove(m.standIns) // it is empty, or was never made
 	m.endAll()
+	m.debuggers.close()
 	m.agents.close()
 	m.filesMu.Lock()
 	defer m.filesMu.Unlock()

@@ -24,14 +24,22 @@ const (
 	MethodRestart          = "session/restart"   // SessionRestartParams, Session
 	MethodSessionEvents    = "session/events"    // SessionEventsParams, Empty: when the session has ended, or on cancellation
 	MethodSessionEvent     = "session/event"     // notification from the daemon: SessionEvent
+	MethodDebugStart       = "debug/start"       // DebugStartParams, Debug
 	MethodShutdown         = "daemon/shutdown"   // ShutdownParams, Empty
 	MethodCancel           = "$/cancelRequest"   // notification: CancelParams
 	MethodProgress         = "$/progress"        // notification from the daemon: Progress
 )
 
+// Names in the runtime directory.
+const (
+	SocketName = "daemon.sock" // where clients connect to
+	LogName    = "daemon.log"
+)
+
 // Error codes beside those of JSON-RPC; Error.Data is an ErrorData.
 const (
 	CodeCancelled   = -32800 // as in LSP
+	CodeParams      = -32602 // JSON-RPC's: a parameter is none that the method knows
 	CodeConfig      = 1      // the configuration is wrong
 	CodeCluster     = 2      // the cluster could not be used
 	CodeTarget      = 3      // the target could not be used
@@ -72,7 +80,7 @@ type (
 	// InitializeParams must come first on every connection.
 	InitializeParams struct {
 		Version int    `json:"version"`
-		Build   string `json:"build"`
+		Build   string `json:"build"`  // of the mirrord that the client is packed with; "": whichever runs
 		Client  string `json:"client"` // who calls, for the log: "cli", "vscode 1.2.3"
 	}
 	InitializeResult struct {
@@ -227,6 +235,21 @@ type (
 		Hostname      bool              `json:"hostname"`
 		OutgoingLocal []string          `json:"outgoingLocal,omitempty"` // [proto://]host|ip|cidr[:port] that stay local
 		SkipProcesses []string          `json:"skipProcesses,omitempty"`
+	}
+
+	// DebugStartParams: Client is the directory and environment of Delve, and
+	// so of the build that it does; the debuggee's is the target's over it.
+	DebugStartParams struct {
+		ID        string `json:"id"` // of a session
+		Client    Client `json:"client"`
+		Transport string `json:"transport,omitempty"` // unix (default) or tcp
+		Progress  string `json:"progress,omitempty"`  // token of $/progress, "" for none
+	}
+	// Debug is one debug session. It is one DAP client's, and ends with it; it
+	// holds its session like any launcher.
+	Debug struct {
+		Endpoint string `json:"endpoint"` // "unix:/run/user/1000/mirrord/dap-5f3a9c" or "127.0.0.1:40123"
+		PID      int    `json:"pid"`      // of its launcher
 	}
 
 	// Progress of a request that carries a token.

@@ -49,6 +49,8 @@ func messages() map[string]any {
 		MethodSessionEvent:              SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventStopped, PID: 4712},
 		MethodSessionList:               Empty{},
 		MethodSessionList + " result":   SessionListResult{Sessions: []Session{session}},
+		MethodDebugStart:                DebugStartParams{ID: "5f3a9c21", Client: client, Transport: "unix", Progress: "p2"},
+		MethodDebugStart + " result":    Debug{Endpoint: "unix:/run/user/1000/mirrord/dap-5f3a9c", PID: 4712},
 		MethodShutdown:                  ShutdownParams{Force: true},
 		MethodShutdown + " result":      Empty{},
 		MethodProgress:                  Progress{Token: "p1", Value: ProgressValue{Kind: "report", Message: "starting the agent"}},
