@@ -28,6 +28,9 @@ func (c *Client) Transcript() string {
 			}
 		}
 		paused := false
+		if e, ok := m.(*dap.OutputEvent); ok && stopped && strings.HasPrefix(e.Body.Output, "Detaching") {
+			lines = lines[:len(lines)-1] // the stop to detach, of which Delve may tell
+		}
 		if e, ok := m.(*dap.StoppedEvent); ok && e.Body.Reason == "pause" {
 			anywhere := *e
 			anywhere.Body.ThreadId = 0
@@ -37,6 +40,7 @@ func (c *Client) Transcript() string {
 		if _, ok := m.(*dap.PauseResponse); ok && stopped { // either may come first
 			last := len(lines) - 1
 			lines[last], lines[last-1] = lines[last-1], lines[last]
+			paused = true
 		}
 		stopped = paused
 	}
