@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,8 +23,10 @@ import (
 // linker) work on this machine: they are not served, and see nothing of the
 // target's environment. Who is served is decided at exec, and kept:
 //
-//   - a traced process, and who descends from a served one;
-//   - not who descends from the debugger without passing a served process;
+//   - a traced process is, and who descends from a served one;
+//   - so is a debuggee that Delve starts without tracing it (noDebug): what it
+//     starts and is none of its tools;
+//   - not who else descends from the debugger without passing a served process;
 //   - an orphan is.
 type Debugger struct {
 	given map[string]string // the debugger's environment
@@ -33,6 +36,9 @@ type Debugger struct {
 	kinds  map[int]kin // by process; guarded by mu
 	keeper int         // our ancestor of all
 }
+
+// tools are what Delve starts for itself.
+var tools = []string{"go", "git", "rr", "lldb-server", "debugserver", "gdbserver", "debuginfod-find", "sh", "which"}
 
 // A kin is what was decided about a process.
 type kin struct {
@@ -73,17 +79,19 @@ func NewDebugger(env []string, set map[string]string, unset []string) (*Debugger
 // exec decides about the process of a thread that calls exec, and gives it the
 // environment that is its.
 func (d *Debugger) exec(c *call) error {
-	p, served, err := d.decide(int(c.TID), true)
+	path, envp := c.Args[0], c.Args[2]
+	if c.hook.Call == seccomp.Execveat {
+		path, envp = c.Args[1], c.Args[3]
+	}
+	var buf [seccomp.MaxPath]byte
+	program, _ := seccomp.ReadString(c.TID, path, &buf) // what cannot be read cannot be executed
+	p, served, err := d.decide(int(c.TID), true, filepath.Base(string(program)))
 	if err != nil || d.isFirst(p) {
 		return nil // gone, or the debugger, which hands on what it has
 	}
 	if served && p.tracer != 0 {
 		l := c.l // c is the receiver's, and soon another
 		l.wg.Go(func() { l.tellDebuggee(p.id) })
-	}
-	envp := c.Args[2]
-	if c.hook.Call == seccomp.Execveat {
-		envp = c.Args[3]
 	}
 	if err := d.environ(c, envp, served); err != nil && c.l.listener.Valid(c.ID) {
 		return fmt.Errorf("giving process %d its environment: %w", c.TID, err)
@@ -93,11 +101,11 @@ func (d *Debugger) exec(c *call) error {
 
 // serves tells whether the process of thread tid is a debuggee.
 func (d *Debugger) serves(tid uint32) bool {
-	_, served, err := d.decide(int(tid), false)
+	_, served, err := d.decide(int(tid), false, "")
 	return served || err != nil
 }
 
-func (d *Debugger) decide(tid int, exec bool) (p process, served bool, err error) {
+func (d *Debugger) decide(tid int, exec bool, program string) (p process, served bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if p, err = lookAt(tid); err != nil {
@@ -108,6 +116,8 @@ func (d *Debugger) decide(tid int, exec bool) (p process, served bool, err error
 	}
 	served = d.judge(p)
 	if exec {
+		_, known := d.kinds[p.id]
+		served = served || !known && p.parent == d.first && !slices.Contains(tools, program)
 		d.keep(p, served)
 	}
 	return p, served, nil

@@ -1,7 +1,11 @@
 package main_test
 
 import (
+	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/google/go-dap"
 
 	"mirrord/daemon/debug/debugtest"
 )
@@ -45,6 +49,26 @@ end
 `
 	if got := c.Out(); got != want {
 		t.Errorf("it sees\n%s, want\n%s", got, want)
+	}
+	c.Disconnect(true)
+	p.Wait()
+}
+
+// A debuggee that Delve starts without tracing it is one all the same, and what
+// Delve builds it with is not.
+func TestWithoutDebugging(t *testing.T) {
+	w := newWorld(t)
+	p := debugtest.Start(t, w.dlv(t, "dap", "--listen=127.0.0.1:0"))
+	c := p.Dial()
+	c.Do("launch", debugtest.Args{
+		"request": "launch", "mode": "debug", "noDebug": true, "outputMode": "remote", "program": filepath.Dir(source(t)),
+		"output": filepath.Join(t.TempDir(), "debuggee"), "args": []string{"fork"},
+	})
+	debugtest.Next[*dap.TerminatedEvent](c)
+	// Delve says before that it builds.
+	const want = "\n/etc/shop/config.yaml: \"color: blue\\n\" <nil>\n\"color: blue\\nthe target's\\n\" <nil>\nend\n"
+	if got := c.Out(); !strings.HasSuffix(got, want) {
+		t.Errorf("it printed %q, want at its end %q", got, want)
 	}
 	c.Disconnect(true)
 	p.Wait()

@@ -14,8 +14,6 @@ import (
 //
 //   - launch without an outputMode gets "remote": there is no terminal, so the
 //     debuggee's output is told in events.
-//   - launch with noDebug loses it: a debuggee that Delve does not trace cannot
-//     be told from what Delve runs for itself, on this machine.
 //   - attach to a process of this machine is refused.
 type filter struct {
 	net.Conn
@@ -91,18 +89,10 @@ func launch(m message) []byte {
 	if json.Unmarshal(m.body, &all) != nil || json.Unmarshal(all["arguments"], &args) != nil || args == nil {
 		return m.raw
 	}
-	changed := false
-	if mode := string(args["outputMode"]); mode == "" || mode == "null" || mode == `""` {
-		args["outputMode"] = json.RawMessage(`"remote"`)
-		changed = true
-	}
-	if string(args["noDebug"]) == "true" {
-		delete(args, "noDebug")
-		changed = true
-	}
-	if !changed {
+	if mode := string(args["outputMode"]); mode != "" && mode != "null" && mode != `""` {
 		return m.raw
 	}
+	args["outputMode"] = json.RawMessage(`"remote"`)
 	b, err := json.Marshal(args)
 	if err != nil {
 		return m.raw

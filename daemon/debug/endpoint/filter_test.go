@@ -60,8 +60,6 @@ func TestFilter(t *testing.T) {
 		{name: "an empty outputMode", in: `{"seq":2,"type":"request","command":"launch","arguments":{"outputMode":""}}`,
 			want: `{"arguments":{"outputMode":"remote"},"command":"launch","seq":2,"type":"request"}`},
 		{name: "an outputMode", in: `{"seq":2, "type":"request", "command":"launch", "arguments":{"outputMode":"local", "noDebug":false}}`},
-		{name: "without debugging", in: `{"seq":2,"type":"request","command":"launch","arguments":{"outputMode":"local","noDebug":true}}`,
-			want: `{"arguments":{"outputMode":"local"},"command":"launch","seq":2,"type":"request"}`},
 		{name: "no arguments", in: `{"seq":2, "type":"request", "command":"launch"}`},
 		{name: "other arguments", in: `{"seq":2, "type":"request", "command":"launch", "arguments":[1]}`},
 		{name: "an attach", in: `{"seq":2,"type":"request","command":"attach","arguments":{"mode":"local","processId":7}}`, want: "none", heard: refused("2", "attach")},
