@@ -59,11 +59,11 @@ func (e *editor) client() ide.Client {
 	return ide.Client{Dir: dir, Env: os.Environ()}
 }
 
-// session starts one on pod web of a namespace.
-func (e *editor) session(namespace string, steal bool) ide.Session {
+// session starts one on a pod of a namespace.
+func (e *editor) session(namespace, pod string, steal bool) ide.Session {
 	e.t.Helper()
 	s, err := e.Start(e.t.Context(), ide.SessionStartParams{Client: e.client(), Overrides: ide.Overrides{
-		Target: "pod/web", Namespace: namespace, Kubeconfig: kubeconfig, Steal: steal,
+		Target: "pod/" + pod, Namespace: namespace, Kubeconfig: kubeconfig, Steal: steal,
 	}}, func(string) {})
 	if err != nil {
 		e.t.Fatal(err)
@@ -318,7 +318,7 @@ func TestDebugStart(t *testing.T) {
 	dir := ownDaemon(t)
 	program := debuggable(t)
 	e := openEditor(t, dir)
-	s := e.session(namespace, true)
+	s := e.session(namespace, "web", true)
 	d := e.debug(s.ID, "")
 	family := tree(t, d.PID)
 	if path, ok := strings.CutPrefix(d.Endpoint, "unix:"+dir+"/"); !ok {
@@ -384,14 +384,14 @@ func TestDebugStart(t *testing.T) {
 	allGone(t, dir, family)
 }
 
-// Five debug sessions start at once, in two sessions; each ends with its client,
+// Five debug sessions start at once, in the sessions of two targets; each ends with its client,
 // or its launcher.
 func TestDebugSeveral(t *testing.T) {
 	namespace, _ := ownShop(t)
 	dir := ownDaemon(t)
 	program := debuggable(t)
 	e := openEditor(t, dir)
-	one, other := e.session(namespace, false), e.session(namespace, false)
+	one, other := e.session(namespace, "web", false), e.session(namespace, "client", false)
 	var wg sync.WaitGroup
 	started := make([]ide.Debug, 5)
 	for i := range started {
@@ -417,11 +417,10 @@ func TestDebugSeveral(t *testing.T) {
 		c := dialDAP(t, d.Endpoint)
 		clients = append(clients, c)
 		c.initialize()
-		// "Run without debugging" is in the target's context as well.
-		c.do("launch", map[string]any{"mode": "exec", "noDebug": i == 3, "program": program, "args": []string{"-copy=debuggee", "-inventory=http://127.0.0.1:9/"}})
+		c.do("launch", map[string]any{"mode": "exec", "program": program, "args": []string{"-copy=debuggee", "-inventory=http://127.0.0.1:9/"}})
 		event(c, func(*dap.InitializedEvent) bool { return true })
 		c.do("configurationDone", nil)
-		c.printed("web debuggee on web: ")
+		c.printed("web debuggee on " + []string{"web: ", "client: "}[i%2])
 		family = append(family, tree(t, d.PID)...)
 	}
 	for i, c := range clients {
@@ -445,7 +444,7 @@ func TestDebugErrors(t *testing.T) {
 	namespace := ownTarget(t)
 	dir := ownDaemon(t)
 	e := openEditor(t, dir)
-	s := e.session(namespace, false)
+	s := e.session(namespace, "web", false)
 	here := e.client()
 	for _, tt := range []struct {
 		name  string

@@ -3,6 +3,7 @@ package mirrord_test
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +18,7 @@ import (
 )
 
 // eventsOf starts `mirrord session events`.
-func eventsOf(t *testing.T) (until func(kind string)) {
+func eventsOf(t *testing.T) (until func(kind string) ide.SessionEvent) {
 	t.Helper()
 	cmd := mirrord(t, "session", "events", "-o", "json")
 	out, err := cmd.StdoutPipe()
@@ -27,7 +28,7 @@ func eventsOf(t *testing.T) (until func(kind string)) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	told := make(chan string, 1000)
+	told := make(chan ide.SessionEvent, 1000)
 	go func() {
 		defer close(told)
 		for scan := bufio.NewScanner(out); scan.Scan(); {
@@ -35,7 +36,7 @@ func eventsOf(t *testing.T) (until func(kind string)) {
 			if err := json.Unmarshal(scan.Bytes(), &e); err != nil {
 				t.Errorf("an event is %q: %v", scan.Text(), err)
 			}
-			told <- e.Kind
+			told <- e
 		}
 	}()
 	t.Cleanup(func() {
@@ -46,17 +47,17 @@ func eventsOf(t *testing.T) (until func(kind string)) {
 			t.Errorf("mirrord session events, interrupted: %v", err)
 		}
 	})
-	return func(kind string) {
+	return func(kind string) ide.SessionEvent {
 		t.Helper()
 		var seen []string
 		timeout := time.After(patience)
 		for {
 			select {
-			case k := <-told:
-				if k == kind {
-					return
+			case e := <-told:
+				if e.Kind == kind {
+					return e
 				}
-				seen = append(seen, k)
+				seen = append(seen, e.Kind)
 			case <-timeout:
 				t.Fatalf("no event %q, but %q", kind, seen)
 			}
@@ -134,6 +135,50 @@ func TestRequestsWhileDebugged(t *testing.T) {
 	if answer := <-ask(); !strings.Contains(answer, fromPod) {
 		t.Errorf("after the end the answer is %q", answer)
 	}
+}
+
+// A debuggee that the kernel kills for want of memory: the session ends, and says
+// what may have been the cause.
+func TestDebuggeeOutOfMemory(t *testing.T) {
+	namespace, _ := ownShop(t)
+	group, limit := "/sys/fs/cgroup/memory/mirrord-e2e", "memory.limit_in_bytes"
+	if _, err := os.Stat(filepath.Dir(group)); err != nil { // version 2
+		group, limit = "/sys/fs/cgroup/mirrord-e2e", "memory.max"
+	}
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Skipf("needs a cgroup of its own: %v", err)
+	}
+	t.Cleanup(func() { os.Remove(group) })
+	if err := os.WriteFile(filepath.Join(group, limit), []byte("67108864"), 0o644); err != nil {
+		t.Skipf("needs the memory controller: %v", err)
+	}
+	ownDaemon(t)
+	until := eventsOf(t)
+	debuggee := buildFor(t, "./daemon/debug/testdata/debuggee")
+	source, err := filepath.Abs("daemon/debug/testdata/debuggee/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := debugtest.Start(t, mirrord(t, append(append([]string{"dlv"}, onTarget(namespace)[1:]...), "--", "dap", "--listen=127.0.0.1:0")...))
+	c := p.Dial()
+	c.Launch(debugtest.Args{"mode": "exec", "program": debuggee, "args": []string{"eat"}})
+	c.Break(source, dap.SourceBreakpoint{Line: debugtest.Mark(t, source, "// mark: eats")})
+	c.Run()
+	main := c.Stopped("breakpoint")
+	pid := until(ide.EventDebuggee).PID
+	if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), fmt.Append(nil, pid), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.Resume("continue", main)
+	if e := until(ide.EventExited); e.PID != pid || !strings.Contains(e.Message, "memory") {
+		t.Errorf("its end is told so: %+v", e)
+	}
+	if code := c.Exit(); code == 0 {
+		t.Error("exit code 0")
+	}
+	c.Disconnect(true)
+	p.Wait()
+	until(ide.EventEnded)
 }
 
 // A connection of a debuggee that stood at a breakpoint for long works as before.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -113,7 +114,7 @@ func wordsOf(e ide.SessionEvent) string {
 	case ide.EventContinued:
 		return fmt.Sprintf("process %d goes on", e.PID)
 	case ide.EventExited:
-		return fmt.Sprintf("process %d has ended", e.PID)
+		return strings.TrimSuffix(fmt.Sprintf("process %d has ended: %s", e.PID, e.Message), ": ")
 	case ide.EventTaken:
 		return fmt.Sprintf("port %d is %s", e.Port, how)
 	case ide.EventWaiting:

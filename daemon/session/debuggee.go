@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"mirrord/layer/launch"
 	"mirrord/protocol/ide"
 )
 
@@ -22,8 +23,9 @@ type debuggee struct {
 	pid     int
 	start   string // when it began, which tells it from a later one of its number
 	owner   *launcher
-	stopped bool // guarded by Session.mu
-	seen    bool // guarded by Session.mu; it stood still at the last look, too
+	kills   uint64 // launch.OutOfMemoryKills when it began
+	stopped bool   // guarded by Session.mu
+	seen    bool   // guarded by Session.mu; it stood still at the last look, too
 }
 
 // A pause is the time for which a session's debuggees are stopped.
@@ -49,7 +51,7 @@ func (s *Session) debug(pid int, owner *launcher) error {
 		return s.ctx.Err()
 	}
 	s.debuggees = slices.DeleteFunc(s.debuggees, func(d *debuggee) bool { return d.pid == pid })
-	s.debuggees = append(s.debuggees, &debuggee{pid: pid, start: state.start, owner: owner})
+	s.debuggees = append(s.debuggees, &debuggee{pid: pid, start: state.start, owner: owner, kills: launch.OutOfMemoryKills()})
 	if !s.watching {
 		s.watching = true
 		s.wg.Go(s.watchDebuggees)
@@ -78,7 +80,12 @@ func (s *Session) lookAtDebuggees() (any bool) {
 	s.debuggees = slices.DeleteFunc(s.debuggees, func(d *debuggee) bool {
 		now, err := processState(d.pid)
 		if err != nil || now.start != d.start || now.ends { // as lives
-			s.event(ide.SessionEvent{Kind: ide.EventExited, PID: d.pid})
+			e := ide.SessionEvent{Kind: ide.EventExited, PID: d.pid}
+			if launch.OutOfMemoryKills() > d.kills {
+				e.Message = "while it ran the kernel killed a process for want of memory"
+				d.owner.notices.say(fmt.Sprintf("process %d has ended: %s", d.pid, e.Message))
+			}
+			s.event(e)
 			return true
 		}
 		still := now.stopped && d.seen

@@ -40,9 +40,9 @@ func (e Exit) Crashed() bool {
 	return false
 }
 
-// outOfMemoryKills is how many processes the kernel has killed for want of
+// OutOfMemoryKills is how many processes the kernel has killed for want of
 // memory, as proc_vmstat(5) tells, or more than any where it does not.
-func outOfMemoryKills() uint64 {
+func OutOfMemoryKills() uint64 {
 	text, err := os.ReadFile("/proc/vmstat")
 	for lines := bufio.NewScanner(bytes.NewReader(text)); err == nil && lines.Scan(); {
 		if count, ok := bytes.CutPrefix(lines.Bytes(), []byte("oom_kill ")); ok {

@@ -181,10 +181,10 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	}()
 	<-notified
 	kills := make(chan uint64, 1)
-	go func() { kills <- outOfMemoryKills() }() // nobody waits for it but who was killed
+	go func() { kills <- OutOfMemoryKills() }() // nobody waits for it but who was killed
 	end, err := l.keeper.attend(ctx, signals)
 	if end.Signal == unix.SIGKILL {
-		end.OutOfMemory = outOfMemoryKills() > <-kills
+		end.OutOfMemory = OutOfMemoryKills() > <-kills
 	}
 	return end, err
 }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -193,6 +194,12 @@ func main() {
 		}
 		fmt.Println("waits") // mark: waits
 		<-ended
+	case "eat":
+		var all [][]byte // mark: eats
+		for range 1 << 10 {
+			all = append(all, bytes.Repeat([]byte("x"), 1<<20))
+		}
+		fmt.Println("ate", len(all))
 	case "idle":
 		idle(os.Args[2])
 	case "environment":
