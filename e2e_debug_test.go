@@ -62,13 +62,17 @@ func (e *editor) client() ide.Client {
 // session starts one on a pod of a namespace.
 func (e *editor) session(namespace, pod string, steal bool) ide.Session {
 	e.t.Helper()
-	s, err := e.Start(e.t.Context(), ide.SessionStartParams{Client: e.client(), Overrides: ide.Overrides{
-		Target: "pod/" + pod, Namespace: namespace, Kubeconfig: kubeconfig, Steal: steal,
-	}}, func(string) {})
+	s, err := e.Start(e.t.Context(), e.params(namespace, pod, steal), func(string) {})
 	if err != nil {
 		e.t.Fatal(err)
 	}
 	return s
+}
+
+func (e *editor) params(namespace, pod string, steal bool) ide.SessionStartParams {
+	return ide.SessionStartParams{Client: e.client(), Overrides: ide.Overrides{
+		Target: "pod/" + pod, Namespace: namespace, Kubeconfig: kubeconfig, Steal: steal,
+	}}
 }
 
 func (e *editor) debug(session, transport string) ide.Debug {
@@ -384,30 +388,38 @@ func TestDebugStart(t *testing.T) {
 	allGone(t, dir, family)
 }
 
-// Five debug sessions start at once, in the sessions of two targets; each ends with its client,
+// Five sessions on two targets start at once, and six debug sessions in them; each ends with its client,
 // or its launcher.
 func TestDebugSeveral(t *testing.T) {
 	namespace, _ := ownShop(t)
 	dir := ownDaemon(t)
 	program := debuggable(t)
 	e := openEditor(t, dir)
-	one, other := e.session(namespace, "web", false), e.session(namespace, "client", false)
 	var wg sync.WaitGroup
-	started := make([]ide.Debug, 5)
-	for i := range started {
+	sessions, started := make([]ide.Session, 5), make([]ide.Debug, 6)
+	debug := func(i, in int) {
+		transport := "unix"
+		if i%2 == 1 {
+			transport = "tcp"
+		}
+		var err error
+		started[i], err = e.Debug(t.Context(), ide.DebugStartParams{ID: sessions[in].ID, Client: e.client(), Transport: transport}, func(string) {})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	for i := range sessions {
 		wg.Go(func() {
-			id, transport := one.ID, "unix"
-			if i%2 == 1 {
-				id, transport = other.ID, "tcp"
-			}
-			d, err := e.Debug(t.Context(), ide.DebugStartParams{ID: id, Client: e.client(), Transport: transport}, func(string) {})
-			if err != nil {
+			var err error
+			if sessions[i], err = e.Start(t.Context(), e.params(namespace, []string{"web", "client"}[i%2], false), func(string) {}); err != nil {
 				t.Error(err)
+				return
 			}
-			started[i] = d
+			debug(i, i)
 		})
 	}
 	wg.Wait()
+	debug(5, 1)
 	if t.Failed() {
 		return
 	}
