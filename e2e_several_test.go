@@ -178,3 +178,43 @@ func TestRacingDaemons(t *testing.T) {
 		t.Errorf("the jobs are %v", jobs)
 	}
 }
+
+// One user's sessions share a port: one has it, the others get copies.
+func TestSessionsOnOnePort(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	const copies = `
+import socket
+l = socket.create_server(("", 8080))
+print("listening", flush=True)
+while True:
+    c, _ = l.accept()
+    print("heard", c.recv(4096).split(b"\r\n")[0].decode(), flush=True)
+    c.sendall(b"HTTP/1.0 200 OK\r\n\r\nmine\n")
+    c.close()
+`
+	var all []*debuggee
+	for _, flags := range [][]string{nil, nil, {"--steal"}} {
+		d := started(t, mirrord(t, append(onTarget(namespace, flags...), "--", "python3", "-c", copies)...), nil)
+		d.line("listening")
+		if errors := d.errors(); strings.Contains(errors, "could not be ") {
+			t.Errorf("with %q: %s", flags, errors)
+		}
+		all = append(all, d)
+	}
+	mirrors, stealer := all[:2], all[2]
+	if answer := kubectl(t, "exec", "client", "-n", namespace, "--", "/shop", "get", "http://"+address+"/stolen"); !strings.Contains(answer, "mine") {
+		t.Errorf("the stolen port answers %q", answer)
+	}
+	stealer.line("heard GET /stolen ")
+	stealer.signal(syscall.SIGTERM)
+	stealer.wait()
+	if answer := kubectl(t, "exec", "client", "-n", namespace, "--", "/shop", "get", "http://"+address+"/copied"); !strings.Contains(answer, fromPod) {
+		t.Errorf("the pod's port answers %q", answer)
+	}
+	for _, d := range mirrors {
+		d.line("heard GET /copied ")
+		d.signal(syscall.SIGTERM)
+		d.wait()
+	}
+}

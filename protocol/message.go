@@ -189,6 +189,7 @@ type (
 
 	// Steal asks for every new connection to Port; it ends with the stream.
 	Steal struct {
+		ID     uint64 `json:"id,omitempty"` // the daemon's, told with each of its connections
 		Port   uint16 `json:"port"`
 		Mirror bool   `json:"mirror,omitempty"` // copies only: the pod answers
 		Probed bool   `json:"probed,omitempty"` // kubelet probes the port: probes are the pod's
@@ -206,6 +207,7 @@ type (
 	// passes the connection to the pod's own container. Of a mirrored one
 	// chunks follow from the client only; what the debuggee answers is lost.
 	Incoming struct {
+		ID     uint64         `json:"id,omitempty"` // of the Steal it is for
 		Port   uint16         `json:"port"`
 		Client netip.AddrPort `json:"client"`
 		Local  netip.AddrPort `json:"local"` // the address the client asked for

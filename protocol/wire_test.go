@@ -82,9 +82,9 @@ func messages() []struct {
 		{"datagram reply", KindDatagram, DatagramReply{Local: netip.MustParseAddrPort("[fd00::7]:40000")}, nil},
 		{"watch reply", KindWatch, WatchReply{}, nil},
 		{"expired", KindWatch, Expired{Seq: 7, IDs: []uint64{3, 5}}, nil},
-		{"steal", KindSteal, Steal{Port: 8080, Patience: 3605}, nil},
+		{"steal", KindSteal, Steal{ID: 2, Port: 8080, Patience: 3605}, nil},
 		{"steal reply", KindSteal, StealReply{Redirect: "sk_lookup"}, nil},
-		{"incoming", KindIncoming, Incoming{Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}, nil},
+		{"incoming", KindIncoming, Incoming{ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}, nil},
 		{"incoming reply", KindIncoming, IncomingReply{}, nil},
 	}
 }

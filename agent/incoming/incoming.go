@@ -168,7 +168,7 @@ func (in *Incoming) holder(port uint16) *Steal {
 // there may be any number. From a probed port a connection comes when its client
 // has said something, or has been silent for peekPatience.
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
-	s := &Steal{in: in, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
+	s := &Steal{in: in, id: q.ID, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
 	if q.Patience != 0 {
 		s.patience = time.Duration(q.Patience) * time.Second
 	}

@@ -56,6 +56,7 @@ func (l *lookup) Release(s *Steal) error {
 type Steal struct {
 	in     *Incoming
 	way    way
+	id     uint64 // its client's
 	port   uint16
 	probed bool // kubelet connects to it
 	// patience is how long its holder may take to answer an offer.
@@ -148,6 +149,7 @@ func (s *Steal) hold() context.Context {
 // Goroutines: one, which may outlive the offer where opening a stream blocks;
 // Incoming waits for it, and the end of the client's session ends it.
 func (s *Steal) offer(conn protocol.Incoming) (net.Conn, error) {
+	conn.ID = s.id
 	ctx, cancel := context.WithTimeoutCause(s.hold(), s.patience, fmt.Errorf("no answer within %v", s.patience))
 	defer cancel()
 	taken := make(chan net.Conn)

@@ -46,7 +46,7 @@ func (t *Tunnel) deliver(s net.Conn) error {
 		return protocol.WriteError(s, "incoming", fmt.Errorf("unexpected request of kind %v", f.Kind))
 	}
 	t.mu.Lock()
-	h := t.ports[in.Port]
+	h := t.steals[in.ID].handler
 	t.mu.Unlock()
 	if h == nil {
 		protocol.WriteError(s, "incoming", fmt.Errorf("port %d is not stolen", in.Port))

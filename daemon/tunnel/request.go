@@ -120,20 +120,31 @@ func (t *Tunnel) Datagram(ctx context.Context, addr netip.AddrPort, first []byte
 	})
 }
 
+// A steal is a port that is taken, or mirrored: that may be done more than once.
+type steal struct {
+	port    uint16
+	mirror  bool
+	handler Handler
+}
+
 // Steal takes over a port; h gets its connections until release is called. It
 // returns when the redirect is active.
 func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler) (release func(), err error) {
 	t.mu.Lock()
-	if t.ports[q.Port] != nil {
-		t.mu.Unlock()
-		return nil, fmt.Errorf("another session of yours holds it (mirrord session ls): %w", syscall.EADDRINUSE)
+	for _, other := range t.steals {
+		if other.port == q.Port && !other.mirror && !q.Mirror {
+			t.mu.Unlock()
+			return nil, fmt.Errorf("another session of yours holds it (mirrord session ls): %w", syscall.EADDRINUSE)
+		}
 	}
-	t.ports[q.Port] = h
+	t.last++
+	q.ID = t.last
+	t.steals[q.ID] = steal{q.Port, q.Mirror, h}
 	t.mu.Unlock()
 	forget := func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		delete(t.ports, q.Port)
+		delete(t.steals, q.ID)
 	}
 	s, _, err := t.control.call(ctx, protocol.KindSteal, q, new(protocol.StealReply))
 	if err != nil {

@@ -115,7 +115,7 @@ func TestCallIsAbandonedWithItsContext(t *testing.T) {
 }
 
 func TestStolenConnectionsReachThePortsHandler(t *testing.T) {
-	offer := make(chan uint16)
+	offer := make(chan uint64) // the ids of steals
 	answers := make(chan error)
 	dial := far(t, func(mux *yamux.Session, s net.Conn, f protocol.Frame) {
 		if hello(s, f, protocol.Version) {
@@ -124,21 +124,21 @@ func TestStolenConnectionsReachThePortsHandler(t *testing.T) {
 		var q protocol.Steal
 		json.Unmarshal(f.Header, &q)
 		protocol.WriteMessage(s, f.Kind, protocol.StealReply{Redirect: "sk_lookup"}, nil)
-		for port := range offer {
+		for id := range offer {
 			in, err := mux.Open()
 			if err != nil {
 				answers <- err
 				return
 			}
-			_, err = protocol.Call(in, protocol.KindIncoming, protocol.Incoming{Port: port}, new(protocol.IncomingReply))
+			_, err = protocol.Call(in, protocol.KindIncoming, protocol.Incoming{ID: id, Port: 8080}, new(protocol.IncomingReply))
 			answers <- err
 			in.Close()
 		}
 	})
 	tun := open(t, dial)
-	got := make(chan uint16, 1)
+	got := make(chan uint64, 1)
 	take := func(_ context.Context, s net.Conn, in protocol.Incoming) {
-		got <- in.Port
+		got <- in.ID
 		protocol.WriteMessage(s, protocol.KindIncoming, protocol.IncomingReply{}, nil)
 		s.Close()
 	}
@@ -149,13 +149,13 @@ func TestStolenConnectionsReachThePortsHandler(t *testing.T) {
 	if _, err := tun.Steal(t.Context(), protocol.Steal{Port: 8080}, take); err == nil {
 		t.Error("a port was stolen twice")
 	}
-	offer <- 8080
-	if err := <-answers; err != nil || <-got != 8080 {
+	offer <- 1
+	if err := <-answers; err != nil || <-got != 1 {
 		t.Errorf("stolen connection: %v", err)
 	}
-	offer <- 9090
+	offer <- 7
 	if err := <-answers; err == nil {
-		t.Error("a connection to a port that is not stolen was taken")
+		t.Error("a connection of no steal was taken")
 	}
 	release()
 	close(offer)
