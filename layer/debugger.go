@@ -24,17 +24,19 @@ import (
 // target's environment. Who is served is decided at exec, and kept:
 //
 //   - a traced process is, and who descends from a served one;
-//   - so is a debuggee that Delve starts without tracing it (noDebug): what it
-//     starts and is none of its tools;
+//   - so is a debuggee that Delve starts without tracing it (noDebug of DAP): what
+//     it starts and is none of its tools;
 //   - not who else descends from the debugger without passing a served process;
 //   - an orphan is.
 type Debugger struct {
 	given map[string]string // the debugger's environment
 
+	untraced bool // it may start a debuggee that it does not trace
+
 	mu     sync.Mutex
 	first  int         // the debugger's process; guarded by mu
 	kinds  map[int]kin // by process; guarded by mu
-	keeper int         // our ancestor of all
+	keeper int         // our ancestor of all; guarded by mu
 }
 
 // tools are what Delve starts for itself.
@@ -59,9 +61,9 @@ const maxEnviron = 1 << 18
 
 // NewDebugger returns a debugger that runs with the environment env of this
 // machine, and its whole environment, from which exec makes the debuggee's: env
-// as set and unset change it.
-func NewDebugger(env []string, set map[string]string, unset []string) (*Debugger, []string) {
-	d := &Debugger{given: map[string]string{}, kinds: map[int]kin{}}
+// as set and unset change it. untraced: it may start a debuggee that it does not trace.
+func NewDebugger(env []string, set map[string]string, unset []string, untraced bool) (*Debugger, []string) {
+	d := &Debugger{given: map[string]string{}, kinds: map[int]kin{}, untraced: untraced}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
 		d.given[name] = value
@@ -86,8 +88,13 @@ func (d *Debugger) exec(c *call) error {
 	var buf [seccomp.MaxPath]byte
 	program, _ := seccomp.ReadString(c.TID, path, &buf) // what cannot be read cannot be executed
 	p, served, err := d.decide(int(c.TID), true, filepath.Base(string(program)))
-	if err != nil || d.isFirst(p) {
-		return nil // gone, or the debugger, which hands on what it has
+	switch {
+	case err != nil && !c.l.listener.Valid(c.ID):
+		return nil // it is gone
+	case err != nil:
+		return fmt.Errorf("looking at process %d: %w", c.TID, err)
+	case d.isFirst(p):
+		return nil // it hands on what it has
 	}
 	if served && p.tracer != 0 {
 		l := c.l // c is the receiver's, and soon another
@@ -116,8 +123,9 @@ func (d *Debugger) decide(tid int, exec bool, program string) (p process, served
 	}
 	served = d.judge(p)
 	if exec {
-		_, known := d.kinds[p.id]
-		served = served || !known && p.parent == d.first && !slices.Contains(tools, program)
+		k, known := d.kinds[p.id]
+		fresh := !known || k.start != p.start
+		served = served || fresh && d.untraced && p.parent == d.first && !slices.Contains(tools, program)
 		d.keep(p, served)
 	}
 	return p, served, nil
@@ -132,9 +140,10 @@ func (d *Debugger) isFirst(p process) bool {
 // debuggees are the processes that the debugger traces.
 func (d *Debugger) debuggees() []int {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	kinds := maps.Clone(d.kinds)
+	d.mu.Unlock()
 	var list []int
-	for id, k := range d.kinds {
+	for id, k := range kinds {
 		if p, err := lookAt(id); k.served && err == nil && p.start == k.start && p.tracer != 0 {
 			list = append(list, id)
 		}

@@ -102,19 +102,22 @@ func (s *serving) set(tid uint32, j judgement) {
 // quickExec forgets what the process was. A thread that is not its first takes
 // that one's number when exec has ended it, which can be at any time from now on.
 func quickExec(c *call) bool {
-	s := &c.l.serving
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.tasks, c.TID)
-	process, err := seccomp.Process(c.TID)
-	switch {
-	case err != nil: // whoever's it is
-		clear(s.tasks)
-	case uint32(process) != c.TID:
-		s.set(uint32(process), judgement{never: true})
-	}
+	c.l.serving.forget(c.TID)
 	if d := c.l.Debugger; d != nil {
 		c.doubt = d.exec(c)
 	}
 	return true
+}
+
+func (s *serving) forget(tid uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tasks, tid)
+	process, err := seccomp.Process(tid)
+	switch {
+	case err != nil: // whoever's it is
+		clear(s.tasks)
+	case uint32(process) != tid:
+		s.set(uint32(process), judgement{never: true})
+	}
 }

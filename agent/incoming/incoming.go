@@ -47,6 +47,7 @@ type Incoming struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	slots    chan struct{} // one for each stolen connection
+	waiting  chan struct{} // one for each offer that may take longer than patience
 	sources  sources
 
 	mu     sync.Mutex
@@ -59,6 +60,7 @@ func New(log *slog.Logger) *Incoming {
 	in := &Incoming{
 		log:     log,
 		slots:   make(chan struct{}, maxConns),
+		waiting: make(chan struct{}, maxWaiting),
 		steals:  map[uint16]*Steal{},
 		sources: sources{used: map[netip.AddrPort]bool{}, over: map[netip.Addr][]spent{}},
 	}
@@ -170,7 +172,7 @@ func (in *Incoming) holder(port uint16) *Steal {
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
 	s := &Steal{in: in, id: q.ID, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
 	if q.Patience != 0 {
-		s.patience = time.Duration(q.Patience) * time.Second
+		s.patience = min(time.Duration(q.Patience)*time.Second, maxPatience)
 	}
 	s.mu.Lock() // the first connection may come before the hold is known
 	defer s.mu.Unlock()

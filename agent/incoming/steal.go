@@ -19,10 +19,15 @@ type Client interface {
 	Open() (net.Conn, error) // a new stream to it
 }
 
-// patience is how long a holder may take to answer an offer, unless it asks for more. Its launcher's
-// debuggee need not run for that, its kernel accepts; so who is silent for so
-// long is cut off, and the pod serves its client.
-const patience = 5 * time.Second
+// patience is how long a holder may take to answer an offer, unless it asks for
+// more, as one does whose debuggee may be stopped. Who is silent for longer is cut
+// off, and the pod serves its client. What waits, perhaps for a client that has
+// given up, leaves room for other connections.
+const (
+	patience    = 5 * time.Second
+	maxPatience = 24 * time.Hour
+	maxWaiting  = maxConns / 4 // offers that may take longer than patience
+)
 
 // A way is how a port's connections come to their holder.
 type way interface {
@@ -54,12 +59,11 @@ func (l *lookup) Release(s *Steal) error {
 // A Steal is the holding of a port by a client. Its methods may be called by
 // any goroutine, in any order and more than once.
 type Steal struct {
-	in     *Incoming
-	way    way
-	id     uint64 // its client's
-	port   uint16
-	probed bool // kubelet connects to it
-	// patience is how long its holder may take to answer an offer.
+	in       *Incoming
+	way      way
+	id       uint64 // its client's
+	port     uint16
+	probed   bool // kubelet connects to it
 	patience time.Duration
 	client   Client
 	life     context.Context // good until the client ends
@@ -150,7 +154,16 @@ func (s *Steal) hold() context.Context {
 // Incoming waits for it, and the end of the client's session ends it.
 func (s *Steal) offer(conn protocol.Incoming) (net.Conn, error) {
 	conn.ID = s.id
-	ctx, cancel := context.WithTimeoutCause(s.hold(), s.patience, fmt.Errorf("no answer within %v", s.patience))
+	limit := s.patience
+	if limit > patience {
+		select {
+		case s.in.waiting <- struct{}{}:
+			defer func() { <-s.in.waiting }()
+		default: // too many wait for debuggees already
+			limit = patience
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(s.hold(), limit, fmt.Errorf("no answer within %v", limit))
 	defer cancel()
 	taken := make(chan net.Conn)
 	refused := make(chan error, 1)

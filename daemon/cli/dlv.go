@@ -44,6 +44,9 @@ func delveCommand(args []string) string {
 	return ""
 }
 
+// servesDAP tells whether Delve, called so, may start a debuggee without tracing it.
+func servesDAP(args []string) bool { return delveCommand(args) == "dap" || endpoint.Is(args) }
+
 // wantsSession tells whether a dlv with these arguments is to be in a session
 // and is not in one already; else it is Delve and no more.
 func wantsSession(args []string) bool {
@@ -68,7 +71,7 @@ to start; without them it is Delve and no more.`,
 		Example: `  mirrord dlv -t deployment/web --steal -- debug ./cmd/web
   mirrord dlv -t deployment/web -- exec ./web -- --verbose
   mirrord dlv --session 1f2e3d4c -- dap --listen 127.0.0.1:4711
-  mirrord dlv -t pod/web-1 -- --headless --listen :2345 --api-version 2 exec ./web
+  mirrord dlv -t pod/web-1 -- --headless --listen 127.0.0.1:2345 --api-version 2 exec ./web
   MIRRORD_SESSION=1f2e3d4c dlv test ./handlers`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {

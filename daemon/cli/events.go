@@ -89,6 +89,9 @@ started in it from now on. Its agent, its connections and its ports stay.`,
 			for _, warning := range s.Warnings {
 				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: warning: %s\n", indent(warning))
 			}
+			if err == nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "mirrord: the configuration was read again, for what is started in the session from now on")
+			}
 			return err
 		}),
 	}

@@ -136,7 +136,7 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	back := comeback{dir: e.dir, start: l.Start}
 	defer back.close()
 	settings := launch.Config{
-		Path: e.path, Argv: args, Debugger: isDelve(args[0]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
+		Path: e.path, Argv: args, Debugger: isDelve(args[0]), Untraced: isDelve(args[0]) && servesDAP(args[1:]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
 		Policy: l.Policy, Hostname: l.Hostname,
 		Socket: c.Info.Layer, Session: l.Session.ID, Again: back.again,
 		Message: func(msg string) { fmt.Fprintf(w, "mirrord: %s\n", indent(msg)) },

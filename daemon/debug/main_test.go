@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -154,7 +155,7 @@ func runLauncher() {
 	l, err := launch.Prepare()
 	check(err)
 	exit, err := l.Run(context.Background(), slog.New(slog.NewTextHandler(os.Stderr, nil)), launch.Config{
-		Path: e.Path, Argv: e.Argv, Env: e.Env, Dir: e.Dir, Set: e.Set, Unset: e.Unset, Debugger: true,
+		Path: e.Path, Argv: e.Argv, Env: e.Env, Dir: e.Dir, Set: e.Set, Unset: e.Unset, Debugger: true, Untraced: slices.Contains(e.Argv, "dap"),
 		Policy: ide.Policy{
 			FSMode: "read", Mounts: []string{"/etc/shop", "/app"}, OutgoingTCP: true, Steal: true, Hostname: true,
 			Local: []string{`^/root/`, "^" + strings.ReplaceAll(filepath.Dir(e.Path), ".", `\.`)},

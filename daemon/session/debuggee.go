@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"mirrord/layer/launch"
@@ -20,23 +21,53 @@ const stoppedEach = 100 * time.Millisecond
 
 // A debuggee is a process that a debugger traces, as its launcher has told.
 type debuggee struct {
-	pid     int
-	start   string // when it began, which tells it from a later one of its number
-	owner   *launcher
-	kills   uint64 // launch.OutOfMemoryKills when it began
-	stopped bool   // guarded by Session.mu
-	seen    bool   // guarded by Session.mu; it stood still at the last look, too
+	pid   int
+	start string // when it began, which tells it from a later one of its number
+	owner *launcher
+	kills uint64 // launch.OutOfMemoryKills when it began
+	pause *pause // guarded by Session.mu; nil: it runs
+	seen  bool   // guarded by Session.mu; it stood still at the last look, too
 }
 
-// A pause is the time for which a session's debuggees are stopped.
+// A pause is the time for which a debuggee is stopped.
 type pause struct {
-	long  context.Context // done when connections have waited long enough
-	timer *time.Timer     // ends long
+	over    chan struct{} // closed when it goes on, or has ended
+	tooLong chan struct{} // closed when connections have waited long enough
+	timer   *time.Timer
+	limit   time.Duration
 }
 
 func newPause(limit time.Duration) *pause {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &pause{ctx, time.AfterFunc(limit, cancel)}
+	p := &pause{over: make(chan struct{}), tooLong: make(chan struct{}), limit: limit}
+	p.timer = time.AfterFunc(limit, func() { close(p.tooLong) })
+	return p
+}
+
+// wait returns when the debuggee goes on or has ended. An error means that the
+// connection is not to wait any longer.
+func (p *pause) wait(ctx context.Context) error {
+	select {
+	case <-p.tooLong: // also for those that come later
+		return fmt.Errorf("the debuggee has been stopped for %v: %w", p.limit, syscall.EHOSTDOWN)
+	default:
+	}
+	select {
+	case <-p.over:
+		return nil
+	case <-p.tooLong:
+		return fmt.Errorf("the debuggee has been stopped for %v: %w", p.limit, syscall.EHOSTDOWN)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// resume ends a debuggee's pause. Session.mu is held.
+func (d *debuggee) resume() {
+	if d.pause != nil {
+		d.pause.timer.Stop()
+		close(d.pause.over)
+		d.pause = nil
+	}
 }
 
 // debug notes a debuggee.
@@ -45,13 +76,22 @@ func (s *Session) debug(pid int, owner *launcher) error {
 	if err != nil {
 		return err
 	}
+	kills := launch.OutOfMemoryKills()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
 		return s.ctx.Err()
 	}
-	s.debuggees = slices.DeleteFunc(s.debuggees, func(d *debuggee) bool { return d.pid == pid })
-	s.debuggees = append(s.debuggees, &debuggee{pid: pid, start: state.start, owner: owner, kills: launch.OutOfMemoryKills()})
+	if slices.ContainsFunc(s.debuggees, func(d *debuggee) bool { return d.pid == pid && d.start == state.start }) {
+		return nil // it has executed another program
+	}
+	d := &debuggee{pid: pid, start: state.start, owner: owner, kills: kills}
+	s.debuggees = append(s.debuggees, d)
+	for _, l := range s.listeners {
+		if l.owner == owner && len(l.by) == 0 { // that it listens was told first
+			l.by = append(l.by, d)
+		}
+	}
 	if !s.watching {
 		s.watching = true
 		s.wg.Go(s.watchDebuggees)
@@ -74,14 +114,15 @@ func (s *Session) watchDebuggees() {
 }
 
 func (s *Session) lookAtDebuggees() (any bool) {
+	kills := launch.OutOfMemoryKills()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stopped := false
 	s.debuggees = slices.DeleteFunc(s.debuggees, func(d *debuggee) bool {
 		now, err := processState(d.pid)
 		if err != nil || now.start != d.start || now.ends { // as lives
+			d.resume()
 			e := ide.SessionEvent{Kind: ide.EventExited, PID: d.pid}
-			if launch.OutOfMemoryKills() > d.kills {
+			if kills > d.kills {
 				e.Message = "while it ran the kernel killed a process for want of memory"
 				d.owner.notices.say(fmt.Sprintf("process %d has ended: %s", d.pid, e.Message))
 			}
@@ -90,33 +131,29 @@ func (s *Session) lookAtDebuggees() (any bool) {
 		}
 		still := now.stopped && d.seen
 		d.seen = now.stopped
-		if still != d.stopped {
-			d.stopped = still
-			kind := ide.EventContinued
-			if still {
-				kind = ide.EventStopped
-			}
-			s.event(ide.SessionEvent{Kind: kind, PID: d.pid})
+		switch {
+		case still && d.pause == nil:
+			d.pause = newPause(s.whileStopped)
+			s.event(ide.SessionEvent{Kind: ide.EventStopped, PID: d.pid})
+		case !still && d.pause != nil:
+			d.resume()
+			s.event(ide.SessionEvent{Kind: ide.EventContinued, PID: d.pid})
 		}
-		stopped = stopped || still
 		return false
 	})
-	switch {
-	case stopped && s.pause == nil:
-		s.pause = newPause(s.whileStopped)
-	case !stopped:
-		s.endPause()
-	}
 	s.watching = len(s.debuggees) > 0
 	return s.watching
 }
 
-// endPause lets what waits go on. s.mu is held.
-func (s *Session) endPause() {
-	if s.pause != nil {
-		s.pause.timer.Stop()
-		s.pause = nil
+// pauseOf is the pause that connections to a listener wait for, nil for none.
+// s.mu is held.
+func (s *Session) pauseOf(l *listener) *pause {
+	for _, d := range l.by {
+		if d.pause != nil {
+			return d.pause
+		}
 	}
+	return nil
 }
 
 // restarts tells whether a listener that is gone may come again: its debugger

@@ -13,15 +13,18 @@ const maxEvents = 1024
 
 // events are told to who has asked for them.
 type events struct {
-	mu  sync.Mutex           // lock order: Session.mu, then mu
+	mu  sync.Mutex           // lock order: Manager.mu, Session.mu, then mu
 	all map[*subscriber]bool // guarded by mu
 }
 
 // A subscriber hears of one session, or of all.
 type subscriber struct {
-	session string
-	queue   chan ide.SessionEvent
-	missed  bool // guarded by events.mu
+	session string        // "": of all
+	wake    chan struct{} // of capacity 1
+
+	queue  []ide.SessionEvent // guarded by events.mu
+	missed bool               // guarded by events.mu; there was no room
+	later  map[string]bool    // guarded by events.mu; sessions whose state it has not yet
 }
 
 // tell never waits.
@@ -30,27 +33,30 @@ func (e *events) tell(ev ide.SessionEvent) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for s := range e.all {
-		if s.session == "" || s.session == ev.Session {
+		if (s.session == "" || s.session == ev.Session) && !s.later[ev.Session] {
 			s.put(ev)
 		}
 	}
 }
 
-// put is called with events.mu held.
+// put is called with events.mu held. That a session has ended there is always
+// room for: nothing follows it.
 func (s *subscriber) put(ev ide.SessionEvent) {
-	if s.missed && len(s.queue) < cap(s.queue)-1 {
-		s.missed = false
-		s.queue <- ide.SessionEvent{Session: ev.Session, Time: ev.Time, Kind: ide.EventMissed}
+	switch {
+	case len(s.queue) < maxEvents || ev.Kind == ide.EventEnded:
+		s.queue = append(s.queue, ev)
+	case !s.missed:
+		s.missed = true
+		s.queue = append(s.queue, ide.SessionEvent{Session: ev.Session, Time: ev.Time, Kind: ide.EventMissed})
 	}
 	select {
-	case s.queue <- ev:
+	case s.wake <- struct{}{}:
 	default:
-		s.missed = true
 	}
 }
 
-func (e *events) subscribe(session string) *subscriber {
-	s := &subscriber{session: session, queue: make(chan ide.SessionEvent, maxEvents)}
+func (e *events) subscribe(session string, later map[string]bool) *subscriber {
+	s := &subscriber{session: session, wake: make(chan struct{}, 1), later: later}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.all == nil {
@@ -66,35 +72,70 @@ func (e *events) unsubscribe(s *subscriber) {
 	delete(e.all, s)
 }
 
+// take returns what waits.
+func (e *events) take(s *subscriber) []ide.SessionEvent {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := s.queue
+	s.queue, s.missed = nil, false
+	return list
+}
+
+// begin gives a subscriber a session's state, which its events follow.
+func (e *events) begin(s *subscriber, session string, state []ide.SessionEvent) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(s.later, session)
+	for _, ev := range state {
+		s.put(ev)
+	}
+}
+
 // Events hands what happens in a session, or with id "" in all of them, to
 // tell, first what is the case, until the session has ended or ctx is done.
 func (m *Manager) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
-	sub := m.events.subscribe(id)
-	defer m.events.unsubscribe(sub)
-	sessions := m.all()
-	if id != "" {
-		s, err := m.session(id)
-		if err != nil {
-			return err
-		}
-		sessions = []*Session{s}
+	sub, sessions, err := m.subscribe(id)
+	if err != nil {
+		return err
 	}
+	defer m.events.unsubscribe(sub)
 	for _, s := range sessions {
-		for _, ev := range s.state() {
-			tell(ev)
-		}
+		s.mu.Lock()
+		m.events.begin(sub, s.id, s.state())
+		s.mu.Unlock()
 	}
 	for {
-		select {
-		case ev := <-sub.queue:
+		for _, ev := range m.events.take(sub) {
 			tell(ev)
 			if ev.Kind == ide.EventEnded && id != "" {
 				return nil
 			}
+		}
+		select {
+		case <-sub.wake:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// subscribe finds the sessions in question, to whose events the subscriber does
+// not listen yet.
+func (m *Manager) subscribe(id string) (*subscriber, []*Session, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []*Session
+	later := map[string]bool{}
+	for _, s := range m.sessions {
+		if id == "" || id == s.id {
+			list = append(list, s)
+			later[s.id] = true
+		}
+	}
+	if id != "" && len(list) == 0 {
+		return nil, nil, noSession(id)
+	}
+	return m.events.subscribe(id, later), list, nil
 }
 
 // event tells of something that happened in the session.
@@ -103,10 +144,8 @@ func (s *Session) event(ev ide.SessionEvent) {
 	s.events.tell(ev)
 }
 
-// state is what a client that comes now has missed.
+// state is what a client that comes now has missed. s.mu is held.
 func (s *Session) state() []ide.SessionEvent {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	now := time.Now().Format(time.RFC3339Nano)
 	list := []ide.SessionEvent{{Kind: ide.EventStarted, Message: s.target.name}}
 	for range s.launchers {
@@ -120,9 +159,12 @@ func (s *Session) state() []ide.SessionEvent {
 	}
 	for _, d := range s.debuggees {
 		list = append(list, ide.SessionEvent{Kind: ide.EventDebuggee, PID: d.pid})
-		if d.stopped {
+		if d.pause != nil {
 			list = append(list, ide.SessionEvent{Kind: ide.EventStopped, PID: d.pid})
 		}
+	}
+	if s.ended != "" {
+		list = append(list, ide.SessionEvent{Kind: ide.EventEnded, Message: s.ended})
 	}
 	for i := range list {
 		list[i].Session, list[i].Time = s.id, now

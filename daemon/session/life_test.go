@@ -40,7 +40,14 @@ func begin(t *testing.T, incoming string) (*Manager, ide.Session, <-chan ide.Ses
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	told, done := make(chan ide.SessionEvent, 100), make(chan error)
-	go func() { done <- m.Events(ctx, s.ID, func(e ide.SessionEvent) { told <- e }) }()
+	go func() {
+		done <- m.Events(ctx, s.ID, func(e ide.SessionEvent) {
+			select {
+			case told <- e:
+			case <-ctx.Done():
+			}
+		})
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
@@ -202,6 +209,15 @@ func traced(t *testing.T) int {
 	return cmd.Process.Pid
 }
 
+// debug tells of a debuggee.
+func (c *caller) debug(pid int) int {
+	c.t.Helper()
+	if reply, _ := c.call(layer.Request{Op: layer.OpDebuggee, Node: uint64(pid)}); reply.Errno != 0 {
+		c.t.Fatalf("telling of process %d: %s", pid, reply.Data)
+	}
+	return pid
+}
+
 // Its debugger stops a debuggee, lets it go on and replaces it: the port's
 // connections wait.
 func TestDebuggeeIsStoppedAndReplaced(t *testing.T) {
@@ -209,10 +225,7 @@ func TestDebuggeeIsStoppedAndReplaced(t *testing.T) {
 	pod, first, second := serve(t, "pod"), serve(t, "first"), serve(t, "second")
 	port := pod.at().Port()
 	c := attach(t, m, s.ID)
-	pid := traced(t)
-	if reply, _ := c.call(layer.Request{Op: layer.OpDebuggee, Node: uint64(pid)}); reply.Errno != 0 {
-		t.Fatalf("%s", reply.Data)
-	}
+	pid := c.debug(traced(t))
 	c.listen(port, first.Listener)
 	for _, kind := range []string{ide.EventDebuggee, ide.EventStopped} {
 		if e := until(t, told, kind); e.PID != pid {
@@ -228,7 +241,7 @@ func TestDebuggeeIsStoppedAndReplaced(t *testing.T) {
 	}
 	until(t, told, ide.EventExited)
 	first.Close()
-	c.call(layer.Request{Op: layer.OpDebuggee, Node: uint64(traced(t))}) // its successor, which does not listen yet
+	c.debug(traced(t)) // its successor, which does not listen yet
 	waiting := whoAnswers(port)
 	until(t, told, ide.EventWaiting)
 	c.listen(port, second.Listener)
@@ -240,56 +253,97 @@ func TestClosedListenerOfADebuggee(t *testing.T) {
 	m, s, told := begin(t, "")
 	pod, first := serve(t, "pod"), serve(t, "first")
 	c := attach(t, m, s.ID)
-	c.call(layer.Request{Op: layer.OpDebuggee, Node: uint64(traced(t))})
+	c.debug(traced(t))
 	c.listen(pod.at().Port(), first.Listener)
 	first.Close()
 	wantAnswer(t, "afterwards", whoAnswers(pod.at().Port()), "pod")
 	until(t, told, ide.EventGivenBack)
 }
 
-// What has waited for too long is reset, and what comes then goes to the pod,
-// until the debuggee goes on.
-func TestDebuggeeIsStoppedForLong(t *testing.T) {
-	m, s, told := begin(t, `, "while_stopped": 1`)
-	pod := serve(t, "pod")
-	silent, err := net.Listen("tcp4", "127.0.0.1:0") // its kernel accepts
-	if err != nil {
+// A connection waits for a debuggee that is stopped, and for the next one if that
+// takes its place without ever having gone on.
+func TestStoppedDebuggeeIsReplaced(t *testing.T) {
+	m, s, told := begin(t, "")
+	pod, first, second := serve(t, "pod"), serve(t, "first"), serve(t, "second")
+	port := pod.at().Port()
+	c := attach(t, m, s.ID)
+	pid := c.debug(traced(t))
+	c.listen(port, first.Listener)
+	until(t, told, ide.EventStopped)
+	waiting := whoAnswers(port)
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
+	first.Close()
+	c.debug(traced(t))
+	until(t, told, ide.EventWaiting)
+	c.listen(port, second.Listener)
+	wantAnswer(t, "across the restart", waiting, "second")
+}
+
+// What has waited for too long, and what comes then, goes to the pod, until the
+// debuggee goes on.
+func TestDebuggeeIsStoppedForLong(t *testing.T) {
+	m, s, told := begin(t, `, "while_stopped": 1`)
+	pod, first := serve(t, "pod"), serve(t, "first")
+	port := pod.at().Port()
 	c := attach(t, m, s.ID)
-	pid := traced(t)
-	c.call(layer.Request{Op: layer.OpDebuggee, Node: uint64(pid)})
-	c.listen(pod.at().Port(), silent)
+	pid := c.debug(traced(t))
+	c.listen(port, first.Listener)
 	until(t, told, ide.EventStopped)
-	if got := <-whoAnswers(pod.at().Port()); !strings.Contains(got, "reset") {
-		t.Errorf("what waited for too long: %s", got)
-	}
-	wantAnswer(t, "then", whoAnswers(pod.at().Port()), "pod")
+	wantAnswer(t, "what waited", whoAnswers(port), "pod")
+	wantAnswer(t, "what came later", whoAnswers(port), "pod")
 	if err := unix.PtraceCont(pid, 0); err != nil {
 		t.Fatal(err)
 	}
 	until(t, told, ide.EventContinued)
-	answer := whoAnswers(pod.at().Port())
-	conn, err := silent.Accept()
+	wantAnswer(t, "after it went on", whoAnswers(port), "first")
+}
+
+// One debuggee that is stopped does not hold up another's connections.
+func TestOnlyTheStoppedDebuggeeWaits(t *testing.T) {
+	m, s, told := begin(t, "")
+	pod, first := serve(t, "pod"), serve(t, "first")
+	stopped, running := attach(t, m, s.ID), attach(t, m, s.ID)
+	stopped.debug(traced(t))
+	until(t, told, ide.EventStopped)
+	running.listen(pod.at().Port(), first.Listener)
+	wantAnswer(t, "beside a stopped one", whoAnswers(pod.at().Port()), "first")
+}
+
+// Who reads events too slowly is told that some are missing, and always that the
+// session has ended.
+func TestSlowReaderOfEvents(t *testing.T) {
+	m, s, _ := begin(t, "")
+	read, done := make(chan bool), make(chan error)
+	var kinds []string
+	go func() {
+		done <- m.Events(t.Context(), s.ID, func(e ide.SessionEvent) {
+			if len(kinds) == 0 {
+				read <- true
+				<-read
+			}
+			kinds = append(kinds, e.Kind)
+		})
+	}()
+	<-read
+	own, err := m.session(s.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for errors.Is(readEnd(conn), unix.ECONNRESET) { // those that were reset in its queue
-		if conn, err = silent.Accept(); err != nil {
-			t.Fatal(err)
-		}
+	for range maxEvents + 10 {
+		own.event(ide.SessionEvent{Kind: ide.EventMessage})
 	}
-	fmt.Fprintln(conn, "debuggee")
-	conn.Close()
-	wantAnswer(t, "after it went on", answer, "debuggee")
-}
-
-// readEnd looks whether a connection that nobody writes to has been reset.
-func readEnd(c net.Conn) error {
-	c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-	_, err := c.Read(make([]byte, 1))
-	return err
+	if err := m.Stop(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	read <- true
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := len(kinds); n < maxEvents || kinds[n-1] != ide.EventEnded || kinds[n-2] != ide.EventMissed {
+		t.Errorf("%d events, the last of them %q", n, kinds[max(0, n-3):])
+	}
 }
 
 // The configuration that is read again holds for the launchers that come.

@@ -26,12 +26,13 @@ const answerTime = 5 * time.Second
 
 // A listener is where a stolen port's connections go.
 type listener struct {
-	at      forward.Listener // guarded by Session.mu
-	owner   *launcher        // guarded by Session.mu; who told of it last, nil: it is gone
-	by      []*debuggee      // guarded by Session.mu; those of whom one listens, if there are any
-	lost    *lost            // guarded by Session.mu; nil: it listens
-	mirror  bool
-	release func()
+	at       forward.Listener // guarded by Session.mu
+	owner    *launcher        // guarded by Session.mu; who told of it last, nil: it is gone
+	by       []*debuggee      // guarded by Session.mu; those of whom one listens, if there are any
+	lost     *lost            // guarded by Session.mu; nil: it listens
+	mirror   bool
+	patience uint32 // see protocol.Steal
+	release  func()
 }
 
 // A lost listener is expected to listen again.
@@ -61,7 +62,7 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		Patience: s.patience(),
 	}
 	s.mu.Lock()
-	l := &listener{at: at, owner: owner, by: s.debuggeesOf(owner), mirror: steal.Mirror}
+	l := &listener{at: at, owner: owner, by: s.debuggeesOf(owner), mirror: steal.Mirror, patience: steal.Patience}
 	s.mu.Unlock()
 	release, err := s.agent.tunnel.Steal(ctx, steal, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
@@ -117,7 +118,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	if l == nil {
 		return false
 	}
-	if l.mirror != mirror { // the configuration was read again
+	if l.mirror != mirror || l.patience != s.patienceNow() { // the configuration was read again
 		s.giveBack(port, "it is taken in another way")
 		return false
 	}
@@ -140,6 +141,11 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 func (s *Session) patience() uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.patienceNow()
+}
+
+// patienceNow is called with s.mu held.
+func (s *Session) patienceNow() uint32 {
 	return uint32((max(s.whileRestarting, s.whileStopped) + answerTime) / time.Second)
 }
 
@@ -156,12 +162,19 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 	s.mu.Unlock()
 	for err == nil {
 		s.mu.Lock()
-		at, pause := l.at, s.pause
+		at, pause := l.at, s.pauseOf(l)
 		s.mu.Unlock()
-		if err = s.attempt(stream, in, at, pause); err == nil {
+		if pause != nil {
+			err = pause.wait(s.ctx)
+			continue
+		}
+		if err = s.incoming.Deliver(s.ctx, stream, forward.Peer{Client: in.Client, Local: in.Local}, at); err == nil {
 			return
 		}
-		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() && pause != nil {
+		s.mu.Lock()
+		paused := s.pauseOf(l) != nil
+		s.mu.Unlock()
+		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() && paused {
 			err = nil // the queue of its listener is full
 		}
 		if errors.Is(err, syscall.ECONNREFUSED) && s.await(in.Port, l, at) {
@@ -170,22 +183,6 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 	}
 	protocol.WriteError(stream, "incoming", err)
 	stream.Close()
-}
-
-// attempt brings a connection to where the debuggee listens. One that comes
-// during a pause waits no longer than that may be.
-func (s *Session) attempt(stream net.Conn, in protocol.Incoming, at forward.Listener, pause *pause) error {
-	ctx := s.ctx
-	if pause != nil {
-		if pause.long.Err() != nil {
-			return fmt.Errorf("the debuggee has been stopped for %v: %w", s.whileStopped, syscall.EHOSTDOWN)
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(pause.long, cancel)()
-	}
-	return s.incoming.Deliver(ctx, stream, forward.Peer{Client: in.Client, Local: in.Local}, at)
 }
 
 // await waits for a debuggee that does not listen any more to listen anew, and

@@ -90,6 +90,9 @@ func (m *Manager) undo(s *Session, why string) {
 	s.tell("the session has ended: "+why, true)
 	s.close()
 	m.agents.put(s.agent)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = why
 	s.event(ide.SessionEvent{Kind: ide.EventEnded, Message: why})
 }
 

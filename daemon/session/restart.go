@@ -36,8 +36,12 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 	if err != nil {
 		return ide.Session{}, clusterError(err)
 	}
+	noFiles := error(nil)
+	if cfg.FS.Mode != "local" {
+		noFiles = m.startFiles()
+	}
 	s.mu.Lock()
-	s.config = cfg
+	s.config, s.noFiles = cfg, noFiles
 	s.whileRestarting, s.whileStopped = cfg.Incoming.WhileRestarting, cfg.Incoming.WhileStopped
 	s.launch.Env, s.launch.Unset, s.launch.Policy = set, unset, cfg.Policy(s.target.mounts)
 	s.launch.Session.Warnings = append(warnings(cfg), s.withoutFiles()...)

@@ -33,7 +33,6 @@ type Session struct {
 	ctx       context.Context // until the session ends
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup // incoming connections and watchListeners
-	noFiles   error          // why there was no file server at the start, nil if there was
 
 	toldNoFiles sync.Once
 
@@ -44,8 +43,9 @@ type Session struct {
 	config    *config.Config           // guarded by mu; as it was read last
 	launch    ide.Launch               // guarded by mu; without Session's counts
 	debuggees []*debuggee              // guarded by mu
+	noFiles   error                    // guarded by mu; why there was no file server at the start, nil if there was
+	ended     string                   // guarded by mu; why, once it has been told
 	watching  bool                     // guarded by mu; watchDebuggees runs
-	pause     *pause                   // guarded by mu; nil: no debuggee is stopped
 	holders   int                      // guarded by mu; connections that started it
 	launchers map[*launcher]bool       // guarded by mu
 	listeners map[uint16]*listener     // guarded by mu, by stolen port
@@ -179,9 +179,17 @@ func (s *Session) close() {
 	s.cancel()
 	s.mu.Lock()
 	s.giveAllBack("the session ends")
-	s.endPause()
+	for _, d := range s.debuggees {
+		d.resume()
+	}
 	s.mu.Unlock()
 	s.outgoing.Close()
 	s.datagrams.Close()
 	s.wg.Wait()
+}
+
+func (s *Session) whyNoFiles() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.noFiles
 }

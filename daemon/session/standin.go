@@ -172,7 +172,7 @@ func (d *directories) remove() error {
 // needFiles is the error of opening what only the file server could show. The
 // user is told once.
 func (s *Session) needFiles(path, what string) error {
-	err := &noFilesError{fmt.Sprintf("opening %s: %s of the target needs the file server: %v", path, what, cmp.Or(s.noFiles, errNotStarted))}
+	err := &noFilesError{fmt.Sprintf("opening %s: %s of the target needs the file server: %v", path, what, cmp.Or(s.whyNoFiles(), errNotStarted))}
 	s.toldNoFiles.Do(func() { s.tell(err.msg, false) })
 	return err
 }

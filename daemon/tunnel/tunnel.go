@@ -143,9 +143,9 @@ func (t *Tunnel) Err() error {
 // Close ends all streams.
 func (t *Tunnel) Close() {
 	t.cancel()
-	t.readers.end(true)
 	t.control.close()
 	t.bulk.close()
+	t.readers.end(true) // closing a stream waits for a link that is cut
 	t.ended.Wait()
 }
 

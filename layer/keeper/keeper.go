@@ -104,7 +104,7 @@ func keep() error {
 	if err := Send(SocketFD, DidStart, uint32(s.errno)); err != nil || s.errno != 0 {
 		return nil
 	}
-	return attend(s.pid, had)
+	return attend(s.pid, o.AtOnce, had)
 }
 
 type installResult struct {
@@ -142,7 +142,7 @@ func work(o Orders, installed chan<- installResult, begin <-chan struct{}, start
 //
 // Goroutines: it starts one that reaps and one that reads the socket; they end
 // with the process.
-func attend(debuggee int, had <-chan os.Signal) error {
+func attend(debuggee int, atOnce bool, had <-chan os.Signal) error {
 	ends := make(chan syscall.WaitStatus)
 	childless := make(chan struct{})
 	go func() {
@@ -190,6 +190,9 @@ func attend(debuggee int, had <-chan os.Signal) error {
 				continue
 			}
 			if err := Send(SocketFD, DidExit, uint32(ws)); err != nil {
+				return nil
+			}
+			if atOnce && ws.Signaled() {
 				return nil
 			}
 			select {

@@ -78,17 +78,21 @@ func Receive(fd int) (v Verb, n uint32, rights int, err error) {
 type Orders struct {
 	Path, Dir string
 	Argv, Env []string
-	Program   []Instruction
+	// AtOnce: what it leaves behind when a signal ends it has no time to end: a
+	// debugger that is interrupted leaves a debuggee that would now run.
+	AtOnce  bool
+	Program []Instruction
 }
 
 const instructionSize = 8
 
-// Encode: path, dir, len(argv), argv, len(env), env, each ended by NUL; the program.
+// Encode: path, dir, at once, len(argv), argv, len(env), env, each ended by NUL; the program.
 func (o *Orders) Encode() []byte {
 	var b []byte
 	text := func(s string) { b = append(append(b, s...), 0) }
 	text(o.Path)
 	text(o.Dir)
+	text(strconv.FormatBool(o.AtOnce))
 	for _, list := range [][]string{o.Argv, o.Env} {
 		text(strconv.Itoa(len(list)))
 		for _, s := range list {
@@ -116,7 +120,7 @@ func (o *Orders) decode(b []byte) error {
 		bad = true
 		return ""
 	}
-	o.Path, o.Dir = text(), text()
+	o.Path, o.Dir, o.AtOnce = text(), text(), text() == "true"
 	for _, list := range []*[]string{&o.Argv, &o.Env} {
 		n, err := strconv.Atoi(text())
 		if err != nil || n < 0 || n > len(b) {

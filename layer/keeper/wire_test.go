@@ -7,7 +7,7 @@ import (
 
 func TestOrders(t *testing.T) {
 	want := Orders{
-		Path: "/bin/x", Dir: "/", Argv: []string{"x", "", "\xff"}, Env: []string{"A=b\nc"},
+		Path: "/bin/x", Dir: "/", AtOnce: true, Argv: []string{"x", "", "\xff"}, Env: []string{"A=b\nc"},
 		Program: []Instruction{{Op: 6, Jt: 1, Jf: 2, K: 1 << 31}},
 	}
 	var got Orders

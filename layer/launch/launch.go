@@ -57,8 +57,9 @@ type Config struct {
 	// The target's environment, over Env: names it sets, and names it has not.
 	Set   map[string]string
 	Unset []string
-	// Debugger: what is started is Delve, which starts the debuggee.
-	Debugger bool
+	// Debugger: what is started is Delve, which starts the debuggee, and as a DAP
+	// server (Untraced) perhaps one that it does not trace.
+	Debugger, Untraced bool
 
 	Policy   ide.Policy
 	Hostname string       // the target's
@@ -128,7 +129,7 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	debuggees, debugger := merge(c.Env, c.Set, c.Unset), (*layer.Debugger)(nil)
 	env := debuggees
 	if c.Debugger {
-		debugger, env = layer.NewDebugger(c.Env, c.Set, c.Unset)
+		debugger, env = layer.NewDebugger(c.Env, c.Set, c.Unset, c.Untraced)
 	}
 	path := c.Path
 	if path == "" {
@@ -159,7 +160,7 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		return Exit{}, err
 	}
 	listener, err := l.keeper.install(keeper.Orders{
-		Path: path, Dir: c.Dir, Argv: c.Argv, Program: instructions(program),
+		Path: path, Dir: c.Dir, Argv: c.Argv, AtOnce: c.Debugger, Program: instructions(program),
 		Env: append(env[:len(env):len(env)], nestedEnv+"="+strconv.Itoa(os.Getpid())),
 	})
 	if err != nil {
