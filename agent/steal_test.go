@@ -63,6 +63,8 @@ func TestSteal(t *testing.T) {
 	k := p.dial(t, false, podV4)
 	stream, _ := client.Offered()
 	relayed(t, stream)
+	k.says("here")
+	k.hears("debuggee heard here") // it is taken
 	release(t, steal)
 	k.says("still here")
 	k.hears("debuggee heard still here")
