@@ -292,11 +292,7 @@ func askFrom(namespace, address string) func() (string, error) {
 // tree opens descriptors of a process and all that descend from it.
 func tree(t *testing.T, pid int) (fds []int) {
 	t.Helper()
-	fds = pidfd(t, pid)
-	for _, child := range childrenOf(t, pid) {
-		fds = append(fds, tree(t, child)...)
-	}
-	return fds
+	return append(pidfd(t, pid), descendants(t, pid)...)
 }
 
 func allGone(t *testing.T, dir string, fds []int) {

@@ -307,16 +307,32 @@ func lookAt(tid int) (process, error) {
 			return process{}, fmt.Errorf("reading %s/status: %w", dir, err)
 		}
 	}
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(p.id) + "/stat")
+	stat, err := ProcessStat(p.id)
 	if err != nil {
 		return process{}, err
 	}
-	// proc_pid_stat(5): the name, in parentheses, may hold anything; the start
-	// time is the 20th field behind it.
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 20 {
-		return process{}, fmt.Errorf("reading %s/stat: %d fields", dir, len(fields))
-	}
-	p.start = string(fields[19])
+	p.start = string(stat[StatStart])
 	return p, nil
+}
+
+// Fields of ProcessStat.
+const (
+	StatState = 0
+	StatFlags = 6
+	StatStart = 19 // in clock ticks since boot
+)
+
+// ProcessStat returns the fields of proc_pid_stat(5) behind the program's name,
+// which may hold anything: at least those up to StatStart.
+func ProcessStat(pid int) ([][]byte, error) {
+	path := "/proc/" + strconv.Itoa(pid) + "/stat"
+	stat, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= StatStart {
+		return nil, fmt.Errorf("reading %s: %d fields", path, len(fields))
+	}
+	return fields, nil
 }

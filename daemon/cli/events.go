@@ -77,12 +77,9 @@ started in it from now on. Its agent, its connections and its ports stay.`,
 			if err != nil {
 				return err
 			}
-			c, err := dialRunning(ctx)
+			c, err := dialSessions(ctx, "restarting session "+args[0])
 			if err != nil {
 				return err
-			}
-			if c == nil {
-				return fmt.Errorf("restarting session %s: no daemon runs", args[0])
 			}
 			defer c.Close()
 			s, err := c.Restart(ctx, ide.SessionRestartParams{ID: args[0], Client: me})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mirrord/daemon/rpc"
 	"mirrord/protocol/ide"
 )
 
@@ -34,18 +35,24 @@ func sessionCommand() *cobra.Command {
 		Example:           "  mirrord session stop 1f2e3d4c",
 		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			c, err := dialRunning(ctx)
+			c, err := dialSessions(ctx, "stopping session "+args[0])
 			if err != nil {
 				return err
-			}
-			if c == nil {
-				return fmt.Errorf("stopping session %s: no daemon runs", args[0])
 			}
 			defer c.Close()
 			return c.Stop(ctx, args[0])
 		}),
 	}, eventsCommand(), restartCommand())
 	return cmd
+}
+
+// dialSessions connects to the daemon that runs, for what is to be done there.
+func dialSessions(ctx context.Context, what string) (*rpc.Client, error) {
+	c, err := dialRunning(ctx)
+	if c == nil && err == nil {
+		err = fmt.Errorf("%s: no daemon runs", what)
+	}
+	return c, err
 }
 
 func sessionListCommand() *cobra.Command {

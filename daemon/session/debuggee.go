@@ -1,15 +1,14 @@
 package session
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
+	"mirrord/layer"
 	"mirrord/layer/launch"
 	"mirrord/protocol/ide"
 )
@@ -46,11 +45,6 @@ func newPause(limit time.Duration) *pause {
 // wait returns when the debuggee goes on or has ended. An error means that the
 // connection is not to wait any longer.
 func (p *pause) wait(ctx context.Context) error {
-	select {
-	case <-p.tooLong: // also for those that come later
-		return fmt.Errorf("the debuggee has been stopped for %v: %w", p.limit, syscall.EHOSTDOWN)
-	default:
-	}
 	select {
 	case <-p.over:
 		return nil
@@ -188,24 +182,18 @@ type processNow struct {
 // exiting is PF_EXITING of the kernel's include/linux/sched.h.
 const exiting = 0x4
 
-// processState reads proc_pid_stat(5): the name, in parentheses, may hold anything.
 func processState(pid int) (processNow, error) {
-	path := "/proc/" + strconv.Itoa(pid) + "/stat"
-	stat, err := os.ReadFile(path)
+	stat, err := layer.ProcessStat(pid)
 	if err != nil {
 		return processNow{}, err
 	}
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 20 {
-		return processNow{}, fmt.Errorf("reading %s: %d fields", path, len(fields))
-	}
-	flags, err := strconv.ParseUint(string(fields[6]), 10, 64)
+	flags, err := strconv.ParseUint(string(stat[layer.StatFlags]), 10, 64)
 	if err != nil {
-		return processNow{}, fmt.Errorf("reading %s: %w", path, err)
+		return processNow{}, fmt.Errorf("reading the flags of process %d: %w", pid, err)
 	}
-	state := fields[0][0]
+	state := stat[layer.StatState][0]
 	return processNow{
-		start: string(fields[19]), stopped: state == 't',
+		start: string(stat[layer.StatStart]), stopped: state == 't',
 		ends: state == 'Z' || state == 'X' || flags&exiting != 0,
 	}, nil
 }

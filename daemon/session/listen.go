@@ -59,9 +59,9 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	}
 	steal := protocol.Steal{
 		Port: port, Mirror: r.Flags&layer.ListenMirror != 0, Probed: slices.Contains(s.target.probed, int(port)),
-		Patience: s.patience(),
 	}
 	s.mu.Lock()
+	steal.Patience = s.patience()
 	l := &listener{at: at, owner: owner, by: s.debuggeesOf(owner), mirror: steal.Mirror, patience: steal.Patience}
 	s.mu.Unlock()
 	release, err := s.agent.tunnel.Steal(ctx, steal, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
@@ -118,7 +118,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	if l == nil {
 		return false
 	}
-	if l.mirror != mirror || l.patience != s.patienceNow() { // the configuration was read again
+	if l.mirror != mirror || l.patience != s.patience() { // the configuration was read again
 		s.giveBack(port, "it is taken in another way")
 		return false
 	}
@@ -137,15 +137,8 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	return true
 }
 
-// patience is how many seconds a connection may wait for its debuggee.
+// patience is how many seconds a connection may wait for its debuggee. s.mu is held.
 func (s *Session) patience() uint32 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.patienceNow()
-}
-
-// patienceNow is called with s.mu held.
-func (s *Session) patienceNow() uint32 {
 	return uint32((max(s.whileRestarting, s.whileStopped) + answerTime) / time.Second)
 }
 

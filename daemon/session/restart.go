@@ -19,12 +19,10 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 	s.mu.Lock()
 	start, old := s.start, s.config
 	s.mu.Unlock()
-	cfg, err := config.Load(p.Client, start.ConfigFile, start.Overrides)
+	start.Client = p.Client
+	cfg, err := configure(start)
 	if err != nil {
-		return ide.Session{}, configError(err)
-	}
-	if err := cfg.NeedTarget(); err != nil {
-		return ide.Session{}, configError(err)
+		return ide.Session{}, err
 	}
 	if what := moved(old, cfg); what != "" {
 		return ide.Session{}, &ide.Error{
@@ -36,10 +34,7 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 	if err != nil {
 		return ide.Session{}, clusterError(err)
 	}
-	noFiles := error(nil)
-	if cfg.FS.Mode != "local" {
-		noFiles = m.startFiles()
-	}
+	noFiles := m.filesFor(cfg)
 	s.mu.Lock()
 	s.config, s.noFiles = cfg, noFiles
 	s.whileRestarting, s.whileStopped = cfg.Incoming.WhileRestarting, cfg.Incoming.WhileStopped

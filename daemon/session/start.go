@@ -26,17 +26,11 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 	if s := m.hold(p.ID); s != nil {
 		return s.info(), nil
 	}
-	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	cfg, err := configure(p)
 	if err != nil {
-		return ide.Session{}, configError(err)
+		return ide.Session{}, err
 	}
-	if err := cfg.NeedTarget(); err != nil {
-		return ide.Session{}, configError(err)
-	}
-	var noFiles error
-	if cfg.FS.Mode != "local" {
-		noFiles = m.startFiles() // most of a session works without
-	}
+	noFiles := m.filesFor(cfg)
 	a, target, err := m.agents.get(ctx, cfg, p.Client, progress)
 	if err != nil {
 		return ide.Session{}, clusterError(err)
@@ -54,6 +48,27 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 		s = other
 	}
 	return s.info(), nil
+}
+
+// configure reads a session's configuration.
+func configure(p ide.SessionStartParams) (*config.Config, error) {
+	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	if err == nil {
+		err = cfg.NeedTarget()
+	}
+	if err != nil {
+		return nil, configError(err)
+	}
+	return cfg, nil
+}
+
+// filesFor starts the file server if a session needs it. Most of one works
+// without: why there is none.
+func (m *Manager) filesFor(cfg *config.Config) error {
+	if cfg.FS.Mode == "local" {
+		return nil
+	}
+	return m.startFiles()
 }
 
 // begin reads what a debuggee needs to know of the target.
