@@ -72,8 +72,14 @@ func (f *fake) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
 func (f *fake) LayerSocket() string             { return filepath.Join(f.dir, "layer.sock") }
 func (f *fake) Close()                          {}
 
-func (f *fake) Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error) {
-	return ide.TargetListResult{Namespace: p.Client.Dir}, nil
+func (f *fake) Targets(_ context.Context, p ide.TargetListParams, tell func([]ide.Target)) (ide.TargetListResult, error) {
+	r := ide.TargetListResult{Namespace: p.Client.Dir}
+	for i := range 3 {
+		part := []ide.Target{{Path: fmt.Sprintf("pod/%d", i)}}
+		tell(part)
+		r.Targets = append(r.Targets, part...)
+	}
+	return r, nil
 }
 
 func (f *fake) Contexts(context.Context, ide.TargetListParams) (ide.ContextsResult, error) {
@@ -84,11 +90,25 @@ func (f *fake) Namespaces(context.Context, ide.TargetListParams) (ide.Namespaces
 	return ide.NamespacesResult{}, errors.ErrUnsupported
 }
 
-func (f *fake) Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error) {
+func (f *fake) Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
 	if p.ConfigFile == "" {
-		return nil, errors.New("no file")
+		return ide.ConfigVerifyResult{}, errors.New("no file")
 	}
-	return nil, nil
+	return ide.ConfigVerifyResult{}, nil
+}
+
+func (f *fake) DefaultConfig() ide.ConfigDefaultResult { return ide.ConfigDefaultResult{} }
+
+func (f *fake) ListFiles(context.Context, ide.FileParams) (ide.FileListResult, error) {
+	return ide.FileListResult{}, nil
+}
+
+func (f *fake) StatFile(_ context.Context, p ide.FileParams) (ide.FileEntry, error) {
+	return ide.FileEntry{}, &ide.Error{Code: ide.CodeFile, Msg: "no " + p.Path, Errno: "ENOENT"}
+}
+
+func (f *fake) ReadFile(context.Context, ide.FileReadParams) (ide.FileReadResult, error) {
+	return ide.FileReadResult{}, nil
 }
 
 func (f *fake) Start(ctx context.Context, p ide.SessionStartParams, progress func(string)) (ide.Session, error) {

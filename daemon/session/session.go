@@ -32,7 +32,7 @@ type Session struct {
 	incoming  *forward.Incoming
 	ctx       context.Context // until the session ends
 	cancel    context.CancelFunc
-	wg        sync.WaitGroup // incoming connections and watchListeners
+	wg        sync.WaitGroup // incoming connections, watchListeners, files that clients look at
 
 	toldNoFiles sync.Once
 
@@ -172,6 +172,17 @@ func (s *Session) works(op layer.Op) error {
 		return s.ending
 	}
 	return s.lost
+}
+
+// spawn runs f in a goroutine that close waits for, unless the session has ended.
+func (s *Session) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.wg.Go(f)
+	return true
 }
 
 // close gives all ports back, resets all connections and waits for their goroutines.
