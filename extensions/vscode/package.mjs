@@ -5,8 +5,8 @@ import { copyFileSync } from 'node:fs';
 
 const [platform, out] = process.argv.slice(2);
 if (!platform || !out) {
-  console.error('usage: node package.mjs PLATFORM OUT.vsix');
-  process.exit(2);
+	console.error('usage: node package.mjs PLATFORM OUT.vsix');
+	process.exit(2);
 }
 copyFileSync('../../LICENSE', 'LICENSE');
 execFileSync('npx', ['vsce', 'package', '--no-dependencies', '--target', platform, '--baseContentUrl', 'https://example.invalid/', '--allow-missing-repository', '-o', out], { stdio: 'inherit' });

@@ -6,192 +6,192 @@ export const version = 1;
 export const code = { cancelled: -32800, config: 1, session: 7, build: 8, file: 10 } as const;
 
 export interface Client {
-  dir: string;
-  env: string[]; // NAME=value
+	dir: string;
+	env: string[]; // NAME=value
 }
 
 export interface Overrides {
-  target?: string;
-  namespace?: string;
-  context?: string;
-  kubeconfig?: string;
-  steal?: boolean;
+	target?: string;
+	namespace?: string;
+	context?: string;
+	kubeconfig?: string;
+	steal?: boolean;
 }
 
 /** What chooses cluster, namespace and target: of most requests. */
 export interface Choice {
-  client: Client;
-  configFile?: string;
-  overrides: Overrides;
+	client: Client;
+	configFile?: string;
+	overrides: Overrides;
 }
 
 export interface Initialized {
-  version: number;
-  build: string;
-  pid: number;
-  busy: number;
+	version: number;
+	build: string;
+	pid: number;
+	busy: number;
 }
 
 export interface Target {
-  path: string;
-  containers?: string[]; // the default one first
-  available: boolean;
-  reason?: string;
+	path: string;
+	containers?: string[]; // the default one first
+	available: boolean;
+	reason?: string;
 }
 
 export interface TargetList {
-  namespace: string;
-  targets: Target[];
+	namespace: string;
+	targets: Target[];
 }
 
 export interface Contexts {
-  current?: string;
-  contexts: string[];
+	current?: string;
+	contexts: string[];
 }
 
 export interface Namespaces {
-  current: string;
-  namespaces: string[];
+	current: string;
+	namespaces: string[];
 }
 
 export interface Problem {
-  file: string;
-  line: number; // from 1; 0: about no line
-  column: number;
-  key: string;
-  message: string;
-  warning?: boolean;
+	file: string;
+	line: number; // from 1; 0: about no line
+	column: number;
+	key: string;
+	message: string;
+	warning?: boolean;
 }
 
 export interface Verified {
-  problems: Problem[];
-  configFile?: string; // that is used
-  target?: string; // that is chosen
-  namespace?: string;
-  context?: string;
-  steal?: boolean;
+	problems: Problem[];
+	configFile?: string; // that is used
+	target?: string; // that is chosen
+	namespace?: string;
+	context?: string;
+	steal?: boolean;
 }
 
 export interface Session {
-  id: string;
-  target: string;
-  pod?: string;
-  namespace?: string;
-  context?: string;
-  started: string;
-  launchers: number;
-  ports?: number[];
-  mirrors?: boolean;
-  warnings?: string[];
+	id: string;
+	target: string;
+	pod?: string;
+	namespace?: string;
+	context?: string;
+	started: string;
+	launchers: number;
+	ports?: number[];
+	mirrors?: boolean;
+	warnings?: string[];
 }
 
 export type SessionStart = Choice & { id?: string };
 
 export interface Traffic {
-  id: string;
-  port: number;
-  mirror?: boolean;
-  peer?: string;
+	id: string;
+	port: number;
+	mirror?: boolean;
+	peer?: string;
 }
 
 export interface RequestSeen extends Traffic {
-  method: string;
-  path: string;
-  host?: string;
-  proto?: string;
-  grpc?: boolean;
-  status?: number; // 0: there was no answer
-  ms?: number;
-  requestBytes?: number;
-  responseBytes?: number;
-  error?: string;
+	method: string;
+	path: string;
+	host?: string;
+	proto?: string;
+	grpc?: boolean;
+	status?: number; // 0: there was no answer
+	ms?: number;
+	requestBytes?: number;
+	responseBytes?: number;
+	error?: string;
 }
 
 export interface ConnectionSeen extends Traffic {
-  bytesIn?: number;
-  bytesOut?: number;
-  ms?: number;
-  open?: boolean;
+	bytesIn?: number;
+	bytesOut?: number;
+	ms?: number;
+	open?: boolean;
 }
 
 export interface OutgoingSeen {
-  id: string;
-  proto: string;
-  address: string;
-  name?: string;
-  pid?: number;
-  ms?: number;
-  error?: string;
-  ended?: boolean;
-  bytesIn?: number;
-  bytesOut?: number;
+	id: string;
+	proto: string;
+	address: string;
+	name?: string;
+	pid?: number;
+	ms?: number;
+	error?: string;
+	ended?: boolean;
+	bytesIn?: number;
+	bytesOut?: number;
 }
 
 export interface FileSeen {
-  path: string;
-  op: string;
-  write?: boolean;
-  bytes?: number;
-  pid?: number;
-  error?: string;
-  count?: number;
+	path: string;
+	op: string;
+	write?: boolean;
+	bytes?: number;
+	pid?: number;
+	error?: string;
+	count?: number;
 }
 
 export interface SessionEvent {
-  session: string;
-  time: string;
-  kind: string;
-  pid?: number;
-  port?: number;
-  mirror?: boolean;
-  message?: string;
-  request?: RequestSeen;
-  connection?: ConnectionSeen;
-  outgoing?: OutgoingSeen;
-  file?: FileSeen;
+	session: string;
+	time: string;
+	kind: string;
+	pid?: number;
+	port?: number;
+	mirror?: boolean;
+	message?: string;
+	request?: RequestSeen;
+	connection?: ConnectionSeen;
+	outgoing?: OutgoingSeen;
+	file?: FileSeen;
 }
 
 export interface Half {
-  headers?: [string, string][];
-  body?: string; // base64
-  truncated?: boolean;
+	headers?: [string, string][];
+	body?: string; // base64
+	truncated?: boolean;
 }
 
 export interface Exchange {
-  request: Half & { method: string; path: string; host?: string; proto?: string };
-  response?: Half & { status: number };
-  peer?: string;
-  port?: number;
-  started?: string;
-  ms?: number;
+	request: Half & { method: string; path: string; host?: string; proto?: string };
+	response?: Half & { status: number };
+	peer?: string;
+	port?: number;
+	started?: string;
+	ms?: number;
 }
 
 export type FileKind = 'file' | 'directory' | 'symlink' | 'other';
 
 export interface FileEntry {
-  name: string;
-  kind: FileKind;
-  size: number;
-  modified: number; // ms since the epoch
-  mode: number;
-  leads?: FileKind; // of a symlink: to what
-  symlink?: boolean;
+	name: string;
+	kind: FileKind;
+	size: number;
+	modified: number; // ms since the epoch
+	mode: number;
+	leads?: FileKind; // of a symlink: to what
+	symlink?: boolean;
 }
 
 export interface FileData {
-  data: string; // base64
-  eof: boolean;
+	data: string; // base64
+	eof: boolean;
 }
 
 /** The most that file/read answers at once, in bytes. */
 export const maxRead = 4 << 20;
 
 export interface Debug {
-  endpoint: string; // unix:PATH or HOST:PORT
-  pid: number;
+	endpoint: string; // unix:PATH or HOST:PORT
+	pid: number;
 }
 
 export interface Progress {
-  token: string;
-  value: { kind: string; message?: string; targets?: Target[] };
+	token: string;
+	value: { kind: string; message?: string; targets?: Target[] };
 }
