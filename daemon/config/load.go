@@ -206,6 +206,7 @@ func (c *Config) finish(client ide.Client) {
 	if c.Env.File != "" {
 		c.Env.File = absolute(c.Env.File, client)
 	}
+	c.Places = client.Local
 	c.Agent.Image = c.Agent.image(protocol.Build)
 	c.withoutTarget()
 	c.SkipProcesses = c.skip

@@ -113,6 +113,10 @@ type (
 	Client struct {
 		Dir string   `json:"dir"`
 		Env []string `json:"env,omitempty"` // NAME=value
+
+		// Local are directories of this machine that stay so for the debuggee,
+		// as its own do: an editor's, whose debuggers run in the debuggee.
+		Local []string `json:"local,omitempty"`
 	}
 
 	// Overrides are the settings of the command line; they win over the file.
@@ -289,6 +293,7 @@ type (
 		ReadWrite     []string          `json:"readWrite,omitempty"`
 		ReadOnly      []string          `json:"readOnly,omitempty"`
 		Local         []string          `json:"local,omitempty"`
+		Places        []string          `json:"places,omitempty"` // directories that are Local as the debuggee's own are
 		NotFound      []string          `json:"notFound,omitempty"`
 		Mapping       map[string]string `json:"mapping,omitempty"`
 		Mounts        []string          `json:"mounts,omitempty"` // the target's volume mounts

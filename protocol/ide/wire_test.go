@@ -16,7 +16,7 @@ const golden = "../../testdata/wire/ide.json"
 
 // messages has parameters and result of every method.
 func messages() map[string]any {
-	client := Client{Dir: "/home/dev/shop", Env: []string{"HOME=/home/dev"}}
+	client := Client{Dir: "/home/dev/shop", Env: []string{"HOME=/home/dev"}, Local: []string{"/usr/share/code"}}
 	overrides := Overrides{Target: "deployment/web", Namespace: "shop", Context: "staging", Kubeconfig: "/home/dev/kubeconfig", Steal: true, FSMode: "read"}
 	session := Session{
 		ID: "5f3a9c21", Target: "pod/web-1/container/web in shop", Pod: "web-1", Namespace: "shop", Context: "staging",

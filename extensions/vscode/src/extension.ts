@@ -31,7 +31,7 @@ export function activate(ctx: vscode.ExtensionContext): void {
 	});
 	const events = new EventLog();
 	const sessions = new Sessions(daemon, notify, events, log);
-	const starter = new Starter(daemon, settings, sessions, notify);
+	const starter = new Starter(daemon, settings, sessions, notify, [vscode.env.appRoot, path.dirname(ctx.extensionPath)]);
 	const tools = new SessionTools(() => settings.binary, ctx.globalStorageUri.fsPath);
 	const configs = new Configs(daemon, settings, starter, log);
 	const terminals = new Terminals(settings, sessions, starter);

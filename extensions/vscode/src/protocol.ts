@@ -8,6 +8,7 @@ export const code = { cancelled: -32800, config: 1, session: 7, build: 8, file: 
 export interface Client {
 	dir: string;
 	env: string[]; // NAME=value
+	local: string[]; // directories that are this machine's for the debuggee, too
 }
 
 export interface Overrides {

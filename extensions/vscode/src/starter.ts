@@ -25,6 +25,7 @@ export class Starter {
 	constructor(
 		private readonly daemon: Daemon, private readonly settings: Settings,
 		private readonly sessions: Sessions, private readonly notify: Notifier,
+		private readonly places: string[], // of the editor and its extensions, parts of which run in debuggees
 	) {}
 
 	asker(c: Launch, folder: vscode.WorkspaceFolder | undefined): Asker {
@@ -41,7 +42,7 @@ export class Starter {
 
 	client(cwd: string | undefined, folder: vscode.WorkspaceFolder | undefined, own: Record<string, string | null> = {}): Client {
 		const dir = folder?.uri.fsPath ?? vscode.workspace.workspaceFolders?.[0]?.uri.fsPath ?? cwd ?? '/';
-		return { dir, env: merge(process.env, own) };
+		return { dir, env: merge(process.env, own), local: this.places };
 	}
 
 	choice(a: Pick<Asker, 'client' | 'configFile' | 'target' | 'namespace'>): Choice {
