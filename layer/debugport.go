@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"mirrord/layer/seccomp"
 )
@@ -157,8 +158,10 @@ func (c *call) forDebugger() bool {
 	if err != nil {
 		return false
 	}
-	kind, ports := debugPorts(exe, c.words("cmdline"), func() []string { return c.words("environ") })
-	if kind != aDebugger && !slices.Contains(ports, c.addr.addr.Port()) {
+	environ := sync.OnceValue(func() []string { return c.words("environ") })
+	kind, ports := debugPorts(exe, c.words("cmdline"), environ)
+	chosen := kind == inspector && c.addr.addr.Addr().IsLoopback() && byEditor(environ())
+	if kind != aDebugger && !chosen && !slices.Contains(ports, c.addr.addr.Port()) {
 		return false
 	}
 	switch kind {
@@ -170,6 +173,12 @@ func (c *call) forDebugger() bool {
 		return err == nil && bytes.Contains(maps, []byte("/libdt_socket.so"))
 	}
 	return kind != noDebugger
+}
+
+// byEditor tells whether VS Code's debugger of node opens the inspector, at a
+// port that no word tells.
+func byEditor(env []string) bool {
+	return slices.ContainsFunc(env, func(pair string) bool { return strings.HasPrefix(pair, "VSCODE_INSPECTOR_OPTIONS=") })
 }
 
 // words reads a file of strings that end with NUL.

@@ -124,6 +124,9 @@ func TestDebuggersPort(t *testing.T) {
 		{"node, by a signal", nil, false, "", loopback, func(_ *testing.T, debug, web uint16) []string {
 			return []string{"node", "--inspect-port", fmt.Sprint(debug), "-e", fmt.Sprintf(nodeListensLate, web)}
 		}},
+		{"node, by VS Code", nil, false, "VSCODE_INSPECTOR_OPTIONS={}", loopback, func(_ *testing.T, debug, web uint16) []string {
+			return []string{"node", "-e", fmt.Sprintf("require('inspector').open(%d);", debug) + fmt.Sprintf(nodeListens, web)}
+		}},
 		{"JDWP", nil, false, "", all6, func(t *testing.T, debug, web uint16) []string {
 			return []string{"java", fmt.Sprintf("-agentlib:jdwp=transport=dt_socket,server=y,suspend=n,address=*:%d", debug), script(t, "Web.java", javaListens, web)}
 		}},
@@ -147,7 +150,7 @@ func TestDebuggersPort(t *testing.T) {
 			w := newWorld(t)
 			w.policy.Steal, w.policy.Mirror = !tt.mirror, tt.mirror
 			if tt.env != "" {
-				w.env = append(w.env, fmt.Sprintf(tt.env, debug))
+				w.env = append(w.env, strings.ReplaceAll(tt.env, "%d", fmt.Sprint(debug)))
 			}
 			var mu sync.Mutex
 			var asked []uint16 // guarded by mu
