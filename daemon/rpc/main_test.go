@@ -171,7 +171,13 @@ func (f *fake) List() []ide.Session {
 	return slices.Clone(f.sessions)
 }
 
-func (f *fake) Release(id string) { f.drop(id); f.released <- id }
+func (f *fake) Release(id string, tied bool) {
+	f.drop(id)
+	if tied {
+		id += ", tied"
+	}
+	f.released <- id
+}
 
 func (f *fake) drop(id string) {
 	f.mu.Lock()

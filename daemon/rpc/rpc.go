@@ -33,7 +33,7 @@ type Sessions interface {
 	ReadFile(ctx context.Context, p ide.FileReadParams) (ide.FileReadResult, error)
 	Debug(ctx context.Context, p ide.DebugStartParams, progress func(message string)) (ide.Debug, error)
 	List() []ide.Session
-	Release(id string) // the connection that started it is gone
+	Release(id string, tied bool) // a connection that started it is gone; tied: so the session ends
 }
 
 // A Manager is Sessions with the socket of their launchers.

@@ -14,12 +14,12 @@ func sessionStart(k *conn, ctx context.Context, p ide.SessionStartParams) (ide.S
 		return s, err
 	}
 	if ctx.Err() != nil { // it was started, but nobody will learn its id
-		k.server.sessions.Release(s.ID)
+		k.server.sessions.Release(s.ID, p.Tied)
 		return s, context.Cause(ctx)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.started = append(k.started, s.ID)
+	k.started = append(k.started, started{s.ID, p.Tied})
 	return s, nil
 }
 

@@ -199,6 +199,7 @@ type (
 		Client     Client    `json:"client"`
 		ConfigFile string    `json:"configFile,omitempty"`
 		Overrides  Overrides `json:"overrides"`
+		Tied       bool      `json:"tied,omitempty"`     // the session ends with this connection, and its debuggees do
 		Progress   string    `json:"progress,omitempty"` // token of $/progress, "" for none
 	}
 	// Session tells of a session what anybody may know.

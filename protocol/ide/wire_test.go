@@ -36,7 +36,7 @@ func messages() map[string]any {
 		MethodConfigVerify + " result":     ConfigVerifyResult{Problems: []Problem{{File: "mirrord.json", Line: 2, Column: 14, Key: "feature.fs.mode", Message: `"reed" is none of local, localwithoverrides, read, write`}}, ConfigFile: "/home/dev/shop/.mirrord/mirrord.json", Target: "deployment/web", Namespace: "shop", Steal: true},
 		MethodConfigDefault:                Empty{},
 		MethodConfigDefault + " result":    ConfigDefaultResult{Name: "mirrord.json", Text: text},
-		MethodSessionStart:                 SessionStartParams{Client: client, Overrides: overrides, Progress: "p1"},
+		MethodSessionStart:                 SessionStartParams{Client: client, Overrides: overrides, Tied: true, Progress: "p1"},
 		MethodSessionStart + " result":     session,
 		MethodSessionLaunch:                SessionID{ID: "5f3a9c21"},
 		MethodSessionLaunch + " result": Launch{

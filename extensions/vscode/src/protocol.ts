@@ -86,7 +86,10 @@ export interface Session {
 	warnings?: string[];
 }
 
-export type SessionStart = Choice & { id?: string };
+export type SessionStart = Choice & {
+	id?: string;
+	tied?: boolean; // it ends with the connection
+};
 
 export interface Traffic {
 	id: string;
