@@ -27,6 +27,7 @@ var methods = map[string]method{
 	ide.MethodSessionList:      answer(sessionList),
 	ide.MethodRestart:          answer(sessionRestart),
 	ide.MethodSessionEvents:    answer(sessionEvents),
+	ide.MethodSessionRequest:   answer(sessionRequest),
 	ide.MethodDebugStart:       answer(debugStart),
 }
 

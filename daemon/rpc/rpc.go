@@ -26,7 +26,9 @@ type Sessions interface {
 	Launch(ctx context.Context, id string) (ide.Launch, error)
 	Restart(ctx context.Context, p ide.SessionRestartParams) (ide.Session, error)
 	Stop(ctx context.Context, id string) error
-	Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error // until the session's end, or ctx's
+	// Events tells until the session's end, or ctx's.
+	Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error
+	Request(p ide.RequestParams) (ide.RequestResult, error)
 	Debug(ctx context.Context, p ide.DebugStartParams, progress func(message string)) (ide.Debug, error)
 	List() []ide.Session
 	Release(id string) // the connection that started it is gone
