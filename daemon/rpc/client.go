@@ -223,14 +223,20 @@ func (c *Client) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.
 	}
 }
 
-// Events hands what happens in a session, or with id "" in all of them, to
+// Events hands what happens in a session, or without its ID in all of them, to
 // tell, one after the other, until the session has ended or ctx is done. It is
 // called once for a client.
-func (c *Client) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
+func (c *Client) Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error {
 	c.mu.Lock()
 	c.events = tell
 	c.mu.Unlock()
-	return c.Call(ctx, ide.MethodSessionEvents, ide.SessionEventsParams{ID: id}, nil)
+	return c.Call(ctx, ide.MethodSessionEvents, p, nil)
+}
+
+// Request asks for a request that was told of.
+func (c *Client) Request(ctx context.Context, p ide.RequestParams) (r ide.RequestResult, err error) {
+	err = c.Call(ctx, ide.MethodSessionRequest, p, &r)
+	return r, err
 }
 
 // Restart has a session's configuration read again.

@@ -140,12 +140,16 @@ func (f *fake) Restart(_ context.Context, p ide.SessionRestartParams) (ide.Sessi
 	return ide.Session{ID: p.ID}, nil
 }
 
-func (f *fake) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
+func (f *fake) Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error {
 	for _, port := range []uint16{1, 2} {
-		tell(ide.SessionEvent{Session: id, Kind: ide.EventTaken, Port: port})
+		tell(ide.SessionEvent{Session: p.ID, Kind: ide.EventTaken, Port: port})
 	}
 	<-ctx.Done()
 	return context.Cause(ctx)
+}
+
+func (f *fake) Request(p ide.RequestParams) (ide.RequestResult, error) {
+	return ide.RequestResult{Peer: p.ID, Port: uint16(p.Request), Done: p.Reveal}, nil
 }
 
 func (f *fake) Stop(ctx context.Context, id string) error { f.drop(id); return nil }

@@ -28,6 +28,7 @@ var methods = map[string]method{
 	ide.MethodSessionList:      answer(sessionList),
 	ide.MethodRestart:          answer(sessionRestart),
 	ide.MethodSessionEvents:    answer(sessionEvents),
+	ide.MethodSessionRequest:   answer(sessionRequest),
 	ide.MethodFileList:         answer(fileList),
 	ide.MethodFileStat:         answer(fileStat),
 	ide.MethodFileRead:         answer(fileRead),

@@ -27,7 +27,9 @@ type Sessions interface {
 	Launch(ctx context.Context, id string) (ide.Launch, error)
 	Restart(ctx context.Context, p ide.SessionRestartParams) (ide.Session, error)
 	Stop(ctx context.Context, id string) error
-	Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error // until the session's end, or ctx's
+	// Events tells until the session's end, or ctx's.
+	Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error
+	Request(p ide.RequestParams) (ide.RequestResult, error)
 	ListFiles(ctx context.Context, p ide.FileParams) (ide.FileListResult, error)
 	StatFile(ctx context.Context, p ide.FileParams) (ide.FileEntry, error)
 	ReadFile(ctx context.Context, p ide.FileReadParams) (ide.FileReadResult, error)

@@ -108,13 +108,22 @@ func TestEvents(t *testing.T) {
 	c := dial(t, dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	var ports []uint16
-	err := c.Events(ctx, "5f3a9c21", func(e ide.SessionEvent) {
+	err := c.Events(ctx, ide.SessionEventsParams{ID: "5f3a9c21"}, func(e ide.SessionEvent) {
 		if ports = append(ports, e.Port); len(ports) == 2 {
 			cancel()
 		}
 	})
 	if code(err) != ide.CodeCancelled || !slices.Equal(ports, []uint16{1, 2}) {
 		t.Errorf("ports %v, %v", ports, err)
+	}
+}
+
+// A request is asked for by its number, and shown as far as is said.
+func TestRequest(t *testing.T) {
+	_, dir := serveFake(t)
+	r, err := dial(t, dir).Request(t.Context(), ide.RequestParams{ID: "5f3a9c21", Request: 7, Reveal: true})
+	if err != nil || r.Peer != "5f3a9c21" || r.Port != 7 || !r.Done {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 

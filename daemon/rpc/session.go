@@ -37,7 +37,11 @@ func sessionRestart(k *conn, ctx context.Context, p ide.SessionRestartParams) (i
 
 // sessionEvents is answered when there is nothing more to tell.
 func sessionEvents(k *conn, ctx context.Context, p ide.SessionEventsParams) (ide.Empty, error) {
-	return ide.Empty{}, k.server.sessions.Events(ctx, p.ID, func(e ide.SessionEvent) { k.notify(ctx, ide.MethodSessionEvent, e) })
+	return ide.Empty{}, k.server.sessions.Events(ctx, p, func(e ide.SessionEvent) { k.notify(ctx, ide.MethodSessionEvent, e) })
+}
+
+func sessionRequest(k *conn, _ context.Context, p ide.RequestParams) (ide.RequestResult, error) {
+	return k.server.sessions.Request(p)
 }
 
 func sessionList(k *conn, _ context.Context, _ ide.Empty) (ide.SessionListResult, error) {

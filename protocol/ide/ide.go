@@ -226,7 +226,8 @@ type (
 	}
 	// SessionEventsParams: without ID, of all sessions, also those to come.
 	SessionEventsParams struct {
-		ID string `json:"id,omitempty"`
+		ID      string `json:"id,omitempty"`
+		Traffic bool   `json:"traffic,omitempty"` // also requests, connections and files
 	}
 	// SessionEvent is something that happened in a session. Those that say what
 	// is the case are told first to a client that asks.
@@ -238,6 +239,11 @@ type (
 		Port    uint16 `json:"port,omitempty"`
 		Mirror  bool   `json:"mirror,omitempty"`
 		Message string `json:"message,omitempty"`
+
+		Request    *Request    `json:"request,omitempty"`
+		Connection *Connection `json:"connection,omitempty"`
+		Outgoing   *Outgoing   `json:"outgoing,omitempty"`
+		File       *File       `json:"file,omitempty"`
 	}
 	SessionListResult struct {
 		Sessions []Session `json:"sessions"`

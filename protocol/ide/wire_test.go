@@ -47,7 +47,7 @@ func messages() map[string]any {
 		MethodSessionStop + " result":   Empty{},
 		MethodRestart:                   SessionRestartParams{ID: "5f3a9c21", Client: client},
 		MethodRestart + " result":       session,
-		MethodSessionEvents:             SessionEventsParams{ID: "5f3a9c21"},
+		MethodSessionEvents:             SessionEventsParams{ID: "5f3a9c21", Traffic: true},
 		MethodSessionEvents + " result": Empty{},
 		MethodSessionEvent:              SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventStopped, PID: 4712},
 		MethodSessionList:               Empty{},
@@ -70,6 +70,29 @@ func messages() map[string]any {
 		MethodCancel:                 CancelParams{ID: 7},
 		"error data of a file":       ErrorData{Errno: "ENOENT"},
 		"error data":                 ErrorData{Hint: "check with `kubectl auth can-i create jobs.batch -n shop`"},
+		MethodSessionEvent + " " + EventRequest: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventRequest, Request: &Request{
+			ID: 7, Asked: &Asked{Port: 8080, Peer: "10.1.2.3:4711", Method: "GET", Path: "/items?all", Host: "web", Proto: "HTTP/1.1"},
+		}},
+		MethodSessionEvent + " " + EventResponse: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.6Z", Kind: EventResponse, Request: &Request{
+			ID: 7, Answered: &Answered{MS: 100.5, RequestBytes: 0, ResponseBytes: 512, Error: "the connection was reset"},
+		}},
+		MethodSessionEvent + " " + EventConnection: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventConnection, Connection: &Connection{
+			ID: 8, Port: 6379, Mirror: true, Peer: "10.1.2.3:4711", BytesIn: 14, MS: 0.5, Open: true,
+		}},
+		MethodSessionEvent + " " + EventOutgoing: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventOutgoing, Outgoing: &Outgoing{
+			ID: 9, Proto: "tcp", Address: "10.96.0.12:80", Name: "inventory.shop.svc.cluster.local", PID: 4712, MS: 1.5, Error: "ECONNREFUSED", Ended: true,
+		}},
+		MethodSessionEvent + " " + EventFile: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventFile, File: &File{
+			Path: "/etc/shop/config.yaml", Op: "open", Bytes: 120, PID: 4712, Count: 3,
+		}},
+		MethodSessionRequest: RequestParams{ID: "5f3a9c21", Request: 7, Reveal: true},
+		MethodSessionRequest + " result": RequestResult{
+			Request: RequestMessage{
+				Method: "POST", Path: "/items", Host: "web", Proto: "HTTP/1.1", Headers: [][2]string{{"Content-Length", "5"}, {"Authorization", "…"}}, Body: []byte("hello"),
+			},
+			Response: ResponseMessage{Status: 201, Headers: [][2]string{{"Content-Length", "0"}}, Trailers: [][2]string{{"X-Sum", "42"}}, Body: []byte{}},
+			Peer:     "10.1.2.3:4711", Port: 8080, Started: "2026-11-23T12:00:00.5Z", MS: 12.5, Done: true,
+		},
 	}
 }
 
