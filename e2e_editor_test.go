@@ -131,3 +131,23 @@ func TestBrowsingTheTarget(t *testing.T) {
 		t.Errorf("a file that is not there: %#v", err)
 	}
 }
+
+// VS Code's debugger of Node.js, which is asked for in NODE_OPTIONS by who starts a
+// debuggee in the session, is in it beside what the pod asks of its own Node.js.
+func TestNodeOptionsOfPodAndDebugger(t *testing.T) {
+	namespace := ownNamespace(t)
+	apply(t, namespace, pod("web", `args: [sleep]
+    env: [{name: NODE_OPTIONS, value: "--stack-trace-limit=7"}]`))
+	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	e := editorOfTests(t)
+	s := e.session(namespace, "web", false)
+	boot := file(t, "boot.js", "globalThis.booted = process.env.VSCODE_INSPECTOR_OPTIONS")
+	cmd := mirrord(t, "exec", "--session", s.ID, "--", "node", "-e", "console.log(Error.stackTraceLimit, globalThis.booted)")
+	d := started(t, cmd, []string{"NODE_OPTIONS=--require " + boot, "VSCODE_INSPECTOR_OPTIONS={}"})
+	if got := d.line(""); got != "7 {}" {
+		t.Errorf("node says %q, want 7 {}", got)
+	}
+	if code := d.wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
