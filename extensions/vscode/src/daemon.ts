@@ -64,7 +64,7 @@ export class Daemon {
 	async sessions(): Promise<ide.Session[]> { return (await this.ask<{ sessions: ide.Session[] }>('session/list', {})).sessions; }
 	/** Ends when cancel does; the connection's loss rejects it. */
 	events(p: { id?: string; traffic?: boolean }, cancel: Cancel): Promise<void> { return this.ask('session/events', p, cancel); }
-	exchange(id: string, request: string, reveal: boolean): Promise<ide.Exchange> { return this.ask('session/request', { id, request, reveal }); }
+	exchange(id: string, request: number, reveal: boolean): Promise<ide.Exchange> { return this.ask('session/request', { id, request, reveal }); }
 	debug(id: string, client: ide.Client, cancel?: Cancel): Promise<ide.Debug> { return this.ask('debug/start', { id, client, transport: 'unix' }, cancel); }
 	async files(id: string, path: string): Promise<ide.FileEntry[]> { return (await this.ask<{ entries: ide.FileEntry[] }>('file/list', { id, path })).entries; }
 	file(id: string, path: string): Promise<ide.FileEntry> { return this.ask('file/stat', { id, path }); }

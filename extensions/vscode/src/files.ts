@@ -55,7 +55,7 @@ export class TargetFiles implements vscode.FileSystemProvider {
 	}
 }
 
-function fileType(kind: FileKind | undefined): vscode.FileType {
+function fileType(kind: FileKind | ''): vscode.FileType {
 	return kind === 'directory' ? vscode.FileType.Directory : kind === 'file' ? vscode.FileType.File : vscode.FileType.Unknown;
 }
 

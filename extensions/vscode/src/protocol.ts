@@ -91,54 +91,58 @@ export type SessionStart = Choice & {
 	tied?: boolean; // it ends with the connection
 };
 
-export interface Traffic {
-	id: string;
-	port: number;
+/** A request on a stolen or mirrored connection: first its head, then how it was answered. */
+export interface RequestSeen {
+	id: number;
+	port?: number;
 	mirror?: boolean;
 	peer?: string;
-}
-
-export interface RequestSeen extends Traffic {
-	method: string;
-	path: string;
+	method?: string;
+	path?: string;
 	host?: string;
 	proto?: string;
 	grpc?: boolean;
-	status?: number; // 0: there was no answer
+	status?: number; // 0: there was no answer, as error says
 	ms?: number;
 	requestBytes?: number;
 	responseBytes?: number;
+	grpcStatus?: number;
 	error?: string;
 }
 
-export interface ConnectionSeen extends Traffic {
-	bytesIn?: number;
-	bytesOut?: number;
-	ms?: number;
-	open?: boolean;
+/** A stolen or mirrored connection that is not HTTP. */
+export interface ConnectionSeen {
+	id: number;
+	port: number;
+	mirror: boolean;
+	peer: string;
+	bytesIn: number; // to the debuggee
+	bytesOut: number;
+	ms: number;
+	open: boolean;
 }
 
 export interface OutgoingSeen {
-	id: string;
+	id: number;
 	proto: string;
 	address: string;
-	name?: string;
-	pid?: number;
-	ms?: number;
+	name: string; // that was looked up for the address, or ''
+	pid: number;
+	ms: number; // until the answer; ended: of the whole
 	error?: string;
-	ended?: boolean;
-	bytesIn?: number;
-	bytesOut?: number;
+	ended: boolean;
+	bytesIn: number;
+	bytesOut: number;
 }
 
 export interface FileSeen {
 	path: string;
-	op: string;
-	write?: boolean;
-	bytes?: number;
-	pid?: number;
+	op: string; // open, list
+	write: boolean;
+	bytes?: number; // its size
+	pid: number;
+	count?: number; // since the event before; 1 is left out
 	error?: string;
-	count?: number;
 }
 
 export interface SessionEvent {
@@ -156,18 +160,21 @@ export interface SessionEvent {
 }
 
 export interface Half {
-	headers?: [string, string][];
-	body?: string; // base64
-	truncated?: boolean;
+	headers: [string, string][] | null;
+	trailers?: [string, string][];
+	body: string; // base64, encoded as it came
+	truncated: boolean;
 }
 
 export interface Exchange {
-	request: Half & { method: string; path: string; host?: string; proto?: string };
-	response?: Half & { status: number };
-	peer?: string;
-	port?: number;
-	started?: string;
-	ms?: number;
+	request: Half & { method: string; path: string; host: string; proto: string };
+	response: Half & { status: number };
+	peer: string;
+	port: number;
+	started: string;
+	ms: number;
+	done: boolean;
+	error?: string;
 }
 
 export type FileKind = 'file' | 'directory' | 'symlink' | 'other';
@@ -178,7 +185,8 @@ export interface FileEntry {
 	size: number;
 	modified: number; // ms since the epoch
 	mode: number;
-	leads?: FileKind; // of a symlink: to what
+	target: string; // of a symlink
+	leads: FileKind | ''; // of a symlink: to what
 	symlink?: boolean;
 }
 

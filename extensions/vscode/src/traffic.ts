@@ -7,9 +7,9 @@ const kept = 200; // of each kind
 export class Traffic {
 	readonly ports = new Map<number, { mirror: boolean; waiting: boolean }>();
 	readonly stopped = new Set<number>(); // processes at a breakpoint
-	readonly requests = new Map<string, RequestSeen>();
-	readonly connections = new Map<string, ConnectionSeen>();
-	readonly outgoing = new Map<string, OutgoingSeen>();
+	readonly requests = new Map<number, RequestSeen>();
+	readonly connections = new Map<number, ConnectionSeen>();
+	readonly outgoing = new Map<number, OutgoingSeen>();
 	readonly files = new Map<string, FileSeen>();
 	launchers = 0;
 	message = '';
@@ -37,7 +37,7 @@ export class Traffic {
 			case 'request': case 'response': return merge(this.requests, e.request);
 			case 'connection': return merge(this.connections, e.connection);
 			case 'outgoing': return merge(this.outgoing, e.outgoing);
-			case 'file': return e.file ? put(this.files, e.file.path, e.file) : false;
+			case 'file': return e.file ? put(this.files, e.file.path, { ...e.file, count: (this.files.get(e.file.path)?.count ?? 0) + (e.file.count ?? 1) }) : false;
 			default: return false;
 		}
 	}
@@ -47,11 +47,11 @@ export class Traffic {
 	}
 }
 
-function merge<T extends { id: string }>(m: Map<string, T>, seen: T | undefined): boolean {
+function merge<T extends { id: number }>(m: Map<number, T>, seen: T | undefined): boolean {
 	return seen ? put(m, seen.id, { ...m.get(seen.id), ...seen }) : false;
 }
 
-function put<T>(m: Map<string, T>, key: string, value: T): boolean {
+function put<K, T>(m: Map<K, T>, key: K, value: T): boolean {
 	m.set(key, value);
 	for (const oldest of m.keys()) {
 		if (m.size <= kept) break;
@@ -64,7 +64,7 @@ function put<T>(m: Map<string, T>, key: string, value: T): boolean {
 export function requestLine(r: RequestSeen): { label: string; description: string } {
 	const status = r.status ? String(r.status) : r.error ? 'no answer' : '…';
 	const took = r.ms === undefined ? '' : ` · ${duration(r.ms)}`;
-	return { label: `${r.method} ${r.path}`, description: `${status}${took}${r.peer ? ` · ${r.peer}` : ''}` };
+	return { label: `${r.method ?? '?'} ${r.path ?? '?'}`, description: `${status}${took}${r.peer ? ` · ${r.peer}` : ''}` };
 }
 
 export function duration(ms: number): string {

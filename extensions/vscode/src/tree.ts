@@ -8,7 +8,7 @@ type Kind = 'ports' | 'requests' | 'connections' | 'outgoing' | 'files';
 export type Node =
 	| { kind: 'session'; id: string }
 	| { kind: 'group'; id: string; group: Kind }
-	| { kind: 'leaf'; key: string; label: string; description: string; icon: string; request?: { session: string; id: string } };
+	| { kind: 'leaf'; key: string; label: string; description: string; icon: string; request?: { session: string; id: number } };
 
 const groups: Record<Kind, { label: string; icon: string }> = {
 	ports: { label: 'Ports', icon: 'plug' },
@@ -88,8 +88,8 @@ export class SessionTree implements vscode.TreeDataProvider<Node> {
 
 	private leaves(r: Running, group: Kind): (Node & { kind: 'leaf' })[] {
 		const key = (k: string | number) => `l ${r.info.id} ${group} ${k}`;
-		const leaf = (k: string | number, label: string, description: string, icon: string, request?: string): Node & { kind: 'leaf' } =>
-			({ kind: 'leaf', key: key(k), label, description, icon, ...(request ? { request: { session: r.info.id, id: request } } : {}) });
+		const leaf = (k: string | number, label: string, description: string, icon: string, request?: number): Node & { kind: 'leaf' } =>
+			({ kind: 'leaf', key: key(k), label, description, icon, ...(request !== undefined ? { request: { session: r.info.id, id: request } } : {}) });
 		const t = r.traffic;
 		switch (group) {
 			case 'ports':
@@ -101,11 +101,11 @@ export class SessionTree implements vscode.TreeDataProvider<Node> {
 					return leaf(q.id, label, description, icon(q), q.id);
 				});
 			case 'connections':
-				return newest(t.connections).map((c) => leaf(c.id, c.peer ?? c.id,
-					`to port ${c.port} · ${c.open ? 'open' : 'ended'}${c.bytesIn === undefined ? '' : ` · ${size(c.bytesIn)} in, ${size(c.bytesOut ?? 0)} out`}`, 'plug'));
+				return newest(t.connections).map((c) => leaf(c.id, c.peer,
+					`to port ${c.port} · ${c.open ? 'open' : 'ended'} · ${size(c.bytesIn)} in, ${size(c.bytesOut)} out`, 'plug'));
 			case 'outgoing':
 				return newest(t.outgoing).map((o) => leaf(o.id, o.name ? `${o.name} (${o.address})` : o.address,
-					[o.proto, o.error ?? (o.ended ? 'ended' : 'open'), o.ms === undefined ? '' : duration(o.ms)].filter(Boolean).join(' · '), o.error ? 'error' : 'plug'));
+					[o.proto, o.error ?? (o.ended ? 'ended' : 'open'), duration(o.ms)].join(' · '), o.error ? 'error' : 'plug'));
 			case 'files':
 				return newest(t.files).map((f) => leaf(f.path, f.path,
 					[f.op, f.write ? 'for writing' : '', f.error ?? '', f.count && f.count > 1 ? `${f.count} times` : ''].filter(Boolean).join(' · '), f.op === 'list' ? 'folder' : 'file'));
@@ -120,7 +120,7 @@ export class SessionTree implements vscode.TreeDataProvider<Node> {
 	}
 }
 
-function newest<T>(m: Map<string, T>): T[] { return [...m.values()].reverse(); }
+function newest<K, T>(m: Map<K, T>): T[] { return [...m.values()].reverse(); }
 
 function icon(q: RequestSeen): string {
 	return q.error && !q.status ? 'error' : !q.status ? 'loading~spin' : q.status >= 500 ? 'error' : q.status >= 400 ? 'warning' : 'pass';
