@@ -43,7 +43,7 @@ export function activate(ctx: vscode.ExtensionContext): void {
 	const sessionView = vscode.window.createTreeView('mirrord.sessions', { treeDataProvider: tree });
 	const fileView = vscode.window.createTreeView('mirrord.files', { treeDataProvider: fileTree });
 
-	new Debugging(daemon, settings, sessions, starter, tools).register(ctx);
+	new Debugging(daemon, settings, sessions, starter, tools, log).register(ctx);
 	terminals.register(ctx);
 	configs.register(ctx);
 

@@ -55,7 +55,9 @@ export class Sessions {
 		this.trouble = '';
 		this.changed.fire();
 		try {
+			const begun = Date.now();
 			const info = await this.daemon.start(p, report, cancel);
+			this.log.info(`session ${info.id} with ${info.target}, after ${Date.now() - begun} ms`);
 			for (const r of this.all.values()) if (r.own?.key === key && r.own.timer) void this.stop(r.info.id); // its predecessor
 			const r: Running = this.all.get(info.id) ?? { info, traffic: new Traffic() };
 			r.info = info;
