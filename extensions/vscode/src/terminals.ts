@@ -19,19 +19,16 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 	private readonly registered: vscode.Disposable[] = [];
 	private count = 0;
 
-	constructor(private readonly settings: Settings, private readonly sessions: Sessions, private readonly starter: Starter) {}
+	constructor(
+		private readonly settings: Settings, private readonly sessions: Sessions, private readonly starter: Starter, private readonly log: vscode.LogOutputChannel,
+	) {}
 
 	register(ctx: vscode.ExtensionContext): void {
 		ctx.subscriptions.push(
 			{ dispose: () => this.registered.forEach((d) => d.dispose()) },
 			vscode.tasks.registerTaskProvider('mirrord', this),
 			vscode.window.registerTerminalProfileProvider('mirrord.terminal', this),
-			vscode.window.onDidOpenTerminal((t) => {
-				const id = sessionOf((t.creationOptions as vscode.TerminalOptions).shellArgs);
-				if (!id || this.terminals.has(t)) return;
-				this.terminals.set(t, id);
-				this.sessions.use(id, `terminal ${id}`);
-			}),
+			vscode.window.onDidOpenTerminal((t) => this.opened(t)),
 			vscode.window.onDidCloseTerminal((t) => {
 				const id = this.terminals.get(t);
 				if (id && this.terminals.delete(t)) this.sessions.leave(id, `terminal ${id}`, true);
@@ -43,6 +40,15 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 				if (id) this.sessions.leave(id, `task ${id}`, true);
 			}),
 		);
+		vscode.window.terminals.forEach((t) => this.opened(t));
+	}
+
+	private opened(t: vscode.Terminal): void {
+		const id = sessionOf((t.creationOptions as vscode.TerminalOptions).shellArgs);
+		if (!id || this.terminals.has(t)) return;
+		this.terminals.set(t, id);
+		if (this.sessions.get(id)) this.sessions.use(id, `terminal ${id}`);
+		else this.sessions.adopt(id, `terminal ${id}`).catch((e: unknown) => this.log.debug(`session ${id} of a terminal: ${String(e)}`));
 	}
 
 	provideTasks(): vscode.Task[] { return []; } // each workspace has its own, in tasks.json
