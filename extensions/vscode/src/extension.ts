@@ -34,7 +34,7 @@ export function activate(ctx: vscode.ExtensionContext): void {
 	const starter = new Starter(daemon, settings, sessions, notify, [vscode.env.appRoot, path.dirname(ctx.extensionPath)]);
 	const tools = new SessionTools(() => settings.binary, ctx.globalStorageUri.fsPath);
 	const configs = new Configs(daemon, settings, starter, log);
-	const terminals = new Terminals(settings, sessions, starter, log);
+	const terminals = new Terminals(settings, sessions, starter);
 	const targetFiles = new TargetFiles(daemon);
 	const requests = new RequestDocuments(daemon);
 	const status = new StatusItem(settings, sessions);

@@ -19,7 +19,7 @@ export interface Running {
 
 interface Own {
 	key: string; // of the launch
-	start?: SessionStart; // unless another has started it
+	start: SessionStart;
 	users: Set<string>; // debug sessions, tasks and terminals that run in it
 	paused: Set<string>; // debug sessions that stand at a breakpoint
 	timer?: NodeJS.Timeout; // ends it, when nobody uses it
@@ -83,7 +83,7 @@ export class Sessions {
 		for (const r of this.all.values()) {
 			if (r.own?.key !== key || r.own.users.size > 0) continue;
 			try {
-				if (r.own.start && same(r.own.start)) return await this.daemon.restart(r.info.id, p.client);
+				if (same(r.own.start)) return await this.daemon.restart(r.info.id, p.client);
 			} catch (e) {
 				this.log.debug(`session ${r.info.id} is not used again: ${e instanceof Error ? e.message : String(e)}`);
 			}
@@ -107,18 +107,6 @@ export class Sessions {
 		own.timer = undefined;
 		own.left = false;
 		own.users.add(user);
-		this.changed.fire();
-	}
-
-	/** Takes over a session that a user of this window's predecessor, before its reload, runs in. */
-	async adopt(id: string, user: string): Promise<void> {
-		const info = (await this.daemon.sessions()).find((s) => s.id === id);
-		if (!info) return;
-		const r: Running = this.all.get(id) ?? { info, traffic: new Traffic() };
-		r.own ??= { key: `adopted ${id}`, users: new Set(), paused: new Set() };
-		r.own.users.add(user);
-		this.all.set(id, r);
-		this.listen(this.traffic);
 		this.changed.fire();
 	}
 
@@ -229,7 +217,7 @@ export class Sessions {
 		let failed: unknown;
 		for (const r of mine) {
 			try {
-				if (r.own?.start && r.own.users.size > 0) r.info = await this.daemon.start(r.own.start, () => {}, never);
+				if (r.own && r.own.users.size > 0) r.info = await this.daemon.start(r.own.start, () => {}, never);
 				else this.all.delete(r.info.id);
 			} catch (e) {
 				failed = e;

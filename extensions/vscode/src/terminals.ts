@@ -19,9 +19,7 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 	private readonly registered: vscode.Disposable[] = [];
 	private count = 0;
 
-	constructor(
-		private readonly settings: Settings, private readonly sessions: Sessions, private readonly starter: Starter, private readonly log: vscode.LogOutputChannel,
-	) {}
+	constructor(private readonly settings: Settings, private readonly sessions: Sessions, private readonly starter: Starter) {}
 
 	register(ctx: vscode.ExtensionContext): void {
 		ctx.subscriptions.push(
@@ -40,15 +38,13 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 				if (id) this.sessions.leave(id, `task ${id}`, true);
 			}),
 		);
-		vscode.window.terminals.forEach((t) => this.opened(t));
 	}
 
 	private opened(t: vscode.Terminal): void {
 		const id = sessionOf((t.creationOptions as vscode.TerminalOptions).shellArgs);
 		if (!id || this.terminals.has(t)) return;
 		this.terminals.set(t, id);
-		if (this.sessions.get(id)) this.sessions.use(id, `terminal ${id}`);
-		else this.sessions.adopt(id, `terminal ${id}`).catch((e: unknown) => this.log.debug(`session ${id} of a terminal: ${String(e)}`));
+		this.sessions.use(id, `terminal ${id}`);
 	}
 
 	provideTasks(): vscode.Task[] { return []; } // each workspace has its own, in tasks.json
@@ -116,6 +112,7 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 			shellPath: this.settings.binary,
 			shellArgs: ['exec', '--session', id, '--', ...(line ? ['sh', '-c', line] : [shell])],
 			iconPath: new vscode.ThemeIcon('target'),
+			isTransient: true, // its session ends with this window
 			...(folder ? { cwd: folder.uri } : {}),
 		};
 	}
