@@ -110,6 +110,7 @@ export function activate(ctx: vscode.ExtensionContext): void {
 		vscode.workspace.registerTextDocumentContentProvider(requestScheme, requests),
 		settings.onChange(() => { draw(); listen(); }),
 		sessions.onChange(draw),
+		sessions.onEnd((id) => void tools.forget(id)),
 		sessionView.onDidChangeVisibility(listen),
 	);
 	draw();

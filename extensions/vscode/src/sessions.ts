@@ -31,6 +31,9 @@ export class Sessions {
 	private readonly all = new Map<string, Running>();
 	private readonly changed = new vscode.EventEmitter<void>();
 	readonly onChange = this.changed.event;
+	private readonly ended = new vscode.EventEmitter<string>();
+	/** Tells the id of a session that has ended. */
+	readonly onEnd = this.ended.event;
 	starting = 0;
 	trouble = ''; // what went wrong last, until the next start
 	private listening?: vscode.CancellationTokenSource;
@@ -172,6 +175,7 @@ export class Sessions {
 		this.listening?.cancel();
 		for (const r of this.all.values()) clearTimeout(r.own?.timer);
 		this.changed.dispose();
+		this.ended.dispose();
 	}
 
 	private expire(r: Running, after: number): void {
@@ -184,6 +188,7 @@ export class Sessions {
 		let r = this.all.get(e.session);
 		if (e.kind === 'ended') {
 			this.events.forget(e.session);
+			this.ended.fire(e.session);
 			if (!r) return;
 			this.all.delete(e.session);
 			clearTimeout(r.own?.timer);
