@@ -148,7 +148,8 @@ describe('the daemon', function () {
 		});
 		it('stops a start that is cancelled', async () => {
 			const cancel = new Canceller();
-			const started = daemon.start(choice({ kubeconfig: kubeconfig!, namespace: 'shop', target: 'deployment/inventory' }), () => cancel.cancel(), cancel);
+			const started = daemon.start(choice({ kubeconfig: kubeconfig!, namespace: 'shop', target: 'deployment/inventory' }), () => {}, cancel);
+			setImmediate(() => cancel.cancel()); // the request is on its way, and long from answered
 			await assert.rejects(started, (e: unknown) => e instanceof DaemonError && e.cancelled);
 			assert.deepEqual(await daemon.sessions(), []);
 		});
