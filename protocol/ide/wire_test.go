@@ -33,7 +33,7 @@ func messages() map[string]any {
 		MethodTargetNamespaces:             TargetListParams{Client: client, Overrides: Overrides{Context: "staging"}},
 		MethodTargetNamespaces + " result": NamespacesResult{Current: "shop", Namespaces: []string{"default", "shop"}},
 		MethodConfigVerify:                 ConfigVerifyParams{Client: client, ConfigFile: ".mirrord/mirrord.json", Text: &text, Overrides: Overrides{Namespace: "shop"}},
-		MethodConfigVerify + " result":     ConfigVerifyResult{Problems: []Problem{{File: "mirrord.json", Line: 2, Column: 14, Key: "feature.fs.mode", Message: `"reed" is none of local, localwithoverrides, read, write`}}, ConfigFile: "/home/dev/shop/.mirrord/mirrord.json", Target: "deployment/web", Namespace: "shop", Steal: true},
+		MethodConfigVerify + " result":     ConfigVerifyResult{Problems: []Problem{{File: "mirrord.json", Line: 2, Column: 14, Key: "feature.fs.mode", Message: `"reed" is none of local, localwithoverrides, read, write`}}, ConfigFile: "/home/dev/shop/.mirrord/mirrord.json", Target: "deployment/web", Namespace: "shop", Incoming: "steal"},
 		MethodConfigDefault:                Empty{},
 		MethodConfigDefault + " result":    ConfigDefaultResult{Name: "mirrord.json", Text: text},
 		MethodSessionStart:                 SessionStartParams{Client: client, Overrides: overrides, Tied: true, Progress: "p1"},
