@@ -27,7 +27,12 @@ func client(t *testing.T, file, text string, env ...string) ide.Client {
 
 func load1(t *testing.T, text string, o ide.Overrides, env ...string) *Config {
 	t.Helper()
-	c, err := Load(client(t, "mirrord.json", text, env...), "mirrord.json", o)
+	return loadAs(t, "mirrord.json", text, o, env...)
+}
+
+func loadAs(t *testing.T, name, text string, o ide.Overrides, env ...string) *Config {
+	t.Helper()
+	c, err := Load(client(t, name, text, env...), name, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +323,7 @@ func TestDefault(t *testing.T) {
 	if err != nil || len(r.Problems) > 0 {
 		t.Fatalf("problems %v, %v", r.Problems, err)
 	}
-	got, want := load1(t, d.Text, ide.Overrides{}), load1(t, "{}", ide.Overrides{})
+	got, want := loadAs(t, d.Name, d.Text, ide.Overrides{}), loadAs(t, d.Name, "{}", ide.Overrides{})
 	got.Key, want.Key = "", ""
 	got.said = false // it says so, which an empty one does not
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Config{}, Agent{})); diff != "" {
