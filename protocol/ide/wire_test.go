@@ -35,7 +35,7 @@ func messages() map[string]any {
 		MethodConfigVerify:                 ConfigVerifyParams{Client: client, ConfigFile: ".mirrord/mirrord.json", Text: &text, Overrides: Overrides{Namespace: "shop"}},
 		MethodConfigVerify + " result":     ConfigVerifyResult{Problems: []Problem{{File: "mirrord.json", Line: 2, Column: 14, Key: "feature.fs.mode", Message: `"reed" is none of local, localwithoverrides, read, write`}}, ConfigFile: "/home/dev/shop/.mirrord/mirrord.json", Target: "deployment/web", Namespace: "shop", Incoming: "steal"},
 		MethodConfigDefault:                Empty{},
-		MethodConfigDefault + " result":    ConfigDefaultResult{Name: "mirrord.json", Text: text},
+		MethodConfigDefault + " result":    ConfigDefaultResult{Name: "mirrord.yaml", Text: "target: deployment/web\n"},
 		MethodSessionStart:                 SessionStartParams{Client: client, Overrides: overrides, Tied: true, Progress: "p1"},
 		MethodSessionStart + " result":     session,
 		MethodSessionLaunch:                SessionID{ID: "5f3a9c21"},
