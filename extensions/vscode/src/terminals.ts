@@ -14,6 +14,7 @@ interface Definition extends vscode.TaskDefinition {
 /** Tasks and terminals that run in a session, by `mirrord exec`. */
 export class Terminals implements vscode.TaskProvider, vscode.TerminalProfileProvider {
 	private readonly terminals = new Map<vscode.Terminal, string>(); // session
+	private readonly forTerminals = new Set<string>(); // sessions
 	private readonly commands = new Map<string, string>(); // by task
 	private readonly waiting = new Map<string, string[]>(); // sessions whose task is about to run, by the variable in their place
 	private readonly tasks = new Map<vscode.TaskExecution, string>(); // session
@@ -49,7 +50,7 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 
 	private opened(t: vscode.Terminal): void {
 		const id = sessionOf((t.creationOptions as vscode.TerminalOptions).shellArgs);
-		if (!id || this.terminals.has(t)) return;
+		if (!id || !this.forTerminals.has(id) || this.terminals.has(t)) return; // a task's is not ours
 		this.terminals.set(t, id);
 		this.sessions.use(id, `terminal ${id}`);
 	}
@@ -112,6 +113,7 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 		}, token);
 		if (!running) return undefined;
 		const { id, target } = running.info;
+		this.forTerminals.add(id);
 		const shell = vscode.env.shell || '/bin/sh';
 		return {
 			name: line ? `mirrord: ${line}` : `mirrord: ${target}`,
