@@ -73,8 +73,10 @@ export class Debugging {
 		await this.ended();
 	}
 
+	/** Restarts a debuggee that has stopped, and returns when it runs anew. */
 	async restart(): Promise<void> {
 		await this.window.press('Control+Shift+F5');
+		await this.page.locator('.editor-instance .debug-top-stack-frame-line').first().waitFor({ state: 'hidden' });
 	}
 
 	async ended(): Promise<void> {

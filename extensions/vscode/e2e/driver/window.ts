@@ -6,6 +6,7 @@ import * as path from 'node:path';
 import type { Locator, Page } from 'playwright-core';
 
 import { Debugging } from './debugging.ts';
+import { Inside } from './inside.ts';
 import { Notifications } from './notifications.ts';
 import { QuickPick } from './quickpick.ts';
 import { Terminal } from './terminal.ts';
@@ -27,6 +28,7 @@ export type Theme = keyof typeof themes;
 export class Window {
 	readonly page: Page;
 	readonly folder: string;
+	readonly inside: Inside;
 	readonly quickPick: QuickPick;
 	readonly debugging: Debugging;
 	readonly terminal: Terminal;
@@ -34,9 +36,10 @@ export class Window {
 	/** The page's errors, as its console had them. */
 	readonly errors: string[] = [];
 
-	constructor(page: Page, folder: string) {
+	constructor(page: Page, folder: string, runtimeDir: string) {
 		this.page = page;
 		this.folder = folder;
+		this.inside = new Inside(runtimeDir, folder);
 		this.quickPick = new QuickPick(page);
 		this.debugging = new Debugging(this);
 		this.terminal = new Terminal(this);
@@ -48,7 +51,7 @@ export class Window {
 	/** Waits for the workbench and its extension host. */
 	async ready(): Promise<void> {
 		await this.page.locator('.monaco-workbench').waitFor();
-		await this.page.locator('.statusbar [id="status.problems"]').waitFor();
+		await this.inside.ready();
 	}
 
 	async shot(name: string): Promise<void> {
@@ -135,21 +138,11 @@ export class Window {
 		return rows.map(r => r.replaceAll(/\s+/g, ' ').trim());
 	}
 
-	/** Waits until the settings that ask for a theme have come into effect. */
-	async theme(theme: Theme, change: (settings: Record<string, unknown>) => void): Promise<void> {
+	/** Changes the theme, and waits until it shows. */
+	async theme(theme: Theme): Promise<void> {
 		const [name, mark] = themes[theme];
-		// Code misses a change that comes while it still carries out the one before.
-		for (let i = 0; i < 10; i++) {
-			change({ 'workbench.colorTheme': name, 'window.autoDetectColorScheme': false, 'window.autoDetectHighContrast': false });
-			try {
-				await this.page.locator(`.monaco-workbench.${mark}`).waitFor({ timeout: 3_000 });
-				return;
-			} catch (err) {
-				if (i === 9) {
-					throw err;
-				}
-			}
-		}
+		await this.inside.settings({ 'workbench.colorTheme': name });
+		await this.page.locator(`.monaco-workbench.${mark}`).waitFor();
 	}
 
 	async reload(): Promise<void> {
