@@ -27,6 +27,7 @@
 //	    daemon/config: mirrord.json. daemon/session: one debuggee, one target.
 //	  - daemon/cluster: Kubernetes. daemon/tunnel: streams to the agent.
 //	    daemon/forward: loopback endpoints. daemon/files: the target's files as FUSE nodes.
+//	    daemon/traffic: what goes through a session.
 //	    daemon/debug: Delve. daemon/debug/endpoint: where editors meet it.
 //	  - layer: what is hooked and how it is answered. layer/policy: Local or
 //	    Remote, and why. layer/seccomp: the program and its notifications.
@@ -67,6 +68,9 @@
 // What the agent answered about a file the launcher keeps (layer/cache.go)
 // until the agent says that it has changed (agent/files/lease.go). A program's
 // way through a directory is guessed, and answered ahead (agent/files/ahead.go).
+//
+// Who asks is told what goes through a session (daemon/traffic): copies of what
+// the relays move are looked at elsewhere, and made only then.
 //
 // A debuggee that its debugger has stopped, or is replacing by the next, is
 // waited for: daemon/session/debuggee.go, listen.go.

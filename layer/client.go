@@ -114,6 +114,12 @@ func (c *Client) kept() *cache {
 	return &k.kept
 }
 
+// opened tells the daemon in use of an opening that it was not asked for.
+func (c *Client) opened(by *call, flags uint32, errno unix.Errno, size int64) {
+	k, _, _ := c.current()
+	k.opened(by, flags, errno, size)
+}
+
 // lost is closed when the daemon in use has ended the connection.
 func (c *Client) lost() <-chan struct{} {
 	k, _, _ := c.current()

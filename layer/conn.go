@@ -20,15 +20,16 @@ import (
 //
 // Goroutines: dialConn starts one, which reads the replies; disconnect waits for it.
 type conn struct {
-	log    *slog.Logger
-	socket *net.UnixConn
-	out    net.Conn      // socket, for requests
-	number int           // which of the Client's it is
-	root   *os.File      // of the file server, nil where there is none
-	news   chan<- string // the Client's
-	kept   cache         // what it answered
-	over   atomic.Bool   // the session has ended
-	done   chan struct{} // closed when read has ended
+	log      *slog.Logger
+	socket   *net.UnixConn
+	out      net.Conn      // socket, for requests
+	number   int           // which of the Client's it is
+	root     *os.File      // of the file server, nil where there is none
+	news     chan<- string // the Client's
+	kept     cache         // what it answered
+	openings openings      // what it did not hear of
+	over     atomic.Bool   // the session has ended
+	done     chan struct{} // closed when read has ended
 
 	mu      sync.Mutex
 	seq     uint32                // guarded by mu
@@ -127,6 +128,9 @@ func (k *conn) read() {
 				continue
 			case r.Flags&wire.ReplyAhead != 0:
 				k.kept.ahead(&r.Reply)
+				continue
+			case r.Flags&wire.ReplyWatched != 0:
+				k.openings.wanted.Store(r.Node != 0)
 				continue
 			}
 			select {

@@ -87,7 +87,7 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 	if errno != 0 {
 		return fail(errno)
 	}
-	q := &wire.Request{Op: wire.OpConnect, Addr: to, Addr2: source}
+	q := &wire.Request{Op: wire.OpConnect, Addr: to, Addr2: source, Mode: c.TID}
 	if d.async {
 		q.Flags = wire.ConnectAsync
 	}
@@ -172,7 +172,7 @@ func (d *duplicate) connect(to netip.AddrPort) answer {
 }
 
 func (c *call) connectUDP(d *duplicate, to netip.AddrPort) answer {
-	endpoint, errno := c.l.datagramEndpoint(d, to)
+	endpoint, errno := c.datagramEndpoint(d, to)
 	if errno != 0 {
 		return fail(errno)
 	}

@@ -23,7 +23,8 @@ const maxEndpoints = 1 << 12
 const maxDatagram = 1<<16 - 1
 
 // datagramEndpoint returns the daemon's endpoint that stands for to.
-func (l *Layer) datagramEndpoint(d *duplicate, to netip.AddrPort) (netip.AddrPort, unix.Errno) {
+func (c *call) datagramEndpoint(d *duplicate, to netip.AddrPort) (netip.AddrPort, unix.Errno) {
+	l := c.l
 	if len(l.Addrs) > 0 && !l.ownAddr(to.Addr()).IsValid() && !to.Addr().IsLoopback() {
 		return netip.AddrPort{}, unix.ENETUNREACH // the target has no such family
 	}
@@ -52,7 +53,7 @@ func (l *Layer) datagramEndpoint(d *duplicate, to netip.AddrPort) (netip.AddrPor
 	if known {
 		return endpoint, 0
 	}
-	r := l.Daemon.call(&wire.Request{Op: wire.OpDatagram, Addr: to, Addr2: source, Node: d.inode})
+	r := l.Daemon.call(&wire.Request{Op: wire.OpDatagram, Addr: to, Addr2: source, Node: d.inode, Mode: c.TID})
 	closeFD(r.fd)
 	if r.Errno != 0 {
 		return netip.AddrPort{}, unix.Errno(r.Errno)
@@ -118,7 +119,7 @@ func (c *call) send(d *duplicate, data []buffer, control []byte, flags uint64) a
 	if errno != 0 {
 		return fail(errno)
 	}
-	endpoint, errno := c.l.datagramEndpoint(d, s.addr)
+	endpoint, errno := c.datagramEndpoint(d, s.addr)
 	if errno != 0 {
 		return fail(errno)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"mirrord/layer/seccomp"
 )
@@ -157,8 +158,13 @@ func (c *call) forDebugger() bool {
 	if err != nil {
 		return false
 	}
-	kind, ports := debugPorts(exe, c.words("cmdline"), func() []string { return c.words("environ") })
-	if kind != aDebugger && !slices.Contains(ports, c.addr.addr.Port()) {
+	args, environ := c.words("cmdline"), sync.OnceValue(func() []string { return c.words("environ") })
+	kind, ports := debugPorts(exe, args, environ)
+	if kind == inspector && seeksPort(args, environ()) {
+		return true
+	}
+	chosen := kind == inspector && c.addr.addr.Addr().IsLoopback() && byEditor(environ())
+	if kind != aDebugger && !chosen && !slices.Contains(ports, c.addr.addr.Port()) {
 		return false
 	}
 	switch kind {
@@ -170,6 +176,18 @@ func (c *call) forDebugger() bool {
 		return err == nil && bytes.Contains(maps, []byte("/libdt_socket.so"))
 	}
 	return kind != noDebugger
+}
+
+// byEditor tells whether VS Code's debugger of node opens the inspector, at a
+// port that no word tells.
+func byEditor(env []string) bool {
+	return slices.ContainsFunc(env, func(pair string) bool { return strings.HasPrefix(pair, "VSCODE_INSPECTOR_OPTIONS=") })
+}
+
+// seeksPort tells whether node was started by VS Code's debugger to find a free
+// port for the inspector, by listening there for a moment.
+func seeksPort(args, env []string) bool {
+	return len(args) == 3 && args[1] == "-e" && byEditor(env) && len(options(env, "NODE_OPTIONS")) == 0
 }
 
 // words reads a file of strings that end with NUL.

@@ -42,6 +42,7 @@ func (c *call) open(flags int) answer {
 	}
 	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&(unix.O_CREAT|unix.O_TRUNC) != 0 || flags&unix.O_TMPFILE == unix.O_TMPFILE {
 		if errno := c.mayWrite(flags); errno != 0 {
+			c.l.Daemon.opened(c, openFlags(flags)|wire.OpenWrite, errno, 0)
 			return fail(errno)
 		}
 	}
@@ -72,12 +73,14 @@ func (c *call) openRemote(flags int) (int, error) {
 		switch k := known.get(q); {
 		case k == nil:
 		case k.errno != 0:
+			c.l.Daemon.opened(c, 0, k.errno, 0)
 			return -1, k.errno
 		case k.whole:
+			c.l.Daemon.opened(c, 0, 0, k.attr.Size)
 			return known.open(k, &c.l.files)
 		}
 	}
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: openFlags(flags), Path: c.path})
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: openFlags(flags), Mode: c.TID, Path: c.path})
 	switch {
 	case r.Errno != 0:
 		known.put(q, r.Lease, &kept{errno: unix.Errno(r.Errno)})
@@ -118,12 +121,16 @@ func (c *call) known() (answer, bool) {
 	case k == nil:
 		return answer{}, false
 	case k.errno != 0:
+		if opens {
+			c.l.Daemon.opened(c, 0, k.errno, 0)
+		}
 		return fail(k.errno), true
 	case !opens:
 		return c.tell(&k.attr), true
 	case !k.whole:
 		return answer{}, false
 	}
+	c.l.Daemon.opened(c, 0, 0, k.attr.Size)
 	fd, err := cache.open(k, &c.l.files)
 	if err != nil {
 		return failWith(err), true

@@ -31,10 +31,21 @@ const (
 	MaxChunk = 240<<10 - ChunkHead - 12
 )
 
+// A Watch is shown what a relay is about to move, each direction by one
+// goroutine; nil is the direction's orderly end. It does not wait, and keeps
+// nothing of b.
+type Watch interface {
+	Sends(b []byte)    // from the connection to the stream
+	Receives(b []byte) // from the stream to the connection
+}
+
 // Relay moves bytes between a connection and its stream until both directions
 // have ended, keeping half-closes and resets apart, and closes both. Goroutines:
 // two beside the caller's, gone before Relay returns.
-func Relay(conn *net.TCPConn, stream net.Conn) error {
+func Relay(conn *net.TCPConn, stream net.Conn) error { return RelayWatched(conn, stream, nil) }
+
+// RelayWatched is Relay that shows w, unless it is nil, what it moves.
+func RelayWatched(conn *net.TCPConn, stream net.Conn, w Watch) error {
 	fast := socket.New(conn)
 	var once sync.Once
 	var first error
@@ -53,11 +64,11 @@ func Relay(conn *net.TCPConn, stream net.Conn) error {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(sent)
-		if err := sendChunks(stream, fast, &ending); err != nil {
+		if err := sendChunks(stream, fast, &ending, w); err != nil {
 			fail(err)
 		}
 	})
-	if err := receiveChunks(fast, stream); err != nil {
+	if err := receiveChunks(fast, stream, w); err != nil {
 		fail(err)
 	} else if done(sent) {
 		// Closing says all that is left to say.
@@ -111,19 +122,25 @@ func bigger(buf []byte) []byte {
 
 // sendChunks copies conn to the stream until conn's FIN, and sets ending before
 // it passes that on.
-func sendChunks(stream io.Writer, conn io.Reader, ending *atomic.Bool) error {
+func sendChunks(stream io.Writer, conn io.Reader, ending *atomic.Bool, w Watch) error {
 	first := firstBuffers.Get().(*[firstBuffer]byte)
 	defer firstBuffers.Put(first)
 	buf := first[:]
 	for {
 		n, err := conn.Read(buf[ChunkHead:])
 		if n > 0 {
+			if w != nil {
+				w.Sends(buf[ChunkHead : ChunkHead+n])
+			}
 			binary.BigEndian.PutUint32(buf, uint32(n))
 			if _, err := stream.Write(buf[:ChunkHead+n]); err != nil {
 				return fmt.Errorf("writing to stream: %w", err)
 			}
 		}
 		if err == io.EOF {
+			if w != nil {
+				w.Sends(nil)
+			}
 			ending.Store(true)
 			_, err = stream.Write(make([]byte, ChunkHead))
 			return err
@@ -139,7 +156,7 @@ func sendChunks(stream io.Writer, conn io.Reader, ending *atomic.Bool) error {
 
 // receiveChunks copies the stream to conn until the direction's end. What came
 // is passed on at once, in one write, whether it is a part of a chunk or several.
-func receiveChunks(conn io.Writer, stream io.Reader) error {
+func receiveChunks(conn io.Writer, stream io.Reader, w Watch) error {
 	first := firstBuffers.Get().(*[firstBuffer]byte)
 	defer firstBuffers.Put(first)
 	buf := first[:]
@@ -164,6 +181,9 @@ func receiveChunks(conn io.Writer, stream io.Reader) error {
 			}
 			part := in[:min(left, len(in))]
 			parts = append(parts, part)
+			if w != nil {
+				w.Receives(part)
+			}
 			left -= len(part)
 			in = in[len(part):]
 		}
@@ -171,6 +191,9 @@ func receiveChunks(conn io.Writer, stream io.Reader) error {
 			return fmt.Errorf("writing to connection: %w", err)
 		}
 		if ended {
+			if w != nil {
+				w.Receives(nil)
+			}
 			return nil
 		}
 		rest := in

@@ -15,13 +15,17 @@ import (
 
 func eventsCommand() *cobra.Command {
 	var output string
+	var traffic bool
 	cmd := &cobra.Command{
 		Use:   "events [ID]",
 		Short: "Tell what happens in a session, or in all",
 		Long: `events tells what happens in session ID, or in all of them, first what is the
 case: launchers that come and go, ports that are taken and given back, debuggees
-that their debugger stops. It ends with the session, or when it is interrupted.`,
-		Example: "  mirrord session events\n  mirrord session events 1f2e3d4c -o json",
+that their debugger stops. It ends with the session, or when it is interrupted.
+
+With --traffic it also tells of the requests that come to its ports, of its
+connections, and of the target's files that are opened.`,
+		Example: "  mirrord session events\n  mirrord session events 1f2e3d4c --traffic\n  mirrord session events 1f2e3d4c -o json",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
 				return fmt.Errorf("--output: %q is none of text, json", output)
@@ -30,12 +34,13 @@ that their debugger stops. It ends with the session, or when it is interrupted.`
 		},
 		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			n := narrator{}
 			show := func(e ide.SessionEvent) {
 				at := e.Time
 				if t, err := time.Parse(time.RFC3339Nano, e.Time); err == nil {
 					at = t.Local().Format("15:04:05.000")
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s\n", at, e.Session, wordsOf(e))
+				fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s\n", at, e.Session, n.words(e))
 			}
 			if output == "json" {
 				encode := json.NewEncoder(cmd.OutOrStdout())
@@ -46,11 +51,11 @@ that their debugger stops. It ends with the session, or when it is interrupted.`
 				return err
 			}
 			defer c.Close()
-			id := ""
+			p := ide.SessionEventsParams{Traffic: traffic}
 			if len(args) > 0 {
-				id = args[0]
+				p.ID = args[0]
 			}
-			err = c.Events(ctx, id, show)
+			err = c.Events(ctx, p, show)
 			if e, ok := errors.AsType[*ide.Error](err); ok && e.Code == ide.CodeCancelled {
 				return nil // as its user wanted
 			}
@@ -58,6 +63,7 @@ that their debugger stops. It ends with the session, or when it is interrupted.`
 		}),
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "`format`: text, or json with one event a line")
+	cmd.Flags().BoolVar(&traffic, "traffic", false, "also tell of requests, connections and opened files")
 	mustComplete(cmd, "output", fixed("text", "json"), cobra.ShellCompDirectiveNoFileComp)
 	return cmd
 }

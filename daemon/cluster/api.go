@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -121,6 +122,20 @@ func (c *Cluster) get(ctx context.Context, k *kind, namespace, name string, into
 func (c *Cluster) list(ctx context.Context, k *kind, namespace, labels, fields string, into any) error {
 	r := request{verb: "list", kind: k, namespace: namespace}
 	return c.do(ctx, r, selecting(c.rest.Get(), labels, fields), into)
+}
+
+// listPage reads at most limit of a collection, 0 being all; next says where to
+// go on, "" at the first.
+func (c *Cluster) listPage(ctx context.Context, k *kind, namespace string, limit int, next string, into any) error {
+	r := request{verb: "list", kind: k, namespace: namespace}
+	q := c.rest.Get()
+	if limit > 0 {
+		q.Param("limit", strconv.Itoa(limit))
+	}
+	if next != "" {
+		q.Param("continue", next)
+	}
+	return c.do(ctx, r, q, into)
 }
 
 func (c *Cluster) create(ctx context.Context, k *kind, namespace string, body, into runtime.Object) error {

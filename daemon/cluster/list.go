@@ -2,8 +2,12 @@ package cluster
 
 import (
 	"context"
+	"slices"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 )
 
@@ -15,42 +19,142 @@ type Listed struct {
 	Reason     string // why not, if not
 }
 
+// pageSize is how many pods are asked for at a time.
+const pageSize = 500
+
+// listedKinds are the workloads of the listing, in its order.
+var listedKinds = []*kind{deployments, rollouts, statefulsets}
+
 // Targets lists a namespace ("": the client's): workloads first, pods last.
-// Agents themselves, and kinds that the client may not list, are
-// left out.
-func (c *Cluster) Targets(ctx context.Context, namespace string) ([]Listed, error) {
+// Agents themselves, and kinds that the client may not list, are left out. What
+// is known already goes to tell, if that is not nil: each target once, one call
+// after the other. Of a workload that is the state of those of its pods that are
+// known by then.
+func (c *Cluster) Targets(ctx context.Context, namespace string, tell func([]Listed)) ([]Listed, error) {
 	if namespace != "" && namespace != c.namespace {
 		c = c.in(namespace)
 	}
-	var all corev1.PodList
-	if err := c.list(ctx, pods, c.namespace, "", "", &all); err != nil {
+	l := listing{c: c, tell: tell, told: map[Path]bool{}, workloads: make([][]workload, len(listedKinds))}
+	if tell == nil {
+		l.tell = func([]Listed) {}
+	}
+	g, each := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.readPods(each) })
+	for i := range listedKinds {
+		g.Go(func() error { return l.readWorkloads(each, i) })
+	}
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	if len(all.Items) == 0 {
+	if len(l.pods) == 0 {
 		if err := c.checkNamespace(ctx); err != nil {
 			return nil, err
 		}
 	}
-	var out []Listed
-	for _, k := range []*kind{deployments, rollouts, statefulsets} {
-		var workloads workloadList
-		if err := c.list(ctx, k, c.namespace, "", "", &workloads); absent(err) {
+	return l.all(), nil
+}
+
+// A listing is one namespace's as far as it is known.
+type listing struct {
+	c    *Cluster
+	tell func([]Listed)
+
+	mu        sync.Mutex    // also orders the calls of tell
+	pods      []corev1.Pod  // guarded by mu
+	complete  bool          // guarded by mu; pods are all there are
+	workloads [][]workload  // guarded by mu; of listedKinds
+	told      map[Path]bool // guarded by mu
+}
+
+// readPods reads them page by page. Where that takes so long that the API server
+// has forgotten where the next page begins, it reads them all at once.
+func (l *listing) readPods(ctx context.Context) error {
+	limit, next := pageSize, ""
+	for {
+		var page corev1.PodList
+		err := l.c.listPage(ctx, pods, l.c.namespace, limit, next, &page)
+		if apierrors.IsResourceExpired(err) && limit > 0 {
+			limit, next = 0, ""
+			l.mu.Lock()
+			l.pods = nil
+			l.mu.Unlock()
 			continue
-		} else if err != nil {
-			return nil, err
 		}
-		for i := range workloads.Items {
-			out = append(out, listWorkload(k, &workloads.Items[i], all.Items))
+		if err != nil {
+			return err
 		}
-	}
-	for i := range all.Items {
-		if pod := &all.Items[i]; pod.Labels[labelName] != agentName {
-			l := describe(pod)
-			l.Path = Path{Kind: pods.name, Name: pod.Name}
-			out = append(out, l)
+		next = page.Continue
+		l.addPods(page.Items, next == "")
+		if next == "" {
+			return nil
 		}
 	}
-	return out, nil
+}
+
+func (l *listing) addPods(page []corev1.Pod, last bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pods = append(l.pods, page...)
+	l.complete = last
+	l.news(append(l.known(), listPods(page)...))
+}
+
+func (l *listing) readWorkloads(ctx context.Context, i int) error {
+	var list workloadList
+	err := l.c.list(ctx, listedKinds[i], l.c.namespace, "", "", &list)
+	if absent(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.workloads[i] = list.Items
+	l.news(l.known())
+	return nil
+}
+
+// known are the workloads that were not told and that no further pod makes
+// available: they are already, or all pods are there. l.mu is held.
+func (l *listing) known() []Listed {
+	var list []Listed
+	for i, k := range listedKinds {
+		for j := range l.workloads[i] {
+			w := &l.workloads[i][j]
+			if l.told[w.path(k)] {
+				continue
+			}
+			if at := listWorkload(k, w, l.pods); at.Available || l.complete {
+				list = append(list, at)
+			}
+		}
+	}
+	return list
+}
+
+// news tells what was not told before. l.mu is held.
+func (l *listing) news(list []Listed) {
+	list = slices.DeleteFunc(list, func(at Listed) bool { return l.told[at.Path] })
+	for _, at := range list {
+		l.told[at.Path] = true
+	}
+	if len(list) > 0 {
+		l.tell(list)
+	}
+}
+
+// all is the whole list.
+func (l *listing) all() []Listed {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []Listed
+	for i, k := range listedKinds {
+		for j := range l.workloads[i] {
+			list = append(list, listWorkload(k, &l.workloads[i][j], l.pods))
+		}
+	}
+	return append(list, listPods(l.pods)...)
 }
 
 // in is the same cluster, looking into another namespace.
@@ -60,6 +164,8 @@ func (c *Cluster) in(namespace string) *Cluster {
 		http: c.http, rest: c.rest, upgrades: c.upgrades,
 	}
 }
+
+func (w *workload) path(k *kind) Path { return Path{Kind: k.name, Name: w.Metadata.Name} }
 
 func listWorkload(k *kind, w *workload, all []corev1.Pod) Listed {
 	l := Listed{Reason: "it has no pods"}
@@ -80,8 +186,21 @@ func listWorkload(k *kind, w *workload, all []corev1.Pod) Listed {
 			}
 		}
 	}
-	l.Path = Path{Kind: k.name, Name: w.Metadata.Name}
+	l.Path = w.path(k)
 	return l
+}
+
+// listPods describes pods that are no agents.
+func listPods(all []corev1.Pod) []Listed {
+	var list []Listed
+	for i := range all {
+		if pod := &all[i]; pod.Labels[labelName] != agentName {
+			l := describe(pod)
+			l.Path = Path{Kind: pods.name, Name: pod.Name}
+			list = append(list, l)
+		}
+	}
+	return list
 }
 
 func describe(pod *corev1.Pod) Listed {

@@ -86,7 +86,7 @@ func TestResolveErrors(t *testing.T) {
 
 func TestTargets(t *testing.T) {
 	c := openShop(t)
-	all, err := c.Targets(t.Context(), "")
+	all, err := c.Targets(t.Context(), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestTargets(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", path, diff)
 		}
 	}
-	if _, err := c.Targets(t.Context(), "absent"); !IsKind(err, UnknownNamespace) {
+	if _, err := c.Targets(t.Context(), "absent", nil); !IsKind(err, UnknownNamespace) {
 		t.Errorf("Targets of an unknown namespace: %v", err)
 	}
 	if names, err := c.Namespaces(t.Context()); err != nil || !slices.Contains(names, shop.namespace) {
@@ -131,7 +131,7 @@ func TestRights(t *testing.T) {
 		t.Errorf("Namespaces = %v", err)
 	}
 	expired := withToken(t, shop.namespace, "not.a.token")
-	if _, err := expired.Targets(t.Context(), ""); !IsKind(err, Unauthorized) {
+	if _, err := expired.Targets(t.Context(), "", nil); !IsKind(err, Unauthorized) {
 		t.Errorf("Targets with a bad token = %v", err)
 	}
 	// The lines that the errors give must be right.

@@ -42,6 +42,8 @@ type Config struct {
 	AutoMount bool // the target's volume mounts are Remote
 	Agent     Agent
 
+	Places []string // directories that are Local as the debuggee's own are
+
 	Key string // session key, for templates
 
 	skip       []string // skip_processes as written

@@ -249,6 +249,68 @@ func TestDefaultFile(t *testing.T) {
 	}
 }
 
+// An editor is told what its unsaved text gets wrong and chooses, wherever it is.
+func TestVerify(t *testing.T) {
+	me := client(t, ".mirrord/mirrord.json", `{"target": "pod/file"}`)
+	at := filepath.Join(me.Dir, ".mirrord/mirrord.json")
+	text := func(s string) *string { return &s }
+	for _, tt := range []struct {
+		name     string
+		p        ide.ConfigVerifyParams
+		want     ide.ConfigVerifyResult
+		problems string
+	}{
+		{"the file that is found", ide.ConfigVerifyParams{Client: me}, ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/file"}, ""},
+		{"its text", ide.ConfigVerifyParams{Client: me, Text: text(`{"target": {"path": "pod/text", "namespace": "shop"}, "kube_context": "c"}`)},
+			ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/text", Namespace: "shop", Context: "c"}, ""},
+		{"overrides", ide.ConfigVerifyParams{Client: me, ConfigFile: at, Overrides: ide.Overrides{Target: "pod/flag", Namespace: "n", Context: "d", Steal: true}},
+			ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/flag", Namespace: "n", Context: "d", Steal: true}, ""},
+		{"a file that is not there yet", ide.ConfigVerifyParams{Client: me, ConfigFile: "new.toml", Text: text("feature.network.incoming = 'steal'")},
+			ide.ConfigVerifyResult{ConfigFile: filepath.Join(me.Dir, "new.toml"), Steal: true}, ""},
+		{"half a text", ide.ConfigVerifyParams{Client: me, ConfigFile: at, Text: text(`{"target": `)}, ide.ConfigVerifyResult{ConfigFile: at},
+			at + ":1:12: target: malformed JSON: it ends too early"},
+		{"a wrong one", ide.ConfigVerifyParams{Client: me, Text: text(`{"target": "pod/text", "x": 1}`)}, ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/text"},
+			".mirrord/mirrord.json:1:24: x: unknown key"},
+		{"another name", ide.ConfigVerifyParams{Client: me, ConfigFile: "notes.txt", Text: text(`{}`)}, ide.ConfigVerifyResult{ConfigFile: filepath.Join(me.Dir, "notes.txt")},
+			"notes.txt:1:1: the file's name ends in none of .json, .toml, .yaml, .yml"},
+		{"too much", ide.ConfigVerifyParams{Client: me, Text: text(strings.Repeat(" ", maxFile+1))}, ide.ConfigVerifyResult{ConfigFile: at},
+			".mirrord/mirrord.json:1:1: it is larger than 1048576 bytes"},
+		{"no file", ide.ConfigVerifyParams{Client: ide.Client{Dir: t.TempDir()}}, ide.ConfigVerifyResult{}, ""},
+		{"text without a file", ide.ConfigVerifyParams{Client: ide.Client{Dir: t.TempDir()}, Text: text(`{"target": "pod/text"}`)}, ide.ConfigVerifyResult{Target: "pod/text"}, ""},
+	} {
+		got, err := Verify(tt.p)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		var problems []string
+		for _, p := range got.Problems {
+			problems = append(problems, p.String())
+		}
+		got.Problems = nil
+		if diff := cmp.Diff(tt.want, got); diff != "" || strings.Join(problems, "\n") != tt.problems {
+			t.Errorf("%s: problems %q, want %q; (-want +got):\n%s", tt.name, problems, tt.problems, diff)
+		}
+	}
+	if _, err := Verify(ide.ConfigVerifyParams{Client: me, ConfigFile: "none.json"}); err == nil || !strings.Contains(err.Error(), "none.json: no such file") {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+// The file to begin with is right, and says what holds without it.
+func TestDefault(t *testing.T) {
+	d := Default()
+	r, err := Verify(ide.ConfigVerifyParams{ConfigFile: d.Name, Text: &d.Text})
+	if err != nil || len(r.Problems) > 0 {
+		t.Fatalf("problems %v, %v", r.Problems, err)
+	}
+	got, want := load1(t, d.Text, ide.Overrides{}), load1(t, "{}", ide.Overrides{})
+	got.Key, want.Key = "", ""
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Config{}, Agent{})); diff != "" {
+		t.Errorf("it differs from an empty one (-empty +it):\n%s", diff)
+	}
+}
+
 // Whatever the file holds, Load answers; what it accepts has a place.
 func FuzzLoad(f *testing.F) {
 	f.Add(uint8(0), `{"feature": {"env": {"include": ["A"]}}}`)
@@ -257,14 +319,11 @@ func FuzzLoad(f *testing.F) {
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, format uint8, text string) {
 		name := []string{"f.json", "f.toml", "f.yaml"}[format%3]
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		problems, err := Verify(ide.Client{Dir: dir}, name)
+		r, err := Verify(ide.ConfigVerifyParams{Client: ide.Client{Dir: dir}, ConfigFile: name, Text: &text})
 		if err != nil {
-			return
+			t.Fatalf("%q: %v", text, err)
 		}
-		for _, p := range problems {
+		for _, p := range r.Problems {
 			if p.Line < 1 || p.Column < 1 {
 				t.Errorf("%q: %s", text, p)
 			}

@@ -15,6 +15,8 @@ import (
 
 const maxFile = 1 << 20 // bytes of a file that is read
 
+var errTooLarge = fmt.Errorf("it is larger than %d bytes", maxFile)
+
 // names looked for in the client's directory, in this order.
 var defaultFiles = []string{
 	".mirrord/mirrord.json", ".mirrord/mirrord.toml", ".mirrord/mirrord.yaml", ".mirrord/mirrord.yml",
@@ -67,7 +69,7 @@ func readFile(path string) (string, error) {
 		return "", err
 	}
 	if len(text) > maxFile {
-		return "", &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it is larger than %d bytes", maxFile)}
+		return "", &fs.PathError{Op: "read", Path: path, Err: errTooLarge}
 	}
 	return string(text), nil
 }

@@ -19,7 +19,7 @@ import (
 // the command line's overrides. Its errors are *ide.Error of CodeConfig,
 // or CodeUsage for an override.
 func Load(client ide.Client, file string, o ide.Overrides) (*Config, error) {
-	c, problems, err := load(client, file, o)
+	c, problems, err := load(client, file, nil, o)
 	if len(problems) > 0 {
 		err = errors.New(problems[0].String())
 		if n := len(problems) - 1; n > 0 {
@@ -35,33 +35,50 @@ func Load(client ide.Client, file string, o ide.Overrides) (*Config, error) {
 	return c, nil
 }
 
-// Verify lists all that is wrong with a file, warnings included. The error
-// says that it could not be read at all.
-func Verify(client ide.Client, file string) ([]ide.Problem, error) {
-	c, problems, err := load(client, file, ide.Overrides{})
+// Verify lists all that is wrong with a file, or the text in its place, warnings
+// included, and tells what it chooses. The error says that the file could not be
+// read at all, or that an override makes no sense.
+func Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
+	c, problems, err := load(p.Client, p.ConfigFile, p.Text, p.Overrides)
+	if _, ok := errors.AsType[*ide.Error](err); err != nil && !ok {
+		err = &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
+	}
 	if err != nil {
-		return nil, &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
+		return ide.ConfigVerifyResult{}, err
 	}
 	problems = append(problems, c.Warnings...)
 	inOrder(problems)
-	return problems, nil
+	_, path, _ := locate(p.Client, p.ConfigFile)
+	return ide.ConfigVerifyResult{
+		Problems: problems, ConfigFile: path,
+		Target: c.Target, Namespace: c.Namespace, Context: c.Context, Steal: c.Incoming.Mode == "steal",
+	}, nil
 }
 
-func load(client ide.Client, file string, o ide.Overrides) (*Config, []ide.Problem, error) {
+// load reads text, or if that is nil the file.
+func load(client ide.Client, file string, text *string, o ide.Overrides) (*Config, []ide.Problem, error) {
 	name, path, others := locate(client, file)
+	if text != nil && name == "" {
+		name = defaultFiles[0]
+	}
 	check := checker{src: &source{name: name}, config: defaults(), given: map[string]given{}}
 	check.config.File = name
 	check.config.Key = rand.Text()[:8]
 	if len(others) > 0 {
 		check.warn(pos{}, "", fmt.Sprintf("%s is used, and not %s: one file is the configuration", name, strings.Join(others, " and ")))
 	}
-	if path != "" {
+	if text == nil && path != "" {
 		raw, err := readFile(path)
 		if err != nil {
 			return nil, nil, fmt.Errorf("reading configuration: %w", err)
 		}
-		if err := check.file(strings.TrimPrefix(raw, "\ufeff"), client); err != nil {
-			return nil, nil, err
+		if err := check.file(raw, client); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if text != nil {
+		if err := check.file(*text, client); err != nil {
+			check.fail(pos{1, 1}, "", err.Error())
 		}
 	}
 	c := check.config
@@ -81,6 +98,10 @@ func load(client ide.Client, file string, o ide.Overrides) (*Config, []ide.Probl
 
 // file reads the rendered text; key may itself come from the file.
 func (c *checker) file(raw string, client ide.Client) error {
+	if len(raw) > maxFile {
+		return errTooLarge
+	}
+	raw = strings.TrimPrefix(raw, "\ufeff")
 	for range 2 {
 		src, err := render(c.src.name, raw, c.config.Key, client)
 		if err != nil {
@@ -109,7 +130,7 @@ func (c *checker) file(raw string, client ide.Client) error {
 func (c *checker) syntax(err error) error {
 	bad, ok := errors.AsType[*positioned](err)
 	if !ok {
-		return fmt.Errorf("%s: %w", c.src.name, err)
+		return err
 	}
 	c.fail(bad.pos, "", bad.msg)
 	return nil
@@ -185,6 +206,7 @@ func (c *Config) finish(client ide.Client) {
 	if c.Env.File != "" {
 		c.Env.File = absolute(c.Env.File, client)
 	}
+	c.Places = client.Local
 	c.Agent.Image = c.Agent.image(protocol.Build)
 	c.withoutTarget()
 	c.SkipProcesses = c.skip

@@ -14,6 +14,7 @@ func (c *Config) Policy(mounts []string) ide.Policy {
 		ReadWrite:     c.FS.ReadWrite,
 		ReadOnly:      c.FS.ReadOnly,
 		Local:         c.FS.Local,
+		Places:        c.Places,
 		NotFound:      c.FS.NotFound,
 		Steal:         c.Incoming.Mode == "steal",
 		Mirror:        c.Incoming.Mode == "mirror",

@@ -62,8 +62,9 @@ func NewDatagrams(log *slog.Logger, dial DialDatagram) *Datagrams {
 }
 
 // Endpoint returns the loopback address that stands for dst for the debuggee's
-// socket of the given loopback source and inode (0: not known).
-func (d *Datagrams) Endpoint(dst, source netip.AddrPort, inode uint64) (netip.AddrPort, error) {
+// socket of the given loopback source and inode (0: not known). watch, unless
+// it is nil, makes the Watch of each stream that the socket then needs.
+func (d *Datagrams) Endpoint(dst, source netip.AddrPort, inode uint64, watch func() Watch) (netip.AddrPort, error) {
 	dst, source = unmap(dst), unmap(source)
 	if source.Port() == 0 {
 		return netip.AddrPort{}, fmt.Errorf("opening endpoint for %v: its socket is not bound: %w", dst, unix.EINVAL)
@@ -91,7 +92,7 @@ func (d *Datagrams) Endpoint(dst, source netip.AddrPort, inode uint64) (netip.Ad
 		d.endpoints[key] = e
 		d.wg.Go(e.read)
 	}
-	if !e.admit(source, inode) && (!d.sweepNow() || !e.admit(source, inode)) {
+	if !e.admit(source, inode, watch) && (!d.sweepNow() || !e.admit(source, inode, watch)) {
 		return netip.AddrPort{}, fmt.Errorf("using the endpoint for %v: already %d sockets do: %w", dst, maxSources, unix.ENOBUFS)
 	}
 	return e.pc.LocalAddr().(*net.UDPAddr).AddrPort(), nil
@@ -129,12 +130,13 @@ type endpoint struct {
 // A user is one of the debuggee's sockets.
 type user struct {
 	inode uint64
+	watch func() Watch       // may be nil
 	queue chan []byte        // guarded by endpoint.mu; nil: no stream
 	end   context.CancelFunc // guarded by endpoint.mu; of the stream
 }
 
 // admit lets a socket use the endpoint; false: too many do.
-func (e *endpoint) admit(from netip.AddrPort, inode uint64) bool {
+func (e *endpoint) admit(from netip.AddrPort, inode uint64, watch func() Watch) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if s := e.sources[from]; s != nil {
@@ -145,7 +147,7 @@ func (e *endpoint) admit(from netip.AddrPort, inode uint64) bool {
 	} else if len(e.sources) >= maxSources {
 		return false
 	}
-	e.sources[from] = &user{inode: inode}
+	e.sources[from] = &user{inode: inode, watch: watch}
 	return true
 }
 
@@ -196,14 +198,14 @@ func (e *endpoint) queueOf(from netip.AddrPort) chan<- []byte {
 				defer e.mu.Unlock()
 				s.queue, s.end = nil, nil
 			}()
-			e.serve(ctx, from, queue)
+			e.serve(ctx, from, queue, s.watch)
 		})
 	}
 	return s.queue
 }
 
 // serve is one source's stream, from its first datagram to a minute of silence.
-func (e *endpoint) serve(ctx context.Context, from netip.AddrPort, queue <-chan []byte) {
+func (e *endpoint) serve(ctx context.Context, from netip.AddrPort, queue <-chan []byte, watch func() Watch) {
 	var first []byte
 	select {
 	case first = <-queue:
@@ -212,11 +214,18 @@ func (e *endpoint) serve(ctx context.Context, from netip.AddrPort, queue <-chan 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var w Watch = unwatched{}
+	if watch != nil {
+		w = watch()
+	}
+	w.Sends(first)
 	stream, err := e.set.dial(ctx, e.dst, first)
+	w.Answered(err)
 	if err != nil {
 		e.set.log.Info("datagram not sent", "addr", e.dst, "err", err)
 		return
 	}
+	defer w.Ended(nil)
 	defer context.AfterFunc(ctx, func() {
 		stream.Close()
 		stream.SetDeadline(time.Unix(1, 0))
@@ -235,6 +244,7 @@ func (e *endpoint) serve(ctx context.Context, from netip.AddrPort, queue <-chan 
 		for {
 			select {
 			case b := <-queue:
+				w.Sends(b)
 				if protocol.WriteDatagram(stream, b) != nil || !extend() {
 					return
 				}
@@ -249,6 +259,7 @@ func (e *endpoint) serve(ctx context.Context, from netip.AddrPort, queue <-chan 
 		if err != nil {
 			return
 		}
+		w.Receives(buf[:n])
 		_, _ = e.pc.WriteToUDPAddrPort(buf[:n], from) // a datagram may be lost
 	}
 }

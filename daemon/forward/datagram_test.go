@@ -81,11 +81,11 @@ func datagrams(t *testing.T) (*Datagrams, chan net.Conn) {
 func TestDatagramsOfOneSourceShareAStream(t *testing.T) {
 	d, opened := datagrams(t)
 	fd, source := debuggeeSocket(t)
-	at, err := d.Endpoint(resolver, source, 0)
+	at, err := d.Endpoint(resolver, source, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, _ := d.Endpoint(resolver, source, 0); again != at {
+	if again, _ := d.Endpoint(resolver, source, 0, nil); again != at {
 		t.Errorf("one address has endpoints %v and %v", at, again)
 	}
 	c := udpConn(t, fd, at)
@@ -116,7 +116,7 @@ func TestDatagramsOfOneSourceShareAStream(t *testing.T) {
 func TestDatagramsOfStrangers(t *testing.T) {
 	d, opened := datagrams(t)
 	fd, source := debuggeeSocket(t)
-	at, err := d.Endpoint(resolver, source, 0)
+	at, err := d.Endpoint(resolver, source, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestDatagramsOfStrangers(t *testing.T) {
 	if len(opened) > 0 {
 		t.Error("the stranger has a stream")
 	}
-	if at, err := d.Endpoint(resolver, netip.MustParseAddrPort("127.0.0.1:0"), 0); !errors.Is(err, syscall.EINVAL) {
+	if at, err := d.Endpoint(resolver, netip.MustParseAddrPort("127.0.0.1:0"), 0, nil); !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("an unbound socket: %v, %v", at, err)
 	}
 }
@@ -141,7 +141,7 @@ func TestDatagramsOfStrangers(t *testing.T) {
 func TestDatagramsOfAClosedSocket(t *testing.T) {
 	d, opened := datagrams(t)
 	fd, source := debuggeeSocket(t)
-	at, err := d.Endpoint(resolver, source, 0)
+	at, err := d.Endpoint(resolver, source, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestDatagramsOfAClosedSocket(t *testing.T) {
 		d.closeIdle(idle)
 	}
 	sweep(0)
-	if again, err := d.Endpoint(resolver, source, 0); err != nil || again != at {
+	if again, err := d.Endpoint(resolver, source, 0, nil); err != nil || again != at {
 		t.Fatalf("an endpoint in use is gone: %v, %v", again, err)
 	}
 	c.Close()
@@ -179,14 +179,14 @@ func TestDatagramsOfAClosedSocket(t *testing.T) {
 func TestDatagramsOfAnotherSocket(t *testing.T) {
 	d, opened := datagrams(t)
 	fd, source := debuggeeSocket(t)
-	at, err := d.Endpoint(resolver, source, 1)
+	at, err := d.Endpoint(resolver, source, 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := udpConn(t, fd, at)
 	io.WriteString(c, "x")
 	<-opened
-	if _, err := d.Endpoint(resolver, source, 2); err != nil {
+	if _, err := d.Endpoint(resolver, source, 2, nil); err != nil {
 		t.Fatal(err)
 	}
 	io.WriteString(c, "y")
@@ -207,30 +207,30 @@ func TestDatagramLimits(t *testing.T) {
 	for i := range maxEndpoints {
 		var err error
 		if i == 0 {
-			_, err = d.Endpoint(to(i), old, inode)
+			_, err = d.Endpoint(to(i), old, inode, nil)
 		} else {
-			_, err = d.Endpoint(to(i), source, 0)
+			_, err = d.Endpoint(to(i), source, 0, nil)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := d.Endpoint(to(maxEndpoints), source, 0); err != nil {
+	if _, err := d.Endpoint(to(maxEndpoints), source, 0, nil); err != nil {
 		t.Errorf("in the place of an endpoint that nobody uses: %v", err)
 	}
-	if _, err := d.Endpoint(to(maxEndpoints+1), source, 0); !errors.Is(err, syscall.ENOBUFS) {
+	if _, err := d.Endpoint(to(maxEndpoints+1), source, 0, nil); !errors.Is(err, syscall.ENOBUFS) {
 		t.Errorf("an endpoint too many: %v", err)
 	}
 	e := d.endpoints[endpointKey{dst: to(1)}]
 	for i := range maxSources {
-		e.admit(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 1), 0)
+		e.admit(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 1), 0, nil)
 	}
 	d.swept = time.Now()
-	if _, err := d.Endpoint(to(1), netip.MustParseAddrPort("127.0.0.3:3"), 0); !errors.Is(err, syscall.ENOBUFS) {
+	if _, err := d.Endpoint(to(1), netip.MustParseAddrPort("127.0.0.3:3"), 0, nil); !errors.Is(err, syscall.ENOBUFS) {
 		t.Errorf("a source too many: %v", err)
 	}
 	d.swept = time.Time{}
-	if _, err := d.Endpoint(to(1), netip.MustParseAddrPort("127.0.0.3:3"), 0); err != nil {
+	if _, err := d.Endpoint(to(1), netip.MustParseAddrPort("127.0.0.3:3"), 0, nil); err != nil {
 		t.Errorf("in the place of a source that is gone: %v", err)
 	}
 }

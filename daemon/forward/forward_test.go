@@ -111,7 +111,7 @@ func TestOutgoingPairsBySource(t *testing.T) {
 	}{{"127.0.0.2", one, agent1}, {"127.0.0.3", two, agent2}} {
 		c := dialFrom(t, x.source, func(from netip.AddrPort) netip.AddrPort {
 			next <- x.stream
-			to, err := o.Connect(t.Context(), netip.AddrPort{}, from)
+			to, err := o.Connect(t.Context(), netip.AddrPort{}, from, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -154,7 +154,7 @@ func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	want := Peer{netip.MustParseAddrPort("10.244.0.9:51000"), netip.MustParseAddrPort("10.244.0.7:8080")}
 	done := make(chan error)
 	go func() {
-		done <- in.Deliver(t.Context(), ours, want, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()})
+		done <- in.Deliver(t.Context(), ours, want, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	}()
 	c, err := l.Accept()
 	if err != nil {
@@ -197,7 +197,7 @@ func TestIncomingLeavesTheStreamWhereNobodyListens(t *testing.T) {
 	}
 	l.Close()
 	ours, _ := streams(t)
-	err = NewIncoming().Deliver(t.Context(), ours, Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()})
+	err = NewIncoming().Deliver(t.Context(), ours, Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
 	}
@@ -248,7 +248,7 @@ func TestIncomingKnowsTheListener(t *testing.T) {
 	foreign, other := listener(t, addr.String(), false)
 	ours, agent := streams(t)
 	in := NewIncoming()
-	err := in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: addr, Inodes: []uint64{ino}})
+	err := in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: addr, Inodes: []uint64{ino}}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
 	}
@@ -262,7 +262,7 @@ func TestIncomingKnowsTheListener(t *testing.T) {
 	// To its own it is delivered.
 	done := make(chan error)
 	go func() {
-		done <- in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: addr, Inodes: []uint64{ino, other}})
+		done <- in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: addr, Inodes: []uint64{ino, other}}, nil)
 	}()
 	foreign.SetDeadline(time.Now().Add(patience))
 	c, err := foreign.Accept()

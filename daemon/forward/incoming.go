@@ -61,8 +61,8 @@ func (l Listener) Listens() bool { return listens(l.Addr, l.Inodes) }
 // Deliver connects to the debuggee's listener and relays the stream to it. An
 // error means that nothing was delivered and the stream is untouched;
 // ECONNREFUSED is among its causes where the listener is gone. ctx ends the
-// connection.
-func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, listener Listener) error {
+// connection. w, unless it is nil, watches it.
+func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, listener Listener, w Watch) error {
 	conn, source, err := in.open(ctx, &peer, listener)
 	if err != nil {
 		return fmt.Errorf("connecting to the debuggee's listener: %w", err)
@@ -78,7 +78,9 @@ func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, lis
 		return nil // the agent's side is gone: there is nobody to deliver from
 	}
 	doom(conn)
-	protocol.Relay(conn, stream)
+	w = watching(w)
+	w.Answered(nil)
+	w.Ended(protocol.RelayWatched(conn, stream, w))
 	return nil
 }
 

@@ -59,6 +59,7 @@ type Outgoing struct {
 type waiting struct {
 	stream net.Conn
 	timer  *time.Timer
+	watch  Watch
 }
 
 // NewOutgoing opens the endpoints.
@@ -93,37 +94,43 @@ func listen(network, addr string) (*net.TCPListener, error) {
 var errNoIPv6 = errors.New("this machine has no IPv6 loopback")
 
 // Connect dials dst for the debuggee's socket with the given loopback source.
-func (o *Outgoing) Connect(ctx context.Context, dst, source netip.AddrPort) (Endpoint, error) {
+// w, unless it is nil, watches the connection.
+func (o *Outgoing) Connect(ctx context.Context, dst, source netip.AddrPort, w Watch) (Endpoint, error) {
+	w = watching(w)
 	stream, reply, err := o.dial(ctx, dst)
+	w.Answered(err)
 	if err != nil {
 		return Endpoint{}, err
 	}
-	addr, err := o.expect(unmap(source), stream)
+	addr, err := o.expect(unmap(source), stream, w)
 	return Endpoint{Addr: addr, Local: reply.Local}, err
 }
 
 // expect pairs stream with the connection that source will make, and returns
 // the endpoint it has to be made to. The stream is Outgoing's from here on.
-func (o *Outgoing) expect(source netip.AddrPort, stream net.Conn) (netip.AddrPort, error) {
+func (o *Outgoing) expect(source netip.AddrPort, stream net.Conn, watch Watch) (addr netip.AddrPort, err error) {
+	defer func() {
+		if err != nil {
+			stream.Close()
+			watch.Ended(err)
+		}
+	}()
 	l := o.v4
 	if source.Addr().Is6() {
 		l = o.v6
 	}
 	if l == nil {
-		stream.Close()
 		return netip.AddrPort{}, errNoIPv6
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
-		stream.Close()
 		return netip.AddrPort{}, net.ErrClosed
 	}
 	if old := o.waits[source]; old != nil {
-		old.timer.Stop()
-		old.stream.Close()
+		old.end()
 	}
-	o.waits[source] = &waiting{stream, time.AfterFunc(pairing, func() { o.forget(source, stream) })}
+	o.waits[source] = &waiting{stream, time.AfterFunc(pairing, func() { o.forget(source, stream) }), watch}
 	return l.Addr().(*net.TCPAddr).AddrPort(), nil
 }
 
@@ -132,8 +139,15 @@ func (o *Outgoing) forget(source netip.AddrPort, stream net.Conn) {
 	defer o.mu.Unlock()
 	if w := o.waits[source]; w != nil && w.stream == stream {
 		delete(o.waits, source)
-		stream.Close()
+		w.end()
 	}
+}
+
+// end ends what nobody has come for.
+func (w *waiting) end() {
+	w.timer.Stop()
+	w.stream.Close()
+	w.watch.Ended(nil)
 }
 
 func (o *Outgoing) accept(l *net.TCPListener) {
@@ -147,17 +161,17 @@ func (o *Outgoing) accept(l *net.TCPListener) {
 			time.Sleep(acceptPause)
 			continue
 		}
-		stream := o.pair(c)
-		if stream == nil {
+		w := o.pair(c)
+		if w == nil {
 			c.Close()
 			continue
 		}
-		o.wg.Go(func() { o.relay(c, stream) })
+		o.wg.Go(func() { o.relay(c, w.stream, w.watch) })
 	}
 }
 
-// pair finds the stream of a connection that came to an endpoint.
-func (o *Outgoing) pair(c *net.TCPConn) net.Conn {
+// pair finds what waits for a connection that came to an endpoint.
+func (o *Outgoing) pair(c *net.TCPConn) *waiting {
 	source := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -168,12 +182,13 @@ func (o *Outgoing) pair(c *net.TCPConn) net.Conn {
 	w.timer.Stop()
 	delete(o.waits, source)
 	o.live[c] = w.stream
-	return w.stream
+	return w
 }
 
-func (o *Outgoing) relay(c *net.TCPConn, stream net.Conn) {
+func (o *Outgoing) relay(c *net.TCPConn, stream net.Conn, w Watch) {
 	doom(c)
-	err := protocol.Relay(c, stream)
+	err := protocol.RelayWatched(c, stream, w)
+	w.Ended(err)
 	o.log.Debug("outgoing connection ended", "err", err)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -190,8 +205,7 @@ func (o *Outgoing) Close() {
 	o.closed = true
 	o.cancel()
 	for _, w := range o.waits {
-		w.timer.Stop()
-		w.stream.Close()
+		w.end()
 	}
 	clear(o.waits)
 	for c, stream := range o.live {

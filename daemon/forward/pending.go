@@ -51,8 +51,8 @@ type outcome struct {
 // ConnectAsync is Connect for a socket that does not block: it answers in
 // time, if need be with a pending endpoint. ctx is the connection's until it
 // is open. multipath: the socket is an MPTCP one.
-func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort, multipath bool) (Endpoint, error) {
-	source = unmap(source)
+func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort, multipath bool, w Watch) (Endpoint, error) {
+	source, w = unmap(source), watching(w)
 	dialled := make(chan outcome, 1)
 	o.mu.Lock()
 	if o.closed {
@@ -66,6 +66,7 @@ func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort,
 	go func() {
 		var r outcome
 		r.stream, r.reply, r.err = o.dial(ctx, dst)
+		w.Answered(r.err)
 		dialled <- r
 	}()
 	release := func() {
@@ -81,7 +82,7 @@ func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort,
 		if r.err != nil {
 			return Endpoint{}, r.err
 		}
-		addr, err := o.expect(source, r.stream)
+		addr, err := o.expect(source, r.stream, w)
 		return Endpoint{Addr: addr, Local: r.reply.Local}, err
 	case <-timer.C:
 	}
@@ -90,6 +91,7 @@ func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort,
 		cancel()
 		if r := <-dialled; r.err == nil {
 			r.stream.Close()
+			w.Ended(err)
 		}
 		release()
 		return Endpoint{}, fmt.Errorf("connecting to %v in the background: %w", dst, err)
@@ -100,7 +102,7 @@ func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort,
 		r, wanted := p.wait(dialled, cancel)
 		switch {
 		case r.err == nil:
-			o.complete(ctx, p, r.stream)
+			o.complete(ctx, p, r.stream, w)
 		case wanted:
 			o.log.Info("connection refused late", "addr", dst, "err", r.err)
 			o.refuse(p)
@@ -173,13 +175,14 @@ func (o *Outgoing) settled() {
 }
 
 // complete opens the debuggee's connection and relays it.
-func (o *Outgoing) complete(ctx context.Context, p *pending, stream net.Conn) {
+func (o *Outgoing) complete(ctx context.Context, p *pending, stream net.Conn, w Watch) {
 	c, err := p.open(ctx)
 	p.l.Close()
 	o.settled()
 	if err != nil {
 		o.log.Debug("connection given up by the debuggee", "err", err)
 		stream.Close()
+		w.Ended(nil)
 		return
 	}
 	o.mu.Lock()
@@ -187,11 +190,12 @@ func (o *Outgoing) complete(ctx context.Context, p *pending, stream net.Conn) {
 		o.mu.Unlock()
 		reset(c)
 		stream.Close()
+		w.Ended(net.ErrClosed)
 		return
 	}
 	o.live[c] = stream
 	o.mu.Unlock()
-	o.relay(c, stream)
+	o.relay(c, stream, w)
 }
 
 func (p *pending) open(ctx context.Context) (*net.TCPConn, error) {

@@ -118,7 +118,7 @@ func TestConnectPending(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			o, answers := slow(t)
 			s := newSocket(t, tt.source, tt.protocol)
-			e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, tt.protocol != 0)
+			e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, tt.protocol != 0, nil)
 			if err != nil || !e.Pending {
 				t.Fatalf("%+v, %v", e, err)
 			}
@@ -160,7 +160,7 @@ func TestConnectPending(t *testing.T) {
 func TestConnectAfterTheAnswer(t *testing.T) {
 	o, answers := slow(t)
 	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
-	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false)
+	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false, nil)
 	if err != nil || !e.Pending {
 		t.Fatalf("%+v, %v", e, err)
 	}
@@ -175,7 +175,7 @@ func TestConnectAfterTheAnswer(t *testing.T) {
 func TestConnectRefusedLate(t *testing.T) {
 	o, answers := slow(t)
 	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
-	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false)
+	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false, nil)
 	if err != nil || !e.Pending {
 		t.Fatalf("%+v, %v", e, err)
 	}
@@ -194,12 +194,12 @@ func TestConnectRefusedLate(t *testing.T) {
 func TestConnectAsyncInTime(t *testing.T) {
 	o, answers := slow(t)
 	go func() { answers <- answer{err: syscall.ECONNREFUSED} }()
-	if e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false); !errors.Is(err, syscall.ECONNREFUSED) {
+	if e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false, nil); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	ours, _ := streams(t)
 	go func() { answers <- answer{stream: ours} }()
-	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false)
+	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false, nil)
 	if err != nil || e.Pending || e.Addr != o.v4.Addr().(*net.TCPAddr).AddrPort() {
 		t.Errorf("%+v, %v", e, err)
 	}
@@ -210,12 +210,12 @@ func TestConnectPendingLimit(t *testing.T) {
 	o, _ := slow(t)
 	o.pending = maxPending - 1
 	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
-	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false)
+	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.connect(e.Addr)
-	_, err = o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false)
+	_, err = o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false, nil)
 	if !errors.Is(err, syscall.ENOBUFS) {
 		t.Errorf("one too many: %v", err)
 	}
@@ -241,7 +241,7 @@ func TestConnectGivenUp(t *testing.T) {
 	}
 	defer o.Close()
 	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
-	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false)
+	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false, nil)
 	if err != nil || !e.Pending {
 		t.Fatalf("%+v, %v", e, err)
 	}

@@ -31,9 +31,9 @@ type Client struct {
 	rpc *jsonrpc2.Conn
 
 	mu       sync.Mutex
-	last     uint64                    // guarded by mu; request or token number
-	progress map[string]func(s string) // guarded by mu; by token
-	events   func(ide.SessionEvent)    // guarded by mu; nil: nobody has asked for them
+	last     uint64                             // guarded by mu; request or token number
+	progress map[string]func(ide.ProgressValue) // guarded by mu; by token
+	events   func(ide.SessionEvent)             // guarded by mu; nil: nobody has asked for them
 }
 
 // Dial connects to the daemon in runtime directory dir. name says who calls.
@@ -86,7 +86,7 @@ func connect(ctx context.Context, dir, name string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{dir: dir, progress: map[string]func(string){}}
+	c := &Client{dir: dir, progress: map[string]func(ide.ProgressValue){}}
 	c.rpc = jsonrpc2.NewConn(context.WithoutCancel(ctx), newStream(conn), c, quiet)
 	p := ide.InitializeParams{Version: ide.Version, Build: protocol.Build, Client: name}
 	if err := c.Call(ctx, ide.MethodInitialize, p, &c.Info); err != nil {
@@ -210,8 +210,8 @@ func (c *Client) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.
 		c.mu.Lock()
 		report := c.progress[p.Token]
 		c.mu.Unlock()
-		if report != nil && p.Value.Message != "" {
-			report(p.Value.Message)
+		if report != nil {
+			report(p.Value)
 		}
 	case req.Method == ide.MethodSessionEvent && json.Unmarshal(*req.Params, &e) == nil:
 		c.mu.Lock()
@@ -223,14 +223,20 @@ func (c *Client) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.
 	}
 }
 
-// Events hands what happens in a session, or with id "" in all of them, to
+// Events hands what happens in a session, or without its ID in all of them, to
 // tell, one after the other, until the session has ended or ctx is done. It is
 // called once for a client.
-func (c *Client) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
+func (c *Client) Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error {
 	c.mu.Lock()
 	c.events = tell
 	c.mu.Unlock()
-	return c.Call(ctx, ide.MethodSessionEvents, ide.SessionEventsParams{ID: id}, nil)
+	return c.Call(ctx, ide.MethodSessionEvents, p, nil)
+}
+
+// Request asks for a request that was told of.
+func (c *Client) Request(ctx context.Context, p ide.RequestParams) (r ide.RequestResult, err error) {
+	err = c.Call(ctx, ide.MethodSessionRequest, p, &r)
+	return r, err
 }
 
 // Restart has a session's configuration read again.
@@ -241,7 +247,7 @@ func (c *Client) Restart(ctx context.Context, p ide.SessionRestartParams) (s ide
 
 // Start starts a session and reports what it is doing meanwhile.
 func (c *Client) Start(ctx context.Context, p ide.SessionStartParams, report func(message string)) (s ide.Session, err error) {
-	token, done := c.reportTo(report)
+	token, done := c.reportTo(messages(report))
 	defer done()
 	p.Progress = token
 	err = c.Call(ctx, ide.MethodSessionStart, p, &s)
@@ -250,15 +256,40 @@ func (c *Client) Start(ctx context.Context, p ide.SessionStartParams, report fun
 
 // Debug starts a debug session, whose endpoint takes one DAP client.
 func (c *Client) Debug(ctx context.Context, p ide.DebugStartParams, report func(message string)) (d ide.Debug, err error) {
-	token, done := c.reportTo(report)
+	token, done := c.reportTo(messages(report))
 	defer done()
 	p.Progress = token
 	err = c.Call(ctx, ide.MethodDebugStart, p, &d)
 	return d, err
 }
 
+// Targets lists what can be a session's target. What is found goes to part at
+// once, unless that is nil.
+func (c *Client) Targets(ctx context.Context, p ide.TargetListParams, part func([]ide.Target)) (r ide.TargetListResult, err error) {
+	if part != nil {
+		token, done := c.reportTo(func(v ide.ProgressValue) {
+			if len(v.Targets) > 0 {
+				part(v.Targets)
+			}
+		})
+		defer done()
+		p.Progress = token
+	}
+	err = c.Call(ctx, ide.MethodTargetList, p, &r)
+	return r, err
+}
+
+// messages hands on those of a progress.
+func messages(report func(message string)) func(ide.ProgressValue) {
+	return func(v ide.ProgressValue) {
+		if v.Message != "" {
+			report(v.Message)
+		}
+	}
+}
+
 // reportTo returns a token whose progress goes to report until done is called.
-func (c *Client) reportTo(report func(message string)) (token string, done func()) {
+func (c *Client) reportTo(report func(ide.ProgressValue)) (token string, done func()) {
 	token = strconv.FormatUint(c.number(), 10)
 	c.mu.Lock()
 	defer c.mu.Unlock()

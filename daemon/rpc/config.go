@@ -7,9 +7,13 @@ import (
 )
 
 func configVerify(k *conn, _ context.Context, p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
-	problems, err := k.server.sessions.Verify(p)
-	if problems == nil {
-		problems = []ide.Problem{} // an array on the wire
+	r, err := k.server.sessions.Verify(p)
+	if r.Problems == nil {
+		r.Problems = []ide.Problem{} // an array on the wire
 	}
-	return ide.ConfigVerifyResult{Problems: problems}, err
+	return r, err
+}
+
+func configDefault(k *conn, _ context.Context, _ ide.Empty) (ide.ConfigDefaultResult, error) {
+	return k.server.sessions.DefaultConfig(), nil
 }

@@ -39,8 +39,14 @@ type conn struct {
 	mu      sync.Mutex
 	client  *ide.InitializeParams                   // guarded by mu; nil: not initialized
 	cancels map[jsonrpc2.ID]context.CancelCauseFunc // guarded by mu; requests in flight
-	started []string                                // guarded by mu; sessions to release
+	started []started                               // guarded by mu; what to release
 	closed  bool                                    // guarded by mu; no request is begun any more
+}
+
+// started is a session that a connection holds; tied: and ends.
+type started struct {
+	session string
+	tied    bool
 }
 
 // serveConn answers c until it ends, and gives back what it held.
@@ -57,8 +63,8 @@ func serveConn(ctx context.Context, s *server, c net.Conn) {
 	k.closed = true
 	k.mu.Unlock()
 	k.wg.Wait()
-	for _, id := range k.started { // no request is left to change it
-		s.sessions.Release(id)
+	for _, held := range k.started { // no request is left to change it
+		s.sessions.Release(held.session, held.tied)
 	}
 }
 

@@ -52,8 +52,8 @@ func toWire(err error) *jsonrpc2.Error {
 		return &jsonrpc2.Error{Code: jsonrpc2.CodeInternalError, Message: err.Error()}
 	}
 	w := &jsonrpc2.Error{Code: cmp.Or(int64(e.Code), jsonrpc2.CodeInternalError), Message: e.Msg}
-	if e.Hint != "" {
-		w.SetError(ide.ErrorData{Hint: e.Hint})
+	if data := (ide.ErrorData{Hint: e.Hint, Errno: e.Errno}); data != (ide.ErrorData{}) {
+		w.SetError(data)
 	}
 	return w
 }
@@ -66,7 +66,7 @@ func fromWire(err error) error {
 	e := &ide.Error{Code: int(w.Code), Msg: w.Message}
 	var data ide.ErrorData
 	if w.Data != nil && json.Unmarshal(*w.Data, &data) == nil {
-		e.Hint = data.Hint
+		e.Hint, e.Errno = data.Hint, data.Errno
 	}
 	return e
 }

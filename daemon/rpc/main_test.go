@@ -72,8 +72,14 @@ func (f *fake) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
 func (f *fake) LayerSocket() string             { return filepath.Join(f.dir, "layer.sock") }
 func (f *fake) Close()                          {}
 
-func (f *fake) Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error) {
-	return ide.TargetListResult{Namespace: p.Client.Dir}, nil
+func (f *fake) Targets(_ context.Context, p ide.TargetListParams, tell func([]ide.Target)) (ide.TargetListResult, error) {
+	r := ide.TargetListResult{Namespace: p.Client.Dir}
+	for i := range 3 {
+		part := []ide.Target{{Path: fmt.Sprintf("pod/%d", i)}}
+		tell(part)
+		r.Targets = append(r.Targets, part...)
+	}
+	return r, nil
 }
 
 func (f *fake) Contexts(context.Context, ide.TargetListParams) (ide.ContextsResult, error) {
@@ -84,11 +90,25 @@ func (f *fake) Namespaces(context.Context, ide.TargetListParams) (ide.Namespaces
 	return ide.NamespacesResult{}, errors.ErrUnsupported
 }
 
-func (f *fake) Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error) {
+func (f *fake) Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
 	if p.ConfigFile == "" {
-		return nil, errors.New("no file")
+		return ide.ConfigVerifyResult{}, errors.New("no file")
 	}
-	return nil, nil
+	return ide.ConfigVerifyResult{}, nil
+}
+
+func (f *fake) DefaultConfig() ide.ConfigDefaultResult { return ide.ConfigDefaultResult{} }
+
+func (f *fake) ListFiles(context.Context, ide.FileParams) (ide.FileListResult, error) {
+	return ide.FileListResult{}, nil
+}
+
+func (f *fake) StatFile(_ context.Context, p ide.FileParams) (ide.FileEntry, error) {
+	return ide.FileEntry{}, &ide.Error{Code: ide.CodeFile, Msg: "no " + p.Path, Errno: "ENOENT"}
+}
+
+func (f *fake) ReadFile(context.Context, ide.FileReadParams) (ide.FileReadResult, error) {
+	return ide.FileReadResult{}, nil
 }
 
 func (f *fake) Start(ctx context.Context, p ide.SessionStartParams, progress func(string)) (ide.Session, error) {
@@ -120,12 +140,16 @@ func (f *fake) Restart(_ context.Context, p ide.SessionRestartParams) (ide.Sessi
 	return ide.Session{ID: p.ID}, nil
 }
 
-func (f *fake) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
+func (f *fake) Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error {
 	for _, port := range []uint16{1, 2} {
-		tell(ide.SessionEvent{Session: id, Kind: ide.EventTaken, Port: port})
+		tell(ide.SessionEvent{Session: p.ID, Kind: ide.EventTaken, Port: port})
 	}
 	<-ctx.Done()
 	return context.Cause(ctx)
+}
+
+func (f *fake) Request(p ide.RequestParams) (ide.RequestResult, error) {
+	return ide.RequestResult{Peer: p.ID, Port: uint16(p.Request), Done: p.Reveal}, nil
 }
 
 func (f *fake) Stop(ctx context.Context, id string) error { f.drop(id); return nil }
@@ -151,7 +175,13 @@ func (f *fake) List() []ide.Session {
 	return slices.Clone(f.sessions)
 }
 
-func (f *fake) Release(id string) { f.drop(id); f.released <- id }
+func (f *fake) Release(id string, tied bool) {
+	f.drop(id)
+	if tied {
+		id += ", tied"
+	}
+	f.released <- id
+}
 
 func (f *fake) drop(id string) {
 	f.mu.Lock()

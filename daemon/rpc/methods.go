@@ -21,12 +21,17 @@ var methods = map[string]method{
 	ide.MethodTargetContexts:   answer(targetContexts),
 	ide.MethodTargetNamespaces: answer(targetNamespaces),
 	ide.MethodConfigVerify:     answer(configVerify),
+	ide.MethodConfigDefault:    answer(configDefault),
 	ide.MethodSessionStart:     answer(sessionStart),
 	ide.MethodSessionLaunch:    answer(sessionLaunch),
 	ide.MethodSessionStop:      answer(sessionStop),
 	ide.MethodSessionList:      answer(sessionList),
 	ide.MethodRestart:          answer(sessionRestart),
 	ide.MethodSessionEvents:    answer(sessionEvents),
+	ide.MethodSessionRequest:   answer(sessionRequest),
+	ide.MethodFileList:         answer(fileList),
+	ide.MethodFileStat:         answer(fileStat),
+	ide.MethodFileRead:         answer(fileRead),
 	ide.MethodDebugStart:       answer(debugStart),
 }
 

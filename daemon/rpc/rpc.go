@@ -18,18 +18,24 @@ import (
 // Sessions are what the requests are about. Errors that are *ide.Error reach
 // the client with code and hint.
 type Sessions interface {
-	Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error)
+	Targets(ctx context.Context, p ide.TargetListParams, tell func([]ide.Target)) (ide.TargetListResult, error)
 	Contexts(ctx context.Context, p ide.TargetListParams) (ide.ContextsResult, error)
 	Namespaces(ctx context.Context, p ide.TargetListParams) (ide.NamespacesResult, error)
-	Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error)
+	Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error)
+	DefaultConfig() ide.ConfigDefaultResult
 	Start(ctx context.Context, p ide.SessionStartParams, progress func(message string)) (ide.Session, error)
 	Launch(ctx context.Context, id string) (ide.Launch, error)
 	Restart(ctx context.Context, p ide.SessionRestartParams) (ide.Session, error)
 	Stop(ctx context.Context, id string) error
-	Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error // until the session's end, or ctx's
+	// Events tells until the session's end, or ctx's.
+	Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error
+	Request(p ide.RequestParams) (ide.RequestResult, error)
+	ListFiles(ctx context.Context, p ide.FileParams) (ide.FileListResult, error)
+	StatFile(ctx context.Context, p ide.FileParams) (ide.FileEntry, error)
+	ReadFile(ctx context.Context, p ide.FileReadParams) (ide.FileReadResult, error)
 	Debug(ctx context.Context, p ide.DebugStartParams, progress func(message string)) (ide.Debug, error)
 	List() []ide.Session
-	Release(id string) // the connection that started it is gone
+	Release(id string, tied bool) // a connection that started it is gone; tied: so the session ends
 }
 
 // A Manager is Sessions with the socket of their launchers.

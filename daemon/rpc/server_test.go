@@ -78,6 +78,11 @@ func TestCalls(t *testing.T) {
 	if len(heard) != 1 || heard[0] != "starting" {
 		t.Errorf("progress %v", heard)
 	}
+	var parts []string
+	r, err := c.Targets(t.Context(), ide.TargetListParams{Client: ide.Client{Dir: "shop"}}, func(part []ide.Target) { parts = append(parts, part[0].Path) })
+	if err != nil || len(r.Targets) != 3 || !slices.Equal(parts, []string{"pod/0", "pod/1", "pod/2"}) {
+		t.Errorf("targets %+v in parts %q, %v", r, parts, err)
+	}
 	if list, err := c.Sessions(t.Context()); err != nil || len(list) != 1 {
 		t.Errorf("sessions %v, %v", list, err)
 	}
@@ -103,13 +108,22 @@ func TestEvents(t *testing.T) {
 	c := dial(t, dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	var ports []uint16
-	err := c.Events(ctx, "5f3a9c21", func(e ide.SessionEvent) {
+	err := c.Events(ctx, ide.SessionEventsParams{ID: "5f3a9c21"}, func(e ide.SessionEvent) {
 		if ports = append(ports, e.Port); len(ports) == 2 {
 			cancel()
 		}
 	})
 	if code(err) != ide.CodeCancelled || !slices.Equal(ports, []uint16{1, 2}) {
 		t.Errorf("ports %v, %v", ports, err)
+	}
+}
+
+// A request is asked for by its number, and shown as far as is said.
+func TestRequest(t *testing.T) {
+	_, dir := serveFake(t)
+	r, err := dial(t, dir).Request(t.Context(), ide.RequestParams{ID: "5f3a9c21", Request: 7, Reveal: true})
+	if err != nil || r.Peer != "5f3a9c21" || r.Port != 7 || !r.Done {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 
@@ -135,6 +149,10 @@ func TestFailures(t *testing.T) {
 	_, err = c.Debug(t.Context(), ide.DebugStartParams{ID: "none"}, func(string) {})
 	if e, ok := errors.AsType[*ide.Error](err); !ok || e.Code != ide.CodeSession || e.Hint != "look" {
 		t.Errorf("error arrives as %#v", err)
+	}
+	err = c.Call(t.Context(), ide.MethodFileStat, ide.FileParams{Path: "/x"}, nil)
+	if e, ok := errors.AsType[*ide.Error](err); !ok || e.Code != ide.CodeFile || e.Errno != "ENOENT" || e.Hint != "" {
+		t.Errorf("a file's error arrives as %#v", err)
 	}
 	if err := c.Call(t.Context(), "no/such", ide.Empty{}, nil); code(err) != jsonrpc2.CodeMethodNotFound {
 		t.Errorf("unknown method: %v", err)

@@ -14,12 +14,12 @@ func sessionStart(k *conn, ctx context.Context, p ide.SessionStartParams) (ide.S
 		return s, err
 	}
 	if ctx.Err() != nil { // it was started, but nobody will learn its id
-		k.server.sessions.Release(s.ID)
+		k.server.sessions.Release(s.ID, p.Tied)
 		return s, context.Cause(ctx)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.started = append(k.started, s.ID)
+	k.started = append(k.started, started{s.ID, p.Tied})
 	return s, nil
 }
 
@@ -37,7 +37,11 @@ func sessionRestart(k *conn, ctx context.Context, p ide.SessionRestartParams) (i
 
 // sessionEvents is answered when there is nothing more to tell.
 func sessionEvents(k *conn, ctx context.Context, p ide.SessionEventsParams) (ide.Empty, error) {
-	return ide.Empty{}, k.server.sessions.Events(ctx, p.ID, func(e ide.SessionEvent) { k.notify(ctx, ide.MethodSessionEvent, e) })
+	return ide.Empty{}, k.server.sessions.Events(ctx, p, func(e ide.SessionEvent) { k.notify(ctx, ide.MethodSessionEvent, e) })
+}
+
+func sessionRequest(k *conn, _ context.Context, p ide.RequestParams) (ide.RequestResult, error) {
+	return k.server.sessions.Request(p)
 }
 
 func sessionList(k *conn, _ context.Context, _ ide.Empty) (ide.SessionListResult, error) {

@@ -8,8 +8,11 @@ import (
 	"mirrord/protocol/ide"
 )
 
-// maxEvents bounds what waits for a client that reads slowly.
-const maxEvents = 1024
+// What waits for a client that reads slowly is bounded.
+const (
+	maxEvents  = 1024
+	maxTraffic = maxEvents / 2
+)
 
 // events are told to who has asked for them.
 type events struct {
@@ -20,6 +23,7 @@ type events struct {
 // A subscriber hears of one session, or of all.
 type subscriber struct {
 	session string        // "": of all
+	traffic bool          // also of what goes through it
 	wake    chan struct{} // of capacity 1
 
 	queue  []ide.SessionEvent // guarded by events.mu
@@ -27,23 +31,41 @@ type subscriber struct {
 	later  map[string]bool    // guarded by events.mu; sessions whose state it has not yet
 }
 
-// tell never waits.
-func (e *events) tell(ev ide.SessionEvent) {
+// tell never waits. Of traffic hears who has asked for it.
+func (e *events) tell(ev ide.SessionEvent, traffic bool) {
 	ev.Time = time.Now().Format(time.RFC3339Nano)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for s := range e.all {
-		if (s.session == "" || s.session == ev.Session) && !s.later[ev.Session] {
-			s.put(ev)
+		if s.hears(ev.Session) && !s.later[ev.Session] && (s.traffic || !traffic) {
+			s.put(ev, traffic)
 		}
 	}
 }
 
+func (s *subscriber) hears(session string) bool { return s.session == "" || s.session == session }
+
+// watched tells whether somebody asks what goes through a session.
+func (e *events) watched(session string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for s := range e.all {
+		if s.traffic && s.hears(session) {
+			return true
+		}
+	}
+	return false
+}
+
 // put is called with events.mu held. That a session has ended there is always
-// room for: nothing follows it.
-func (s *subscriber) put(ev ide.SessionEvent) {
+// room for: nothing follows it. Traffic leaves room for the rest.
+func (s *subscriber) put(ev ide.SessionEvent, traffic bool) {
+	most := maxEvents
+	if traffic {
+		most = maxTraffic
+	}
 	switch {
-	case len(s.queue) < maxEvents || ev.Kind == ide.EventEnded:
+	case len(s.queue) < most || ev.Kind == ide.EventEnded:
 		s.queue = append(s.queue, ev)
 	case !s.missed:
 		s.missed = true
@@ -55,8 +77,8 @@ func (s *subscriber) put(ev ide.SessionEvent) {
 	}
 }
 
-func (e *events) subscribe(session string, later map[string]bool) *subscriber {
-	s := &subscriber{session: session, wake: make(chan struct{}, 1), later: later}
+func (e *events) subscribe(p ide.SessionEventsParams, later map[string]bool) *subscriber {
+	s := &subscriber{session: p.ID, traffic: p.Traffic, wake: make(chan struct{}, 1), later: later}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.all == nil {
@@ -87,18 +109,18 @@ func (e *events) begin(s *subscriber, session string, state []ide.SessionEvent) 
 	defer e.mu.Unlock()
 	delete(s.later, session)
 	for _, ev := range state {
-		s.put(ev)
+		s.put(ev, false)
 	}
 }
 
-// Events hands what happens in a session, or with id "" in all of them, to
+// Events hands what happens in a session, or without its ID in all of them, to
 // tell, first what is the case, until the session has ended or ctx is done.
-func (m *Manager) Events(ctx context.Context, id string, tell func(ide.SessionEvent)) error {
-	sub, sessions, err := m.subscribe(id)
+func (m *Manager) Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error {
+	sub, sessions, err := m.subscribe(p)
 	if err != nil {
 		return err
 	}
-	defer m.events.unsubscribe(sub)
+	defer m.unsubscribe(sub)
 	for _, s := range sessions {
 		s.mu.Lock()
 		m.events.begin(sub, s.id, s.state())
@@ -107,7 +129,7 @@ func (m *Manager) Events(ctx context.Context, id string, tell func(ide.SessionEv
 	for {
 		for _, ev := range m.events.take(sub) {
 			tell(ev)
-			if ev.Kind == ide.EventEnded && id != "" {
+			if ev.Kind == ide.EventEnded && p.ID != "" {
 				return nil
 			}
 		}
@@ -121,27 +143,36 @@ func (m *Manager) Events(ctx context.Context, id string, tell func(ide.SessionEv
 
 // subscribe finds the sessions in question, to whose events the subscriber does
 // not listen yet.
-func (m *Manager) subscribe(id string) (*subscriber, []*Session, error) {
+func (m *Manager) subscribe(p ide.SessionEventsParams) (*subscriber, []*Session, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var list []*Session
 	later := map[string]bool{}
 	for _, s := range m.sessions {
-		if id == "" || id == s.id {
+		if p.ID == "" || p.ID == s.id {
 			list = append(list, s)
 			later[s.id] = true
 		}
 	}
-	if id != "" && len(list) == 0 {
-		return nil, nil, noSession(id)
+	if p.ID != "" && len(list) == 0 {
+		return nil, nil, noSession(p.ID)
 	}
-	return m.events.subscribe(id, later), list, nil
+	sub := m.events.subscribe(p, later)
+	m.watchTraffic()
+	return sub, list, nil
+}
+
+func (m *Manager) unsubscribe(s *subscriber) {
+	m.events.unsubscribe(s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watchTraffic()
 }
 
 // event tells of something that happened in the session.
 func (s *Session) event(ev ide.SessionEvent) {
 	ev.Session = s.id
-	s.events.tell(ev)
+	s.events.tell(ev, false)
 }
 
 // state is what a client that comes now has missed. s.mu is held.

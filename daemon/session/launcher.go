@@ -77,6 +77,10 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 		if err != nil {
 			return err
 		}
+		if request.Op == layer.OpOpened {
+			l.opened(request)
+			continue
+		}
 		calls <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-calls }()
@@ -167,7 +171,9 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 	}
 	switch r.Op {
 	case layer.OpOpen:
-		return l.open(r, reply)
+		fd, err := l.open(r, reply)
+		l.tellOpened(r, reply.Attr, err)
+		return fd, err
 	case layer.OpStat:
 		return nil, l.stat(r, reply)
 	case layer.OpReadlink:
@@ -177,7 +183,7 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 	case layer.OpConnect:
 		return nil, l.connect(r, reply)
 	case layer.OpDatagram:
-		reply.Addr, err = l.s.datagrams.Endpoint(r.Addr, r.Addr2, r.Node)
+		reply.Addr, err = l.s.datagrams.Endpoint(r.Addr, r.Addr2, r.Node, func() forward.Watch { return l.outgoing("udp", r) })
 		return nil, err
 	case layer.OpListen:
 		return nil, l.s.listen(l.ctx, r, l)
@@ -212,10 +218,11 @@ func (l *launcher) sweepNodes() {
 func (l *launcher) connect(r *layer.Request, reply *layer.Reply) error {
 	var e forward.Endpoint
 	var err error
+	w := l.outgoing("tcp", r)
 	if r.Flags&layer.ConnectAsync == 0 {
-		e, err = l.s.outgoing.Connect(l.ctx, r.Addr, r.Addr2)
+		e, err = l.s.outgoing.Connect(l.ctx, r.Addr, r.Addr2, w)
 	} else {
-		e, err = l.s.outgoing.ConnectAsync(l.ctx, r.Addr, r.Addr2, r.Flags&layer.ConnectMultipath != 0)
+		e, err = l.s.outgoing.ConnectAsync(l.ctx, r.Addr, r.Addr2, r.Flags&layer.ConnectMultipath != 0, w)
 	}
 	reply.Addr, reply.Addr2 = e.Addr, e.Local
 	if e.Pending {

@@ -12,13 +12,14 @@ import (
 )
 
 // notices are what one launcher has to hear without having asked: words for its
-// user, and the leases that have expired. They wait here for a launcher that is
+// user, the leases that have expired, and whether it is watched. They wait here for a launcher that is
 // stopped, which is told of the latest when it goes on.
 type notices struct {
 	wake chan struct{} // of capacity 1
 
 	mu    sync.Mutex
 	words []string // guarded by mu
+	watch *bool    // guarded by mu; new: somebody asks which files are opened
 	any   bool     // guarded by mu; leases have expired
 	seq   uint64   // guarded by mu
 	ids   []uint64 // guarded by mu
@@ -54,6 +55,14 @@ func (n *notices) expired(x protocol.Expired) {
 	n.tell()
 }
 
+// watched says whether somebody asks which files are opened.
+func (n *notices) watched(on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.watch = &on
+	n.tell()
+}
+
 // tell is called with mu held.
 func (n *notices) tell() {
 	select {
@@ -73,10 +82,17 @@ func (n *notices) take() (list []layer.Reply) {
 		}
 		list = append(list, r)
 	}
+	if n.watch != nil {
+		r := layer.Reply{Flags: layer.ReplyWatched}
+		if *n.watch {
+			r.Node = 1
+		}
+		list = append(list, r)
+	}
 	for _, words := range n.words {
 		list = append(list, layer.Reply{Data: cut(words)})
 	}
-	n.words, n.any, n.ids, n.all = nil, false, nil, false
+	n.words, n.watch, n.any, n.ids, n.all = nil, nil, false, nil, false
 	return list
 }
 

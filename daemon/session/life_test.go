@@ -41,7 +41,7 @@ func begin(t *testing.T, incoming string) (*Manager, ide.Session, <-chan ide.Ses
 	ctx, cancel := context.WithCancel(t.Context())
 	told, done := make(chan ide.SessionEvent, 100), make(chan error)
 	go func() {
-		done <- m.Events(ctx, s.ID, func(e ide.SessionEvent) {
+		done <- m.Events(ctx, ide.SessionEventsParams{ID: s.ID}, func(e ide.SessionEvent) {
 			select {
 			case told <- e:
 			case <-ctx.Done():
@@ -318,7 +318,7 @@ func TestSlowReaderOfEvents(t *testing.T) {
 	read, done := make(chan bool), make(chan error)
 	var kinds []string
 	go func() {
-		done <- m.Events(t.Context(), s.ID, func(e ide.SessionEvent) {
+		done <- m.Events(t.Context(), ide.SessionEventsParams{ID: s.ID}, func(e ide.SessionEvent) {
 			if len(kinds) == 0 {
 				read <- true
 				<-read

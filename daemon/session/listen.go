@@ -153,6 +153,7 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 		defer s.wg.Done()
 	}
 	s.mu.Unlock()
+	watch := s.traffic.Incoming(in.Port, l.mirror, in.Client)
 	for err == nil {
 		s.mu.Lock()
 		at, pause := l.at, s.pauseOf(l)
@@ -161,7 +162,7 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 			err = pause.wait(s.ctx)
 			continue
 		}
-		if err = s.incoming.Deliver(s.ctx, stream, forward.Peer{Client: in.Client, Local: in.Local}, at); err == nil {
+		if err = s.incoming.Deliver(s.ctx, stream, forward.Peer{Client: in.Client, Local: in.Local}, at, watch); err == nil {
 			return
 		}
 		s.mu.Lock()

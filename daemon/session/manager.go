@@ -199,11 +199,19 @@ func (m *Manager) List() []ide.Session {
 	return list
 }
 
-// Release says that the connection which started a session is gone.
-func (m *Manager) Release(id string) {
-	if s, err := m.session(id); err == nil {
-		s.release()
-		m.endUnused(s, "its client is gone")
+// Release says that a connection which started a session is gone. A tied
+// session ends with it, whatever runs there.
+func (m *Manager) Release(id string, tied bool) {
+	const why = "its client is gone"
+	s, err := m.session(id)
+	if err != nil {
+		return
+	}
+	s.release()
+	if tied {
+		m.end(s, why)
+	} else {
+		m.endUnused(s, why)
 	}
 }
 

@@ -29,6 +29,7 @@ func (m *Manager) register(s *Session) *Session {
 		return other
 	}
 	m.sessions[s.id] = s
+	s.watchTraffic(m.events.watched(s.id))
 	s.log.Info("session started", "target", s.target.name)
 	s.event(ide.SessionEvent{Kind: ide.EventStarted, Message: s.target.name})
 	return s

@@ -13,6 +13,7 @@ import (
 
 	"mirrord/daemon/config"
 	"mirrord/daemon/forward"
+	"mirrord/daemon/traffic"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 )
@@ -30,9 +31,10 @@ type Session struct {
 	outgoing  *forward.Outgoing
 	datagrams *forward.Datagrams
 	incoming  *forward.Incoming
+	traffic   *traffic.Source
 	ctx       context.Context // until the session ends
 	cancel    context.CancelFunc
-	wg        sync.WaitGroup // incoming connections and watchListeners
+	wg        sync.WaitGroup // incoming connections, watchListeners, files that clients look at
 
 	toldNoFiles sync.Once
 
@@ -60,6 +62,10 @@ func newSession(log *slog.Logger, id string, a *agent, t target, e *events, cfg 
 		events: e, config: cfg, whileRestarting: cfg.Incoming.WhileRestarting, whileStopped: cfg.Incoming.WhileStopped,
 		holders: 1, listeners: map[uint16]*listener{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{},
 	}
+	s.traffic = traffic.New(func(ev ide.SessionEvent) {
+		ev.Session = s.id
+		s.events.tell(ev, true)
+	})
 	var err error
 	if s.outgoing, err = forward.NewOutgoing(s.log, a.tunnel.Connect); err != nil {
 		return nil, err
@@ -102,6 +108,9 @@ func (s *Session) attach(l *launcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.launchers[l] = true
+	if s.traffic.Watched() {
+		l.notices.watched(true)
+	}
 	s.event(ide.SessionEvent{Kind: ide.EventLaunched})
 }
 
@@ -174,6 +183,17 @@ func (s *Session) works(op layer.Op) error {
 	return s.lost
 }
 
+// spawn runs f in a goroutine that close waits for, unless the session has ended.
+func (s *Session) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.wg.Go(f)
+	return true
+}
+
 // close gives all ports back, resets all connections and waits for their goroutines.
 func (s *Session) close() {
 	s.cancel()
@@ -186,6 +206,7 @@ func (s *Session) close() {
 	s.outgoing.Close()
 	s.datagrams.Close()
 	s.wg.Wait()
+	s.traffic.Close()
 }
 
 func (s *Session) whyNoFiles() error {

@@ -154,7 +154,7 @@ func boundSocket(t *testing.T) (netip.AddrPort, int) {
 func TestSessionLivesWithItsLaunchers(t *testing.T) {
 	m := manager(t)
 	s, c := start(t, m)
-	m.Release(s.ID)
+	m.Release(s.ID, false)
 	if list := m.List(); len(list) != 1 || list[0].Launchers != 1 {
 		t.Fatalf("after its starter's end: %+v", list)
 	}
@@ -254,11 +254,11 @@ func TestStartAgain(t *testing.T) {
 	if s, err := m.Start(t.Context(), p, func(string) {}); err != nil || s.ID != first.ID || s.Started != first.Started {
 		t.Errorf("while it is there: %+v, %v", s, err)
 	}
-	m.Release(first.ID)
+	m.Release(first.ID, false)
 	if list := m.List(); len(list) != 1 {
 		t.Errorf("one of two who started it is gone: %v", list)
 	}
-	m.Release(first.ID)
+	m.Release(first.ID, false)
 	if list := m.List(); len(list) != 0 {
 		t.Errorf("both who started it are gone: %v", list)
 	}
@@ -282,11 +282,16 @@ func TestStartAgain(t *testing.T) {
 	if list := m.List(); len(list) != 1 || list[0].ID != first.ID {
 		t.Errorf("of racing starters there are %v", list)
 	}
-	for range racing {
-		m.Release(first.ID)
+	for range racing - 1 {
+		m.Release(first.ID, false)
 	}
+	if list := m.List(); len(list) != 1 {
+		t.Errorf("all but one who started it are gone: %v", list)
+	}
+	m.hold(first.ID)
+	m.Release(first.ID, true)
 	if list := m.List(); len(list) != 0 {
-		t.Errorf("all who started it are gone: %v", list)
+		t.Errorf("who it was tied to is gone: %v", list)
 	}
 }
 

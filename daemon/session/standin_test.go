@@ -141,7 +141,7 @@ func TestStandInsEnd(t *testing.T) {
 		t.Fatalf("stand-ins: %v", left())
 	}
 	own := m.all()[0]
-	m.Release(own.id)
+	m.Release(own.id, false)
 	c.conn.Close()
 	<-own.ctx.Done() // comes after
 	if list := left(); len(list) > 0 {

@@ -111,7 +111,7 @@ func environ(ctx context.Context, cfg *config.Config, client ide.Client, a *agen
 
 // again is what starts the session once more, on the very same target.
 func again(p ide.SessionStartParams, t target) ide.SessionStartParams {
-	p.Progress = ""
+	p.Progress, p.Tied = "", false
 	if t.path != "" {
 		p.Overrides.Target, p.Overrides.Namespace = t.path, t.namespace
 	}

@@ -9,22 +9,26 @@ import (
 	"mirrord/protocol/ide"
 )
 
-// Targets lists what could be a session's target.
-func (m *Manager) Targets(ctx context.Context, p ide.TargetListParams) (ide.TargetListResult, error) {
+// Targets lists what could be a session's target; tell gets what is found at once.
+func (m *Manager) Targets(ctx context.Context, p ide.TargetListParams, tell func([]ide.Target)) (ide.TargetListResult, error) {
 	c, err := m.cluster(ctx, "listing targets", p)
 	if err != nil {
 		return ide.TargetListResult{}, err
 	}
 	defer c.Close()
-	listed, err := c.Targets(ctx, "")
+	listed, err := c.Targets(ctx, "", func(part []cluster.Listed) { tell(targetsOf(part)) })
 	if err != nil {
 		return ide.TargetListResult{}, clusterError(err)
 	}
-	result := ide.TargetListResult{Namespace: c.Namespace(), Targets: []ide.Target{}}
-	for _, l := range listed {
-		result.Targets = append(result.Targets, ide.Target{Path: l.Path.String(), Containers: l.Containers, Available: l.Available, Reason: l.Reason})
+	return ide.TargetListResult{Namespace: c.Namespace(), Targets: targetsOf(listed)}, nil
+}
+
+func targetsOf(listed []cluster.Listed) []ide.Target {
+	list := make([]ide.Target, len(listed)) // an array on the wire
+	for i, l := range listed {
+		list[i] = ide.Target{Path: l.Path.String(), Containers: l.Containers, Available: l.Available, Reason: l.Reason}
 	}
-	return result, nil
+	return list
 }
 
 // Namespaces lists where targets could be.
@@ -70,7 +74,10 @@ func (m *Manager) cluster(ctx context.Context, what string, p ide.TargetListPara
 	return c, nil
 }
 
-// Verify tells what is wrong with a configuration file.
-func (m *Manager) Verify(p ide.ConfigVerifyParams) ([]ide.Problem, error) {
-	return config.Verify(p.Client, p.ConfigFile)
+// Verify tells what is wrong with a configuration file, and what it chooses.
+func (m *Manager) Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
+	return config.Verify(p)
 }
+
+// DefaultConfig is a configuration file to begin with.
+func (m *Manager) DefaultConfig() ide.ConfigDefaultResult { return config.Default() }

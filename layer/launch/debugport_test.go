@@ -71,10 +71,10 @@ func need(t *testing.T, tool string) {
 }
 
 // script writes a program whose port is web into a file.
-func script(t *testing.T, name, text string, web uint16) string {
+func script(t *testing.T, name, text string, ports ...any) string {
 	t.Helper()
 	name = filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(name, fmt.Appendf(nil, text, web), 0o644); err != nil {
+	if err := os.WriteFile(name, fmt.Appendf(nil, text, ports...), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return name
@@ -124,6 +124,11 @@ func TestDebuggersPort(t *testing.T) {
 		{"node, by a signal", nil, false, "", loopback, func(_ *testing.T, debug, web uint16) []string {
 			return []string{"node", "--inspect-port", fmt.Sprint(debug), "-e", fmt.Sprintf(nodeListensLate, web)}
 		}},
+		{"node, by VS Code", nil, false, "VSCODE_INSPECTOR_OPTIONS={}", loopback, func(t *testing.T, debug, web uint16) []string {
+			return []string{"node", script(t, "web.js", `
+require('child_process').spawnSync(process.execPath, ['-e', 'require("net").createServer().on("listening", () => process.exit(0)).listen(%[1]d)']);
+require('inspector').open(%[1]d);`+strings.ReplaceAll(nodeListens, "%d", "%[2]d"), debug, web)}
+		}},
 		{"JDWP", nil, false, "", all6, func(t *testing.T, debug, web uint16) []string {
 			return []string{"java", fmt.Sprintf("-agentlib:jdwp=transport=dt_socket,server=y,suspend=n,address=*:%d", debug), script(t, "Web.java", javaListens, web)}
 		}},
@@ -147,7 +152,7 @@ func TestDebuggersPort(t *testing.T) {
 			w := newWorld(t)
 			w.policy.Steal, w.policy.Mirror = !tt.mirror, tt.mirror
 			if tt.env != "" {
-				w.env = append(w.env, fmt.Sprintf(tt.env, debug))
+				w.env = append(w.env, strings.ReplaceAll(tt.env, "%d", fmt.Sprint(debug)))
 			}
 			var mu sync.Mutex
 			var asked []uint16 // guarded by mu

@@ -26,14 +26,11 @@ package launch
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -126,6 +123,7 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		signal.Notify(signals, keeper.Forwarded()...)
 	}()
 	defer func() { <-notified }()
+	c.Set = inspected(c.Env, c.Set)
 	debuggees, debugger := merge(c.Env, c.Set, c.Unset), (*layer.Debugger)(nil)
 	env := debuggees
 	if c.Debugger {
@@ -188,17 +186,4 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		end.OutOfMemory = OutOfMemoryKills() > <-kills
 	}
 	return end, err
-}
-
-// merge is env, as the target changes it.
-func merge(env []string, set map[string]string, unset []string) []string {
-	list := slices.DeleteFunc(slices.Clone(env), func(pair string) bool {
-		name, _, _ := strings.Cut(pair, "=")
-		_, ok := set[name]
-		return ok || slices.Contains(unset, name)
-	})
-	for _, name := range slices.Sorted(maps.Keys(set)) {
-		list = append(list, name+"="+set[name])
-	}
-	return list
 }

@@ -9,8 +9,8 @@
 //  3. the user's not_found, read_write, read_only, local
 //  4. default not_found: credentials of the developer's own tools
 //  5. default read-only: names and certificates as the target has them
-//  6. the debuggee's own directory, program, home and temporary files, and the
-//     directories that lead there: Local
+//  6. the debuggee's own directory, program, home and temporary files, what its
+//     editor has named beside them, and the directories that lead there: Local
 //  7. the target's volume mounts: Remote
 //  8. default local: code, libraries, the machine's directories
 //  9. the mode
@@ -103,7 +103,7 @@ func New(set ide.Policy, c Client) (*Policy, error) {
 			p.mounts = append(p.mounts, m)
 		}
 	}
-	for _, dir := range []string{c.Dir, c.Executable, c.Home, cmp.Or(c.Temp, "/tmp")} {
+	for _, dir := range append([]string{c.Dir, c.Executable, c.Home, cmp.Or(c.Temp, "/tmp")}, set.Places...) {
 		if dir = path.Clean(dir); strings.HasPrefix(dir, "/") && dir != "/" {
 			p.local = append(p.local, dir)
 			for up := path.Dir(dir); up != "/"; up = path.Dir(up) {

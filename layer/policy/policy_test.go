@@ -36,6 +36,7 @@ func TestPath(t *testing.T) {
 		s.Local = []string{`^/app/cache`, `^/usr/share/remote`}
 		s.Mapping = map[string]string{`^/usr/map/(.*)`: "/app/$1"}
 	})
+	editor := newPolicy(t, func(s *ide.Policy) { s.Places, s.Mounts = []string{"/srv/code/app", "/"}, []string{"/srv/code"} })
 	mode := func(m string, dns bool) *Policy {
 		return newPolicy(t, func(s *ide.Policy) { s.FSMode, s.DNS = m, dns })
 	}
@@ -55,6 +56,9 @@ func TestPath(t *testing.T) {
 		{read, "/root/.config/gcloud/x", notFound},
 		{read, "/root/.config/other", ownPlace},
 		{read, "/root/data", ownPlace},
+		{editor, "/srv/code/app/bootloader", ownPlace},
+		{editor, "/srv/code/other", Verdict{Kind: Remote, Rule: "volume mount of the target"}},
+		{editor, "/app/x", modeRead},
 		{read, "/etc/resolv.conf", resolver},
 		{read, "/etc//resolv.conf", resolver},
 		{read, "/etc/nsswitch.conf", resolver},

@@ -17,6 +17,7 @@ const (
 	MethodTargetContexts   = "target/contexts"   // TargetListParams, ContextsResult
 	MethodTargetNamespaces = "target/namespaces" // TargetListParams, NamespacesResult
 	MethodConfigVerify     = "config/verify"     // ConfigVerifyParams, ConfigVerifyResult
+	MethodConfigDefault    = "config/default"    // Empty, ConfigDefaultResult
 	MethodSessionStart     = "session/start"     // SessionStartParams, Session
 	MethodSessionLaunch    = "session/launch"    // SessionID, Launch
 	MethodSessionStop      = "session/stop"      // SessionID, Empty
@@ -24,6 +25,9 @@ const (
 	MethodRestart          = "session/restart"   // SessionRestartParams, Session
 	MethodSessionEvents    = "session/events"    // SessionEventsParams, Empty: when the session has ended, or on cancellation
 	MethodSessionEvent     = "session/event"     // notification from the daemon: SessionEvent
+	MethodFileList         = "file/list"         // FileParams, FileListResult
+	MethodFileStat         = "file/stat"         // FileParams, FileEntry
+	MethodFileRead         = "file/read"         // FileReadParams, FileReadResult
 	MethodDebugStart       = "debug/start"       // DebugStartParams, Debug
 	MethodShutdown         = "daemon/shutdown"   // ShutdownParams, Empty
 	MethodCancel           = "$/cancelRequest"   // notification: CancelParams
@@ -49,6 +53,18 @@ const (
 	CodeSession     = 7      // no such session
 	CodeUsage       = 9      // an override, or how the target is written, makes no sense
 	CodeBuild       = 8      // client and daemon are of different builds, and the daemon is busy
+	CodeFile        = 10     // a file of the target could not be read; ErrorData.Errno says why
+)
+
+// MaxFileRead is the most bytes that one file/read answers.
+const MaxFileRead = 4 << 20
+
+// Kinds of a FileEntry.
+const (
+	FileRegular   = "file"
+	FileDirectory = "directory"
+	FileSymlink   = "symlink"
+	FileOther     = "other" // a device, a FIFO, a socket
 )
 
 // Kinds of a SessionEvent.
@@ -71,7 +87,8 @@ const (
 
 // ErrorData goes with an error whose message alone does not say what to do.
 type ErrorData struct {
-	Hint string `json:"hint,omitempty"` // one line: the way out
+	Hint  string `json:"hint,omitempty"`  // one line: the way out
+	Errno string `json:"errno,omitempty"` // of CodeFile, Linux's name: "ENOENT"
 }
 
 type (
@@ -96,6 +113,10 @@ type (
 	Client struct {
 		Dir string   `json:"dir"`
 		Env []string `json:"env,omitempty"` // NAME=value
+
+		// Local are directories of this machine that stay so for the debuggee,
+		// as its own do: an editor's, whose debuggers run in the debuggee.
+		Local []string `json:"local,omitempty"`
 	}
 
 	// Overrides are the settings of the command line; they win over the file.
@@ -113,6 +134,7 @@ type (
 		Client     Client    `json:"client"`
 		ConfigFile string    `json:"configFile,omitempty"`
 		Overrides  Overrides `json:"overrides"`
+		Progress   string    `json:"progress,omitempty"` // target/list: token of $/progress, "" for none
 	}
 	TargetListResult struct {
 		Namespace string   `json:"namespace"`
@@ -137,12 +159,28 @@ type (
 		Namespaces []string `json:"namespaces"`
 	}
 
+	// ConfigVerifyParams: without ConfigFile the one that a session would find is
+	// meant. Text is what an editor has in place of the file's content.
 	ConfigVerifyParams struct {
-		Client     Client `json:"client"`
-		ConfigFile string `json:"configFile"`
+		Client     Client    `json:"client"`
+		ConfigFile string    `json:"configFile"`
+		Text       *string   `json:"text,omitempty"`
+		Overrides  Overrides `json:"overrides"`
 	}
+	// ConfigVerifyResult has, beside what is wrong, what file and overrides choose;
+	// "" where nothing.
 	ConfigVerifyResult struct {
-		Problems []Problem `json:"problems"`
+		Problems   []Problem `json:"problems"`
+		ConfigFile string    `json:"configFile"` // absolute path of the file meant; "": there is none
+		Target     string    `json:"target"`
+		Namespace  string    `json:"namespace"`
+		Context    string    `json:"context"`
+		Steal      bool      `json:"steal"`
+	}
+	// ConfigDefaultResult is a file to begin with.
+	ConfigDefaultResult struct {
+		Name string `json:"name"`
+		Text string `json:"text"`
 	}
 	// Problem is one thing wrong in a configuration file; Line and Column count from 1.
 	Problem struct {
@@ -161,6 +199,7 @@ type (
 		Client     Client    `json:"client"`
 		ConfigFile string    `json:"configFile,omitempty"`
 		Overrides  Overrides `json:"overrides"`
+		Tied       bool      `json:"tied,omitempty"`     // the session ends with this connection, and its debuggees do
 		Progress   string    `json:"progress,omitempty"` // token of $/progress, "" for none
 	}
 	// Session tells of a session what anybody may know.
@@ -187,7 +226,8 @@ type (
 	}
 	// SessionEventsParams: without ID, of all sessions, also those to come.
 	SessionEventsParams struct {
-		ID string `json:"id,omitempty"`
+		ID      string `json:"id,omitempty"`
+		Traffic bool   `json:"traffic,omitempty"` // also requests, connections and files
 	}
 	// SessionEvent is something that happened in a session. Those that say what
 	// is the case are told first to a client that asks.
@@ -199,9 +239,47 @@ type (
 		Port    uint16 `json:"port,omitempty"`
 		Mirror  bool   `json:"mirror,omitempty"`
 		Message string `json:"message,omitempty"`
+
+		Request    *Request    `json:"request,omitempty"`
+		Connection *Connection `json:"connection,omitempty"`
+		Outgoing   *Outgoing   `json:"outgoing,omitempty"`
+		File       *File       `json:"file,omitempty"`
 	}
 	SessionListResult struct {
 		Sessions []Session `json:"sessions"`
+	}
+
+	// FileParams name a file of the session's target, by an absolute path there.
+	FileParams struct {
+		ID   string `json:"id"` // of a session
+		Path string `json:"path"`
+	}
+	FileListResult struct {
+		Entries   []FileEntry `json:"entries"`             // by name
+		Truncated bool        `json:"truncated,omitempty"` // there are more
+	}
+	// FileEntry tells of a file.
+	FileEntry struct {
+		Name     string `json:"name"`     // without directory
+		Kind     string `json:"kind"`     // a File constant
+		Size     int64  `json:"size"`     // bytes
+		Modified int64  `json:"modified"` // ms since 1970
+		Mode     uint32 `json:"mode"`     // permission bits
+		// Target is a symlink's text, and Leads the kind of what it leads to; "" where that is nothing.
+		Target  string `json:"target"`
+		Leads   string `json:"leads"`
+		Symlink bool   `json:"symlink,omitempty"` // file/stat: the path is one, which was followed
+	}
+	// FileReadParams: Length 0 and what is over MaxFileRead are MaxFileRead.
+	FileReadParams struct {
+		ID     string `json:"id"`
+		Path   string `json:"path"`
+		Offset int64  `json:"offset"`
+		Length int    `json:"length"`
+	}
+	FileReadResult struct {
+		Data []byte `json:"data"` // base64; shorter than asked for at the end only
+		EOF  bool   `json:"eof"`  // nothing follows
 	}
 
 	// Launch is what a launcher needs to put a debuggee into a session. It
@@ -222,6 +300,7 @@ type (
 		ReadWrite     []string          `json:"readWrite,omitempty"`
 		ReadOnly      []string          `json:"readOnly,omitempty"`
 		Local         []string          `json:"local,omitempty"`
+		Places        []string          `json:"places,omitempty"` // directories that are Local as the debuggee's own are
 		NotFound      []string          `json:"notFound,omitempty"`
 		Mapping       map[string]string `json:"mapping,omitempty"`
 		Mounts        []string          `json:"mounts,omitempty"` // the target's volume mounts
@@ -258,8 +337,9 @@ type (
 		Value ProgressValue `json:"value"`
 	}
 	ProgressValue struct {
-		Kind    string `json:"kind"` // begin, report, end
-		Message string `json:"message,omitempty"`
+		Kind    string   `json:"kind"` // begin, report, end
+		Message string   `json:"message,omitempty"`
+		Targets []Target `json:"targets,omitempty"` // of target/list: those that were found since the last report
 	}
 	CancelParams struct {
 		ID any `json:"id"` // number or string, as in the request
@@ -276,7 +356,9 @@ type Error struct {
 	Code int
 	Msg  string
 	Hint string
-	Err  error // cause, not sent
+	// Errno is ErrorData's.
+	Errno string
+	Err   error // cause, not sent
 }
 
 func (e *Error) Error() string { return e.Msg }

@@ -16,24 +16,27 @@ const golden = "../../testdata/wire/ide.json"
 
 // messages has parameters and result of every method.
 func messages() map[string]any {
-	client := Client{Dir: "/home/dev/shop", Env: []string{"HOME=/home/dev"}}
+	client := Client{Dir: "/home/dev/shop", Env: []string{"HOME=/home/dev"}, Local: []string{"/usr/share/code"}}
 	overrides := Overrides{Target: "deployment/web", Namespace: "shop", Context: "staging", Kubeconfig: "/home/dev/kubeconfig", Steal: true, FSMode: "read"}
 	session := Session{
 		ID: "5f3a9c21", Target: "pod/web-1/container/web in shop", Pod: "web-1", Namespace: "shop", Context: "staging",
 		Started: "2026-11-23T12:00:00Z", Launchers: 1, Ports: []uint16{8080}, Warnings: []string{"mirrord.json:3:5: operator: not served yet"},
 	}
+	text := "{\n  \"target\": \"deployment/web\"\n}\n"
 	return map[string]any{
 		MethodInitialize:                   InitializeParams{Version: 1, Build: "0123456789ab", Client: "vscode 1.2.3"},
 		MethodInitialize + " result":       InitializeResult{Version: 1, Build: "0123456789ab", PID: 4711, Layer: "/run/user/1000/mirrord/layer.sock", Busy: 1},
-		MethodTargetList:                   TargetListParams{Client: client, ConfigFile: ".mirrord/mirrord.json", Overrides: overrides},
+		MethodTargetList:                   TargetListParams{Client: client, ConfigFile: ".mirrord/mirrord.json", Overrides: overrides, Progress: "p1"},
 		MethodTargetList + " result":       TargetListResult{Namespace: "shop", Targets: []Target{{Path: "deployment/web", Containers: []string{"web"}, Available: true}, {Path: "pod/job-1", Reason: "it has ended"}}},
 		MethodTargetContexts:               TargetListParams{Client: client},
 		MethodTargetContexts + " result":   ContextsResult{Current: "staging", Contexts: []string{"production", "staging"}},
 		MethodTargetNamespaces:             TargetListParams{Client: client, Overrides: Overrides{Context: "staging"}},
 		MethodTargetNamespaces + " result": NamespacesResult{Current: "shop", Namespaces: []string{"default", "shop"}},
-		MethodConfigVerify:                 ConfigVerifyParams{Client: client, ConfigFile: ".mirrord/mirrord.json"},
-		MethodConfigVerify + " result":     ConfigVerifyResult{Problems: []Problem{{File: "mirrord.json", Line: 2, Column: 14, Key: "feature.fs.mode", Message: `"reed" is none of local, localwithoverrides, read, write`}}},
-		MethodSessionStart:                 SessionStartParams{Client: client, Overrides: overrides, Progress: "p1"},
+		MethodConfigVerify:                 ConfigVerifyParams{Client: client, ConfigFile: ".mirrord/mirrord.json", Text: &text, Overrides: Overrides{Namespace: "shop"}},
+		MethodConfigVerify + " result":     ConfigVerifyResult{Problems: []Problem{{File: "mirrord.json", Line: 2, Column: 14, Key: "feature.fs.mode", Message: `"reed" is none of local, localwithoverrides, read, write`}}, ConfigFile: "/home/dev/shop/.mirrord/mirrord.json", Target: "deployment/web", Namespace: "shop", Steal: true},
+		MethodConfigDefault:                Empty{},
+		MethodConfigDefault + " result":    ConfigDefaultResult{Name: "mirrord.json", Text: text},
+		MethodSessionStart:                 SessionStartParams{Client: client, Overrides: overrides, Tied: true, Progress: "p1"},
 		MethodSessionStart + " result":     session,
 		MethodSessionLaunch:                SessionID{ID: "5f3a9c21"},
 		MethodSessionLaunch + " result": Launch{
@@ -44,18 +47,52 @@ func messages() map[string]any {
 		MethodSessionStop + " result":   Empty{},
 		MethodRestart:                   SessionRestartParams{ID: "5f3a9c21", Client: client},
 		MethodRestart + " result":       session,
-		MethodSessionEvents:             SessionEventsParams{ID: "5f3a9c21"},
+		MethodSessionEvents:             SessionEventsParams{ID: "5f3a9c21", Traffic: true},
 		MethodSessionEvents + " result": Empty{},
 		MethodSessionEvent:              SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventStopped, PID: 4712},
 		MethodSessionList:               Empty{},
 		MethodSessionList + " result":   SessionListResult{Sessions: []Session{session}},
-		MethodDebugStart:                DebugStartParams{ID: "5f3a9c21", Client: client, Transport: "unix", Progress: "p2"},
-		MethodDebugStart + " result":    Debug{Endpoint: "unix:/run/user/1000/mirrord/dap-5f3a9c", PID: 4712},
-		MethodShutdown:                  ShutdownParams{Force: true},
-		MethodShutdown + " result":      Empty{},
-		MethodProgress:                  Progress{Token: "p1", Value: ProgressValue{Kind: "report", Message: "starting the agent"}},
-		MethodCancel:                    CancelParams{ID: 7},
-		"error data":                    ErrorData{Hint: "check with `kubectl auth can-i create jobs.batch -n shop`"},
+		MethodFileList:                  FileParams{ID: "5f3a9c21", Path: "/etc/shop"},
+		MethodFileList + " result": FileListResult{Entries: []FileEntry{
+			{Name: "..data", Kind: FileSymlink, Size: 31, Modified: 1763899200000, Mode: 0o777, Target: "..2026_11_23_12_00_00.1763899200", Leads: FileDirectory},
+			{Name: "config.yaml", Kind: FileRegular, Size: 14, Modified: 1763899200500, Mode: 0o644},
+		}},
+		MethodFileStat:               FileParams{ID: "5f3a9c21", Path: "/etc/shop/config.yaml"},
+		MethodFileStat + " result":   FileEntry{Name: "config.yaml", Kind: FileRegular, Size: 14, Modified: 1763899200500, Mode: 0o644, Target: "..data/config.yaml", Symlink: true},
+		MethodFileRead:               FileReadParams{ID: "5f3a9c21", Path: "/etc/shop/config.yaml", Length: 65536},
+		MethodFileRead + " result":   FileReadResult{Data: []byte("currency: EUR\n"), EOF: true},
+		MethodDebugStart:             DebugStartParams{ID: "5f3a9c21", Client: client, Transport: "unix", Progress: "p2"},
+		MethodDebugStart + " result": Debug{Endpoint: "unix:/run/user/1000/mirrord/dap-5f3a9c", PID: 4712},
+		MethodShutdown:               ShutdownParams{Force: true},
+		MethodShutdown + " result":   Empty{},
+		MethodProgress:               Progress{Token: "p1", Value: ProgressValue{Kind: "report", Message: "starting the agent"}},
+		MethodProgress + " targets":  Progress{Token: "p1", Value: ProgressValue{Kind: "report", Targets: []Target{{Path: "deployment/web", Containers: []string{"web"}, Available: true}}}},
+		MethodCancel:                 CancelParams{ID: 7},
+		"error data of a file":       ErrorData{Errno: "ENOENT"},
+		"error data":                 ErrorData{Hint: "check with `kubectl auth can-i create jobs.batch -n shop`"},
+		MethodSessionEvent + " " + EventRequest: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventRequest, Request: &Request{
+			ID: 7, Asked: &Asked{Port: 8080, Peer: "10.1.2.3:4711", Method: "GET", Path: "/items?all", Host: "web", Proto: "HTTP/1.1"},
+		}},
+		MethodSessionEvent + " " + EventResponse: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.6Z", Kind: EventResponse, Request: &Request{
+			ID: 7, Answered: &Answered{MS: 100.5, RequestBytes: 0, ResponseBytes: 512, Error: "the connection was reset"},
+		}},
+		MethodSessionEvent + " " + EventConnection: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventConnection, Connection: &Connection{
+			ID: 8, Port: 6379, Mirror: true, Peer: "10.1.2.3:4711", BytesIn: 14, MS: 0.5, Open: true,
+		}},
+		MethodSessionEvent + " " + EventOutgoing: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventOutgoing, Outgoing: &Outgoing{
+			ID: 9, Proto: "tcp", Address: "10.96.0.12:80", Name: "inventory.shop.svc.cluster.local", PID: 4712, MS: 1.5, Error: "ECONNREFUSED", Ended: true,
+		}},
+		MethodSessionEvent + " " + EventFile: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventFile, File: &File{
+			Path: "/etc/shop/config.yaml", Op: "open", Bytes: 120, PID: 4712, Count: 3,
+		}},
+		MethodSessionRequest: RequestParams{ID: "5f3a9c21", Request: 7, Reveal: true},
+		MethodSessionRequest + " result": RequestResult{
+			Request: RequestMessage{
+				Method: "POST", Path: "/items", Host: "web", Proto: "HTTP/1.1", Headers: [][2]string{{"Content-Length", "5"}, {"Authorization", "…"}}, Body: []byte("hello"),
+			},
+			Response: ResponseMessage{Status: 201, Headers: [][2]string{{"Content-Length", "0"}}, Trailers: [][2]string{{"X-Sum", "42"}}, Body: []byte{}},
+			Peer:     "10.1.2.3:4711", Port: 8080, Started: "2026-11-23T12:00:00.5Z", MS: 12.5, Done: true,
+		},
 	}
 }
 

@@ -12,7 +12,7 @@
 // end. With ReplyExpired, Data has the ids of leases that have expired, 8 bytes
 // each, none for all of them; see protocol.Lease. With ReplyAhead, Data has an
 // Ahead: the reply to an OpOpen or OpStat that was not asked yet. Node has its
-// flags.
+// flags. With ReplyWatched, Node 1 asks for OpOpened, and 0 for none any more.
 //
 // The first request of a connection is Attach. When the connection ends, all
 // that it asked for is undone.
@@ -37,7 +37,8 @@ const (
 	// OpOpen opens Path in the target for reading; Flags: OpenDirectory,
 	// OpenNoFollow. The reply has Attr, Data (the resolved path) and either a
 	// descriptor (a sealed memfd of the whole content) or a Node to be opened
-	// below the file server's root as NodeName(Node).
+	// below the file server's root as NodeName(Node). Mode, as of OpConnect and
+	// OpDatagram, is the thread that asks, for who is told of it.
 	OpOpen Op = 2
 	// OpStat asks for Path's Attr; Flags: OpenNoFollow.
 	OpStat Op = 3
@@ -68,12 +69,19 @@ const (
 	// OpDebuggee tells of process Node, which a debugger traces: it may be
 	// stopped, or be replaced by another, for as long as its user likes.
 	OpDebuggee Op = 10
+	// OpOpened tells, where it was asked for, of openings of Path in the target
+	// that the launcher answered by what it kept; Flags: OpenDirectory,
+	// OpenWrite. Seq is how many there were, Mode the first one's thread, Node
+	// the size or, with OpenFailed, the errno. It is not answered.
+	OpOpened Op = 11
 )
 
 // Flags of OpOpen and OpStat, of OpConnect, of OpListen.
 const (
 	OpenDirectory = 1 << 0
 	OpenNoFollow  = 1 << 1
+	OpenWrite     = 1 << 2 // of OpOpened
+	OpenFailed    = 1 << 3 // of OpOpened
 
 	ConnectAsync     = 1 << 0
 	ConnectMultipath = 1 << 1 // it is an MPTCP socket
@@ -88,6 +96,7 @@ const (
 	ReplyPending = 1 << 2 // the connection's outcome is not known yet
 	ReplyExpired = 1 << 3 // of a notice: leases have expired
 	ReplyAhead   = 1 << 4 // of a notice: what is likely to be asked
+	ReplyWatched = 1 << 5 // of a notice: whether somebody asks which files are opened
 )
 
 // AheadContent is a flag of a notice of ReplyAhead, beside OpenNoFollow: it is

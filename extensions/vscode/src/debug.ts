@@ -1,0 +1,115 @@
+import * as vscode from 'vscode';
+import { DaemonError, type Daemon } from './daemon';
+import { apply, ownType, Unsupported, wanted, type Launch } from './launch';
+import type { Sessions } from './sessions';
+import type { Settings } from './settings';
+import type { Starter } from './starter';
+import type { SessionTools } from './tools';
+
+/** The key of a resolved configuration that names its session. */
+const mark = '__mirrord';
+
+/** Puts launches of every type into sessions, and follows their debug sessions. */
+export class Debugging implements vscode.DebugConfigurationProvider, vscode.DebugAdapterDescriptorFactory, vscode.DebugAdapterTrackerFactory {
+	constructor(
+		private readonly daemon: Daemon, private readonly settings: Settings, private readonly sessions: Sessions,
+		private readonly starter: Starter, private readonly tools: SessionTools,
+	) {}
+
+	register(ctx: vscode.ExtensionContext): void {
+		const { debug } = vscode;
+		ctx.subscriptions.push(
+			debug.registerDebugConfigurationProvider('*', this), // after those of the type itself
+			debug.registerDebugConfigurationProvider(ownType, new OwnType()),
+			debug.registerDebugAdapterDescriptorFactory(ownType, this),
+			debug.registerDebugAdapterTrackerFactory('*', this),
+			debug.onDidStartDebugSession((s) => { if (marked(s)) this.sessions.use(marked(s)!, s.id); }),
+			debug.onDidTerminateDebugSession((s) => { if (marked(s)) this.sessions.leave(marked(s)!, s.id, false); }),
+		);
+	}
+
+	async resolveDebugConfigurationWithSubstitutedVariables(
+		folder: vscode.WorkspaceFolder | undefined, c: vscode.DebugConfiguration, token?: vscode.CancellationToken,
+	): Promise<vscode.DebugConfiguration | undefined> {
+		if (!wanted(c, this.settings.on)) return c;
+		const asker = this.starter.asker(c, folder);
+		let running = this.sessions.of(asker.key);
+		if (running) {
+			try { // what differs in the configuration holds for this launch
+				running.info = await this.daemon.restart(running.info.id, asker.client);
+			} catch (e) {
+				await this.starter.fail(e);
+				return undefined;
+			}
+		} else {
+			running = await this.starter.session(asker, token);
+		}
+		if (!running) return undefined; // the launch ends without a word
+		const { id } = running.info;
+		try {
+			return { ...await apply(c as Launch, id, await this.tools.of(id)), [mark]: id } as vscode.DebugConfiguration;
+		} catch (e) {
+			if (running.own?.users.size === 0) await this.sessions.stop(id);
+			if (!(e instanceof Unsupported)) throw e;
+			const go = 'Run without mirrord';
+			const chosen = await vscode.window.showErrorMessage(`mirrord: ${e.message}`, { detail: 'Run it as a task or in a terminal of mirrord, or wrap its program by `mirrord exec`.', modal: true }, go);
+			return chosen === go ? c : undefined;
+		}
+	}
+
+	async createDebugAdapterDescriptor(s: vscode.DebugSession): Promise<vscode.DebugAdapterDescriptor> {
+		const id = marked(s);
+		if (!id) throw new Error('mirrord: this debug session has no session');
+		const { endpoint } = await this.daemon.debug(id, this.starter.asker(s.configuration as Launch, s.workspaceFolder).client);
+		if (endpoint.startsWith('unix:')) return new vscode.DebugAdapterNamedPipeServer(endpoint.slice('unix:'.length));
+		const [host, port] = endpoint.split(/:(?=\d+$)/);
+		return new vscode.DebugAdapterServer(Number(port), host);
+	}
+
+	createDebugAdapterTracker(s: vscode.DebugSession): vscode.DebugAdapterTracker | undefined {
+		const id = marked(s);
+		if (!id) return undefined;
+		const pause = (paused: boolean) => this.sessions.pause(id, root(s).id, paused);
+		return {
+			onDidSendMessage: (m: { type?: string; event?: string; command?: string; success?: boolean }) => {
+				if (m.type === 'event' && m.event === 'stopped') pause(true);
+				if (m.type === 'event' && (m.event === 'continued' || m.event === 'terminated')) pause(false);
+				if (m.type === 'response' && m.success && resuming.includes(m.command ?? '')) pause(false);
+			},
+		};
+	}
+}
+
+const resuming = ['continue', 'next', 'stepIn', 'stepOut', 'stepBack', 'reverseContinue', 'restart'];
+
+/** Debug sessions that another has begun, as js-debug's, are in the session of that one. */
+function root(s: vscode.DebugSession): vscode.DebugSession { return s.parentSession ? root(s.parentSession) : s; }
+
+function marked(s: vscode.DebugSession): string | undefined {
+	const id: unknown = root(s).configuration[mark];
+	return typeof id === 'string' ? id : undefined;
+}
+
+/** What mirrord-go takes for granted. */
+class OwnType implements vscode.DebugConfigurationProvider {
+	provideDebugConfigurations(): vscode.DebugConfiguration[] {
+		return [{ type: ownType, request: 'launch', name: 'mirrord: Go', mode: 'debug', program: '${workspaceFolder}' }];
+	}
+
+	resolveDebugConfiguration(_: vscode.WorkspaceFolder | undefined, c: vscode.DebugConfiguration): vscode.ProviderResult<vscode.DebugConfiguration> {
+		if (!c.type && vscode.window.activeTextEditor?.document.languageId === 'go') {
+			return { type: ownType, request: 'launch', name: 'mirrord: Go', mode: 'debug', program: '${fileDirname}' }; // there is no launch.json
+		}
+		if (c.request !== 'launch') throw new DaemonError(0, 'mirrord-go can launch only: a running process cannot be put into the context of a target');
+		return { ...c, mode: c['mode'] ?? 'debug', program: c['program'] ?? '${workspaceFolder}' };
+	}
+
+	async resolveDebugConfigurationWithSubstitutedVariables(_: vscode.WorkspaceFolder | undefined, c: vscode.DebugConfiguration): Promise<vscode.DebugConfiguration> {
+		const { statSync } = await import('node:fs');
+		const dir = (p: string) => { try { return statSync(p).isDirectory() ? p : p.slice(0, p.lastIndexOf('/')); } catch { return undefined; } };
+		const program = String(c['program']);
+		if (c['mode'] === 'exec' || c['dlvCwd']) return c;
+		const build = dir(program);
+		return build ? { ...c, dlvCwd: build, cwd: c['cwd'] ?? build } : c; // else Delve says what is wrong with it
+	}
+}

@@ -1,0 +1,46 @@
+import * as vscode from 'vscode';
+import type { SessionEvent } from './protocol';
+import { requestLine } from './traffic';
+
+const kept = 1000; // lines
+
+/** What has happened in each session, as text, for who wants to see it. */
+export class EventLog {
+	private readonly lines = new Map<string, string[]>();
+	private readonly channels = new Map<string, vscode.OutputChannel>();
+
+	take(e: SessionEvent): void {
+		const line = eventLine(e);
+		const list = this.lines.get(e.session) ?? [];
+		if (list.push(line) > kept) list.shift();
+		this.lines.set(e.session, list);
+		this.channels.get(e.session)?.appendLine(line);
+	}
+
+	show(session: string, target: string): void {
+		let channel = this.channels.get(session);
+		if (!channel) {
+			channel = vscode.window.createOutputChannel(`mirrord: ${target}`);
+			this.channels.set(session, channel);
+			for (const line of this.lines.get(session) ?? []) channel.appendLine(line);
+		}
+		channel.show();
+	}
+
+	/** Forgets a session that has ended, unless its log is shown. */
+	forget(session: string): void { if (!this.channels.has(session)) this.lines.delete(session); }
+
+	dispose(): void { this.channels.forEach((c) => c.dispose()); }
+}
+
+export function eventLine(e: SessionEvent): string {
+	const words: unknown[] = [e.time, e.kind];
+	if (e.pid) words.push(`process ${e.pid}`);
+	if (e.port) words.push(`port ${e.port}${e.mirror ? ' (mirrored)' : ''}`);
+	if (e.request) words.push(e.kind === 'request' ? `${e.request.method} ${e.request.path}` : requestLine(e.request).description);
+	if (e.connection) words.push(`${e.connection.peer ?? ''} to port ${e.connection.port}`);
+	if (e.outgoing) words.push(`${e.outgoing.proto} ${e.outgoing.name ?? ''} ${e.outgoing.address} ${e.outgoing.error ?? ''}`);
+	if (e.file) words.push(`${e.file.op} ${e.file.path} ${e.file.error ?? ''}`);
+	if (e.message) words.push(e.message);
+	return words.join(' ').trimEnd();
+}

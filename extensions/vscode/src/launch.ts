@@ -1,0 +1,107 @@
+// How a launch configuration becomes one whose debuggee runs in a session.
+// Nothing of vscode is in here, and nothing of the target gets into a
+// configuration but the session's id.
+
+/** A vscode.DebugConfiguration, of whose keys each debug type has its own. */
+export interface Launch {
+	type: string;
+	request: string;
+	name: string;
+	// eslint-disable-next-line @typescript-eslint/no-explicit-any
+	[key: string]: any;
+}
+
+export interface Tools {
+	mirrord: string; // path of the binary
+	dlv: string; // of a link to it by this name
+	/** Makes an executable file that runs program in the session, and returns its path. */
+	wrapper(program: string, nativeDebugger: boolean): Promise<string>;
+	executable(path: string): Promise<boolean>;
+}
+
+/** The variable that names the session to our dlv. */
+export const sessionVar = 'MIRRORD_SESSION';
+const activeVar = 'MIRRORD_ACTIVE';
+const configVar = 'MIRRORD_CONFIG_FILE';
+
+export const ownType = 'mirrord-go';
+
+const node = ['node', 'pwa-node', 'node-terminal'];
+const python = ['python', 'debugpy'];
+
+/** Debug types that control their program by ptrace: it cannot be another's child. */
+const native = ['lldb', 'lldb-dap', 'cppdbg', 'cppvsdbg', 'gdb', 'coreclr', 'rr'];
+
+/** Debug types whose debuggee is a browser or an editor. */
+const elsewhere = ['chrome', 'pwa-chrome', 'msedge', 'pwa-msedge', 'editor-browser', 'firefox', 'extensionHost', 'pwa-extensionHost'];
+
+/** Whether a launch is to be in a session, where mirrord is on or off. */
+export function wanted(c: Launch, on: boolean): boolean {
+	if (c.type === ownType) return true;
+	if (c.request !== 'launch' || c['__parentId'] || elsewhere.includes(c.type)) return false;
+	if (environment(c)[sessionVar]) return false; // it has one
+	const own = environment(c)[activeVar];
+	return own === undefined || own === null ? on : !['', '0', 'false', 'no', 'off'].includes(own.toLowerCase());
+}
+
+/** The launch's own variables, which the debuggee gets over the target's; null removes one. */
+export function environment(c: Launch): Record<string, string | null> {
+	const list: unknown = c['environment']; // cppdbg's
+	if (c['env'] === undefined && Array.isArray(list)) {
+		return Object.fromEntries(list.filter((e) => typeof e?.name === 'string').map((e) => [e.name, String(e.value)]));
+	}
+	const env: unknown = c['env'];
+	if (typeof env !== 'object' || env === null) return {};
+	return Object.fromEntries(Object.entries(env).map(([k, v]) => [k, v === null ? null : String(v)]));
+}
+
+/** The configuration file that a launch names for itself. */
+export function configFile(c: Launch): string | undefined { return environment(c)[configVar] ?? undefined; }
+
+/** A process's environment with a launch's own variables over it, as NAME=value. */
+export function merge(base: NodeJS.ProcessEnv, own: Record<string, string | null>): string[] {
+	const all: Record<string, string | null | undefined> = { ...base, ...own };
+	return Object.entries(all).flatMap(([k, v]) => (v === undefined || v === null ? [] : [`${k}=${v}`]));
+}
+
+/** Says why a launch of this type cannot be put into a session. */
+export class Unsupported extends Error {}
+
+/** Changes a launch so that its debuggee runs in session id. */
+export async function apply(c: Launch, id: string, tools: Tools): Promise<Launch> {
+	const exec = ['exec', '--session', id, '--'];
+	if (c.type === ownType) return c; // its adapter is asked for by the session
+	if (c.type === 'go') {
+		return { ...c, dlvToolPath: tools.dlv, env: { ...c['env'], [sessionVar]: id } };
+	}
+	if (c.type === 'node-terminal') {
+		return { ...c, command: [quote(tools.mirrord), ...exec, 'sh', '-c', quote(String(c['command'] ?? ''))].join(' ') };
+	}
+	if (node.includes(c.type) || typeof c['runtimeExecutable'] === 'string') {
+		const runtime = c['runtimeExecutable'] ?? 'node';
+		return { ...c, runtimeExecutable: tools.mirrord, runtimeArgs: [...exec, runtime, ...list(c['runtimeArgs'])] };
+	}
+	if (python.includes(c.type)) {
+		return { ...c, python: [tools.mirrord, ...exec, ...list(c['python'] ?? 'python3')] };
+	}
+	if (c.type === 'java') {
+		return { ...c, javaExec: await tools.wrapper(c['javaExec'] ?? 'java', false) };
+	}
+	if (c.type === 'cppdbg' && (c['MIMode'] ?? 'gdb') === 'gdb' && !c['miDebuggerServerAddress'] && !c['pipeTransport']) {
+		return { ...c, miDebuggerPath: await tools.wrapper(c['miDebuggerPath'] ?? 'gdb', true) };
+	}
+	const program: unknown = c['program'];
+	if (typeof program === 'string' && !native.includes(c.type) && await tools.executable(program)) {
+		return { ...c, program: await tools.wrapper(program, false) };
+	}
+	throw new Unsupported(`mirrord does not know how launches of type "${c.type}" start their program`);
+}
+
+function list(v: unknown): string[] {
+	return v === undefined || v === null ? [] : Array.isArray(v) ? v.map(String) : [String(v)];
+}
+
+/** Quotes a word for sh. */
+export function quote(word: string): string {
+	return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}

@@ -1,0 +1,100 @@
+import * as vscode from 'vscode';
+import type { Sessions } from './sessions';
+import type { Settings } from './settings';
+import type { Starter } from './starter';
+
+interface Definition extends vscode.TaskDefinition {
+	command: string;
+	target?: string;
+	namespace?: string;
+	configFile?: string;
+	cwd?: string;
+}
+
+/** Tasks and terminals that run in a session, by `mirrord exec`. */
+export class Terminals implements vscode.TaskProvider, vscode.TerminalProfileProvider {
+	private readonly terminals = new Map<vscode.Terminal, string>(); // session
+	private count = 0;
+
+	constructor(private readonly settings: Settings, private readonly sessions: Sessions, private readonly starter: Starter) {}
+
+	register(ctx: vscode.ExtensionContext): void {
+		ctx.subscriptions.push(
+			vscode.tasks.registerTaskProvider('mirrord', this),
+			vscode.window.registerTerminalProfileProvider('mirrord.terminal', this),
+			vscode.window.onDidOpenTerminal((t) => {
+				const id = sessionOf((t.creationOptions as vscode.TerminalOptions).shellArgs);
+				if (!id || this.terminals.has(t)) return;
+				this.terminals.set(t, id);
+				this.sessions.use(id, `terminal ${id}`);
+			}),
+			vscode.window.onDidCloseTerminal((t) => {
+				const id = this.terminals.get(t);
+				if (id && this.terminals.delete(t)) this.sessions.leave(id, `terminal ${id}`, true);
+			}),
+			vscode.tasks.onDidEndTask((e) => {
+				const run = e.execution.task.execution;
+				const id = run instanceof vscode.ProcessExecution ? sessionOf(run.args) : undefined;
+				if (id) this.sessions.leave(id, `task ${id}`, true);
+			}),
+		);
+	}
+
+	provideTasks(): vscode.Task[] { return []; } // each workspace has its own, in tasks.json
+
+	async resolveTask(task: vscode.Task, token: vscode.CancellationToken): Promise<vscode.Task | undefined> {
+		const d = task.definition as Definition;
+		const folder = typeof task.scope === 'object' ? task.scope : vscode.workspace.workspaceFolders?.[0];
+		const cwd = d.cwd ?? folder?.uri.fsPath;
+		const running = await this.starter.session({
+			key: `task#${folder?.uri.toString() ?? ''}#${task.name}`, name: task.name, client: this.starter.client(cwd, folder),
+			configFile: d.configFile, target: d.target, namespace: d.namespace,
+		}, token);
+		if (!running) return undefined;
+		const { id } = running.info;
+		this.sessions.use(id, `task ${id}`);
+		const execution = new vscode.ProcessExecution(this.settings.binary, ['exec', '--session', id, '--', 'sh', '-c', d.command], cwd ? { cwd } : {});
+		const resolved = new vscode.Task(d, task.scope ?? vscode.TaskScope.Workspace, task.name, 'mirrord', execution, task.problemMatchers);
+		resolved.presentationOptions = task.presentationOptions;
+		if (task.group) resolved.group = task.group;
+		resolved.isBackground = task.isBackground;
+		return resolved;
+	}
+
+	async provideTerminalProfile(token: vscode.CancellationToken): Promise<vscode.TerminalProfile | undefined> {
+		const options = await this.terminal(token);
+		return options && new vscode.TerminalProfile(options);
+	}
+
+	/** A command, or a shell, in a terminal in a target's context. */
+	async runInTerminal(command?: string): Promise<void> {
+		const line = command ?? await vscode.window.showInputBox({
+			title: 'mirrord: run in a terminal', prompt: 'Command to run in the context of a target; empty: a shell', placeHolder: 'npm start', ignoreFocusOut: true,
+		});
+		if (line === undefined) return;
+		const options = await this.terminal(undefined, line.trim());
+		if (options) vscode.window.createTerminal(options).show();
+	}
+
+	private async terminal(token?: vscode.CancellationToken, line = ''): Promise<vscode.TerminalOptions | undefined> {
+		const folder = vscode.workspace.workspaceFolders?.[0];
+		const running = await this.starter.session({
+			key: `terminal#${Date.now()}#${++this.count}`, name: line || 'terminal', client: this.starter.client(undefined, folder),
+		}, token);
+		if (!running) return undefined;
+		const { id, target } = running.info;
+		const shell = vscode.env.shell || '/bin/sh';
+		return {
+			name: line ? `mirrord: ${line}` : `mirrord: ${target}`,
+			shellPath: this.settings.binary,
+			shellArgs: ['exec', '--session', id, '--', ...(line ? ['sh', '-c', line] : [shell])],
+			iconPath: new vscode.ThemeIcon('target'),
+			...(folder ? { cwd: folder.uri } : {}),
+		};
+	}
+}
+
+/** The session that a command line of ours runs in. */
+function sessionOf(args: readonly string[] | string | undefined): string | undefined {
+	return Array.isArray(args) && args[0] === 'exec' && args[1] === '--session' ? args[2] : undefined;
+}
