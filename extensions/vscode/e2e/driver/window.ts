@@ -152,6 +152,16 @@ export class Window {
 		await this.ready();
 	}
 
+	/** Ends what a scenario that failed has left, for the next. */
+	async tidy(): Promise<void> {
+		if (await this.dialog.count() > 0) {
+			await this.press('Escape');
+		}
+		await this.inside.command('workbench.action.debug.stop');
+		await this.inside.command('workbench.action.closeQuickOpen');
+		await this.inside.command('notifications.clearAll');
+	}
+
 	/** The dialog that blocks the window. */
 	get dialog(): Locator {
 		return this.page.locator('.monaco-dialog-box:visible');
