@@ -52,7 +52,8 @@
 //  4. layer/launch/launch.go starts the keeper (layer/keeper), which installs the
 //     seccomp program and starts the debuggee; the launcher answers its calls.
 //     With `mirrord dlv` that is Delve (daemon/debug), which starts the debuggee:
-//     layer/debugger.go knows the two, and what else Delve starts, apart.
+//     layer/debugger.go knows the two, and what else Delve starts, apart. So it
+//     does for `mirrord exec --debugger -- gdb`.
 //  5. The debuggee ends, the launcher ends with its exit code, the connection to
 //     the daemon closes, the session is undone.
 //

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -127,5 +128,42 @@ func TestKubectlAsThePod(t *testing.T) {
 	denied := execute(t, nil, "--", kubectlPath(), "get", "secrets")
 	if code := denied.wait(); code == 0 || !strings.Contains(denied.errors(), "Forbidden") {
 		t.Errorf("kubectl get secrets: exit code %d: %s", code, denied.errors())
+	}
+}
+
+// A debuggee has the descriptors that its launcher was started with, at their
+// numbers, and nobody else has them once it has ended: not the daemon either.
+func TestInheritedDescriptors(t *testing.T) {
+	needCluster(t)
+	for _, words := range [][]string{
+		{"exec", "--target", "deployment/inventory", "--namespace", "shop", "--kubeconfig", kubeconfig, "--"},
+		{"exec", "--agent", "127.0.0.1:1", "--"}, // no session: nothing is started
+	} {
+		third, w3, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fifth, w5, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := mirrord(t, append(words, "sh", "-c", "echo three >&3; echo five >&5; [ ! -e /proc/self/fd/6 ]")...)
+		cmd.ExtraFiles = []*os.File{w3, nil, w5}
+		out, err := cmd.CombinedOutput()
+		w3.Close()
+		w5.Close()
+		want := words[1] == "--target"
+		if (err == nil) != want {
+			t.Errorf("%q: %v: %s", words, err, out)
+		}
+		for file, text := range map[*os.File]string{third: "three\n", fifth: "five\n"} {
+			if !want {
+				text = ""
+			}
+			if got, err := io.ReadAll(file); err != nil || string(got) != text {
+				t.Errorf("%q: it has written %q, %v, want %q", words, got, err, text)
+			}
+			file.Close()
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,8 @@ func dialConn(ctx context.Context, log *slog.Logger, path, session string, numbe
 }
 
 func (k *conn) disconnect() {
+	_ = k.socket.SetWriteDeadline(time.Now().Add(lastWords))
+	k.tellOpened()
 	_ = k.socket.Close()
 	<-k.done
 }

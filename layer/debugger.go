@@ -18,10 +18,11 @@ import (
 	wire "mirrord/protocol/layer"
 )
 
-// A Debugger is Delve, which is started in place of the debuggee and starts it.
-// Delve itself and what it starts for itself (go build, its compilers and
-// linker) work on this machine: they are not served, and see nothing of the
-// target's environment. Who is served is decided at exec, and kept:
+// A Debugger is Delve or a native debugger as gdb, which is started in place of
+// the debuggee and starts it. The debugger itself and what it starts for itself
+// (go build, its compilers and linker) work on this machine: they are not served,
+// and with Delve see nothing of the target's environment. Who is served is decided
+// at exec, and kept:
 //
 //   - a traced process is, and who descends from a served one;
 //   - so is a debuggee that Delve starts without tracing it (noDebug of DAP): what
@@ -61,7 +62,8 @@ const maxEnviron = 1 << 18
 
 // NewDebugger returns a debugger that runs with the environment env of this
 // machine, and its whole environment, from which exec makes the debuggee's: env
-// as set and unset change it. untraced: it may start a debuggee that it does not trace.
+// as set and unset change it. Where they change nothing the debugger's environment
+// is the debuggee's. untraced: it may start a debuggee that it does not trace.
 func NewDebugger(env []string, set map[string]string, unset []string, untraced bool) (*Debugger, []string) {
 	d := &Debugger{given: map[string]string{}, kinds: map[int]kin{}, untraced: untraced}
 	for _, pair := range env {

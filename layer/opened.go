@@ -14,6 +14,7 @@ import (
 const (
 	openedEach = 250 * time.Millisecond // openings of a path within are told as one
 	maxOpened  = 1 << 10                // paths within
+	lastWords  = 100 * time.Millisecond // for the last of them
 )
 
 // openings are those that a daemon did not hear of, as they were answered by

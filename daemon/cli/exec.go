@@ -27,6 +27,7 @@ type execution struct {
 	choice  choice
 	session string
 	engine  string
+	native  bool   // the command is a debugger
 	path    string // of what is run; "": found by the command's first word
 	dir     string // the runtime directory; "": what the environment says
 }
@@ -43,6 +44,10 @@ on, which the pod answers. With --steal they get these connections themselves.
 What COMMAND leaves running has a second to end after it.
 Without a pod, --target targetless gives the cluster's names and network.
 
+With --debugger, COMMAND is a debugger of native programs, by itself or as an IDE
+starts it: it works on this machine, and the program that it starts and traces is
+in the context of the target. (dlv, Go's, needs no flag.)
+
 What the command line does not say comes from the configuration file, and the
 variables MIRRORD_CONFIG_FILE, MIRRORD_IMPERSONATED_TARGET and
 MIRRORD_TARGET_NAMESPACE come between the two.
@@ -54,6 +59,7 @@ is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
   mirrord exec -t pod/web-7d9c/container/app -n shop --steal -- go run .
   mirrord exec -t targetless -n shop -- curl http://web
   mirrord exec -f mirrord.json -- npm start
+  mirrord exec -t deployment/web --steal --debugger -- gdb --args ./web --verbose
   mirrord exec -t deployment/web --context staging --fs-mode local -- env
   mirrord exec --agent 127.0.0.1:7777 -- ./web`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -65,6 +71,7 @@ is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
 		RunE: run(e.run),
 	}
 	e.add(cmd)
+	cmd.Flags().BoolVar(&e.native, "debugger", false, "COMMAND is a debugger, as gdb and lldb: only what it traces is in the target's context")
 	return cmd
 }
 
@@ -136,7 +143,7 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	back := comeback{dir: e.dir, start: l.Start}
 	defer back.close()
 	settings := launch.Config{
-		Path: e.path, Argv: args, Debugger: isDelve(args[0]), Untraced: isDelve(args[0]) && servesDAP(args[1:]), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
+		Path: e.path, Argv: args, Debugger: e.debugger(args), Env: me.Env, Set: l.Env, Unset: l.Unset, Dir: me.Dir,
 		Policy: l.Policy, Hostname: l.Hostname,
 		Socket: c.Info.Layer, Session: l.Session.ID, Again: back.again,
 		Message: func(msg string) { fmt.Fprintf(w, "mirrord: %s\n", indent(msg)) },
@@ -158,6 +165,19 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 		fmt.Fprintf(w, "mirrord: %s\n", crash(args[0], end))
 	}
 	return &exit{code: end.Code, debuggee: end}
+}
+
+// debugger tells what kind of debugger a command line is.
+func (e *execution) debugger(args []string) launch.Debugger {
+	switch {
+	case isDelve(args[0]) && servesDAP(args[1:]):
+		return launch.DelveServer
+	case isDelve(args[0]):
+		return launch.Delve
+	case e.native:
+		return launch.Native
+	}
+	return launch.NoDebugger
 }
 
 // launch gets a session, and tells on w how it goes.

@@ -152,10 +152,14 @@ func runLauncher() {
 		}
 	}
 	check(json.Unmarshal([]byte(os.Getenv(launcherEnv)), &e))
+	debugger := launch.Delve
+	if slices.Contains(e.Argv, "dap") {
+		debugger = launch.DelveServer
+	}
 	l, err := launch.Prepare()
 	check(err)
 	exit, err := l.Run(context.Background(), slog.New(slog.NewTextHandler(os.Stderr, nil)), launch.Config{
-		Path: e.Path, Argv: e.Argv, Env: e.Env, Dir: e.Dir, Set: e.Set, Unset: e.Unset, Debugger: true, Untraced: slices.Contains(e.Argv, "dap"),
+		Path: e.Path, Argv: e.Argv, Env: e.Env, Dir: e.Dir, Set: e.Set, Unset: e.Unset, Debugger: debugger,
 		Policy: ide.Policy{
 			FSMode: "read", Mounts: []string{"/etc/shop", "/app"}, OutgoingTCP: true, Steal: true, Hostname: true,
 			Local: []string{`^/root/`, "^" + strings.ReplaceAll(filepath.Dir(e.Path), ".", `\.`)},

@@ -9,5 +9,6 @@ import "mirrord/layer/keeper"
 
 func init() {
 	keeper.Main() // does not return in a launcher's keeper
+	keeper.NoteInherited()
 	keeper.StartEarly()
 }

@@ -5,12 +5,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const startTimeout = 15 * time.Second
@@ -74,7 +77,10 @@ func Again(args []string) error {
 	return nil
 }
 
+// detached is a daemon's command. Of our descriptors it gets ready alone: who
+// started us may wait for the end of the others.
 func detached(exe string, args []string, ready *os.File) *exec.Cmd {
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // for our children; the keeper's has them still
 	return &exec.Cmd{
 		Path: exe, Args: append([]string{"mirrord"}, args...), Dir: "/",
 		Env:         []string{"PATH=" + cmp.Or(os.Getenv("PATH"), "/usr/local/bin:/usr/bin:/bin"), "HOME=" + os.Getenv("HOME")},

@@ -76,7 +76,7 @@ func token(s string) bool {
 func parseRequestLine(line string) (method, path, proto string, ok bool) {
 	method, rest, ok := strings.Cut(line, " ")
 	i := strings.LastIndexByte(rest, ' ')
-	if !ok || i <= 0 || len(method) > maxMethod || !token(method) {
+	if !ok || i <= 0 || len(line) > maxRequestLine || len(method) > maxMethod || !token(method) || !printable(rest) {
 		return "", "", "", false
 	}
 	path, proto = rest[:i], rest[i+1:]
@@ -91,7 +91,11 @@ func parseStatusLine(line string) (status int, ok bool) {
 	return status, strings.HasPrefix(proto, "HTTP/1.") && err == nil && len(code) == 3 && status >= 100
 }
 
-const maxMethod = 32
+// Limits of a request line.
+const (
+	maxMethod      = 32
+	maxRequestLine = 32 << 10
+)
 
 // isRequest judges the beginning of a connection by its first bytes.
 func isRequest(b []byte) (yes, known bool) {
@@ -104,15 +108,17 @@ func isRequest(b []byte) (yes, known bool) {
 		_, _, _, ok := parseRequestLine(strings.TrimSuffix(string(line), "\r"))
 		return ok, true
 	}
+	if len(line) > maxRequestLine+1 {
+		return false, true
+	}
 	if !ended {
 		return false, false
 	}
-	for _, c := range bytes.TrimSuffix(line, []byte("\r")) {
-		if c < ' ' || c == 0x7f {
-			return false, true
-		}
-	}
-	return false, false
+	return false, !printable(strings.TrimSuffix(string(line), "\r"))
+}
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f })
 }
 
 // A framing says where a body ends.

@@ -26,7 +26,7 @@ const patience = 30 * time.Second
 // A world is a target's port, whose connections go to a server as stolen ones
 // do: through a stream of the tunnel and forward.Incoming.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	source *Source
 	addr   string // of the port
 
@@ -37,7 +37,7 @@ type world struct {
 
 const port = 8080
 
-func newSource(t *testing.T) *world {
+func newSource(t testing.TB) *world {
 	w := &world{t: t, news: make(chan struct{}, 1)}
 	w.source = New(func(e ide.SessionEvent) {
 		w.mu.Lock()

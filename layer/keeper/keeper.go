@@ -12,15 +12,13 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 )
 
 // Name is the keeper's argv[0], by which our executable knows what to be.
 const Name = "mirrord-keeper"
-
-// SocketFD is what the keeper inherits beside the debuggee's three.
-const SocketFD = 3
 
 // groupSignals are passed on to the debuggee. A terminal, and a kill of the
 // whole process group, sends them to launcher, keeper and debuggee alike.
@@ -35,10 +33,14 @@ const leftoverTime = time.Second
 // Main is to be called first: in the process that a launcher started as its
 // keeper it does the keeper's work and does not return.
 func Main() {
-	if len(os.Args) != 1 || os.Args[0] != Name {
+	if len(os.Args) != 2 || os.Args[0] != Name {
 		return
 	}
-	if err := keep(); err != nil {
+	socket, err := strconv.Atoi(os.Args[1])
+	if err == nil {
+		err = keep(socket)
+	}
+	if err != nil {
 		os.Stderr.WriteString("mirrord: keeper: " + err.Error() + "\n")
 		os.Exit(1)
 	}
@@ -58,12 +60,13 @@ func Forwarded() []os.Signal {
 }
 
 // keep is the keeper's work. It ends when the debuggee or the launcher has, and
-// leaves no descendant.
-func keep() error {
-	syscall.CloseOnExec(SocketFD)
+// leaves no descendant. Of what it inherits socket is its own; the rest is the
+// debuggee's.
+func keep(socket int) error {
+	syscall.CloseOnExec(socket)
 	had := make(chan os.Signal, 64)
 	signal.Notify(had, Forwarded()...) // before anything is started that could get them too
-	v, _, fd, err := Receive(SocketFD)
+	v, _, fd, err := Receive(socket)
 	if err != nil || v != DoInstall || fd < 0 {
 		return nil // the launcher has changed its mind
 	}
@@ -82,29 +85,29 @@ func keep() error {
 	}
 	defer func() {
 		KillAll(nil)
-		_ = Send(SocketFD, DidEnd, 0) // the launcher may be gone
+		_ = Send(socket, DidEnd, 0) // the launcher may be gone
 	}()
 	installed, begin, started := make(chan installResult, 1), make(chan struct{}), make(chan startResult, 1)
 	go work(o, installed, begin, started)
 	in := <-installed
 	if in.errno != 0 {
-		_ = Send(SocketFD, DidInstall, uint32(in.errno))
+		_ = Send(socket, DidInstall, uint32(in.errno))
 		return nil // the launcher tells the user
 	}
-	err = Send(SocketFD, DidInstall, 0, in.listener)
+	err = Send(socket, DidInstall, 0, in.listener)
 	_ = syscall.Close(in.listener) // the launcher's copy is the only one: with it answers end
 	if err != nil {
 		return nil
 	}
-	if v, _, _, err := Receive(SocketFD); err != nil || v != DoStart {
+	if v, _, _, err := Receive(socket); err != nil || v != DoStart {
 		return nil
 	}
 	close(begin)
 	s := <-started
-	if err := Send(SocketFD, DidStart, uint32(s.errno)); err != nil || s.errno != 0 {
+	if err := Send(socket, DidStart, uint32(s.errno)); err != nil || s.errno != 0 {
 		return nil
 	}
-	return attend(s.pid, o.AtOnce, had)
+	return attend(socket, s.pid, o.AtOnce, had)
 }
 
 type installResult struct {
@@ -142,7 +145,7 @@ func work(o Orders, installed chan<- installResult, begin <-chan struct{}, start
 //
 // Goroutines: it starts one that reaps and one that reads the socket; they end
 // with the process.
-func attend(debuggee int, atOnce bool, had <-chan os.Signal) error {
+func attend(socket, debuggee int, atOnce bool, had <-chan os.Signal) error {
 	ends := make(chan syscall.WaitStatus)
 	childless := make(chan struct{})
 	go func() {
@@ -163,7 +166,7 @@ func attend(debuggee int, atOnce bool, had <-chan os.Signal) error {
 	go func() {
 		defer close(orders)
 		for {
-			v, n, _, err := Receive(SocketFD)
+			v, n, _, err := Receive(socket)
 			if err != nil {
 				return
 			}
@@ -185,11 +188,11 @@ func attend(debuggee int, atOnce bool, had <-chan os.Signal) error {
 		case ws := <-ends:
 			if ws.Stopped() {
 				if s := ws.StopSignal(); s == syscall.SIGTSTP || s == syscall.SIGTTIN || s == syscall.SIGTTOU {
-					_ = Send(SocketFD, DidStop, uint32(s))
+					_ = Send(socket, DidStop, uint32(s))
 				}
 				continue
 			}
-			if err := Send(SocketFD, DidExit, uint32(ws)); err != nil {
+			if err := Send(socket, DidExit, uint32(ws)); err != nil {
 				return nil
 			}
 			if atOnce && ws.Signaled() {

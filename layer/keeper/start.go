@@ -2,6 +2,8 @@ package keeper
 
 import (
 	"os"
+	"slices"
+	"strconv"
 	"syscall"
 )
 
@@ -60,15 +62,53 @@ func start() (*Process, error) {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	p.Socket = pair[0]
+	files, socket := handOn(pair[1])
 	// Not by package os, which first starts another process to try what the
 	// kernel can. Without Env: the debuggee's GODEBUG is not the keeper's.
-	p.PID, err = syscall.ForkExec(self, []string{Name}, &syscall.ProcAttr{
-		Files: []uintptr{0, 1, 2, SocketFD: uintptr(pair[1])},
-	})
+	p.PID, err = syscall.ForkExec(self, []string{Name, strconv.Itoa(socket)}, &syscall.ProcAttr{Files: files})
 	_ = syscall.Close(pair[1])
 	if err != nil {
 		_ = syscall.Close(pair[0])
 		return nil, err
 	}
 	return p, nil
+}
+
+// inherited are the descriptors that this process was started with, beside
+// standard input, output and error.
+var inherited []int
+
+// NoteInherited finds them: the debuggee gets them at their numbers. It is to be
+// called before anything else opens some.
+func NoteInherited() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return // nobody can do better
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= 2 {
+			continue
+		}
+		if flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_GETFD, 0); errno == 0 && flags&syscall.FD_CLOEXEC == 0 {
+			inherited = append(inherited, fd)
+		}
+	}
+}
+
+// handOn says which descriptors a keeper gets, and at which number its socket.
+func handOn(socket int) (files []uintptr, at int) {
+	at = 3
+	if len(inherited) > 0 {
+		at = max(at, slices.Max(inherited)+1)
+	}
+	files = make([]uintptr, at+1)
+	for fd := range files {
+		files[fd] = ^uintptr(0)
+		if fd <= 2 || slices.Contains(inherited, fd) {
+			files[fd] = uintptr(fd)
+		}
+	}
+	files[at] = uintptr(socket)
+	return files, at
 }

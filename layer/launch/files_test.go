@@ -8,6 +8,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
 	wire "mirrord/protocol/layer"
 )
 
@@ -46,6 +49,49 @@ for i in range(2):
     fd = os.open("/app/link", os.O_RDONLY); os.write(1, os.read(fd, 100)); os.close(fd)`)
 	if n := w.Asked(wire.OpOpen, "/app/link"); n != 2 {
 		t.Errorf("%d questions for 2 opens", n)
+	}
+}
+
+// What a launcher answers by itself it tells, while somebody wants to know.
+func TestOpenedByItself(t *testing.T) {
+	w := newWorld(t)
+	w.Leases = true
+	w.Hold = func(q *wire.Request) {
+		switch {
+		case q.Op == wire.OpReadlink && q.Path == "/app/link":
+			w.Watch(true)
+		case q.Op == wire.OpReadlink && q.Path == "/app/dir/a":
+			w.Watch(false)
+		}
+	}
+	w.want(t, "aaabbNWNaab", "python3", "-c", `
+import os
+read = lambda name: os.write(1, os.read(os.open("/app/dir/" + name, 0), 1))
+def no(name, flags):
+    try: os.open("/app/dir/" + name, flags)
+    except FileNotFoundError: os.write(1, b"N")
+    except OSError: os.write(1, b"W")
+read("a"); read("a")
+os.readlink("/app/link")
+read("a"); read("b"); read("b")
+no("none", 0); no("a", os.O_WRONLY); no("none", 0)
+read("a"); read("a")
+try: os.readlink("/app/dir/a")
+except OSError: pass
+read("b")`)
+	got := map[string]uint32{}
+	for _, q := range w.Opened() {
+		if q.Mode == 0 {
+			t.Errorf("nobody opened %s", q.Path)
+		}
+		got[fmt.Sprint(q.Path, " ", q.Flags, " ", q.Node)] += q.Seq
+	}
+	want := map[string]uint32{
+		"/app/dir/a 0 1": 3, "/app/dir/b 0 2": 1, fmt.Sprint("/app/dir/none ", wire.OpenFailed, " ", int(unix.ENOENT)): 1,
+		fmt.Sprint("/app/dir/a ", wire.OpenFailed|wire.OpenWrite, " ", int(unix.EROFS)): 1,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

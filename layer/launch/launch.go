@@ -54,9 +54,8 @@ type Config struct {
 	// The target's environment, over Env: names it sets, and names it has not.
 	Set   map[string]string
 	Unset []string
-	// Debugger: what is started is Delve, which starts the debuggee, and as a DAP
-	// server (Untraced) perhaps one that it does not trace.
-	Debugger, Untraced bool
+	// Debugger: what is started is no debuggee, and starts it.
+	Debugger Debugger
 
 	Policy   ide.Policy
 	Hostname string       // the target's
@@ -71,6 +70,16 @@ type Config struct {
 
 	Message func(msg string) // tells the user, in one line; may be called from any goroutine
 }
+
+// A Debugger is a kind of program that starts the debuggee.
+type Debugger int
+
+const (
+	NoDebugger  Debugger = iota
+	Delve                // traces the debuggee
+	DelveServer          // as a DAP server it may also start one that it does not trace
+	Native               // gdb, lldb and their like: traces it, and hands on its own environment
+)
 
 // An Exit is how a debuggee ended.
 type Exit struct {
@@ -124,11 +133,8 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	}()
 	defer func() { <-notified }()
 	c.Set = inspected(c.Env, c.Set)
-	debuggees, debugger := merge(c.Env, c.Set, c.Unset), (*layer.Debugger)(nil)
-	env := debuggees
-	if c.Debugger {
-		debugger, env = layer.NewDebugger(c.Env, c.Set, c.Unset, c.Untraced)
-	}
+	debuggees := merge(c.Env, c.Set, c.Unset)
+	debugger, env := c.debugger(debuggees)
 	path := c.Path
 	if path == "" {
 		var err error
@@ -158,7 +164,7 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		return Exit{}, err
 	}
 	listener, err := l.keeper.install(keeper.Orders{
-		Path: path, Dir: c.Dir, Argv: c.Argv, AtOnce: c.Debugger, Program: instructions(program),
+		Path: path, Dir: c.Dir, Argv: c.Argv, AtOnce: debugger != nil, Program: instructions(program),
 		Env: append(env[:len(env):len(env)], nestedEnv+"="+strconv.Itoa(os.Getpid())),
 	})
 	if err != nil {
@@ -186,4 +192,21 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		end.OutOfMemory = OutOfMemoryKills() > <-kills
 	}
 	return end, err
+}
+
+// debugger returns what tells debugger and debuggees apart, and the environment
+// of what is started.
+//
+// Delve gets this machine's, and exec makes the debuggee's of it, in memory that
+// Go has made for the one exec. Other debuggers call exec with what they keep, in
+// memory that parent and child share (vfork): there it must stay as it is. They
+// are started with the debuggee's, which they show and change as their own.
+func (c *Config) debugger(debuggees []string) (*layer.Debugger, []string) {
+	switch c.Debugger {
+	case NoDebugger:
+		return nil, debuggees
+	case Native:
+		return layer.NewDebugger(debuggees, nil, nil, false)
+	}
+	return layer.NewDebugger(c.Env, c.Set, c.Unset, c.Debugger == DelveServer)
 }

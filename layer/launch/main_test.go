@@ -36,7 +36,9 @@ type world struct {
 	policy ide.Policy
 	dir    string
 	env    []string
+	set    map[string]string // the target's environment
 	again  func(context.Context) (socket, session string, err error)
+	native bool   // what is run is a debugger
 	read   func() // if set, is called with each message, as a terminal that may hold it up
 }
 
@@ -92,6 +94,10 @@ func (w *world) run(t testing.TB, argv ...string) result {
 	defer out.Close()
 	var r result
 	var mu sync.Mutex
+	debugger := NoDebugger
+	if w.native {
+		debugger = Native
+	}
 	// Shell words do for the output; stdin and stderr are the test's.
 	line := append([]string{"/bin/sh", "-c", `exec "$@" >` + out.Name(), "sh"}, argv...)
 	l, err := Prepare()
@@ -100,7 +106,7 @@ func (w *world) run(t testing.TB, argv ...string) result {
 	}
 	defer l.Close()
 	r.Exit, r.err = l.Run(context.Background(), slog.New(slog.DiscardHandler), Config{
-		Argv: line, Env: append(os.Environ(), w.env...), Dir: w.dir, Policy: w.policy,
+		Argv: line, Debugger: debugger, Set: w.set, Env: append(os.Environ(), w.env...), Dir: w.dir, Policy: w.policy,
 		Hostname: "web-1", Addrs: []netip.Addr{layertest.Local, layertest.Local6}, Socket: w.Socket, Session: "test",
 		Again: w.again,
 		Message: func(msg string) {

@@ -45,6 +45,7 @@ type Daemon struct {
 	asked   map[question]int
 	node    uint64
 	expired uint64
+	opened  []wire.Request
 	stolen  map[uint16]wire.Request
 	peers   map[netip.AddrPort]netip.AddrPort
 	news    chan struct{} // closed and made anew when something changed
@@ -199,6 +200,24 @@ func (d *Daemon) Ahead(path string, lease uint64) error {
 	return nil
 }
 
+// Watch tells all launchers whether to tell of files that they open by themselves.
+func (d *Daemon) Watch(on bool) {
+	r := wire.Reply{Flags: wire.ReplyWatched}
+	if on {
+		r.Node = 1
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.notify(r)
+}
+
+// Opened is what launchers told of those that have ended.
+func (d *Daemon) Opened() []wire.Request {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.opened
+}
+
 // notify is called with mu held.
 func (d *Daemon) notify(r wire.Reply) {
 	for _, c := range d.closers {
@@ -285,6 +304,12 @@ func (d *Daemon) serve(c *net.UnixConn) {
 		if q.Decode(b[:n]) != nil {
 			c.Close()
 			return
+		}
+		if q.Op == wire.OpOpened {
+			d.mu.Lock()
+			d.opened = append(d.opened, q)
+			d.mu.Unlock()
+			continue
 		}
 		wg.Go(func() {
 			d.mu.Lock()

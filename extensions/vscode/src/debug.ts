@@ -13,7 +13,7 @@ const mark = '__mirrord';
 export class Debugging implements vscode.DebugConfigurationProvider, vscode.DebugAdapterDescriptorFactory, vscode.DebugAdapterTrackerFactory {
 	constructor(
 		private readonly daemon: Daemon, private readonly settings: Settings, private readonly sessions: Sessions,
-		private readonly starter: Starter, private readonly tools: SessionTools,
+		private readonly starter: Starter, private readonly tools: SessionTools, private readonly log: vscode.LogOutputChannel,
 	) {}
 
 	register(ctx: vscode.ExtensionContext): void {
@@ -23,7 +23,12 @@ export class Debugging implements vscode.DebugConfigurationProvider, vscode.Debu
 			debug.registerDebugConfigurationProvider(ownType, new OwnType()),
 			debug.registerDebugAdapterDescriptorFactory(ownType, this),
 			debug.registerDebugAdapterTrackerFactory('*', this),
-			debug.onDidStartDebugSession((s) => { if (marked(s)) this.sessions.use(marked(s)!, s.id); }),
+			debug.onDidStartDebugSession((s) => {
+				const id = marked(s);
+				if (!id) return;
+				this.log.debug(`debug session ${s.name} begins in session ${id}`);
+				this.sessions.use(id, s.id);
+			}),
 			debug.onDidTerminateDebugSession((s) => { if (marked(s)) this.sessions.leave(marked(s)!, s.id, false); }),
 		);
 	}
@@ -32,6 +37,7 @@ export class Debugging implements vscode.DebugConfigurationProvider, vscode.Debu
 		folder: vscode.WorkspaceFolder | undefined, c: vscode.DebugConfiguration, token?: vscode.CancellationToken,
 	): Promise<vscode.DebugConfiguration | undefined> {
 		if (!wanted(c, this.settings.on)) return c;
+		this.log.debug(`launch ${c.name} of type ${c.type}`);
 		const asker = this.starter.asker(c, folder);
 		let running = this.sessions.of(asker.key);
 		if (running) {

@@ -43,7 +43,7 @@ export function activate(ctx: vscode.ExtensionContext): void {
 	const sessionView = vscode.window.createTreeView('mirrord.sessions', { treeDataProvider: tree });
 	const fileView = vscode.window.createTreeView('mirrord.files', { treeDataProvider: fileTree });
 
-	new Debugging(daemon, settings, sessions, starter, tools).register(ctx);
+	new Debugging(daemon, settings, sessions, starter, tools, log).register(ctx);
 	terminals.register(ctx);
 	configs.register(ctx);
 
@@ -57,8 +57,14 @@ export function activate(ctx: vscode.ExtensionContext): void {
 	const listen = () => { if (sessionView.visible || sessions.own.length > 0) sessions.listen(settings.showTraffic); };
 
 	const commands: Record<string, (...args: never[]) => unknown> = {
-		toggle: () => settings.setOn(!settings.on),
-		menu: () => showMenu(settings, sessions),
+		toggle: () => {
+			sessions.settle();
+			return settings.setOn(!settings.on);
+		},
+		menu: async () => {
+			await showMenu(settings, sessions);
+			sessions.settle();
+		},
 		chooseTarget: () => starter.chooseForLater(),
 		runInTerminal: (command?: string) => terminals.runInTerminal(typeof command === 'string' ? command : undefined),
 		selectConfig: () => configs.select(),

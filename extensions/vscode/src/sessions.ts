@@ -55,8 +55,9 @@ export class Sessions {
 		this.trouble = '';
 		this.changed.fire();
 		try {
-			const info = await this.daemon.start(p, report, cancel);
-			for (const r of this.all.values()) if (r.own?.key === key && r.own.timer) void this.stop(r.info.id); // its predecessor
+			const begun = Date.now();
+			const info = await this.predecessor(key, p) ?? await this.daemon.start(p, report, cancel);
+			this.log.info(`session ${info.id} with ${info.target}, after ${Date.now() - begun} ms`);
 			const r: Running = this.all.get(info.id) ?? { info, traffic: new Traffic() };
 			r.info = info;
 			r.own = { key, start: { ...p, id: info.id }, users: new Set(), paused: new Set() };
@@ -72,6 +73,28 @@ export class Sessions {
 			this.starting--;
 			this.changed.fire();
 		}
+	}
+
+	/** The session that the launch had the last time, if it is still there and fits; else it ends, since it may hold a port. */
+	private async predecessor(key: string, p: SessionStart): Promise<Session | undefined> {
+		const same = (a: SessionStart) => JSON.stringify([a.configFile, a.overrides]) === JSON.stringify([p.configFile, p.overrides]);
+		for (const r of this.all.values()) {
+			if (r.own?.key !== key || !r.own.timer) continue;
+			try {
+				if (same(r.own.start)) return await this.daemon.restart(r.info.id, p.client);
+			} catch (e) {
+				this.log.debug(`session ${r.info.id} is not used again: ${e instanceof Error ? e.message : String(e)}`);
+			}
+			await this.stop(r.info.id);
+		}
+		return undefined;
+	}
+
+	/** The user has seen what went wrong. */
+	settle(): void {
+		if (!this.trouble) return;
+		this.trouble = '';
+		this.changed.fire();
 	}
 
 	/** A debug session, task or terminal begins to use a session. */

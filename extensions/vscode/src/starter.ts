@@ -4,7 +4,7 @@ import type { Launch } from './launch';
 import { configFile, environment, merge } from './launch';
 import type { Notifier } from './notify';
 import { pickTarget } from './picker';
-import { code, type Choice, type Client, type Verified } from './protocol';
+import { code, type Choice, type Client, type Overrides, type Verified } from './protocol';
 import type { Running, Sessions } from './sessions';
 import type { Settings } from './settings';
 
@@ -113,19 +113,16 @@ export class Starter {
 	private async choose(a: Asker): Promise<Choice | undefined> {
 		const choice = this.choice(a);
 		const v = await this.verified(choice);
-		const steal = this.settings.steal ? { steal: true } : {};
-		if (choice.overrides.target ?? v.target) return { ...choice, overrides: { ...choice.overrides, ...(v.steal ? {} : steal) } };
-		const { namespace, context, target } = this.settings;
-		if (target) {
-			return { ...choice, overrides: { ...choice.overrides, ...steal, target, ...(namespace ? { namespace } : {}), ...(context ? { context } : {}) } };
+		const { namespace, context, target, steal } = this.settings;
+		const chosen = choice.overrides.target ? {} : target ? { target, namespace, context } : v.target ? {} : undefined;
+		if (chosen) {
+			const targetless = (choice.overrides.target ?? target ?? v.target) === 'targetless';
+			return { ...choice, overrides: defined({ ...choice.overrides, ...chosen, steal: steal && !targetless }) };
 		}
 		const picked = await pickTarget(this.daemon, this.settings, choice, v.steal ?? false, a.name, (e) => void this.fail(e));
 		if (!picked) return undefined;
-		const overrides = { ...choice.overrides, target: picked.target };
-		if (picked.namespace) overrides.namespace = picked.namespace;
-		if (picked.context) overrides.context = picked.context;
-		if (picked.steal && picked.target !== 'targetless') overrides.steal = true;
-		return { ...choice, overrides };
+		const stealing = picked.steal && picked.target !== 'targetless';
+		return { ...choice, overrides: defined({ ...choice.overrides, ...picked, steal: stealing }) };
 	}
 
 	/** What the configuration says; an error if it is wrong. */
@@ -141,3 +138,8 @@ export class Starter {
 }
 
 function str(v: unknown): string | undefined { return typeof v === 'string' && v !== '' ? v : undefined; }
+
+/** What is said of a choice: false and nothing are the same. */
+function defined(o: Overrides): Overrides {
+	return Object.fromEntries(Object.entries(o).filter(([, v]) => v)) as Overrides;
+}

@@ -36,7 +36,7 @@ export class Traffic {
 			case 'message': this.message = e.message ?? ''; return true;
 			case 'request': case 'response': return merge(this.requests, e.request);
 			case 'connection': return merge(this.connections, e.connection);
-			case 'outgoing': return merge(this.outgoing, e.outgoing);
+			case 'outgoing': return !isLookup(e.outgoing) && merge(this.outgoing, e.outgoing);
 			case 'file': return e.file ? put(this.files, e.file.path, { ...e.file, count: (this.files.get(e.file.path)?.count ?? 0) + (e.file.count ?? 1) }) : false;
 			default: return false;
 		}
@@ -46,6 +46,9 @@ export class Traffic {
 		for (const m of [this.requests, this.connections, this.outgoing, this.files]) m.clear();
 	}
 }
+
+/** Names that are looked up would hide what they are looked up for. */
+function isLookup(o: OutgoingSeen | undefined): boolean { return o?.proto === 'udp' && o.address.endsWith(':53'); }
 
 function merge<T extends { id: number }>(m: Map<number, T>, seen: T | undefined): boolean {
 	return seen ? put(m, seen.id, { ...m.get(seen.id), ...seen }) : false;
