@@ -30,7 +30,8 @@ function packed(): string {
 interface SessionLine {
 	readonly id: string;
 	readonly target: string;
-	readonly ports?: readonly { readonly port: number; readonly mirror?: boolean }[];
+	readonly ports?: readonly number[];
+	readonly mirrors?: boolean;
 }
 
 /** Scenarios of the extension with a shop of their own. */

@@ -51,7 +51,7 @@ suite.scenario('go: a request from another pod stops at a breakpoint, and is ans
 	await w.statusShows(statusId, /^mirrord: deployment\/web|^mirrord: pod\/web/);
 	await w.debugging.prints(/shop go on web-.*: hello from the cluster/);
 	await w.debugging.prints(/shop go listens/);
-	await until('the port to be stolen', async () => (await sessions(bench))[0]?.ports?.some(p => p.port === 8080));
+	await until('the port to be stolen', async () => (await sessions(bench))[0]?.ports?.includes(8080));
 	await w.shot('connected');
 	session = (await sessions(bench))[0].id;
 
