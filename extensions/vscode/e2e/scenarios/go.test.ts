@@ -72,21 +72,26 @@ suite.scenario('go: a request from another pod stops at a breakpoint, and is ans
 suite.scenario('go: the side bar shows the request, and the target\'s files', async () => {
 	await w.sideBar('mirrord');
 	const tree = w.tree('Sessions');
-	await tree.row(/GET \/hello/).waitFor();
 	await tree.row(/8080.*stolen/s).waitFor();
+	const answer = suite.shop.ask('/seen');
+	await w.debugging.paused();
+	await w.debugging.continue();
+	await answer;
+	await w.sideBar('mirrord');
+	await tree.row(/GET \/seen/).waitFor();
 	await w.shot('sidebar');
 	for (const label of await tree.labels()) {
 		assert.ok(label, 'a row has no label');
 	}
-	await tree.row(/GET \/hello/).click();
+	await tree.row(/GET \/seen/).click();
 	await until('the exchange', async () => /"greeting": "hello from the cluster"/.test(await w.editorText()));
-	assert.match(await w.editorText(), /GET \/hello HTTP\/1\.1[\s\S]*HTTP\/1\.1 200/);
+	assert.match(await w.editorText(), /GET \/seen HTTP\/1\.1[\s\S]*HTTP\/1\.1 200/);
 	await w.shot('request');
 	await w.command('mirrord: Open the Target\'s Files');
 	const files = w.tree('Target\'s Files');
-	await files.expand(/^etc$/);
-	await files.expand(/^shop$/);
-	await files.row('config.yaml').click();
+	await files.expand(files.labelled('directory etc'));
+	await files.expand(files.labelled('directory shop'));
+	await files.labelled('file config.yaml').click();
 	await w.tab('config.yaml').waitFor();
 	assert.match(await w.editorText(), /currency: EUR/);
 	await w.shot('files');
