@@ -89,6 +89,19 @@ export class Window {
 		await this.quickPick.choose(title);
 	}
 
+	/** Runs a command of the palette, without the mouse. */
+	async commandByKeyboard(title: string): Promise<void> {
+		await this.press('F1');
+		await this.page.keyboard.type(title);
+		await this.quickPick.chooseByKeyboard(title);
+	}
+
+	/** Runs a task of the folder by its label. */
+	async runTask(label: string): Promise<void> {
+		await this.command('Tasks: Run Task');
+		await this.quickPick.choose(label);
+	}
+
 	/** Opens a file of the folder. */
 	async openFile(name: string): Promise<void> {
 		await this.press('Control+p');
