@@ -29,6 +29,8 @@
 //	    daemon/forward: loopback endpoints. daemon/files: the target's files as FUSE nodes.
 //	    daemon/traffic: what goes through a session.
 //	    daemon/debug: Delve. daemon/debug/endpoint: where editors meet it.
+//	  - extensions/vscode: a client of the daemon, and all that VS Code needs: status
+//	    item, list of targets, launches of each debug type, sidebar.
 //	  - layer: what is hooked and how it is answered. layer/policy: Local or
 //	    Remote, and why. layer/seccomp: the program and its notifications.
 //	    layer/launch: the launcher. layer/keeper: its keeper.
@@ -78,6 +80,18 @@
 //
 // A connect that does not block is answered after 250 ms at most, if need be
 // with an endpoint that completes when the target has (daemon/forward/pending.go).
+//
+// # Click, pick, debug
+//
+//  1. extensions/vscode/src/debug.ts gets each launch that VS Code is about to
+//     start, when the debug type's own extension has completed it.
+//  2. src/starter.ts asks the daemon (src/daemon.ts) what the configuration
+//     chooses, src/picker.ts the user for a target if it chooses none, and
+//     src/sessions.ts the daemon for a session, which is tied to the window.
+//  3. src/launch.ts has the debugger, or the program, started by mirrord with
+//     the session's id: `dlv`, `mirrord exec`, or a file that stands for them.
+//  4. From there on it is as above. session/events tells what happens, which
+//     src/traffic.ts keeps for src/tree.ts and src/status.ts.
 //
 // # Undo
 //

@@ -12,7 +12,7 @@ import { RequestDocuments, requestScheme } from './requests';
 import { Sessions } from './sessions';
 import { Settings } from './settings';
 import { Starter } from './starter';
-import { StatusItem } from './status';
+import { short, StatusItem } from './status';
 import { Terminals } from './terminals';
 import { SessionTools } from './tools';
 import { SessionTree, type Node } from './tree';
@@ -52,7 +52,8 @@ export function activate(ctx: vscode.ExtensionContext): void {
 		status.draw();
 		context('enabled', settings.on);
 		context('hasSession', sessions.list.length > 0);
-		fileView.description = sessions.list.find((r) => r.info.id === fileTree.current)?.info.target ?? '';
+		const shown = sessions.get(fileTree.current ?? '');
+		fileView.description = shown ? short(shown.info.target) : '';
 	};
 	const listen = () => { if (sessionView.visible || sessions.own.length > 0) sessions.listen(settings.showTraffic); };
 
@@ -110,6 +111,7 @@ export function activate(ctx: vscode.ExtensionContext): void {
 		vscode.workspace.registerTextDocumentContentProvider(requestScheme, requests),
 		settings.onChange(() => { draw(); listen(); }),
 		sessions.onChange(draw),
+		sessions.onEnd((id) => void tools.forget(id)),
 		sessionView.onDidChangeVisibility(listen),
 	);
 	draw();

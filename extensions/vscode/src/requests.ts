@@ -28,7 +28,7 @@ export class RequestDocuments implements vscode.TextDocumentContentProvider {
 
 export function render(x: Exchange): string {
 	const out = [
-		`# from ${x.peer} to port ${x.port}, at ${x.started}, ${x.done ? 'took' : 'for'} ${duration(x.ms)}`, '',
+		`# from ${x.peer} to port ${x.port}, at ${new Date(x.started).toISOString()}, ${x.done ? 'took' : 'for'} ${duration(x.ms)}`, '',
 		`${x.request.method} ${x.request.path} ${x.request.proto}`, ...half(x.request), '', '###', '',
 	];
 	if (x.response.status === 0) out.push(x.done ? `# no answer: ${x.error ?? 'the connection has ended'}` : '# no answer yet');

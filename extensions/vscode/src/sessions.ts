@@ -23,6 +23,7 @@ interface Own {
 	users: Set<string>; // debug sessions, tasks and terminals that run in it
 	paused: Set<string>; // debug sessions that stand at a breakpoint
 	timer?: NodeJS.Timeout; // ends it, when nobody uses it
+	left?: boolean; // its last user has ended
 }
 
 /** The sessions, as the daemon's events tell of them. */
@@ -30,6 +31,9 @@ export class Sessions {
 	private readonly all = new Map<string, Running>();
 	private readonly changed = new vscode.EventEmitter<void>();
 	readonly onChange = this.changed.event;
+	private readonly ended = new vscode.EventEmitter<string>();
+	/** Tells the id of a session that has ended. */
+	readonly onEnd = this.ended.event;
 	starting = 0;
 	trouble = ''; // what went wrong last, until the next start
 	private listening?: vscode.CancellationTokenSource;
@@ -42,8 +46,9 @@ export class Sessions {
 		daemon.onLost = (why) => void this.lost(why);
 	}
 
-	get list(): Running[] { return [...this.all.values()].filter((r) => r.own || r.info.launchers > 0 || r.traffic.launchers > 0); }
-	get own(): Running[] { return [...this.all.values()].filter((r) => r.own && !r.own.timer); }
+	/** Those that something runs in, or is about to. */
+	get list(): Running[] { return [...this.all.values()].filter((r) => (r.own ? !r.own.left : r.traffic.launchers > 0)); }
+	get own(): Running[] { return this.list.filter((r) => r.own); }
 	get(id: string): Running | undefined { return this.all.get(id); }
 
 	/** The session of a launch that runs, or is just being restarted. */
@@ -79,7 +84,7 @@ export class Sessions {
 	private async predecessor(key: string, p: SessionStart): Promise<Session | undefined> {
 		const same = (a: SessionStart) => JSON.stringify([a.configFile, a.overrides]) === JSON.stringify([p.configFile, p.overrides]);
 		for (const r of this.all.values()) {
-			if (r.own?.key !== key || !r.own.timer) continue;
+			if (r.own?.key !== key || r.own.users.size > 0) continue;
 			try {
 				if (same(r.own.start)) return await this.daemon.restart(r.info.id, p.client);
 			} catch (e) {
@@ -103,6 +108,7 @@ export class Sessions {
 		if (!own) return;
 		clearTimeout(own.timer);
 		own.timer = undefined;
+		own.left = false;
 		own.users.add(user);
 		this.changed.fire();
 	}
@@ -114,7 +120,10 @@ export class Sessions {
 		r.own.paused.delete(user);
 		if (r.own.users.size === 0) {
 			if (atOnce) void this.stop(id);
-			else this.expire(r, restartTime);
+			else {
+				r.own.left = true;
+				this.expire(r, restartTime);
+			}
 		}
 		this.changed.fire();
 	}
@@ -166,6 +175,7 @@ export class Sessions {
 		this.listening?.cancel();
 		for (const r of this.all.values()) clearTimeout(r.own?.timer);
 		this.changed.dispose();
+		this.ended.dispose();
 	}
 
 	private expire(r: Running, after: number): void {
@@ -178,6 +188,7 @@ export class Sessions {
 		let r = this.all.get(e.session);
 		if (e.kind === 'ended') {
 			this.events.forget(e.session);
+			this.ended.fire(e.session);
 			if (!r) return;
 			this.all.delete(e.session);
 			clearTimeout(r.own?.timer);

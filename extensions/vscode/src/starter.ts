@@ -16,7 +16,6 @@ export interface Asker {
 	configFile?: string;
 	target?: string; // that it names itself
 	namespace?: string;
-	tied?: boolean; // it ends with this window
 }
 
 /** Chooses a target and starts a session, as a launch, a task or a terminal needs it. */
@@ -38,7 +37,6 @@ export class Starter {
 			configFile: configFile(c),
 			target: str(c['target']) && c.type === 'mirrord-go' ? str(c['target']) : undefined,
 			namespace: c.type === 'mirrord-go' ? str(c['namespace']) : undefined,
-			tied: true,
 		};
 	}
 
@@ -81,7 +79,7 @@ export class Starter {
 			cancel.onCancellationRequested(() => both.cancel());
 			progress.report({ message: `connecting to ${p.overrides.target ?? 'the target'}` });
 			try {
-				return await this.sessions.start(a.key, { ...p, tied: a.tied ?? false }, (message) => progress.report({ message }), both.token);
+				return await this.sessions.start(a.key, { ...p, tied: true }, (message) => progress.report({ message }), both.token);
 			} catch (e) {
 				if (!(e instanceof DaemonError && e.cancelled)) void this.fail(e);
 				return undefined;

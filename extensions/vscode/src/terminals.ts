@@ -1,7 +1,7 @@
 import * as vscode from 'vscode';
 import type { Sessions } from './sessions';
 import type { Settings } from './settings';
-import type { Starter } from './starter';
+import type { Asker, Starter } from './starter';
 
 interface Definition extends vscode.TaskDefinition {
 	command: string;
@@ -14,51 +14,74 @@ interface Definition extends vscode.TaskDefinition {
 /** Tasks and terminals that run in a session, by `mirrord exec`. */
 export class Terminals implements vscode.TaskProvider, vscode.TerminalProfileProvider {
 	private readonly terminals = new Map<vscode.Terminal, string>(); // session
+	private readonly commands = new Map<string, string>(); // by task
+	private readonly running = new Map<string, string[]>(); // sessions of tasks, by the variable in their place
+	private readonly registered: vscode.Disposable[] = [];
 	private count = 0;
 
 	constructor(private readonly settings: Settings, private readonly sessions: Sessions, private readonly starter: Starter) {}
 
 	register(ctx: vscode.ExtensionContext): void {
 		ctx.subscriptions.push(
+			{ dispose: () => this.registered.forEach((d) => d.dispose()) },
 			vscode.tasks.registerTaskProvider('mirrord', this),
 			vscode.window.registerTerminalProfileProvider('mirrord.terminal', this),
-			vscode.window.onDidOpenTerminal((t) => {
-				const id = sessionOf((t.creationOptions as vscode.TerminalOptions).shellArgs);
-				if (!id || this.terminals.has(t)) return;
-				this.terminals.set(t, id);
-				this.sessions.use(id, `terminal ${id}`);
-			}),
+			vscode.window.onDidOpenTerminal((t) => this.opened(t)),
 			vscode.window.onDidCloseTerminal((t) => {
 				const id = this.terminals.get(t);
 				if (id && this.terminals.delete(t)) this.sessions.leave(id, `terminal ${id}`, true);
 			}),
 			vscode.tasks.onDidEndTask((e) => {
 				const run = e.execution.task.execution;
-				const id = run instanceof vscode.ProcessExecution ? sessionOf(run.args) : undefined;
+				const variable = run instanceof vscode.ProcessExecution ? sessionOf(run.args) : undefined;
+				const id = variable && this.running.get(variable)?.shift();
 				if (id) this.sessions.leave(id, `task ${id}`, true);
 			}),
 		);
 	}
 
+	private opened(t: vscode.Terminal): void {
+		const id = sessionOf((t.creationOptions as vscode.TerminalOptions).shellArgs);
+		if (!id || this.terminals.has(t)) return;
+		this.terminals.set(t, id);
+		this.sessions.use(id, `terminal ${id}`);
+	}
+
 	provideTasks(): vscode.Task[] { return []; } // each workspace has its own, in tasks.json
 
-	async resolveTask(task: vscode.Task, token: vscode.CancellationToken): Promise<vscode.Task | undefined> {
+	/** Tasks are also resolved to be listed: the session is asked for when one is run. */
+	resolveTask(task: vscode.Task): vscode.Task {
 		const d = task.definition as Definition;
 		const folder = typeof task.scope === 'object' ? task.scope : vscode.workspace.workspaceFolders?.[0];
 		const cwd = d.cwd ?? folder?.uri.fsPath;
-		const running = await this.starter.session({
+		const session = this.command(JSON.stringify([d, folder?.uri.toString()]), () => ({
 			key: `task#${folder?.uri.toString() ?? ''}#${task.name}`, name: task.name, client: this.starter.client(cwd, folder),
 			configFile: d.configFile, target: d.target, namespace: d.namespace,
-		}, token);
-		if (!running) return undefined;
-		const { id } = running.info;
-		this.sessions.use(id, `task ${id}`);
-		const execution = new vscode.ProcessExecution(this.settings.binary, ['exec', '--session', id, '--', 'sh', '-c', d.command], cwd ? { cwd } : {});
+		}));
+		const execution = new vscode.ProcessExecution(this.settings.binary, ['exec', '--session', `\${command:${session}}`, '--', 'sh', '-c', d.command], cwd ? { cwd } : {});
 		const resolved = new vscode.Task(d, task.scope ?? vscode.TaskScope.Workspace, task.name, 'mirrord', execution, task.problemMatchers);
 		resolved.presentationOptions = task.presentationOptions;
 		if (task.group) resolved.group = task.group;
 		resolved.isBackground = task.isBackground;
 		return resolved;
+	}
+
+	/** A command that VS Code calls for the session's id, in the place of a variable; without one the task is not run. */
+	private command(definition: string, asker: () => Asker): string {
+		const known = this.commands.get(definition);
+		if (known) return known;
+		const id = `mirrord.sessionOfTask${this.commands.size + 1}`;
+		this.commands.set(definition, id);
+		const sessions: string[] = [];
+		this.running.set(`\${command:${id}}`, sessions);
+		this.registered.push(vscode.commands.registerCommand(id, async () => {
+			const running = await this.starter.session(asker());
+			if (!running) return undefined;
+			this.sessions.use(running.info.id, `task ${running.info.id}`);
+			sessions.push(running.info.id);
+			return running.info.id;
+		}));
+		return id;
 	}
 
 	async provideTerminalProfile(token: vscode.CancellationToken): Promise<vscode.TerminalProfile | undefined> {
@@ -89,6 +112,7 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 			shellPath: this.settings.binary,
 			shellArgs: ['exec', '--session', id, '--', ...(line ? ['sh', '-c', line] : [shell])],
 			iconPath: new vscode.ThemeIcon('target'),
+			isTransient: true, // its session ends with this window
 			...(folder ? { cwd: folder.uri } : {}),
 		};
 	}

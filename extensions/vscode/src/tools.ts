@@ -6,7 +6,7 @@ import { quote, type Tools } from './launch';
 export class SessionTools {
 	constructor(private readonly binary: () => string, private readonly dir: string) {}
 
-	/** Removes what sessions have left that nobody could tidy up after. */
+	/** Removes the wrappers of sessions whose end no window has heard of. */
 	async sweep(before: number): Promise<void> {
 		for (const name of await fs.readdir(this.wrappers).catch(() => [])) {
 			const file = path.join(this.wrappers, name);
@@ -15,7 +15,7 @@ export class SessionTools {
 		}
 	}
 
-	/** The tools of a session; forget(id) is to follow. */
+	/** The tools of a session, until forget(id). */
 	async of(id: string): Promise<Tools> {
 		const mirrord = this.binary();
 		return {

@@ -1,6 +1,7 @@
 import * as vscode from 'vscode';
 import type { RequestSeen } from './protocol';
 import type { Running, Sessions } from './sessions';
+import { short } from './status';
 import { duration, requestLine, size } from './traffic';
 
 type Kind = 'ports' | 'requests' | 'connections' | 'outgoing' | 'files';
@@ -69,10 +70,11 @@ export class SessionTree implements vscode.TreeDataProvider<Node> {
 		}
 		const r = this.sessions.get(node.id);
 		if (node.kind === 'session') {
-			const item = new vscode.TreeItem(r?.info.target ?? node.id, Expanded);
+			const item = new vscode.TreeItem(r ? short(r.info.target) : node.id, Expanded);
 			item.id = `s ${node.id}`;
 			item.iconPath = new vscode.ThemeIcon(r?.own?.paused.size || r?.traffic.stopped.size ? 'debug-pause' : 'broadcast');
 			item.description = r ? describe(r) : '';
+			item.tooltip = r?.info.target ?? '';
 			item.contextValue = r?.own ? 'session own' : 'session';
 			item.accessibilityInformation = { label: `session with ${r?.info.target ?? node.id}, ${r ? describe(r) : ''}` };
 			return item;
@@ -128,6 +130,7 @@ function icon(q: RequestSeen): string {
 
 function describe(r: Running): string {
 	const n = r.traffic.launchers;
-	return [r.own ? '' : 'of another window or terminal', n === 1 ? '1 program' : n > 1 ? `${n} programs` : 'no program yet',
+	const namespace = / in (\S+)$/.exec(r.info.target)?.[1];
+	return [namespace, r.own ? '' : 'of another window or terminal', n === 1 ? '1 program' : n > 1 ? `${n} programs` : 'no program yet',
 		r.own?.paused.size || r.traffic.stopped.size ? 'stopped at a breakpoint' : ''].filter(Boolean).join(' · ');
 }

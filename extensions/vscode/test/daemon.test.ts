@@ -7,6 +7,7 @@ import * as path from 'node:path';
 import { Daemon, DaemonError, type Cancel } from '../src/daemon';
 import { merge } from '../src/launch';
 import type { Choice, Target } from '../src/protocol';
+import { SessionTools } from '../src/tools';
 
 const binary = process.env['MIRRORD_TEST_BINARY'] ?? path.join(process.cwd(), '../../bin/mirrord');
 const kubeconfig = process.env['MIRRORD_TEST_KUBECONFIG'];
@@ -129,9 +130,26 @@ describe('the daemon', function () {
 			await heard;
 			assert.deepEqual(await daemon.sessions(), []);
 		});
+		it('runs what stands for other programs in a session, and debuggers beside it', async () => {
+			const s = await daemon.start(choice({ kubeconfig: kubeconfig!, namespace: 'shop', target: 'deployment/inventory' }), () => {}, never);
+			const store = fs.mkdtempSync(path.join(dir, 'store-'));
+			const tools = new SessionTools(() => binary, store);
+			const { wrapper, dlv } = await tools.of(s.id);
+			const run = (file: string, ...args: string[]) => execFileSync(file, args, { timeout: 30_000, stdio: ['ignore', 'pipe', 'pipe'] }).toString();
+			assert.match(run(await wrapper('/bin/hostname', false)), /^inventory-/);
+			const gdb = run(await wrapper('gdb', true), '-batch', '-ex', 'run', '--args', '/bin/hostname');
+			assert.match(gdb, /^inventory-/m);
+			const version = execFileSync(dlv, ['version'], { env: { ...process.env, MIRRORD_SESSION: s.id } }).toString();
+			assert.match(version, /Delve Debugger/);
+			await tools.forget(s.id);
+			assert.deepEqual(fs.readdirSync(store), ['dlv', 'wrappers']);
+			assert.deepEqual(fs.readdirSync(path.join(store, 'wrappers')), []);
+			await daemon.stop(s.id);
+		});
 		it('stops a start that is cancelled', async () => {
 			const cancel = new Canceller();
-			const started = daemon.start(choice({ kubeconfig: kubeconfig!, namespace: 'shop', target: 'deployment/inventory' }), () => cancel.cancel(), cancel);
+			const started = daemon.start(choice({ kubeconfig: kubeconfig!, namespace: 'shop', target: 'deployment/inventory' }), () => {}, cancel);
+			setImmediate(() => cancel.cancel()); // the request is on its way, and long from answered
 			await assert.rejects(started, (e: unknown) => e instanceof DaemonError && e.cancelled);
 			assert.deepEqual(await daemon.sessions(), []);
 		});
