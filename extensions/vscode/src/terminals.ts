@@ -43,6 +43,7 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 	private opened(t: vscode.Terminal): void {
 		const id = sessionOf((t.creationOptions as vscode.TerminalOptions).shellArgs);
 		if (!id || this.terminals.has(t)) return;
+		if ([...this.running.values()].some((ids) => ids.includes(id))) return; // a task's, which is kept for the next task
 		this.terminals.set(t, id);
 		this.sessions.use(id, `terminal ${id}`);
 	}

@@ -30,6 +30,7 @@ function packed(): string {
 interface SessionLine {
 	readonly id: string;
 	readonly target: string;
+	readonly launchers: number;
 	readonly ports?: readonly number[];
 	readonly mirrors?: boolean;
 }
@@ -48,7 +49,7 @@ export class MirrordSuite extends Suite {
 		return {
 			extensions: [packed(), path.join(standins, 'go'), path.join(standins, 'python')],
 			settings: { 'go.alternateTools': { dlv: path.join(root, 'bin/dlv') }, 'telemetry.telemetryLevel': 'off', ...settings },
-			env: { ...goCaches(), KUBECONFIG: shop.kubeconfig, MIRRORD_SESSION: undefined, ...env },
+			env: { ...goCaches(), KUBECONFIG: shop.kubeconfig, MIRRORD_SESSION: undefined, NODE_EXTRA_CA_CERTS: undefined, ...env },
 			ending: async bench => {
 				try {
 					await daemonEnds(bench);
@@ -83,6 +84,11 @@ export async function sessions(bench: Bench): Promise<SessionLine[]> {
 		return [];
 	}
 	return (JSON.parse(await mirrord(bench, 'session', 'ls', '-o', 'json')) as { sessions: SessionLine[] }).sessions;
+}
+
+/** Waits until no program runs in a session. A launch's session outlives it for a while, for the next. */
+export async function nothingRuns(bench: Bench): Promise<void> {
+	await until('the programs to end', async () => (await sessions(bench)).every(s => !s.launchers));
 }
 
 /** Sessions end with the windows that held them; then the daemon is idle, and told to end. */

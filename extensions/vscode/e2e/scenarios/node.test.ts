@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 
-import { MirrordSuite, pick, pickerTitle, sessions, statusId } from '../driver/mirrord.ts';
+import { MirrordSuite, nothingRuns, pick, pickerTitle, sessions, statusId } from '../driver/mirrord.ts';
 import { until } from '../driver/wait.ts';
 import type { Window } from '../driver/window.ts';
 
@@ -70,18 +70,24 @@ suite.scenario('node: a launch can differ by MIRRORD_ACTIVE', async () => {
 });
 
 suite.scenario('node: tasks of a target, and with a question', async bench => {
+	await nothingRuns(bench);
+	const before = (await sessions(bench)).map(s => s.id);
+	const only = async () => (await sessions(bench)).every(s => before.includes(s.id)); // a task's session ends with it
 	await w.runTask('once');
 	await w.terminal.shows(/shop node on web-.*: hello from the cluster/);
-	await until('its session to end', async () => (await sessions(bench)).length === 0);
+	await until('its session to end', only);
 	await w.runTask('asks');
 	await pick(w, 'deployment/web');
 	await w.terminal.shows(/greeting: hello from the cluster/);
 	await w.runTask('here');
 	await w.terminal.shows(/here: \./);
-	await until('the sessions to end', async () => (await sessions(bench)).length === 0);
+	await until('the sessions to end', only);
 });
 
 suite.scenario('node: terminals, a command, and a shell, in the context of a pod', async bench => {
+	await nothingRuns(bench);
+	const before = (await sessions(bench)).map(s => s.id);
+	const only = async () => (await sessions(bench)).every(s => before.includes(s.id));
 	await w.command('mirrord: Run in Terminal…');
 	await w.quickPick.filter('echo of $(hostname): $SHOP_GREETING; sleep 1000');
 	await w.press('Enter');
@@ -89,7 +95,7 @@ suite.scenario('node: terminals, a command, and a shell, in the context of a pod
 	await w.terminal.shows(/of web-.*: hello from the cluster/);
 	await w.shot('terminal');
 	await w.inside.command('workbench.action.terminal.kill');
-	await until('its session to end', async () => (await sessions(bench)).length === 0);
+	await until('its session to end', only);
 	await w.command('mirrord: Run in Terminal…');
 	await w.quickPick.input.waitFor();
 	await w.press('Enter');
@@ -98,7 +104,7 @@ suite.scenario('node: terminals, a command, and a shell, in the context of a pod
 	await w.terminal.type('cat /etc/shop/config.yaml');
 	await w.terminal.shows(/currency: EUR/);
 	await w.terminal.type('exit');
-	await until('its session to end', async () => (await sessions(bench)).length === 0);
+	await until('its session to end', only);
 	assert.deepEqual(await w.notifications.texts(), []);
 });
 
