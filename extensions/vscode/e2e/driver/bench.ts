@@ -6,7 +6,7 @@ import * as path from 'node:path';
 import { chromium, type Browser, type BrowserContext } from 'playwright-core';
 
 import { allGone, memory, ours } from './processes.ts';
-import { Server, type ServerOptions, type Settings } from './server.ts';
+import { Server, type ServerOptions } from './server.ts';
 import { pack } from './vsix.ts';
 import { Window } from './window.ts';
 
@@ -21,6 +21,7 @@ export class Bench {
 	readonly windows: Window[] = [];
 	/** Addresses off this machine that a page has asked for; they are refused. */
 	readonly strangers: string[] = [];
+	private readonly copies = new Map<string, number>();
 	private readonly browser: Browser;
 	private readonly context: BrowserContext;
 	private readonly options: BenchOptions;
@@ -38,7 +39,7 @@ export class Bench {
 		fs.mkdirSync(path.join(dir, 'vsix'));
 		fs.mkdirSync(path.join(dir, 'tmp'));
 		try {
-			const extensions = options.extensions.map(e => e.endsWith('.vsix') ? e : pack(e, path.join(dir, 'vsix')));
+			const extensions = [path.join(import.meta.dirname, '../standins/inside'), ...options.extensions].map(e => e.endsWith('.vsix') ? e : pack(e, path.join(dir, 'vsix')));
 			const server = await Server.start(dir, { ...options, extensions });
 			const browser = await chromium.launch({
 				executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -59,9 +60,11 @@ export class Bench {
 		}
 	}
 
-	/** A copy of folders of workspaces/, one over the other, under a short path that is called as the last. */
+	/** A copy of folders of workspaces/, one over the other, under a short path of its own. */
 	workspace(...names: string[]): string {
-		const copy = path.join(this.dir, 'ws', names[names.length - 1]);
+		const name = names[names.length - 1];
+		this.copies.set(name, (this.copies.get(name) ?? 0) + 1);
+		const copy = path.join(this.dir, 'ws', name + (this.copies.get(name) === 1 ? '' : this.copies.get(name)));
 		for (const name of names) {
 			fs.cpSync(path.join(import.meta.dirname, '../workspaces', name), copy, { recursive: true });
 		}
@@ -71,15 +74,11 @@ export class Bench {
 	/** Opens a folder in a window of its own. */
 	async open(folder: string): Promise<Window> {
 		const page = await this.context.newPage();
-		const w = new Window(page, folder);
+		const w = new Window(page, folder, this.server.runtimeDir);
 		this.windows.push(w);
 		await page.goto(`${this.server.url}/?folder=${encodeURIComponent(folder)}`);
 		await w.ready();
 		return w;
-	}
-
-	change(settings: Settings): void {
-		this.server.change(settings);
 	}
 
 	log(extension: string, channel: string): string {

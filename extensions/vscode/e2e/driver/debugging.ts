@@ -32,6 +32,10 @@ export class Debugging {
 			throw new Error(`${file} has no line with ${words}`);
 		}
 		await this.window.openFile(file);
+		await this.window.press('Control+g');
+		await this.window.quickPick.filter(`:${line}`);
+		await this.window.press('Enter');
+		await this.page.locator('.editor-instance .line-numbers.active-line-number').getByText(String(line), { exact: true }).waitFor();
 		const before = await this.breakpoints.count();
 		const number = this.page.locator('.editor-instance .margin-view-overlays .line-numbers').filter({ hasText: new RegExp(`^${line}$`) }).first();
 		const at = await number.boundingBox();
@@ -44,7 +48,7 @@ export class Debugging {
 	}
 
 	async clearBreakpoints(): Promise<void> {
-		await this.window.command('Debug: Remove All Breakpoints');
+		await this.window.inside.command('workbench.debug.viewlet.action.removeAllBreakpoints');
 	}
 
 	/** Starts a configuration of launch.json by its name, and makes it F5's. */
@@ -73,7 +77,15 @@ export class Debugging {
 		await this.ended();
 	}
 
+	/** Restarts a debuggee that has stopped, and returns when it runs anew. */
 	async restart(): Promise<void> {
+		await this.window.press('Control+Shift+F5');
+		await this.page.locator('.editor-instance .debug-top-stack-frame-line').first().waitFor({ state: 'hidden' });
+	}
+
+	/** Restarts a debuggee that runs. */
+	async restartRunning(): Promise<void> {
+		await this.clearConsole();
 		await this.window.press('Control+Shift+F5');
 	}
 
@@ -114,7 +126,7 @@ export class Debugging {
 	}
 
 	async clearConsole(): Promise<void> {
-		await this.window.command('Debug Console: Clear Console');
+		await this.window.inside.command('workbench.debug.panel.action.clearReplAction');
 	}
 
 	/** Evaluates in the debug console. */

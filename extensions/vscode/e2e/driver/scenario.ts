@@ -54,6 +54,7 @@ export class Suite {
 				record({ name, ok: false, ms: Date.now() - start, error });
 				for (const [i, w] of (bench?.windows ?? []).entries()) {
 					await w.shot(`FAIL ${name}${i === 0 ? '' : ` ${i + 1}`}`.replaceAll(/[^\w-]+/g, '-')).catch(() => undefined);
+					await w.tidy().catch(() => undefined);
 				}
 				if (bench && this.extension) {
 					t.diagnostic(`log: ${bench.log(...this.extension).slice(-6000)}`);

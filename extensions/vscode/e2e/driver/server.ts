@@ -60,13 +60,11 @@ export class Server {
 	readonly url: string;
 	readonly runtimeDir: string;
 	private readonly child: ChildProcess;
-	private readonly settingsFile: string;
 
 	private constructor(dir: string, port: number, child: ChildProcess) {
 		this.dir = dir;
 		this.url = `http://127.0.0.1:${port}`;
 		this.runtimeDir = path.join(dir, 'run');
-		this.settingsFile = path.join(dir, 'ud/User/settings.json');
 		this.child = child;
 	}
 
@@ -136,12 +134,6 @@ export class Server {
 				throw new Error(`code-server has not started: ${fs.readFileSync(path.join(this.dir, 'server.log'), 'utf8')}`);
 			}
 		}
-	}
-
-	/** Changes the user's settings; a value of undefined takes one away. */
-	change(settings: Settings): void {
-		const now = JSON.parse(fs.readFileSync(this.settingsFile, 'utf8')) as Settings;
-		fs.writeFileSync(this.settingsFile, JSON.stringify({ ...now, ...settings }, null, '\t'));
 	}
 
 	/** The newest log of an extension's channel, e.g. mirrord.mirrord's mirrord. */

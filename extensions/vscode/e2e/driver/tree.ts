@@ -15,6 +15,11 @@ export class Tree {
 		return this.rows.filter({ hasText: text }).first();
 	}
 
+	/** The row that a screen reader calls so. */
+	labelled(label: string): Locator {
+		return this.pane.locator(`.monaco-list-row[aria-label^="${label}"]`).first();
+	}
+
 	async texts(): Promise<string[]> {
 		return (await this.rows.allInnerTexts()).map(t => t.replaceAll(/\s+/g, ' ').trim());
 	}
@@ -23,8 +28,7 @@ export class Tree {
 		return this.rows.evaluateAll(all => all.map(r => r.getAttribute('aria-label')));
 	}
 
-	async expand(text: string | RegExp): Promise<void> {
-		const row = this.row(text);
+	async expand(row: Locator): Promise<void> {
 		await row.waitFor();
 		if (await row.getAttribute('aria-expanded') === 'false') {
 			await row.locator('.monaco-tl-twistie').click();

@@ -6,6 +6,7 @@ import * as path from 'node:path';
 import type { Locator, Page } from 'playwright-core';
 
 import { Debugging } from './debugging.ts';
+import { Inside } from './inside.ts';
 import { Notifications } from './notifications.ts';
 import { QuickPick } from './quickpick.ts';
 import { Terminal } from './terminal.ts';
@@ -27,6 +28,7 @@ export type Theme = keyof typeof themes;
 export class Window {
 	readonly page: Page;
 	readonly folder: string;
+	readonly inside: Inside;
 	readonly quickPick: QuickPick;
 	readonly debugging: Debugging;
 	readonly terminal: Terminal;
@@ -34,9 +36,10 @@ export class Window {
 	/** The page's errors, as its console had them. */
 	readonly errors: string[] = [];
 
-	constructor(page: Page, folder: string) {
+	constructor(page: Page, folder: string, runtimeDir: string) {
 		this.page = page;
 		this.folder = folder;
+		this.inside = new Inside(runtimeDir, folder);
 		this.quickPick = new QuickPick(page);
 		this.debugging = new Debugging(this);
 		this.terminal = new Terminal(this);
@@ -48,7 +51,7 @@ export class Window {
 	/** Waits for the workbench and its extension host. */
 	async ready(): Promise<void> {
 		await this.page.locator('.monaco-workbench').waitFor();
-		await this.page.locator('.statusbar [id="status.problems"]').waitFor();
+		await this.inside.ready();
 	}
 
 	async shot(name: string): Promise<void> {
@@ -84,6 +87,19 @@ export class Window {
 		await this.press('F1');
 		await this.quickPick.filter('>' + title);
 		await this.quickPick.choose(title);
+	}
+
+	/** Runs a command of the palette, without the mouse. */
+	async commandByKeyboard(title: string): Promise<void> {
+		await this.press('F1');
+		await this.page.keyboard.type(title);
+		await this.quickPick.chooseByKeyboard(title);
+	}
+
+	/** Runs a task of the folder by its label. */
+	async runTask(label: string): Promise<void> {
+		await this.command('Tasks: Run Task');
+		await this.quickPick.choose(label);
 	}
 
 	/** Opens a file of the folder. */
@@ -135,21 +151,11 @@ export class Window {
 		return rows.map(r => r.replaceAll(/\s+/g, ' ').trim());
 	}
 
-	/** Waits until the settings that ask for a theme have come into effect. */
-	async theme(theme: Theme, change: (settings: Record<string, unknown>) => void): Promise<void> {
+	/** Changes the theme, and waits until it shows. */
+	async theme(theme: Theme): Promise<void> {
 		const [name, mark] = themes[theme];
-		// Code misses a change that comes while it still carries out the one before.
-		for (let i = 0; i < 10; i++) {
-			change({ 'workbench.colorTheme': name, 'window.autoDetectColorScheme': false, 'window.autoDetectHighContrast': false });
-			try {
-				await this.page.locator(`.monaco-workbench.${mark}`).waitFor({ timeout: 3_000 });
-				return;
-			} catch (err) {
-				if (i === 9) {
-					throw err;
-				}
-			}
-		}
+		await this.inside.settings({ 'workbench.colorTheme': name });
+		await this.page.locator(`.monaco-workbench.${mark}`).waitFor();
 	}
 
 	async reload(): Promise<void> {
@@ -157,6 +163,16 @@ export class Window {
 		await this.command('Developer: Reload Window');
 		await loaded;
 		await this.ready();
+	}
+
+	/** Ends what a scenario that failed has left, for the next. */
+	async tidy(): Promise<void> {
+		if (await this.dialog.count() > 0) {
+			await this.press('Escape');
+		}
+		await this.inside.command('workbench.action.debug.stop');
+		await this.inside.command('workbench.action.closeQuickOpen');
+		await this.inside.command('notifications.clearAll');
 	}
 
 	/** The dialog that blocks the window. */
