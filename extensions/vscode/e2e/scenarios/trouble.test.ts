@@ -83,7 +83,7 @@ suite.scenario('trouble: no cluster is told, and another can be chosen', async (
 	await w.inside.settings({ 'mirrord.kubeconfig': '/nowhere/kubeconfig' });
 	await w.debugging.start('web');
 	await w.quickPick.titled(pickerTitle);
-	assert.match(await w.notifications.shows(/\/nowhere\/kubeconfig/), /no such file/);
+	assert.match(await w.notifications.shows(/\/nowhere\/kubeconfig/), /file does not exist/);
 	await w.quickPick.escape();
 	await w.inside.settings({ 'mirrord.kubeconfig': null });
 	await w.notifications.clear();
