@@ -20,7 +20,7 @@ func configCommand() *cobra.Command {
 	cmd.AddCommand(&cobra.Command{
 		Use:     "default",
 		Short:   "Print a configuration file to begin with",
-		Example: "  mkdir -p .mirrord && mirrord config default > .mirrord/mirrord.json",
+		Example: "  mkdir -p .mirrord && mirrord config default > .mirrord/mirrord.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fmt.Errorf("config default takes no argument, got %q", strings.Join(args, " "))

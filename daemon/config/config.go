@@ -50,6 +50,7 @@ type Config struct {
 	skipBuild  bool
 	extraBuild []string
 	network    bool
+	said       bool // Incoming.Mode is file's or overrides' choice, not the default
 }
 
 // Env says which of the target's variables the debuggee gets; see Config.Environ.

@@ -27,7 +27,12 @@ func client(t *testing.T, file, text string, env ...string) ide.Client {
 
 func load1(t *testing.T, text string, o ide.Overrides, env ...string) *Config {
 	t.Helper()
-	c, err := Load(client(t, "mirrord.json", text, env...), "mirrord.json", o)
+	return loadAs(t, "mirrord.json", text, o, env...)
+}
+
+func loadAs(t *testing.T, name, text string, o ide.Overrides, env ...string) *Config {
+	t.Helper()
+	c, err := Load(client(t, name, text, env...), name, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,9 +269,23 @@ func TestVerify(t *testing.T) {
 		{"its text", ide.ConfigVerifyParams{Client: me, Text: text(`{"target": {"path": "pod/text", "namespace": "shop"}, "kube_context": "c"}`)},
 			ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/text", Namespace: "shop", Context: "c"}, ""},
 		{"overrides", ide.ConfigVerifyParams{Client: me, ConfigFile: at, Overrides: ide.Overrides{Target: "pod/flag", Namespace: "n", Context: "d", Steal: true}},
-			ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/flag", Namespace: "n", Context: "d", Steal: true}, ""},
+			ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/flag", Namespace: "n", Context: "d", Incoming: "steal"}, ""},
 		{"a file that is not there yet", ide.ConfigVerifyParams{Client: me, ConfigFile: "new.toml", Text: text("feature.network.incoming = 'steal'")},
-			ide.ConfigVerifyResult{ConfigFile: filepath.Join(me.Dir, "new.toml"), Steal: true}, ""},
+			ide.ConfigVerifyResult{ConfigFile: filepath.Join(me.Dir, "new.toml"), Incoming: "steal"}, ""},
+		{"incoming mirrored", ide.ConfigVerifyParams{Client: me, Text: text(`{"feature": {"network": {"incoming": {"mode": "mirror"}}}}`)},
+			ide.ConfigVerifyResult{ConfigFile: at, Incoming: "mirror"}, ""},
+		{"incoming off", ide.ConfigVerifyParams{Client: me, Text: text(`{"feature": {"network": {"incoming": false}}}`)},
+			ide.ConfigVerifyResult{ConfigFile: at, Incoming: "off"}, ""},
+		{"no network", ide.ConfigVerifyParams{Client: me, Text: text(`{"feature": {"network": false}}`)},
+			ide.ConfigVerifyResult{ConfigFile: at, Incoming: "off"}, ""},
+		{"no target", ide.ConfigVerifyParams{Client: me, Text: text(`{"target": "targetless"}`)},
+			ide.ConfigVerifyResult{ConfigFile: at, Target: "targetless", Incoming: "off"}, ""},
+		{"incoming without its mode", ide.ConfigVerifyParams{Client: me, Text: text(`{"feature": {"network": {"incoming": {"ports": [80]}}}}`)},
+			ide.ConfigVerifyResult{ConfigFile: at}, ""},
+		{"a wrong mode", ide.ConfigVerifyParams{Client: me, Text: text(`{"feature": {"network": {"incoming": "stael"}}}`)},
+			ide.ConfigVerifyResult{ConfigFile: at}, `.mirrord/mirrord.json:1:38: feature.network.incoming: "stael" is none of true or false, mirror, steal, off, a table`},
+		{"overrides over it", ide.ConfigVerifyParams{Client: me, Text: text(`{"feature": {"network": {"incoming": "off"}}}`), Overrides: ide.Overrides{Steal: true}},
+			ide.ConfigVerifyResult{ConfigFile: at, Incoming: "steal"}, ""},
 		{"half a text", ide.ConfigVerifyParams{Client: me, ConfigFile: at, Text: text(`{"target": `)}, ide.ConfigVerifyResult{ConfigFile: at},
 			at + ":1:12: target: malformed JSON: it ends too early"},
 		{"a wrong one", ide.ConfigVerifyParams{Client: me, Text: text(`{"target": "pod/text", "x": 1}`)}, ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/text"},
@@ -304,8 +323,9 @@ func TestDefault(t *testing.T) {
 	if err != nil || len(r.Problems) > 0 {
 		t.Fatalf("problems %v, %v", r.Problems, err)
 	}
-	got, want := load1(t, d.Text, ide.Overrides{}), load1(t, "{}", ide.Overrides{})
+	got, want := loadAs(t, d.Name, d.Text, ide.Overrides{}), loadAs(t, d.Name, "{}", ide.Overrides{})
 	got.Key, want.Key = "", ""
+	got.said = false // it says so, which an empty one does not
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Config{}, Agent{})); diff != "" {
 		t.Errorf("it differs from an empty one (-empty +it):\n%s", diff)
 	}

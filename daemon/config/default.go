@@ -1,16 +1,16 @@
 package config
 
 import (
-	_ "embed" // default.json
+	_ "embed" // default.yaml
 
 	"mirrord/protocol/ide"
 )
 
-//go:embed default.json
+//go:embed default.yaml
 var defaultFile string
 
-// Default is a file to begin with: it says what holds without it. JSON has no
-// comments, so that each line is a setting.
+// Default is a file to begin with: it says what holds without it. It is YAML,
+// which has comments.
 func Default() ide.ConfigDefaultResult {
-	return ide.ConfigDefaultResult{Name: "mirrord.json", Text: defaultFile}
+	return ide.ConfigDefaultResult{Name: "mirrord.yaml", Text: defaultFile}
 }

@@ -106,6 +106,7 @@ func isName(filter string) bool {
 func (c *checker) limit() {
 	cfg := c.config
 	if !cfg.network {
+		cfg.said = true
 		cfg.Incoming.Mode, cfg.Outgoing.TCP, cfg.Outgoing.UDP, cfg.DNS = "off", false, false, false
 	}
 	if at, key, ok := c.where("feature.fs.mode", "feature.fs"); ok && cfg.FS.Mode == "write" {

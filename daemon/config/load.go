@@ -49,10 +49,11 @@ func Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
 	problems = append(problems, c.Warnings...)
 	inOrder(problems)
 	_, path, _ := locate(p.Client, p.ConfigFile)
-	return ide.ConfigVerifyResult{
-		Problems: problems, ConfigFile: path,
-		Target: c.Target, Namespace: c.Namespace, Context: c.Context, Steal: c.Incoming.Mode == "steal",
-	}, nil
+	r := ide.ConfigVerifyResult{Problems: problems, ConfigFile: path, Target: c.Target, Namespace: c.Namespace, Context: c.Context}
+	if c.said {
+		r.Incoming = c.Incoming.Mode
+	}
+	return r, nil
 }
 
 // load reads text, or if that is nil the file.
@@ -189,7 +190,7 @@ func (c *Config) override(o ide.Overrides) error {
 	c.Context = cmp.Or(o.Context, c.Context)
 	c.Kubeconfig = cmp.Or(o.Kubeconfig, c.Kubeconfig)
 	if o.Steal {
-		c.Incoming.Mode = "steal"
+		c.Incoming.Mode, c.said = "steal", true
 	}
 	if o.FSMode != "" {
 		c.FS.Mode = strings.ReplaceAll(o.FSMode, "-", "")
@@ -249,6 +250,7 @@ func (c *Config) withoutTarget() {
 	c.Targetless = true
 	c.FS = FS{Mode: "local"}
 	c.Hostname = false
+	c.said = true
 	if c.Incoming.Mode == "mirror" { // stealing is NeedTarget's to refuse
 		c.Incoming.Mode = "off"
 	}

@@ -63,6 +63,7 @@ var networkSettings = []setting{
 }
 
 func setIncoming(c *Config, v *node) error {
+	c.said = true
 	switch v.text {
 	case "true":
 		c.Incoming.Mode = "mirror"

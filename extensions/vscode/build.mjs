@@ -10,7 +10,7 @@ await esbuild.build({
 	platform: 'node',
 	format: 'cjs',
 	target: 'node20',
-	external: ['vscode'],
+	...(test ? { alias: { vscode: './test/vscode.ts' } } : { external: ['vscode'] }),
 	minify: !test,
 	sourcemap: test ? 'inline' : false,
 });

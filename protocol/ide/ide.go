@@ -175,7 +175,7 @@ type (
 		Target     string    `json:"target"`
 		Namespace  string    `json:"namespace"`
 		Context    string    `json:"context"`
-		Steal      bool      `json:"steal"`
+		Incoming   string    `json:"incoming"` // steal, mirror or off; "": mirror holds, since nothing is said
 	}
 	// ConfigDefaultResult is a file to begin with.
 	ConfigDefaultResult struct {

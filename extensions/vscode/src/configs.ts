@@ -1,9 +1,8 @@
-import * as path from 'node:path';
 import * as vscode from 'vscode';
 import type { Daemon } from './daemon';
 import type { Problem } from './protocol';
 import type { Settings } from './settings';
-import type { Starter } from './starter';
+import { activeFolder, type Starter } from './starter';
 
 const files = '**/.mirrord/*mirrord.{json,toml,yaml,yml}';
 const isConfig = /(^|\/)\.mirrord\/[^/]*mirrord\.(json|toml|ya?ml)$/;
@@ -23,7 +22,7 @@ export class Configs {
 		const { workspace } = vscode;
 		ctx.subscriptions.push(
 			this.problems,
-			workspace.onDidOpenTextDocument((d) => this.look(d, 0)),
+			workspace.onDidOpenTextDocument((d) => { if (this.inUse) this.look(d, 0); }),
 			workspace.onDidChangeTextDocument((e) => this.look(e.document, pause)),
 			workspace.onDidCloseTextDocument((d) => {
 				clearTimeout(this.due.get(d.uri.toString()));
@@ -31,8 +30,11 @@ export class Configs {
 			}),
 			{ dispose: () => this.due.forEach((t) => clearTimeout(t)) },
 		);
-		workspace.textDocuments.forEach((d) => this.look(d, 0));
+		if (this.inUse) workspace.textDocuments.forEach((d) => this.look(d, 0));
 	}
+
+	/** A file that is only shown, where mirrord is off, starts no daemon; an edit does. */
+	private get inUse(): boolean { return this.settings.on || this.daemon.connected; }
 
 	async find(): Promise<vscode.Uri[]> {
 		const found = await vscode.workspace.findFiles(files, '**/node_modules/**', 100);
@@ -59,7 +61,7 @@ export class Configs {
 		const { configFile } = this.settings;
 		let file = configFile;
 		if (!file) {
-			const v = await this.daemon.verify(this.starter.choice({ client: this.starter.client(undefined, undefined) }));
+			const v = await this.daemon.verify(this.starter.choice({ client: this.starter.client() }));
 			file = v.configFile;
 		}
 		if (!file) return this.create();
@@ -67,7 +69,7 @@ export class Configs {
 	}
 
 	async create(): Promise<void> {
-		const folder = vscode.workspace.workspaceFolders?.[0];
+		const folder = activeFolder();
 		if (!folder) throw new Error('a configuration belongs to a folder: open one first');
 		const { name, text } = await this.daemon.defaultConfig();
 		const file = vscode.Uri.joinPath(folder.uri, '.mirrord', name);
@@ -96,7 +98,7 @@ export class Configs {
 		try {
 			const folder = vscode.workspace.getWorkspaceFolder(d.uri);
 			const { problems } = await this.daemon.verify({
-				client: this.starter.client(path.dirname(path.dirname(d.uri.fsPath)), folder), configFile: d.uri.fsPath, overrides: {}, text: d.getText(),
+				client: this.starter.client(folder), configFile: d.uri.fsPath, overrides: {}, text: d.getText(),
 			});
 			if (this.asked.get(key) === asked && !d.isClosed) this.problems.set(d.uri, problems.map((p) => diagnostic(d, p)));
 		} catch (e) {

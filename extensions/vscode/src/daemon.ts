@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import {
-	CancellationTokenSource, createMessageConnection, ResponseError, StreamMessageReader, StreamMessageWriter,
+	CancellationTokenSource, createMessageConnection, ErrorCodes, ResponseError, StreamMessageReader, StreamMessageWriter,
 	type MessageConnection,
 } from 'vscode-jsonrpc/node';
 import * as ide from './protocol';
@@ -21,7 +21,7 @@ export interface Cancel {
 
 export interface Options {
 	binary(): string;
-	build: string; // of the mirrord in this extension; '': whichever binary() is
+	build(): string; // of the mirrord in this extension; '': whichever binary() is
 	name: string; // who calls, for the daemon's log
 	log(line: string): void;
 }
@@ -39,13 +39,16 @@ export class Daemon {
 	/** Is told that the connection was lost, not that dispose has ended it. */
 	onLost: (why: string) => void = () => {};
 
-	private connecting?: Promise<MessageConnection>;
+	private connecting?: Promise<Connected>;
 	private bridge?: ChildProcess;
 	private disposed = false;
 	private tokens = 0;
 	private readonly reports = new Map<string, Report>();
 
 	constructor(private readonly options: Options) {}
+
+	/** The process of the daemon that was connected to last; 0: none was. */
+	pid = 0;
 
 	get connected(): boolean { return this.connecting !== undefined; }
 
@@ -84,12 +87,13 @@ export class Daemon {
 
 	private async ask<T>(method: string, params: object, cancel?: Cancel): Promise<T> {
 		if (cancel?.isCancellationRequested) throw new DaemonError(ide.code.cancelled, 'cancelled');
-		const connection = await (this.connecting ??= this.connect());
+		const { connection, ended } = await (this.connecting ??= this.connect());
 		const source = new CancellationTokenSource();
 		const listening = cancel?.onCancellationRequested(() => source.cancel());
 		try {
 			if (cancel?.isCancellationRequested) source.cancel();
-			return await connection.sendRequest<T>(method, params, source.token);
+			// What has ended the connection says more than that it was.
+			return await Promise.race([connection.sendRequest<T>(method, params, source.token).catch((e: unknown) => (e instanceof ResponseError && !isOver(e) ? Promise.reject(e) : ended)), ended]);
 		} catch (e) {
 			throw asDaemonError(method, e);
 		} finally {
@@ -98,7 +102,7 @@ export class Daemon {
 		}
 	}
 
-	private async connect(): Promise<MessageConnection> {
+	private async connect(): Promise<Connected> {
 		if (this.disposed) throw new DaemonError(0, 'the extension has ended');
 		const binary = this.options.binary();
 		const bridge = spawn(binary, ['daemon', '--stdio'], { stdio: 'pipe', cwd: '/' });
@@ -130,30 +134,40 @@ export class Daemon {
 		connection.onNotification('session/event', (e: ide.SessionEvent) => this.onEvent(e));
 		connection.onError(([e]) => this.options.log(`connection to the daemon: ${e.message}`));
 		connection.listen();
-		const { build, name } = this.options;
+		const { name } = this.options;
+		const build = this.options.build();
 		const hello = await Promise.race([
 			connection.sendRequest<ide.Initialized>('initialize', { version: ide.version, build, client: name }).catch((e: unknown) => {
 				// The process says more on its way out than that its pipe has closed.
-				return up || e instanceof ResponseError && e.code > 0 ? Promise.reject(asDaemonError('initialize', e)) : ended;
+				return e instanceof ResponseError && !isOver(e) ? Promise.reject(asDaemonError('initialize', e)) : ended;
 			}),
 			ended,
 		]);
-		const wrong = this.mismatch(hello);
+		const wrong = mismatch(hello, build);
 		if (wrong) {
 			bridge.stdin.end();
 			throw new DaemonError(ide.code.build, wrong, 'end its sessions, or `mirrord daemon stop --force`, and try again');
 		}
 		up = true;
 		this.options.log(`daemon ${hello.build}, pid ${hello.pid}`);
-		return connection;
-	}
-
-	private mismatch(hello: ide.Initialized): string {
-		if (hello.version !== ide.version) return `the daemon speaks version ${hello.version}, this extension ${ide.version}`;
-		if (this.options.build && hello.build !== this.options.build) return `the daemon is build ${hello.build}, this extension's mirrord ${this.options.build}`;
-		return '';
+		this.pid = hello.pid;
+		return { connection, ended };
 	}
 }
+
+interface Connected {
+	connection: MessageConnection;
+	ended: Promise<never>; // rejected when the connection has, with the reason
+}
+
+function mismatch(hello: ide.Initialized, build: string): string {
+	if (hello.version !== ide.version) return `the daemon speaks version ${hello.version}, this extension ${ide.version}`;
+	if (build && hello.build !== build) return `the daemon is build ${hello.build}, this extension's mirrord ${build}`;
+	return '';
+}
+
+/** Whether an error is the connection's end in vscode-jsonrpc's words. */
+function isOver(e: ResponseError<unknown>): boolean { return e.code === ErrorCodes.PendingResponseRejected; }
 
 function asDaemonError(method: string, e: unknown): DaemonError {
 	if (e instanceof DaemonError) return e;

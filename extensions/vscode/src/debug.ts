@@ -1,6 +1,6 @@
 import * as vscode from 'vscode';
-import { DaemonError, type Daemon } from './daemon';
-import { apply, ownType, Unsupported, wanted, type Launch } from './launch';
+import type { Daemon } from './daemon';
+import { apply, ownType, unsupported, wanted, type Launch } from './launch';
 import type { Sessions } from './sessions';
 import type { Settings } from './settings';
 import type { Starter } from './starter';
@@ -23,13 +23,7 @@ export class Debugging implements vscode.DebugConfigurationProvider, vscode.Debu
 			debug.registerDebugConfigurationProvider(ownType, new OwnType()),
 			debug.registerDebugAdapterDescriptorFactory(ownType, this),
 			debug.registerDebugAdapterTrackerFactory('*', this),
-			debug.onDidStartDebugSession((s) => {
-				const id = marked(s);
-				if (!id) return;
-				this.log.debug(`debug session ${s.name} begins in session ${id}`);
-				this.sessions.use(id, s.id);
-			}),
-			debug.onDidTerminateDebugSession((s) => { if (marked(s)) this.sessions.leave(marked(s)!, s.id, false); }),
+			debug.onDidTerminateDebugSession((s) => this.leave(s)),
 		);
 	}
 
@@ -38,28 +32,19 @@ export class Debugging implements vscode.DebugConfigurationProvider, vscode.Debu
 	): Promise<vscode.DebugConfiguration | undefined> {
 		if (!wanted(c, this.settings.on)) return c;
 		this.log.debug(`launch ${c.name} of type ${c.type}`);
+		const why = await unsupported(c, this.tools);
+		if (why) return await runsOutside(why) ? c : undefined;
 		const asker = this.starter.asker(c, folder);
 		let running = this.sessions.of(asker.key);
-		if (running) {
-			try { // what differs in the configuration holds for this launch
-				running.info = await this.daemon.restart(running.info.id, asker.client);
-			} catch (e) {
-				await this.starter.fail(e);
-				return undefined;
-			}
-		} else {
-			running = await this.starter.session(asker, token);
-		}
-		if (!running) return undefined; // the launch ends without a word
-		const { id } = running.info;
 		try {
-			return { ...await apply(c as Launch, id, await this.tools.of(id)), [mark]: id } as vscode.DebugConfiguration;
+			if (running) running.info = await this.daemon.restart(running.info.id, asker.client); // what differs in the configuration holds for this launch
+			else running = await this.starter.session(asker, token);
+			if (!running) return undefined; // the launch ends without a word
+			const { id } = running.info;
+			return { ...await apply(c, id, await this.tools.of(id)), [mark]: id };
 		} catch (e) {
-			if (running.own?.users.size === 0) await this.sessions.stop(id);
-			if (!(e instanceof Unsupported)) throw e;
-			const go = 'Run without mirrord';
-			const chosen = await vscode.window.showErrorMessage(`mirrord: ${e.message}`, { detail: 'Run it as a task or in a terminal of mirrord, or wrap its program by `mirrord exec`.', modal: true }, go);
-			return chosen === go ? c : undefined;
+			this.starter.fail(e);
+			return undefined;
 		}
 	}
 
@@ -72,9 +57,12 @@ export class Debugging implements vscode.DebugConfigurationProvider, vscode.Debu
 		return new vscode.DebugAdapterServer(Number(port), host);
 	}
 
+	/** A debug session begins with its adapter; that it has started is told only when the program has been built. */
 	createDebugAdapterTracker(s: vscode.DebugSession): vscode.DebugAdapterTracker | undefined {
 		const id = marked(s);
 		if (!id) return undefined;
+		this.log.debug(`debug session ${s.name} begins in session ${id}`);
+		this.sessions.use(id, root(s).id);
 		const pause = (paused: boolean) => this.sessions.pause(id, root(s).id, paused);
 		return {
 			onDidSendMessage: (m: { type?: string; event?: string; command?: string; success?: boolean }) => {
@@ -82,8 +70,22 @@ export class Debugging implements vscode.DebugConfigurationProvider, vscode.Debu
 				if (m.type === 'event' && (m.event === 'continued' || m.event === 'terminated')) pause(false);
 				if (m.type === 'response' && m.success && resuming.includes(m.command ?? '')) pause(false);
 			},
+			onWillStopSession: () => this.leave(s),
+			onExit: () => this.leave(s),
 		};
 	}
+
+	private leave(s: vscode.DebugSession): void {
+		const id = marked(s);
+		if (id && !s.parentSession) this.sessions.leave(id, s.id, false);
+	}
+}
+
+/** Lets the user choose to run a launch without mirrord. */
+async function runsOutside(why: string): Promise<boolean> {
+	const go = 'Run without mirrord';
+	const detail = 'Run it as a task or in a terminal of mirrord, or wrap its program by `mirrord exec`.';
+	return await vscode.window.showWarningMessage(`mirrord: this launch cannot be in the context of a pod: ${why}`, { detail, modal: true }, go) === go;
 }
 
 const resuming = ['continue', 'next', 'stepIn', 'stepOut', 'stepBack', 'reverseContinue', 'restart'];
@@ -106,7 +108,6 @@ class OwnType implements vscode.DebugConfigurationProvider {
 		if (!c.type && vscode.window.activeTextEditor?.document.languageId === 'go') {
 			return { type: ownType, request: 'launch', name: 'mirrord: Go', mode: 'debug', program: '${fileDirname}' }; // there is no launch.json
 		}
-		if (c.request !== 'launch') throw new DaemonError(0, 'mirrord-go can launch only: a running process cannot be put into the context of a target');
 		return { ...c, mode: c['mode'] ?? 'debug', program: c['program'] ?? '${workspaceFolder}' };
 	}
 

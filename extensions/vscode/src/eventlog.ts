@@ -33,11 +33,14 @@ export class EventLog {
 	dispose(): void { this.channels.forEach((c) => c.dispose()); }
 }
 
+/** A query may hold what is to be in no file. */
+export function withoutQuery(path = ''): string { return path.replace(/\?.*/s, '?…'); }
+
 export function eventLine(e: SessionEvent): string {
 	const words: unknown[] = [e.time, e.kind];
 	if (e.pid) words.push(`process ${e.pid}`);
 	if (e.port) words.push(`port ${e.port}${e.mirror ? ' (mirrored)' : ''}`);
-	if (e.request) words.push(e.kind === 'request' ? `${e.request.method} ${e.request.path}` : requestLine(e.request).description);
+	if (e.request) words.push(e.kind === 'request' ? `${e.request.method} ${withoutQuery(e.request.path)}` : requestLine(e.request).description);
 	if (e.connection) words.push(`${e.connection.peer ?? ''} to port ${e.connection.port}`);
 	if (e.outgoing) words.push(`${e.outgoing.proto} ${e.outgoing.name ?? ''} ${e.outgoing.address} ${e.outgoing.error ?? ''}`);
 	if (e.file) words.push(`${e.file.op} ${e.file.path} ${e.file.error ?? ''}`);

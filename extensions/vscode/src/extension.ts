@@ -10,7 +10,7 @@ import { showMenu } from './menu';
 import { Notifier } from './notify';
 import { RequestDocuments, requestScheme } from './requests';
 import { Sessions } from './sessions';
-import { Settings } from './settings';
+import { packed, Settings } from './settings';
 import { Starter } from './starter';
 import { short, StatusItem } from './status';
 import { Terminals } from './terminals';
@@ -25,14 +25,14 @@ export function activate(ctx: vscode.ExtensionContext): void {
 	const { version } = ctx.extension.packageJSON as { version: string };
 	const daemon = new Daemon({
 		binary: () => settings.binary,
-		build: settings.binary.startsWith(ctx.extensionPath) ? packedBuild(ctx.extensionPath) : '',
+		build: () => (settings.binary === packed(ctx.extensionPath, 'mirrord') ? packedBuild(ctx.extensionPath) : ''),
 		name: `vscode ${version}`,
 		log: (line) => log.info(line),
 	});
 	const events = new EventLog();
 	const sessions = new Sessions(daemon, notify, events, log);
 	const starter = new Starter(daemon, settings, sessions, notify, [vscode.env.appRoot, path.dirname(ctx.extensionPath)]);
-	const tools = new SessionTools(() => settings.binary, ctx.globalStorageUri.fsPath);
+	const tools = new SessionTools(() => settings.binary, ctx.globalStorageUri.fsPath, async () => (await daemon.sessions()).map((s) => s.id));
 	const configs = new Configs(daemon, settings, starter, log);
 	const terminals = new Terminals(settings, sessions, starter);
 	const targetFiles = new TargetFiles(daemon);
@@ -47,7 +47,12 @@ export function activate(ctx: vscode.ExtensionContext): void {
 	terminals.register(ctx);
 	configs.register(ctx);
 
-	const context = (key: string, value: unknown) => void vscode.commands.executeCommand('setContext', `mirrord.${key}`, value);
+	const told = new Map<string, unknown>();
+	const context = (key: string, value: unknown) => {
+		if (told.get(key) === value) return;
+		told.set(key, value);
+		void vscode.commands.executeCommand('setContext', `mirrord.${key}`, value);
+	};
 	const draw = () => {
 		status.draw();
 		context('enabled', settings.on);
@@ -55,17 +60,16 @@ export function activate(ctx: vscode.ExtensionContext): void {
 		const shown = sessions.get(fileTree.current ?? '');
 		fileView.description = shown ? short(shown.info.target) : '';
 	};
-	const listen = () => { if (sessionView.visible || sessions.own.length > 0) sessions.listen(settings.showTraffic); };
+	// Not before it is used: where mirrord is off, a view that is there from the last time asks nobody.
+	const listen = () => { if ((settings.on && sessionView.visible) || sessions.own.length > 0) void sessions.listen(settings.showTraffic); };
 
 	const commands: Record<string, (...args: never[]) => unknown> = {
 		toggle: () => {
 			sessions.settle();
 			return settings.setOn(!settings.on);
 		},
-		menu: async () => {
-			await showMenu(settings, sessions);
-			sessions.settle();
-		},
+		menu: () => showMenu(settings, sessions),
+		unmute: () => notify.unmute(),
 		chooseTarget: () => starter.chooseForLater(),
 		runInTerminal: (command?: string) => terminals.runInTerminal(typeof command === 'string' ? command : undefined),
 		selectConfig: () => configs.select(),
@@ -100,7 +104,7 @@ export function activate(ctx: vscode.ExtensionContext): void {
 			try {
 				await f(...args);
 			} catch (e) {
-				await starter.fail(e);
+				starter.fail(e);
 			}
 		}));
 	}
@@ -110,18 +114,17 @@ export function activate(ctx: vscode.ExtensionContext): void {
 		vscode.workspace.registerFileSystemProvider(fileScheme, targetFiles, { isReadonly: true, isCaseSensitive: true }),
 		vscode.workspace.registerTextDocumentContentProvider(requestScheme, requests),
 		settings.onChange(() => { draw(); listen(); }),
-		sessions.onChange(draw),
+		sessions.onChange(() => { draw(); listen(); }),
 		sessions.onEnd((id) => void tools.forget(id)),
-		sessionView.onDidChangeVisibility(listen),
+		sessionView.onDidChangeVisibility(({ visible }) => { if (visible) void sessions.listen(settings.showTraffic); }),
 	);
 	draw();
 	listen();
-	void tools.sweep(Date.now() - 24 * 3600_000);
 }
 
 /** The build of the mirrord in this extension, which its packaging has noted. */
 function packedBuild(dir: string): string {
-	try { return fs.readFileSync(path.join(dir, 'bin', 'build'), 'utf8').trim(); } catch { return ''; }
+	try { return fs.readFileSync(packed(dir, 'build'), 'utf8').trim(); } catch { return ''; }
 }
 
 /** The session that a command is about; the user chooses where several run. */

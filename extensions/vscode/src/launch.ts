@@ -7,8 +7,7 @@ export interface Launch {
 	type: string;
 	request: string;
 	name: string;
-	// eslint-disable-next-line @typescript-eslint/no-explicit-any
-	[key: string]: any;
+	[key: string]: unknown;
 }
 
 export interface Tools {
@@ -64,15 +63,27 @@ export function merge(base: NodeJS.ProcessEnv, own: Record<string, string | null
 	return Object.entries(all).flatMap(([k, v]) => (v === undefined || v === null ? [] : [`${k}=${v}`]));
 }
 
-/** Says why a launch of this type cannot be put into a session. */
-export class Unsupported extends Error {}
+/**
+ * Why a launch cannot be put into a session, "" if it can: where its program is
+ * started by something that we do not start, it would run outside.
+ */
+export async function unsupported(c: Launch, tools: Pick<Tools, 'executable'>): Promise<string> {
+	if (c.type === ownType) return c.request === 'launch' ? '' : 'a running process cannot be put into the context of a target';
+	if (c['debugServer'] || c['attachSimplePort']) return 'it connects to a debugger that runs already';
+	if (c.type === 'go') return c['mode'] === 'remote' || c['port'] || c['host'] ? 'it connects to a Delve that runs already' : '';
+	if (node.includes(c.type) || python.includes(c.type) || c.type === 'java' || typeof c['runtimeExecutable'] === 'string') return '';
+	if (isGDB(c)) return c['miDebuggerServerAddress'] || c['pipeTransport'] ? 'its gdb debugs a program of another machine' : '';
+	const program: unknown = c['program'];
+	if (typeof program === 'string' && !native.includes(c.type) && await tools.executable(program)) return '';
+	return `it is not known how launches of type "${c.type}" start their program`;
+}
 
-/** Changes a launch so that its debuggee runs in session id. */
+/** Changes a launch, which is supported, so that its debuggee runs in session id. */
 export async function apply(c: Launch, id: string, tools: Tools): Promise<Launch> {
 	const exec = ['exec', '--session', id, '--'];
 	if (c.type === ownType) return c; // its adapter is asked for by the session
 	if (c.type === 'go') {
-		return { ...c, dlvToolPath: tools.dlv, env: { ...c['env'], [sessionVar]: id } };
+		return { ...c, dlvToolPath: tools.dlv, env: { ...object(c['env']), [sessionVar]: id } };
 	}
 	if (c.type === 'node-terminal') {
 		return { ...c, command: [quote(tools.mirrord), ...exec, 'sh', '-c', quote(String(c['command'] ?? ''))].join(' ') };
@@ -85,17 +96,17 @@ export async function apply(c: Launch, id: string, tools: Tools): Promise<Launch
 		return { ...c, python: [tools.mirrord, ...exec, ...list(c['python'] ?? 'python3')] };
 	}
 	if (c.type === 'java') {
-		return { ...c, javaExec: await tools.wrapper(c['javaExec'] ?? 'java', false) };
+		return { ...c, javaExec: await tools.wrapper(String(c['javaExec'] ?? 'java'), false) };
 	}
-	if (c.type === 'cppdbg' && (c['MIMode'] ?? 'gdb') === 'gdb' && !c['miDebuggerServerAddress'] && !c['pipeTransport']) {
-		return { ...c, miDebuggerPath: await tools.wrapper(c['miDebuggerPath'] ?? 'gdb', true) };
+	if (isGDB(c)) {
+		return { ...c, miDebuggerPath: await tools.wrapper(String(c['miDebuggerPath'] ?? 'gdb'), true) };
 	}
-	const program: unknown = c['program'];
-	if (typeof program === 'string' && !native.includes(c.type) && await tools.executable(program)) {
-		return { ...c, program: await tools.wrapper(program, false) };
-	}
-	throw new Unsupported(`mirrord does not know how launches of type "${c.type}" start their program`);
+	return { ...c, program: await tools.wrapper(String(c['program']), false) };
 }
+
+function isGDB(c: Launch): boolean { return c.type === 'cppdbg' && (c['MIMode'] ?? 'gdb') === 'gdb'; }
+
+function object(v: unknown): object { return typeof v === 'object' && v !== null ? v : {}; }
 
 function list(v: unknown): string[] {
 	return v === undefined || v === null ? [] : Array.isArray(v) ? v.map(String) : [String(v)];

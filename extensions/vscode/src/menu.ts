@@ -12,7 +12,7 @@ export async function showMenu(settings: Settings, sessions: Sessions): Promise<
 	const items: Item[] = [
 		settings.on ? { label: '$(debug-disconnect) Turn off', description: 'launches run as without mirrord', run: run('mirrord.toggle') }
 			: { label: '$(target) Turn on', description: 'launches run in the context of a pod', run: run('mirrord.toggle') },
-		{ label: '$(list-selection) Choose target…', description: settings.target ?? 'asked for at each launch', run: run('mirrord.chooseTarget') },
+		{ label: '$(list-selection) Choose target…', description: settings.chosen?.target ?? 'asked for at each launch', run: run('mirrord.chooseTarget') },
 		{ label: '$(terminal) Run in terminal…', run: run('mirrord.runInTerminal') },
 		separator('Configuration'),
 		{ label: '$(file) Active configuration…', description: settings.configFile ? vscode.workspace.asRelativePath(settings.configFile) : 'found by itself', run: run('mirrord.selectConfig') },
@@ -20,8 +20,8 @@ export async function showMenu(settings: Settings, sessions: Sessions): Promise<
 		{ label: '$(new-file) Create configuration', run: run('mirrord.createConfig') },
 		{ label: '$(gear) Settings', run: run('mirrord.openSettings') },
 	];
-	if (settings.target) {
-		items.splice(2, 0, { label: '$(close) Ask for the target at each launch', run: () => settings.setTarget(undefined) });
+	if (settings.chosen) {
+		items.splice(2, 0, { label: '$(close) Ask for the target at each launch', run: () => settings.setChosen(undefined) });
 	}
 	if (sessions.list.length > 0) items.push(separator('Sessions'));
 	for (const r of sessions.list) {
@@ -32,7 +32,9 @@ export async function showMenu(settings: Settings, sessions: Sessions): Promise<
 			{ label: `$(folder-opened) Open the files of ${of}`, description: r.info.id, run: run('mirrord.openFiles', r.info.id) },
 		);
 	}
-	items.push(separator('Help'), { label: '$(output) Show log', run: run('mirrord.showLog') }, { label: '$(question) Get started', run: run('mirrord.openWalkthrough') });
-	const chosen = await vscode.window.showQuickPick(items, { title: 'mirrord', placeHolder: sessions.trouble || (settings.on ? 'mirrord is on' : 'mirrord is off') });
+	items.push(separator('Help'), { label: '$(output) Show log', run: run('mirrord.showLog') }, { label: '$(bell) Show all messages again', run: run('mirrord.unmute') }, { label: '$(question) Get started', run: run('mirrord.openWalkthrough') });
+	const placeHolder = sessions.trouble || (settings.on ? 'mirrord is on' : 'mirrord is off');
+	sessions.settle(); // the user sees it now
+	const chosen = await vscode.window.showQuickPick(items, { title: 'mirrord', placeHolder });
 	await chosen?.run?.();
 }

@@ -1,13 +1,10 @@
 import * as vscode from 'vscode';
 import type { Daemon } from './daemon';
-import type { Choice, Target } from './protocol';
-import type { Settings } from './settings';
+import type { Choice, Target, Verified } from './protocol';
+import type { Chosen, Settings } from './settings';
 import { rows, type Row } from './targets';
 
-export interface Picked {
-	target: string;
-	namespace?: string;
-	context?: string;
+export interface Picked extends Chosen {
 	steal: boolean;
 }
 
@@ -15,40 +12,53 @@ type Item = vscode.QuickPickItem & { row: Row };
 
 const redraw = 150; // ms between two changes of the list while targets come in
 
+/** What a list of targets is for. */
+export interface Question {
+	choice: Choice;
+	said: Verified; // by the configuration, which goes before what is remembered
+	why: string; // for the user
+	token?: vscode.CancellationToken; // whoever asked has given up
+}
+
 /** Lets the user choose a target; undefined: they did not. */
-export async function pickTarget(
-	daemon: Daemon, settings: Settings, choice: Choice, fixedSteal: boolean, why: string, fail: (e: unknown) => void,
-): Promise<Picked | undefined> {
-	const overrides = { ...choice.overrides };
-	overrides.namespace ??= settings.namespace;
-	overrides.context ??= settings.context;
+export async function pickTarget(daemon: Daemon, settings: Settings, q: Question, fail: (e: unknown) => void): Promise<Picked | undefined> {
+	const overrides = { ...q.choice.overrides };
+	if (!q.said.namespace) overrides.namespace ??= settings.namespace;
+	if (!q.said.context) overrides.context ??= settings.context;
 	for (;;) {
-		const answer = await list(daemon, settings, { ...choice, overrides }, fixedSteal, why, fail);
-		switch (answer?.kind) {
-			case undefined:
-				return undefined;
-			case 'target':
+		const choice = { ...q.choice, overrides };
+		const answer = await list(daemon, settings, { ...q, choice }, fail);
+		if (!answer || q.token?.isCancellationRequested) return undefined;
+		switch (answer.kind) {
+			case 'target': {
 				await settings.setLastTarget(answer.path);
-				return { target: answer.path, namespace: overrides.namespace, context: overrides.context, steal: settings.steal };
+				const { namespace, context } = overrides;
+				return { target: answer.path, steal: settings.steal && !q.said.incoming, ...(namespace ? { namespace } : {}), ...(context ? { context } : {}) };
+			}
 			case 'incoming':
 				await settings.setSteal(!settings.steal);
 				break;
 			case 'namespace': {
 				const n = await pickOne('mirrord: switch namespace', 'Namespace of the target', async () => {
-					const r = await daemon.namespaces({ ...choice, overrides });
+					const r = await daemon.namespaces(choice);
 					return { current: r.current, all: r.namespaces };
 				}, fail, true);
-				if (n) await settings.setNamespace(overrides.namespace = n);
+				if (!n) break;
+				overrides.namespace = n;
+				if (!q.said.namespace) await settings.setNamespace(n);
 				break;
 			}
 			case 'context': {
 				const c = await pickOne('mirrord: switch context', 'Context of the kubeconfig', async () => {
-					const r = await daemon.contexts({ ...choice, overrides });
+					const r = await daemon.contexts(choice);
 					return { current: r.current ?? '', all: r.contexts };
 				}, fail, false);
-				if (c && c !== overrides.context) {
-					await settings.setContext(overrides.context = c);
-					await settings.setNamespace(overrides.namespace = choice.overrides.namespace); // the new context's own
+				if (!c || c === overrides.context) break;
+				overrides.context = c;
+				overrides.namespace = q.choice.overrides.namespace; // else the new context's own
+				if (!q.said.context) {
+					await settings.setContext(c);
+					await settings.setNamespace(undefined);
 				}
 				break;
 			}
@@ -59,15 +69,11 @@ export async function pickTarget(
 type Answer = { kind: 'target'; path: string } | { kind: 'namespace' | 'context' | 'incoming' };
 
 /** Shows the targets as they come. */
-async function list(
-	daemon: Daemon, settings: Settings, choice: Choice, fixedSteal: boolean, why: string, fail: (e: unknown) => void,
-): Promise<Answer | undefined> {
+async function list(daemon: Daemon, settings: Settings, { choice, said, why, token }: Question, fail: (e: unknown) => void): Promise<Answer | undefined> {
 	const pick = vscode.window.createQuickPick<Item>();
-	const cancel = new vscode.CancellationTokenSource();
-	const button = { namespace: new vscode.ThemeIcon('layers'), context: new vscode.ThemeIcon('server-environment'), refresh: new vscode.ThemeIcon('refresh') };
-	const toNamespace: vscode.QuickInputButton = { iconPath: button.namespace, tooltip: 'Switch namespace' };
-	const toContext: vscode.QuickInputButton = { iconPath: button.context, tooltip: 'Switch context' };
-	const again: vscode.QuickInputButton = { iconPath: button.refresh, tooltip: 'Look again' };
+	const toNamespace: vscode.QuickInputButton = { iconPath: new vscode.ThemeIcon('layers'), tooltip: 'Switch namespace' };
+	const toContext: vscode.QuickInputButton = { iconPath: new vscode.ThemeIcon('server-environment'), tooltip: 'Switch context' };
+	const again: vscode.QuickInputButton = { iconPath: new vscode.ThemeIcon('refresh'), tooltip: 'Look again' };
 	pick.title = 'mirrord: choose a target';
 	pick.buttons = [toNamespace, toContext, again];
 	pick.matchOnDescription = true;
@@ -75,12 +81,13 @@ async function list(
 	pick.keepScrollPosition = true;
 	let namespace = choice.overrides.namespace ?? '';
 	let context = choice.overrides.context ?? '';
-	const targets: Target[] = [];
+	let targets: Target[] = [];
+	let loading = new vscode.CancellationTokenSource(); // of the latest load
 
 	const show = () => {
 		const active = pick.activeItems[0]?.row;
 		pick.placeholder = `${why}: type to filter${namespace && ` · namespace ${namespace}`}${context && ` · context ${context}`}`;
-		pick.items = rows({ targets, last: settings.lastTarget, namespace, context, steal: settings.steal, fixedSteal }).map(item);
+		pick.items = rows({ targets, last: settings.lastTarget, namespace, context, steal: settings.steal, fixedSteal: said.incoming !== '' }).map(item);
 		const same = active?.kind === 'target' && pick.items.find((i) => i.row.kind === 'target' && i.row.path === active.path);
 		if (same) pick.activeItems = [same];
 	};
@@ -88,29 +95,32 @@ async function list(
 	const soon = () => { timer ??= setTimeout(() => { timer = undefined; show(); }, redraw); };
 
 	const load = async () => {
+		loading.cancel();
+		const mine = loading = new vscode.CancellationTokenSource();
+		const found: Target[] = targets = [];
 		pick.busy = true;
-		targets.length = 0;
-		const contexts = daemon.contexts(choice, cancel.token).then((c) => { context ||= c.current ?? ''; soon(); }, () => {});
+		const contexts = daemon.contexts(choice, mine.token).then((c) => { context ||= c.current ?? ''; soon(); }, () => {});
 		try {
 			const all = await daemon.targets(choice, (part) => {
-				targets.push(...part);
+				found.push(...part);
 				soon();
-			}, cancel.token);
-			namespace = all.namespace;
-			targets.splice(0, targets.length, ...all.targets);
+			}, mine.token);
 			await contexts;
+			if (mine.token.isCancellationRequested) return;
+			({ namespace, targets } = all);
 		} catch (e) {
-			if (cancel.token.isCancellationRequested) return;
+			if (mine.token.isCancellationRequested) return;
 			fail(e); // the switches stay, which may be the way out
 		} finally {
-			clearTimeout(timer);
-			timer = undefined;
+			mine.dispose();
 		}
-		if (cancel.token.isCancellationRequested) return;
+		clearTimeout(timer);
+		timer = undefined;
 		pick.busy = false;
 		show();
 	};
 
+	const given = token?.onCancellationRequested(() => pick.hide());
 	try {
 		return await new Promise<Answer | undefined>((resolve) => {
 			pick.onDidAccept(() => {
@@ -127,8 +137,8 @@ async function list(
 			void load();
 		});
 	} finally {
-		cancel.cancel();
-		cancel.dispose();
+		given?.dispose();
+		loading.cancel();
 		clearTimeout(timer);
 		pick.dispose();
 	}

@@ -70,7 +70,7 @@ export interface Verified {
 	target?: string; // that is chosen
 	namespace?: string;
 	context?: string;
-	steal?: boolean;
+	incoming: string; // steal, mirror, off; '': nothing says
 }
 
 export interface Session {
@@ -153,6 +153,7 @@ export interface SessionEvent {
 	port?: number;
 	mirror?: boolean;
 	message?: string;
+	lost?: boolean; // of a message: what it tells of is gone for good
 	request?: RequestSeen;
 	connection?: ConnectionSeen;
 	outgoing?: OutgoingSeen;

@@ -1,6 +1,7 @@
 import * as zlib from 'node:zlib';
 import * as vscode from 'vscode';
 import type { Daemon } from './daemon';
+import { withoutQuery } from './eventlog';
 import type { Exchange, Half } from './protocol';
 import { duration } from './traffic';
 
@@ -14,7 +15,7 @@ export class RequestDocuments implements vscode.TextDocumentContentProvider {
 	constructor(private readonly daemon: Daemon) {}
 
 	async show(session: string, id: number, title: string, reveal: boolean): Promise<void> {
-		const uri = vscode.Uri.from({ scheme: requestScheme, authority: session, path: `/${id}/${title.replaceAll('/', '∕')}.http`, query: reveal ? 'reveal' : '' });
+		const uri = vscode.Uri.from({ scheme: requestScheme, authority: session, path: `/${id}/${withoutQuery(title).replaceAll('/', '∕')}.http`, query: reveal ? 'reveal' : '' });
 		this.changed.fire(uri); // one that is shown already may have been answered meanwhile
 		const document = await vscode.workspace.openTextDocument(uri);
 		await vscode.window.showTextDocument(document, { preview: true });

@@ -3,12 +3,14 @@ import { DaemonError, type Cancel, type Daemon } from './daemon';
 import type { EventLog } from './eventlog';
 import type { Notifier } from './notify';
 import { code, type Session, type SessionEvent, type SessionStart } from './protocol';
-import { Traffic } from './traffic';
+import { isTraffic, Traffic } from './traffic';
 
-/** How long a session outlives its last debug session: an editor that restarts one begins it anew. */
-const restartTime = 60_000; // ms
-/** How long a session waits for its first debug session, which a build may precede. */
-const launchTime = 10 * 60_000; // ms
+/** How long a session outlives its last debug session: an editor that restarts one begins it anew, after a build maybe. */
+const restartTime = 3 * 60_000; // ms
+/** How long a session waits for its first debug session. */
+const launchTime = 60_000; // ms
+
+const never: Cancel = { isCancellationRequested: false, onCancellationRequested: () => ({ dispose() {} }) };
 
 /** A session of this user's; own: this window has started it and holds it. */
 export interface Running {
@@ -31,13 +33,16 @@ export class Sessions {
 	private readonly all = new Map<string, Running>();
 	private readonly changed = new vscode.EventEmitter<void>();
 	readonly onChange = this.changed.event;
+	private readonly passed = new vscode.EventEmitter<void>();
+	/** Tells that something went through a session, which can be often. */
+	readonly onTraffic = this.passed.event;
 	private readonly ended = new vscode.EventEmitter<string>();
 	/** Tells the id of a session that has ended. */
 	readonly onEnd = this.ended.event;
 	starting = 0;
-	trouble = ''; // what went wrong last, until the next start
+	trouble = ''; // what went wrong last, until it was seen
 	private listening?: vscode.CancellationTokenSource;
-	private traffic = false;
+	private traffic?: boolean; // asked for, while listening
 
 	constructor(
 		private readonly daemon: Daemon, private readonly notify: Notifier, private readonly events: EventLog, private readonly log: vscode.LogOutputChannel,
@@ -46,18 +51,19 @@ export class Sessions {
 		daemon.onLost = (why) => void this.lost(why);
 	}
 
-	/** Those that something runs in, or is about to. */
-	get list(): Running[] { return [...this.all.values()].filter((r) => (r.own ? !r.own.left : r.traffic.launchers > 0)); }
-	get own(): Running[] { return this.list.filter((r) => r.own); }
+	/** Those that something runs in, is about to, or has just run. */
+	get list(): Running[] { return [...this.all.values()].filter((r) => r.own ?? r.traffic.launchers > 0); }
+	/** This window's that are in use. */
+	get own(): Running[] { return this.list.filter((r) => r.own && !r.own.left); }
 	get(id: string): Running | undefined { return this.all.get(id); }
 
-	/** The session of a launch that runs, or is just being restarted. */
-	of(key: string): Running | undefined { return [...this.all.values()].find((r) => r.own?.key === key && r.own.users.size > 0); }
+	/** The session of a launch that runs. */
+	of(key: string): Running | undefined { return this.list.find((r) => r.own?.key === key && r.own.users.size > 0); }
 
 	/** Starts a session, which this window holds until nothing runs in it. */
 	async start(key: string, p: SessionStart, report: (m: string) => void, cancel: Cancel): Promise<Running> {
 		this.starting++;
-		this.trouble = '';
+		this.settle();
 		this.changed.fire();
 		try {
 			const begun = Date.now();
@@ -65,15 +71,16 @@ export class Sessions {
 			this.log.info(`session ${info.id} with ${info.target}, after ${Date.now() - begun} ms`);
 			const r: Running = this.all.get(info.id) ?? { info, traffic: new Traffic() };
 			r.info = info;
+			clearTimeout(r.own?.timer);
 			r.own = { key, start: { ...p, id: info.id }, users: new Set(), paused: new Set() };
 			this.all.set(info.id, r);
 			this.expire(r, launchTime);
-			this.listen(this.traffic);
+			if (cancel.isCancellationRequested) {
+				await this.stop(info.id);
+				throw new DaemonError(code.cancelled, 'cancelled');
+			}
 			for (const w of info.warnings ?? []) void this.notify.warn('warning', w);
 			return r;
-		} catch (e) {
-			if (!(e instanceof DaemonError && e.cancelled)) this.trouble = e instanceof Error ? e.message : String(e);
-			throw e;
 		} finally {
 			this.starting--;
 			this.changed.fire();
@@ -83,7 +90,7 @@ export class Sessions {
 	/** The session that the launch had the last time, if it is still there and fits; else it ends, since it may hold a port. */
 	private async predecessor(key: string, p: SessionStart): Promise<Session | undefined> {
 		const same = (a: SessionStart) => JSON.stringify([a.configFile, a.overrides]) === JSON.stringify([p.configFile, p.overrides]);
-		for (const r of this.all.values()) {
+		for (const r of [...this.all.values()]) {
 			if (r.own?.key !== key || r.own.users.size > 0) continue;
 			try {
 				if (same(r.own.start)) return await this.daemon.restart(r.info.id, p.client);
@@ -93,6 +100,12 @@ export class Sessions {
 			await this.stop(r.info.id);
 		}
 		return undefined;
+	}
+
+	/** Something went wrong, which the status tells until it was seen. */
+	fail(what: string): void {
+		this.trouble = what;
+		this.changed.fire();
 	}
 
 	/** The user has seen what went wrong. */
@@ -130,7 +143,7 @@ export class Sessions {
 
 	pause(id: string, user: string, paused: boolean): void {
 		const own = this.all.get(id)?.own;
-		if (!own) return;
+		if (!own || own.paused.has(user) === paused) return;
 		if (paused) own.paused.add(user);
 		else own.paused.delete(user);
 		this.changed.fire();
@@ -151,8 +164,8 @@ export class Sessions {
 		}
 	}
 
-	/** Hears what happens in the sessions, also in those of other windows and terminals. */
-	listen(traffic: boolean): void {
+	/** Hears what happens in all sessions, also in those of other windows and terminals. */
+	async listen(traffic: boolean): Promise<void> {
 		if (this.listening && this.traffic === traffic) return;
 		this.listening?.cancel();
 		this.traffic = traffic;
@@ -164,6 +177,14 @@ export class Sessions {
 			source.dispose();
 			if (this.listening === source) this.listening = undefined;
 		});
+		try { // what has ended while nobody listened
+			const there = new Set((await this.daemon.sessions()).map((s) => s.id));
+			const gone = [...this.all].filter(([id, r]) => !r.own && !there.has(id));
+			for (const [id] of gone) this.all.delete(id);
+			if (gone.length > 0) this.changed.fire();
+		} catch (e) {
+			this.log.debug(`sessions: ${e instanceof Error ? e.message : String(e)}`);
+		}
 	}
 
 	clearTraffic(): void {
@@ -174,8 +195,7 @@ export class Sessions {
 	dispose(): void {
 		this.listening?.cancel();
 		for (const r of this.all.values()) clearTimeout(r.own?.timer);
-		this.changed.dispose();
-		this.ended.dispose();
+		for (const e of [this.changed, this.passed, this.ended]) e.dispose();
 	}
 
 	private expire(r: Running, after: number): void {
@@ -192,50 +212,75 @@ export class Sessions {
 			if (!r) return;
 			this.all.delete(e.session);
 			clearTimeout(r.own?.timer);
+			this.changed.fire();
 			if (r.own && r.own.users.size > 0) {
-				this.trouble = `the session with ${r.info.target} has ended: ${e.message ?? 'nobody says why'}`;
-				void this.notify.warn('ended', this.trouble);
+				const what = `the session with ${r.info.target} has ended: ${e.message ?? 'nobody says why'}`;
+				this.fail(what);
+				void this.notify.warn('ended', what);
 			}
-			return this.changed.fire();
+			return;
 		}
 		if (!r) {
 			r = { info: { id: e.session, target: e.message ?? '', started: e.time, launchers: 0 }, traffic: new Traffic() };
 			this.all.set(e.session, r);
 		}
 		if (e.kind === 'message' && r.own && e.message) {
-			this.trouble = e.message;
+			if (e.lost) this.fail(e.message);
 			void this.notify.warn('target', e.message);
 		}
-		if (r.traffic.take(e)) this.changed.fire();
+		if (!r.traffic.take(e)) return;
+		(isTraffic(e) ? this.passed : this.changed).fire();
 	}
 
-	/** The daemon has ended: launchers start another, and this window holds its sessions there. */
+	/** The connection has ended. If the daemon has, launchers start another, and this window holds its sessions there. */
 	private async lost(why: string): Promise<void> {
+		this.log.warn(`the connection to the daemon is lost: ${why}`);
+		const before = this.daemon.pid;
 		this.listening?.cancel();
 		this.listening = undefined;
-		const mine = [...this.all.values()].filter((r) => r.own);
-		for (const [id, r] of this.all) if (!r.own) this.all.delete(id);
+		const used = [...this.all.values()].filter((r) => r.own && r.own.users.size > 0);
+		for (const [id, r] of this.all) {
+			if (used.includes(r)) continue;
+			clearTimeout(r.own?.timer);
+			this.all.delete(id);
+		}
 		this.changed.fire();
-		this.log.warn(`the daemon is gone: ${why}`);
-		if (mine.length === 0) return;
-		const never = { isCancellationRequested: false, onCancellationRequested: () => ({ dispose() {} }) };
-		let failed: unknown;
-		for (const r of mine) {
+		if (used.length === 0) return;
+		const failed: string[] = [];
+		try {
+			await this.daemon.sessions(); // of the daemon that there is now
+			if (this.daemon.pid === before) throw new Error('it ended the sessions of this window, and what ran in them');
+		} catch (e) {
+			failed.push(e instanceof Error ? e.message : String(e));
+		}
+		for (const r of used) {
+			if (failed.length > 0) {
+				this.all.delete(r.info.id);
+				continue;
+			}
 			try {
-				if (r.own && r.own.users.size > 0) r.info = await this.daemon.start(r.own.start, () => {}, never);
-				else this.all.delete(r.info.id);
+				r.info = await this.daemon.start({ ...r.own!.start, ...sameTarget(r) }, () => {}, never);
 			} catch (e) {
-				failed = e;
+				failed.push(`${r.info.target}: ${e instanceof Error ? e.message : String(e)}`);
 				this.all.delete(r.info.id);
 			}
 		}
-		this.listen(this.traffic);
-		if (failed) {
-			this.trouble = failed instanceof Error ? failed.message : String(failed);
-			void this.notify.error('lost', new Error(`the daemon ended, and its session could not be taken up again: ${this.trouble}`));
+		void this.listen(this.traffic ?? false);
+		if (failed.length > 0) {
+			const what = `the connection to the daemon was lost, and sessions with it: ${failed.join('; ')}`;
+			this.fail(what);
+			void this.notify.error('lost', new Error(what));
 		} else {
 			void this.notify.info('daemon', 'the daemon ended and was started again; open remote connections of the program were reset');
 		}
 		this.changed.fire();
 	}
+}
+
+/** What starts a session again with the very pod that it had. */
+function sameTarget(r: Running): Partial<SessionStart> {
+	const { overrides } = r.own!.start;
+	const { target, namespace } = r.info;
+	if (!namespace) return {};
+	return { overrides: { ...overrides, target: target.replace(/ in \S+$/, ''), namespace } };
 }

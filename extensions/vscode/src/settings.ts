@@ -1,6 +1,13 @@
 import * as path from 'node:path';
 import * as vscode from 'vscode';
 
+/** A target, and where it is. */
+export interface Chosen {
+	target: string;
+	namespace?: string;
+	context?: string;
+}
+
 /** The user's settings, and what a workspace remembers of choices made. */
 export class Settings {
 	private readonly changed = new vscode.EventEmitter<void>();
@@ -28,9 +35,9 @@ export class Settings {
 	get lastTarget(): string | undefined { return this.memory.get('lastTarget'); }
 	setLastTarget(t: string): Promise<void> { return this.remember('lastTarget', t); }
 
-	/** The target that was chosen before the launch, for all launches. */
-	get target(): string | undefined { return this.memory.get('target'); }
-	setTarget(t: string | undefined): Promise<void> { return this.remember('target', t); }
+	/** What was chosen for all launches to come. */
+	get chosen(): Chosen | undefined { return this.memory.get('chosen'); }
+	setChosen(c: Chosen | undefined): Promise<void> { return this.remember('chosen', c); }
 
 	/** The active configuration file; undefined: the one that the daemon finds. */
 	get configFile(): string | undefined { return this.memory.get('configFile'); }
@@ -40,7 +47,7 @@ export class Settings {
 	get showTraffic(): boolean { return this.get('showTraffic', true); }
 
 	/** The mirrord to run. */
-	get binary(): string { return this.get('binaryPath', '') || path.join(this.ctx.extensionPath, 'bin', 'mirrord'); }
+	get binary(): string { return this.get('binaryPath', '') || packed(this.ctx.extensionPath, 'mirrord'); }
 
 	private get memory(): vscode.Memento { return this.ctx.workspaceState; }
 
@@ -51,3 +58,6 @@ export class Settings {
 		this.changed.fire();
 	}
 }
+
+/** Where the extension has one of the programs that it was packed with. */
+export function packed(extension: string, name: string): string { return path.join(extension, 'bin', name); }

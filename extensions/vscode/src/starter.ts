@@ -1,12 +1,12 @@
 import * as vscode from 'vscode';
 import { DaemonError, type Daemon } from './daemon';
-import type { Launch } from './launch';
-import { configFile, environment, merge } from './launch';
+import { configFile, environment, merge, ownType, type Launch } from './launch';
 import type { Notifier } from './notify';
 import { pickTarget } from './picker';
 import { code, type Choice, type Client, type Overrides, type Verified } from './protocol';
 import type { Running, Sessions } from './sessions';
 import type { Settings } from './settings';
+import { targetless } from './targets';
 
 /** Who asks for a session. */
 export interface Asker {
@@ -16,6 +16,11 @@ export interface Asker {
 	configFile?: string;
 	target?: string; // that it names itself
 	namespace?: string;
+}
+
+/** What is wrong in a configuration file, and where. */
+class ConfigError extends DaemonError {
+	constructor(message: string, readonly file: string | undefined, readonly line: number) { super(code.config, message); }
 }
 
 /** Chooses a target and starts a session, as a launch, a task or a terminal needs it. */
@@ -29,31 +34,26 @@ export class Starter {
 	) {}
 
 	asker(c: Launch, folder: vscode.WorkspaceFolder | undefined): Asker {
-		const cwd: unknown = c['cwd'];
+		const own = c.type === ownType;
 		return {
 			key: `${folder?.uri.toString() ?? ''}#${c.type}#${c.name}`,
 			name: c.name,
-			client: this.client(typeof cwd === 'string' ? cwd : undefined, folder, environment(c)),
+			client: this.client(folder, environment(c)),
 			configFile: configFile(c),
-			target: str(c['target']) && c.type === 'mirrord-go' ? str(c['target']) : undefined,
-			namespace: c.type === 'mirrord-go' ? str(c['namespace']) : undefined,
+			target: own ? str(c['target']) : undefined,
+			namespace: own ? str(c['namespace']) : undefined,
 		};
 	}
 
-	client(cwd: string | undefined, folder: vscode.WorkspaceFolder | undefined, own: Record<string, string | null> = {}): Client {
-		const dir = folder?.uri.fsPath ?? vscode.workspace.workspaceFolders?.[0]?.uri.fsPath ?? cwd ?? '/';
-		return { dir, env: merge(process.env, own), local: this.places };
+	/** The client of a folder, else of the one that the user is in. */
+	client(folder = activeFolder(), own: Record<string, string | null> = {}): Client {
+		return { dir: folder?.uri.fsPath ?? '/', env: merge(process.env, own), local: this.places };
 	}
 
 	choice(a: Pick<Asker, 'client' | 'configFile' | 'target' | 'namespace'>): Choice {
+		const { target, namespace } = a;
 		const { kubeconfig } = this.settings;
-		return {
-			client: a.client,
-			configFile: a.configFile ?? this.settings.configFile,
-			overrides: {
-				...(kubeconfig ? { kubeconfig } : {}), ...(a.target ? { target: a.target } : {}), ...(a.namespace ? { namespace: a.namespace } : {}),
-			},
-		};
+		return { client: a.client, configFile: a.configFile ?? this.settings.configFile, overrides: said({ kubeconfig, target, namespace }) };
 	}
 
 	/** undefined: the user did not choose, or was told what is wrong. */
@@ -61,30 +61,28 @@ export class Starter {
 		const before = this.turn;
 		let done = () => {};
 		this.turn = new Promise<void>((resolve) => { done = resolve; });
-		let params: Choice | undefined;
+		let choice: Choice | undefined;
 		try {
 			await before;
-			if (token?.isCancellationRequested) return undefined;
-			params = await this.choose(a);
+			choice = await this.choose(a, token);
 		} catch (e) {
-			await this.fail(e);
+			this.fail(e);
 		} finally {
 			done();
 		}
-		if (!params || token?.isCancellationRequested) return undefined;
-		const p = params;
+		if (!choice || token?.isCancellationRequested) return undefined;
+		const p = { ...choice, tied: true };
 		return vscode.window.withProgress({ location: vscode.ProgressLocation.Notification, title: `mirrord: ${a.name}`, cancellable: true }, async (progress, cancel) => {
-			const stop = token?.onCancellationRequested(() => both.cancel());
 			const both = new vscode.CancellationTokenSource();
-			cancel.onCancellationRequested(() => both.cancel());
+			const heard = [cancel, token].map((t) => t?.onCancellationRequested(() => both.cancel()));
 			progress.report({ message: `connecting to ${p.overrides.target ?? 'the target'}` });
 			try {
-				return await this.sessions.start(a.key, { ...p, tied: true }, (message) => progress.report({ message }), both.token);
+				return await this.sessions.start(a.key, p, (message) => progress.report({ message }), both.token);
 			} catch (e) {
-				if (!(e instanceof DaemonError && e.cancelled)) void this.fail(e);
+				this.fail(e);
 				return undefined;
 			} finally {
-				stop?.dispose();
+				heard.forEach((h) => h?.dispose());
 				both.dispose();
 			}
 		});
@@ -92,52 +90,64 @@ export class Starter {
 
 	/** Lets the user choose the target of the launches to come. */
 	async chooseForLater(): Promise<void> {
-		const choice = this.choice({ client: this.client(undefined, undefined) });
-		try {
-			const v = await this.verified(choice);
-			const picked = await pickTarget(this.daemon, this.settings, choice, v.steal ?? false, 'For the launches to come', (e) => void this.fail(e));
-			if (picked) await this.settings.setTarget(picked.target);
-		} catch (e) {
-			void this.fail(e);
-		}
+		const choice = this.choice({ client: this.client() });
+		const q = { choice, said: await this.verified(choice), why: 'For the launches to come' };
+		const picked = await pickTarget(this.daemon, this.settings, q, (e) => this.fail(e));
+		if (!picked) return;
+		const { target, namespace, context } = picked;
+		await this.settings.setChosen({ target, namespace, context });
 	}
 
-	async fail(e: unknown): Promise<void> {
-		const wrong = e instanceof DaemonError && e.code === code.config;
-		const chosen = await this.notify.error('error', e, ...(wrong ? ['Open Configuration'] : []));
-		if (chosen === 'Open Configuration') await vscode.commands.executeCommand('mirrord.openConfig');
+	/** Tells the user what has gone wrong, unless they have cancelled it; nobody waits until they have read it. */
+	fail(e: unknown): void {
+		if (e instanceof DaemonError && e.cancelled) return;
+		this.sessions.fail(e instanceof Error ? e.message : String(e));
+		const open = 'Open Configuration';
+		const kind = `error ${e instanceof DaemonError ? e.code : 0}`;
+		void this.notify.error(kind, e, ...(e instanceof ConfigError && e.file ? [open] : [])).then(async (chosen) => {
+			if (chosen !== open || !(e instanceof ConfigError) || !e.file) return;
+			const at = new vscode.Position(Math.max(0, e.line - 1), 0);
+			await vscode.window.showTextDocument(vscode.Uri.file(e.file), { selection: new vscode.Range(at, at) });
+		});
 	}
 
-	private async choose(a: Asker): Promise<Choice | undefined> {
+	private async choose(a: Asker, token?: vscode.CancellationToken): Promise<Choice | undefined> {
+		if (token?.isCancellationRequested) return undefined;
 		const choice = this.choice(a);
-		const v = await this.verified(choice);
-		const { namespace, context, target, steal } = this.settings;
-		const chosen = choice.overrides.target ? {} : target ? { target, namespace, context } : v.target ? {} : undefined;
-		if (chosen) {
-			const targetless = (choice.overrides.target ?? target ?? v.target) === 'targetless';
-			return { ...choice, overrides: defined({ ...choice.overrides, ...chosen, steal: steal && !targetless }) };
-		}
-		const picked = await pickTarget(this.daemon, this.settings, choice, v.steal ?? false, a.name, (e) => void this.fail(e));
-		if (!picked) return undefined;
-		const stealing = picked.steal && picked.target !== 'targetless';
-		return { ...choice, overrides: defined({ ...choice.overrides, ...picked, steal: stealing }) };
+		const v = await this.verified(choice, token);
+		const { chosen } = this.settings;
+		const steal = this.settings.steal && !v.incoming;
+		if (a.target) return adding(choice, { steal });
+		if (chosen) return adding(choice, { ...chosen, steal });
+		if (v.target) return adding(choice, { steal: steal && v.target !== targetless });
+		const picked = await pickTarget(this.daemon, this.settings, { choice, said: v, why: a.name, token }, (e) => this.fail(e));
+		return picked && adding(choice, { ...picked });
 	}
 
 	/** What the configuration says; an error if it is wrong. */
-	private async verified(choice: Choice): Promise<Verified> {
-		const v = await this.daemon.verify(choice);
+	private async verified(choice: Choice, token?: vscode.CancellationToken): Promise<Verified> {
+		const v = await this.daemon.verify(choice, token);
 		const wrong = v.problems.find((p) => !p.warning);
-		if (wrong) {
-			const at = wrong.line > 0 ? `${wrong.file}:${wrong.line}:${wrong.column}: ` : '';
-			throw new DaemonError(code.config, `${at}${wrong.key ? `${wrong.key}: ` : ''}${wrong.message}`);
-		}
-		return v;
+		if (!wrong) return v;
+		const at = wrong.line > 0 ? `${wrong.file}:${wrong.line}:${wrong.column}: ` : '';
+		throw new ConfigError(`${at}${wrong.key ? `${wrong.key}: ` : ''}${wrong.message}`, v.configFile, wrong.line);
 	}
+}
+
+/** The folder of the editor in front, else the first one. */
+export function activeFolder(): vscode.WorkspaceFolder | undefined {
+	const uri = vscode.window.activeTextEditor?.document.uri;
+	return (uri && vscode.workspace.getWorkspaceFolder(uri)) ?? vscode.workspace.workspaceFolders?.[0];
 }
 
 function str(v: unknown): string | undefined { return typeof v === 'string' && v !== '' ? v : undefined; }
 
-/** What is said of a choice: false and nothing are the same. */
-function defined(o: Overrides): Overrides {
-	return Object.fromEntries(Object.entries(o).filter(([, v]) => v)) as Overrides;
+/** A choice with more said. Nobody's connections can be stolen where there is no pod. */
+function adding(c: Choice, more: Overrides): Choice {
+	const overrides = said({ ...c.overrides, ...said(more) });
+	if (overrides.target === targetless) delete overrides.steal;
+	return { ...c, overrides };
 }
+
+/** What is said of overrides: false and nothing are the same. */
+function said(o: Overrides): Overrides { return Object.fromEntries(Object.entries(o).filter(([, v]) => v)) as Overrides; }

@@ -43,7 +43,7 @@ export class StatusItem {
 		if (at) return { state: 'stopped', text: `stopped in ${short(at.info.target)}`, what: `the program stands at a breakpoint in the context of ${at.info.target}` };
 		if (own.length > 0) return { state: 'connected', text: named, what: own.map((r) => `connected to ${r.info.target}`).join('; ') };
 		if (!settings.on) return { state: 'off', text: 'off', what: 'off: programs run as without it. Click to turn it on' };
-		const target = settings.target;
+		const target = settings.chosen?.target;
 		return { state: 'on', text: target ? `on (${target})` : 'on', what: target ? `the next launch runs in the context of ${target}` : 'the next launch asks for its target' };
 	}
 }

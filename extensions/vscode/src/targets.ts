@@ -27,7 +27,8 @@ const groups: [kind: string, title: string][] = [
 /** The last target first, then kind by kind, in each what is available first; last what can be switched. */
 export function rows(s: Shown): Row[] {
 	const out: Row[] = [];
-	const last = s.targets.find((t) => t.path === s.last);
+	const others = s.targets.flatMap((t) => (t.containers ?? []).slice(1).map((c) => ({ ...t, path: `${t.path}/container/${c}` })));
+	const last = [...s.targets, ...others].find((t) => t.path === s.last);
 	if (last || s.last === targetless) {
 		out.push({ kind: 'separator', label: 'Last used' }, last ? row(last) : noTarget());
 	}
@@ -46,9 +47,9 @@ export function rows(s: Shown): Row[] {
 		out.push({ kind: 'separator', label: groups.find(([k]) => k === kind)?.[1] ?? kind });
 		out.push(...list.filter((t) => t.available).map(row), ...list.filter((t) => !t.available).map(row));
 	}
-	const others = s.targets.flatMap((t) => (t.containers ?? []).slice(1).map((c) => ({ ...t, path: `${t.path}/container/${c}` })));
-	if (others.length > 0) {
-		out.push({ kind: 'separator', label: 'Other containers' }, ...others.map(row));
+	const more = others.filter((t) => t !== last);
+	if (more.length > 0) {
+		out.push({ kind: 'separator', label: 'Other containers' }, ...more.map(row));
 	}
 	out.push({ kind: 'separator', label: 'Without a pod, and switches' });
 	if (s.last !== targetless) out.push(noTarget());

@@ -1,7 +1,7 @@
 import * as vscode from 'vscode';
 import type { Sessions } from './sessions';
 import type { Settings } from './settings';
-import type { Asker, Starter } from './starter';
+import { activeFolder, type Asker, type Starter } from './starter';
 
 interface Definition extends vscode.TaskDefinition {
 	command: string;
@@ -14,8 +14,10 @@ interface Definition extends vscode.TaskDefinition {
 /** Tasks and terminals that run in a session, by `mirrord exec`. */
 export class Terminals implements vscode.TaskProvider, vscode.TerminalProfileProvider {
 	private readonly terminals = new Map<vscode.Terminal, string>(); // session
+	private readonly forTerminals = new Set<string>(); // sessions
 	private readonly commands = new Map<string, string>(); // by task
-	private readonly running = new Map<string, string[]>(); // sessions of tasks, by the variable in their place
+	private readonly waiting = new Map<string, string[]>(); // sessions whose task is about to run, by the variable in their place
+	private readonly tasks = new Map<vscode.TaskExecution, string>(); // session
 	private readonly registered: vscode.Disposable[] = [];
 	private count = 0;
 
@@ -31,19 +33,24 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 				const id = this.terminals.get(t);
 				if (id && this.terminals.delete(t)) this.sessions.leave(id, `terminal ${id}`, true);
 			}),
-			vscode.tasks.onDidEndTask((e) => {
-				const run = e.execution.task.execution;
+			vscode.tasks.onDidStartTaskProcess(({ execution }) => {
+				const run = execution.task.execution;
 				const variable = run instanceof vscode.ProcessExecution ? sessionOf(run.args) : undefined;
-				const id = variable && this.running.get(variable)?.shift();
-				if (id) this.sessions.leave(id, `task ${id}`, true);
+				const id = variable && this.waiting.get(variable)?.shift();
+				if (!id) return;
+				this.tasks.set(execution, id);
+				this.sessions.use(id, `task ${id}`);
+			}),
+			vscode.tasks.onDidEndTask(({ execution }) => {
+				const id = this.tasks.get(execution);
+				if (id && this.tasks.delete(execution)) this.sessions.leave(id, `task ${id}`, true);
 			}),
 		);
 	}
 
 	private opened(t: vscode.Terminal): void {
 		const id = sessionOf((t.creationOptions as vscode.TerminalOptions).shellArgs);
-		if (!id || this.terminals.has(t)) return;
-		if ([...this.running.values()].some((ids) => ids.includes(id))) return; // a task's, which is kept for the next task
+		if (!id || !this.forTerminals.has(id) || this.terminals.has(t)) return; // a task's is not ours
 		this.terminals.set(t, id);
 		this.sessions.use(id, `terminal ${id}`);
 	}
@@ -56,7 +63,7 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 		const folder = typeof task.scope === 'object' ? task.scope : vscode.workspace.workspaceFolders?.[0];
 		const cwd = d.cwd ?? folder?.uri.fsPath;
 		const session = this.command(JSON.stringify([d, folder?.uri.toString()]), () => ({
-			key: `task#${folder?.uri.toString() ?? ''}#${task.name}`, name: task.name, client: this.starter.client(cwd, folder),
+			key: `task#${folder?.uri.toString() ?? ''}#${task.name}`, name: task.name, client: this.starter.client(folder),
 			configFile: d.configFile, target: d.target, namespace: d.namespace,
 		}));
 		const execution = new vscode.ProcessExecution(this.settings.binary, ['exec', '--session', `\${command:${session}}`, '--', 'sh', '-c', d.command], cwd ? { cwd } : {});
@@ -74,11 +81,10 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 		const id = `mirrord.sessionOfTask${this.commands.size + 1}`;
 		this.commands.set(definition, id);
 		const sessions: string[] = [];
-		this.running.set(`\${command:${id}}`, sessions);
+		this.waiting.set(`\${command:${id}}`, sessions);
 		this.registered.push(vscode.commands.registerCommand(id, async () => {
 			const running = await this.starter.session(asker());
 			if (!running) return undefined;
-			this.sessions.use(running.info.id, `task ${running.info.id}`);
 			sessions.push(running.info.id);
 			return running.info.id;
 		}));
@@ -101,12 +107,13 @@ export class Terminals implements vscode.TaskProvider, vscode.TerminalProfilePro
 	}
 
 	private async terminal(token?: vscode.CancellationToken, line = ''): Promise<vscode.TerminalOptions | undefined> {
-		const folder = vscode.workspace.workspaceFolders?.[0];
+		const folder = activeFolder();
 		const running = await this.starter.session({
-			key: `terminal#${Date.now()}#${++this.count}`, name: line || 'terminal', client: this.starter.client(undefined, folder),
+			key: `terminal#${Date.now()}#${++this.count}`, name: line || 'terminal', client: this.starter.client(folder),
 		}, token);
 		if (!running) return undefined;
 		const { id, target } = running.info;
+		this.forTerminals.add(id);
 		const shell = vscode.env.shell || '/bin/sh';
 		return {
 			name: line ? `mirrord: ${line}` : `mirrord: ${target}`,

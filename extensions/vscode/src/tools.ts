@@ -4,19 +4,14 @@ import { quote, type Tools } from './launch';
 
 /** What a launch in a session calls: mirrord itself, and files that stand for other programs. */
 export class SessionTools {
-	constructor(private readonly binary: () => string, private readonly dir: string) {}
+	private swept?: Promise<void>;
 
-	/** Removes the wrappers of sessions whose end no window has heard of. */
-	async sweep(before: number): Promise<void> {
-		for (const name of await fs.readdir(this.wrappers).catch(() => [])) {
-			const file = path.join(this.wrappers, name);
-			const s = await fs.stat(file).catch(() => undefined);
-			if (s && s.mtimeMs < before) await fs.rm(file, { recursive: true, force: true });
-		}
-	}
+	/** alive lists the ids of all sessions. */
+	constructor(private readonly binary: () => string, private readonly dir: string, private readonly alive: () => Promise<string[]>) {}
 
 	/** The tools of a session, until forget(id). */
 	async of(id: string): Promise<Tools> {
+		await (this.swept ??= this.sweep());
 		const mirrord = this.binary();
 		return {
 			mirrord,
@@ -29,8 +24,20 @@ export class SessionTools {
 				await fs.writeFile(file, `#!/bin/sh\nexec ${words.map(quote).join(' ')} "$@"\n`, { mode: 0o755 });
 				return file;
 			},
-			executable: (file) => fs.access(file, fs.constants.X_OK).then(async () => (await fs.stat(file)).isFile(), () => false),
+			executable: (file) => this.executable(file),
 		};
+	}
+
+	executable(file: string): Promise<boolean> {
+		return fs.access(file, fs.constants.X_OK).then(async () => (await fs.stat(file)).isFile(), () => false);
+	}
+
+	/** Removes the wrappers of sessions whose end no window has heard of. */
+	private async sweep(): Promise<void> {
+		const there = await this.alive();
+		for (const id of await fs.readdir(this.wrappers).catch(() => [])) {
+			if (!there.includes(id)) await this.forget(id);
+		}
 	}
 
 	async forget(id: string): Promise<void> { await fs.rm(path.join(this.wrappers, id), { recursive: true, force: true }); }

@@ -12,7 +12,7 @@ export class Traffic {
 	readonly outgoing = new Map<number, OutgoingSeen>();
 	readonly files = new Map<string, FileSeen>();
 	launchers = 0;
-	message = '';
+	missed = false; // more went through than could be told
 
 	/** Takes an event; false: it changes nothing that is shown. */
 	take(e: SessionEvent): boolean {
@@ -33,7 +33,8 @@ export class Traffic {
 				return true;
 			}
 			case 'givenBack': if (e.port) this.ports.delete(e.port); return true;
-			case 'message': this.message = e.message ?? ''; return true;
+			case 'message': return true;
+			case 'missed': return !this.missed && (this.missed = true);
 			case 'request': case 'response': return merge(this.requests, e.request);
 			case 'connection': return merge(this.connections, e.connection);
 			case 'outgoing': return !isLookup(e.outgoing) && merge(this.outgoing, e.outgoing);
@@ -43,6 +44,7 @@ export class Traffic {
 	}
 
 	clear(): void {
+		this.missed = false;
 		for (const m of [this.requests, this.connections, this.outgoing, this.files]) m.clear();
 	}
 }
@@ -62,6 +64,9 @@ function put<K, T>(m: Map<K, T>, key: K, value: T): boolean {
 	}
 	return true;
 }
+
+/** Whether an event is of what goes through a session. */
+export function isTraffic(e: SessionEvent): boolean { return ['request', 'response', 'connection', 'outgoing', 'file', 'missed'].includes(e.kind); }
 
 /** One line about a request. */
 export function requestLine(r: RequestSeen): { label: string; description: string } {

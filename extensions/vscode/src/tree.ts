@@ -29,12 +29,14 @@ export class SessionTree implements vscode.TreeDataProvider<Node> {
 	private readonly shown = new Map<string, Node>(); // a node stays the same object, so that it stays open
 
 	constructor(private readonly sessions: Sessions) {
-		sessions.onChange(() => {
+		const soon = () => {
 			this.timer ??= setTimeout(() => {
 				this.timer = undefined;
 				this.changed.fire(undefined);
 			}, redraw);
-		});
+		};
+		sessions.onChange(soon);
+		sessions.onTraffic(soon);
 	}
 
 	dispose(): void {
@@ -131,6 +133,7 @@ function icon(q: RequestSeen): string {
 function describe(r: Running): string {
 	const n = r.traffic.launchers;
 	const namespace = / in (\S+)$/.exec(r.info.target)?.[1];
+	if (r.own?.left) return [namespace, 'ends soon, unless it is started again'].filter(Boolean).join(' · ');
 	return [namespace, r.own ? '' : 'of another window or terminal', n === 1 ? '1 program' : n > 1 ? `${n} programs` : 'no program yet',
-		r.own?.paused.size || r.traffic.stopped.size ? 'stopped at a breakpoint' : ''].filter(Boolean).join(' · ');
+		r.own?.paused.size || r.traffic.stopped.size ? 'stopped at a breakpoint' : '', r.traffic.missed ? 'some traffic was not seen' : ''].filter(Boolean).join(' · ');
 }

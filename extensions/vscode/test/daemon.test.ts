@@ -32,7 +32,7 @@ describe('the daemon', function () {
 	let daemon: Daemon;
 	const said: string[] = [];
 
-	const options = { binary: () => binary, build: '', name: 'test', log: (s: string) => void said.push(s) };
+	const options = { binary: () => binary, build: () => '', name: 'test', log: (s: string) => void said.push(s) };
 	const choice = (more: Record<string, string> = {}, env: Record<string, string> = {}): Choice =>
 		({ client: { dir, env: merge(process.env, env), local: [] }, overrides: { ...more } });
 
@@ -55,7 +55,7 @@ describe('the daemon', function () {
 		const bad = await daemon.verify({ ...choice(), configFile: path.join(dir, 'mirrord.json'), text: '{\n  "tarjet": "pod/a"\n}' });
 		assert.deepEqual(bad.problems.map((p) => [p.line, p.column, p.warning ?? false]), [[2, 3, false]]);
 		const good = await daemon.verify({ ...choice(), configFile: path.join(dir, 'mirrord.json'), text: '{"target": "deployment/web", "feature": {"network": {"incoming": "steal"}}}' });
-		assert.deepEqual([good.problems, good.target, good.steal], [[], 'deployment/web', true]);
+		assert.deepEqual([good.problems, good.target, good.incoming], [[], 'deployment/web', 'steal']);
 		const { name, text } = await daemon.defaultConfig();
 		assert.deepEqual((await daemon.verify({ ...choice(), configFile: path.join(dir, name), text })).problems, []);
 	});
@@ -75,7 +75,7 @@ describe('the daemon', function () {
 		await assert.rejects(daemon.events({}, cancel), (e: unknown) => e instanceof DaemonError && e.cancelled);
 	});
 	it('is refused where it is of another build', async () => {
-		const other = new Daemon({ ...options, build: '0123456789ab' });
+		const other = new Daemon({ ...options, build: () => '0123456789ab' });
 		await assert.rejects(other.sessions(), (e: unknown) => e instanceof DaemonError && e.code === 8 && e.message.includes('0123456789ab'));
 		other.dispose();
 	});
@@ -133,7 +133,7 @@ describe('the daemon', function () {
 		it('runs what stands for other programs in a session, and debuggers beside it', async () => {
 			const s = await daemon.start(choice({ kubeconfig: kubeconfig!, namespace: 'shop', target: 'deployment/inventory' }), () => {}, never);
 			const store = fs.mkdtempSync(path.join(dir, 'store-'));
-			const tools = new SessionTools(() => binary, store);
+			const tools = new SessionTools(() => binary, store, async () => [s.id]);
 			const { wrapper, dlv } = await tools.of(s.id);
 			const run = (file: string, ...args: string[]) => execFileSync(file, args, { timeout: 30_000, stdio: ['ignore', 'pipe', 'pipe'] }).toString();
 			assert.match(run(await wrapper('/bin/hostname', false)), /^inventory-/);

@@ -1,5 +1,5 @@
 import * as assert from 'node:assert/strict';
-import { apply, configFile, environment, merge, quote, sessionVar, Unsupported, wanted, type Launch, type Tools } from '../src/launch';
+import { apply, configFile, environment, merge, quote, sessionVar, unsupported, wanted, type Launch, type Tools } from '../src/launch';
 
 const launch = (more: Record<string, unknown>): Launch => ({ type: 'go', request: 'launch', name: 'web', ...more }) as Launch;
 
@@ -65,9 +65,21 @@ describe('a launch in a session', () => {
 	it('of any other type has a program that stands for the executable', async () => {
 		assert.equal((await applied({ type: 'other', program: '/src/server' }))['program'], '/store/program/src/server');
 	});
-	it('is refused where it is not known how the program is started', async () => {
-		for (const more of [{ type: 'lldb', program: '/src/server' }, { type: 'other', program: '/src/server.rb' }, { type: 'cppdbg', MIMode: 'lldb' }]) {
-			await assert.rejects(applied(more), Unsupported);
+	it('is refused where its program would run outside', async () => {
+		for (const [more, why] of [
+			[{ type: 'lldb', program: '/src/server' }, /not known/],
+			[{ type: 'other', program: '/src/server.rb' }, /not known/],
+			[{ type: 'cppdbg', MIMode: 'lldb', program: '/src/server' }, /not known/],
+			[{ type: 'cppdbg', miDebuggerServerAddress: 'host:1' }, /another machine/],
+			[{ mode: 'remote' }, /runs already/],
+			[{ port: 2345 }, /runs already/],
+			[{ type: 'pwa-node', debugServer: 4711 }, /runs already/],
+			[{ type: 'mirrord-go', request: 'attach' }, /running process/],
+		] as const) {
+			assert.match(await unsupported(launch(more), tools), why, JSON.stringify(more));
+		}
+		for (const more of [{}, { type: 'node' }, { type: 'debugpy' }, { type: 'java' }, { type: 'cppdbg' }, { type: 'other', program: '/src/server' }, { type: 'php', runtimeExecutable: 'php' }]) {
+			assert.equal(await unsupported(launch(more), tools), '', JSON.stringify(more));
 		}
 	});
 });
