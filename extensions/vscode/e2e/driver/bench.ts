@@ -81,6 +81,12 @@ export class Bench {
 		return w;
 	}
 
+	/** Closes a window, as a user closes its tab. */
+	async close(w: Window): Promise<void> {
+		await w.page.close({ runBeforeUnload: false });
+		this.windows.splice(this.windows.indexOf(w), 1);
+	}
+
 	log(extension: string, channel: string): string {
 		return this.server.log(extension, channel);
 	}
