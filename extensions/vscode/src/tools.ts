@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { quote, type Tools } from './launch';
@@ -49,9 +50,9 @@ export class SessionTools {
 		const file = path.join(this.dir, 'dlv');
 		if (await fs.readlink(file).catch(() => '') === mirrord) return file;
 		await fs.mkdir(this.dir, { recursive: true });
-		const fresh = `${file}.${process.pid}`;
+		const fresh = `${file}.${randomUUID()}`;
 		await fs.symlink(mirrord, fresh);
-		await fs.rename(fresh, file); // another window may do the same
+		await fs.rename(fresh, file); // another launch may do the same
 		return file;
 	}
 }
