@@ -38,6 +38,7 @@ suite.scenario('looks: the picker', async bench => {
 	await w.quickPick.titled(pickerTitle);
 	await steal(w);
 	await w.quickPick.row('deployment/web').waitFor();
+	await w.page.mouse.move(0, 0); // no hover
 	await inThemes('picker');
 	await w.shot('shot-picker');
 	assert.deepEqual(await nameless(), []);
@@ -47,17 +48,19 @@ suite.scenario('looks: the picker', async bench => {
 suite.scenario('looks: stopped at a breakpoint', async bench => {
 	await w.debugging.prints(/shop go listens/);
 	await until('the port to be stolen', async () => (await sessions(bench))[0]?.ports?.includes(8080));
-	await w.sideBar('mirrord');
-	await w.tree('Sessions').row('8080').waitFor();
+	await w.sideBar('mirrord'); // shows what comes from now on
+	const tree = w.tree('Sessions');
+	await tree.row('8080').waitFor();
 	const answer = suite.shop.ask('/checkout');
 	await w.debugging.paused();
 	await w.statusShows(statusId, /stopped in/);
 	assert.match(await w.statusItem(statusId).locator('[aria-label]').or(w.statusItem(statusId)).first().getAttribute('aria-label') ?? '', /mirrord: stopped in/);
-	await inThemes('stopped-sidebar');
-	await w.sideBar('Run and Debug');
 	await w.debugging.variables('Locals');
 	await inThemes('stopped');
 	await w.shot('shot-paused');
+	await w.sideBar('mirrord');
+	await tree.row(/stopped at a breakpoint/).waitFor();
+	await inThemes('stopped-sidebar');
 	await w.debugging.continue();
 	await answer;
 });
@@ -71,6 +74,8 @@ suite.scenario('looks: the side bar with a request', async () => {
 	await files.expand(files.labelled('directory etc'));
 	await files.labelled('directory shop').waitFor();
 	assert.deepEqual(await nameless(), []);
+	await w.inside.command('workbench.action.closePanel');
+	await w.page.mouse.move(0, 0);
 	await inThemes('sidebar');
 	await w.shot('shot-sidebar');
 	await w.debugging.stop();
