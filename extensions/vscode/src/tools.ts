@@ -8,7 +8,7 @@ export class SessionTools {
 	private swept?: Promise<void>;
 
 	/** alive lists the ids of all sessions. */
-	constructor(private readonly binary: () => string, private readonly dir: string, private readonly alive: () => Promise<string[]>) {}
+	constructor(private readonly binary: () => string, private readonly extension: string, private readonly dir: string, private readonly alive: () => Promise<string[]>) {}
 
 	/** The tools of a session, until forget(id). */
 	async of(id: string): Promise<Tools> {
@@ -17,6 +17,7 @@ export class SessionTools {
 		return {
 			mirrord,
 			dlv: await this.link(mirrord),
+			lldb: path.join(this.extension, 'lldb', 'mirrord_lldb.py'),
 			wrapper: async (program, nativeDebugger) => {
 				const dir = path.join(this.wrappers, id);
 				await fs.mkdir(dir, { recursive: true, mode: 0o700 });
