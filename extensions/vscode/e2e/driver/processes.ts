@@ -1,5 +1,5 @@
 // What a workbench has started, told by a variable in the environment as well
-// as by descent: the daemon and some terminals are nobody's children.
+// as by descent: the daemon is nobody's child, and some clear their environment.
 
 import * as fs from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -31,10 +31,10 @@ function look(pid: number, marker: string): Seen | undefined {
 	}
 }
 
-/** The processes that descend from this one or have a variable ("NAME=value"), without this one. */
+/** The processes that have a variable ("NAME=value"), and who descends from them. */
 export function ours(marker: string): Process[] {
 	const all = fs.readdirSync('/proc').filter(name => /^\d+$/.test(name)).map(name => look(Number(name), marker)).filter(p => p !== undefined);
-	const family = new Set([process.pid, ...all.filter(p => p.marked).map(p => p.pid)]);
+	const family = new Set(all.filter(p => p.marked).map(p => p.pid));
 	for (let size = 0; size !== family.size;) {
 		size = family.size;
 		for (const p of all) {
@@ -43,7 +43,7 @@ export function ours(marker: string): Process[] {
 			}
 		}
 	}
-	return all.filter(p => family.has(p.pid) && p.pid !== process.pid);
+	return all.filter(p => family.has(p.pid));
 }
 
 function lives(p: Process): boolean {

@@ -54,7 +54,7 @@ for (const [type, file, line] of [['go', 'main.go', 'return answer{'], ['node', 
 	}, 300_000);
 }
 
-suite.scenario('figures: activation, and memory of the extension host', async bench => {
+suite.scenario('figures: of activation, and memory of the extension host', async bench => {
 	w = await bench.open(bench.workspace('node'));
 	await w.statusItem(statusId).waitFor();
 	await w.command('Developer: Show Running Extensions');
@@ -77,7 +77,7 @@ suite.scenario('figures: activation, and memory of the extension host', async be
 	await bench.close(w);
 });
 
-suite.scenario('figures: two thousand pods in the picker', async bench => {
+suite.scenario('figures: of two thousand pods in the picker', async bench => {
 	// Nobody schedules them, so that they are nobody's burden.
 	const pods = Array.from({ length: 2000 }, (_, i) => JSON.stringify({
 		apiVersion: 'v1', kind: 'Pod', metadata: { name: `crowd-${String(i).padStart(4, '0')}` },
