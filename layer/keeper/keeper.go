@@ -8,6 +8,7 @@
 package keeper
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/signal"
@@ -33,12 +34,15 @@ const leftoverTime = time.Second
 // Main is to be called first: in the process that a launcher started as its
 // keeper it does the keeper's work and does not return.
 func Main() {
-	if len(os.Args) != 2 || os.Args[0] != Name {
+	if len(os.Args) == 0 || os.Args[0] != Name {
 		return
 	}
-	socket, err := strconv.Atoi(os.Args[1])
-	if err == nil {
-		err = keep(socket)
+	err := errors.New("it is started by launchers only")
+	if len(os.Args) == 2 { // anything else would start keepers of its own, and so on
+		var socket int
+		if socket, err = strconv.Atoi(os.Args[1]); err == nil {
+			err = keep(socket)
+		}
 	}
 	if err != nil {
 		os.Stderr.WriteString("mirrord: keeper: " + err.Error() + "\n")
