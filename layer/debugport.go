@@ -163,31 +163,79 @@ func (c *call) forDebugger() bool {
 	if kind == inspector && seeksPort(args, environ()) {
 		return true
 	}
-	chosen := kind == inspector && c.addr.addr.Addr().IsLoopback() && byEditor(environ())
-	if kind != aDebugger && !chosen && !slices.Contains(ports, c.addr.addr.Port()) {
-		return false
-	}
+	at := c.addr.addr
+	named := slices.Contains(ports, at.Port())
 	switch kind {
-	case inspector: // the script has the process's first thread
+	case aDebugger:
+		return true
+	case inspector:
 		process, err := seccomp.Process(c.TID)
-		return err == nil && uint32(process) != c.TID
+		if err != nil || uint32(process) == c.TID { // the script has the process's first thread
+			return false
+		}
+		if !ByEditor(environ()) || !named && !at.Addr().IsLoopback() {
+			return named
+		}
+		return c.l.inspectors.first(process, at.Port()) || named
 	case jdwp: // the words may be for another JVM
 		maps, err := os.ReadFile(c.proc("maps"))
-		return err == nil && bytes.Contains(maps, []byte("/libdt_socket.so"))
+		return named && err == nil && bytes.Contains(maps, []byte("/libdt_socket.so"))
 	}
-	return kind != noDebugger
+	return named
 }
 
-// byEditor tells whether VS Code's debugger of node opens the inspector, at a
+// EditorsNode is by what VS Code's debugger of Node.js tells the debuggee where
+// the debugger is.
+const EditorsNode = "VSCODE_INSPECTOR_OPTIONS"
+
+// ByEditor tells whether VS Code's debugger of node opens the inspector, at a
 // port that no word tells.
-func byEditor(env []string) bool {
-	return slices.ContainsFunc(env, func(pair string) bool { return strings.HasPrefix(pair, "VSCODE_INSPECTOR_OPTIONS=") })
+func ByEditor(env []string) bool {
+	return slices.ContainsFunc(env, func(pair string) bool {
+		name, value, _ := strings.Cut(pair, "=")
+		return name == EditorsNode && value != ""
+	})
+}
+
+// inspectors knows the port that an editor has a process of node listen on. It
+// is opened before the script runs: what the script's workers listen on comes later.
+type inspectors struct {
+	mu    sync.Mutex
+	ports map[incarnation]uint16 // guarded by mu
+}
+
+// An incarnation is a process that no other is taken for.
+type incarnation struct {
+	pid   int
+	start string
+}
+
+// maxInspectors bounds what is remembered.
+const maxInspectors = 4096
+
+// first tells whether no other port was asked for before.
+func (i *inspectors) first(pid int, port uint16) bool {
+	stat, err := ProcessStat(pid)
+	if err != nil {
+		return false
+	}
+	p := incarnation{pid, string(stat[StatStart])}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if known, ok := i.ports[p]; ok {
+		return known == port
+	}
+	if i.ports == nil || len(i.ports) >= maxInspectors {
+		i.ports = make(map[incarnation]uint16)
+	}
+	i.ports[p] = port
+	return true
 }
 
 // seeksPort tells whether node was started by VS Code's debugger to find a free
 // port for the inspector, by listening there for a moment.
 func seeksPort(args, env []string) bool {
-	return len(args) == 3 && args[1] == "-e" && byEditor(env) && len(options(env, "NODE_OPTIONS")) == 0
+	return len(args) == 3 && args[1] == "-e" && ByEditor(env) && len(options(env, "NODE_OPTIONS")) == 0
 }
 
 // words reads a file of strings that end with NUL.

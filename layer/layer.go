@@ -61,14 +61,15 @@ type Config struct {
 type Layer struct {
 	log *slog.Logger
 	Config
-	listener *seccomp.Listener
-	hooks    []*hook               // by number
-	buf      [seccomp.MaxPath]byte // the receiver's, for paths
-	files    injected
-	sockets  sockets
-	serving  serving
-	said     chan string // to the user
-	once     messages
+	listener   *seccomp.Listener
+	hooks      []*hook               // by number
+	buf        [seccomp.MaxPath]byte // the receiver's, for paths
+	files      injected
+	sockets    sockets
+	serving    serving
+	inspectors inspectors
+	said       chan string // to the user
+	once       messages
 
 	wg      sync.WaitGroup
 	waiting chan struct{} // a token per call that waits

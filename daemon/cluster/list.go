@@ -34,7 +34,7 @@ func (c *Cluster) Targets(ctx context.Context, namespace string, tell func([]Lis
 	if namespace != "" && namespace != c.namespace {
 		c = c.in(namespace)
 	}
-	l := listing{c: c, tell: tell, told: map[Path]bool{}, workloads: make([][]workload, len(listedKinds))}
+	l := listing{c: c, tell: tell, told: map[Path]bool{}, workloads: make([][]*owner, len(listedKinds))}
 	if tell == nil {
 		l.tell = func([]Listed) {}
 	}
@@ -56,14 +56,56 @@ func (c *Cluster) Targets(ctx context.Context, namespace string, tell func([]Lis
 
 // A listing is one namespace's as far as it is known.
 type listing struct {
-	c    *Cluster
-	tell func([]Listed)
+	c *Cluster
 
-	mu        sync.Mutex    // also orders the calls of tell
-	pods      []corev1.Pod  // guarded by mu
+	telling sync.Mutex     // orders the calls of tell, which may wait for the client
+	tell    func([]Listed) // guarded by telling
+
+	mu        sync.Mutex    // nothing waits under it
+	pods      []*corev1.Pod // guarded by mu
 	complete  bool          // guarded by mu; pods are all there are
-	workloads [][]workload  // guarded by mu; of listedKinds
+	workloads [][]*owner    // guarded by mu; of listedKinds
 	told      map[Path]bool // guarded by mu
+}
+
+// An owner is a workload with those pods that it selects: each pod is looked
+// at once.
+type owner struct {
+	path     Path
+	selector labels.Selector
+	own      []*corev1.Pod
+	seen     int // how many of the listing's pods were looked at
+}
+
+func newOwner(k *kind, w *workload) *owner {
+	s, err := w.parseSelector()
+	if err != nil || s.Empty() {
+		s = labels.Nothing()
+	}
+	return &owner{path: Path{Kind: k.name, Name: w.Metadata.Name}, selector: s}
+}
+
+// list describes the workload by the pods there are, which are those of before
+// and further ones.
+func (w *owner) list(all []*corev1.Pod) Listed {
+	for _, pod := range all[w.seen:] {
+		if w.selector.Matches(labels.Set(pod.Labels)) {
+			w.own = append(w.own, pod)
+		}
+	}
+	w.seen = len(all)
+	l := Listed{Reason: "it has no pods"}
+	if pod := best(w.own); pod != nil {
+		l = describe(pod)
+	} else if len(w.own) > 0 {
+		l = describe(w.own[0])
+		l.Available = false
+		if l.Reason == "" {
+			l.Reason = "no pod is ready"
+		}
+	}
+	l.Path = w.path
+	return l
 }
 
 // readPods reads them page by page. Where that takes so long that the API server
@@ -75,28 +117,38 @@ func (l *listing) readPods(ctx context.Context) error {
 		err := l.c.listPage(ctx, pods, l.c.namespace, limit, next, &page)
 		if apierrors.IsResourceExpired(err) && limit > 0 {
 			limit, next = 0, ""
-			l.mu.Lock()
-			l.pods = nil
-			l.mu.Unlock()
+			l.forgetPods()
 			continue
 		}
 		if err != nil {
 			return err
 		}
 		next = page.Continue
-		l.addPods(page.Items, next == "")
+		l.addPods(pointers(page.Items), next == "")
 		if next == "" {
 			return nil
 		}
 	}
 }
 
-func (l *listing) addPods(page []corev1.Pod, last bool) {
+func (l *listing) forgetPods() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.pods = nil
+	for _, list := range l.workloads {
+		for _, w := range list {
+			w.own, w.seen = nil, 0
+		}
+	}
+}
+
+func (l *listing) addPods(page []*corev1.Pod, last bool) {
+	l.mu.Lock()
 	l.pods = append(l.pods, page...)
 	l.complete = last
-	l.news(append(l.known(), listPods(page)...))
+	news := l.news(append(l.known(), listPods(page)...))
+	l.mu.Unlock()
+	l.report(news)
 }
 
 func (l *listing) readWorkloads(ctx context.Context, i int) error {
@@ -108,10 +160,15 @@ func (l *listing) readWorkloads(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
+	all := make([]*owner, len(list.Items))
+	for j := range all {
+		all[j] = newOwner(listedKinds[i], &list.Items[j])
+	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.workloads[i] = list.Items
-	l.news(l.known())
+	l.workloads[i] = all
+	news := l.news(l.known())
+	l.mu.Unlock()
+	l.report(news)
 	return nil
 }
 
@@ -119,13 +176,12 @@ func (l *listing) readWorkloads(ctx context.Context, i int) error {
 // available: they are already, or all pods are there. l.mu is held.
 func (l *listing) known() []Listed {
 	var list []Listed
-	for i, k := range listedKinds {
-		for j := range l.workloads[i] {
-			w := &l.workloads[i][j]
-			if l.told[w.path(k)] {
+	for _, workloads := range l.workloads {
+		for _, w := range workloads {
+			if l.told[w.path] {
 				continue
 			}
-			if at := listWorkload(k, w, l.pods); at.Available || l.complete {
+			if at := w.list(l.pods); at.Available || l.complete {
 				list = append(list, at)
 			}
 		}
@@ -133,15 +189,22 @@ func (l *listing) known() []Listed {
 	return list
 }
 
-// news tells what was not told before. l.mu is held.
-func (l *listing) news(list []Listed) {
+// news is what was not told before, and counts as told. l.mu is held.
+func (l *listing) news(list []Listed) []Listed {
 	list = slices.DeleteFunc(list, func(at Listed) bool { return l.told[at.Path] })
 	for _, at := range list {
 		l.told[at.Path] = true
 	}
-	if len(list) > 0 {
-		l.tell(list)
+	return list
+}
+
+func (l *listing) report(news []Listed) {
+	if len(news) == 0 {
+		return
 	}
+	l.telling.Lock()
+	defer l.telling.Unlock()
+	l.tell(news)
 }
 
 // all is the whole list.
@@ -149,9 +212,9 @@ func (l *listing) all() []Listed {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var list []Listed
-	for i, k := range listedKinds {
-		for j := range l.workloads[i] {
-			list = append(list, listWorkload(k, &l.workloads[i][j], l.pods))
+	for _, workloads := range l.workloads {
+		for _, w := range workloads {
+			list = append(list, w.list(l.pods))
 		}
 	}
 	return append(list, listPods(l.pods)...)
@@ -165,36 +228,19 @@ func (c *Cluster) in(namespace string) *Cluster {
 	}
 }
 
-func (w *workload) path(k *kind) Path { return Path{Kind: k.name, Name: w.Metadata.Name} }
-
-func listWorkload(k *kind, w *workload, all []corev1.Pod) Listed {
-	l := Listed{Reason: "it has no pods"}
-	if s, err := w.parseSelector(); err == nil && !s.Empty() {
-		var own []corev1.Pod
-		for i := range all {
-			if s.Matches(labels.Set(all[i].Labels)) {
-				own = append(own, all[i])
-			}
-		}
-		if pod := best(own); pod != nil {
-			l = describe(pod)
-		} else if len(own) > 0 {
-			l = describe(&own[0])
-			l.Available = false
-			if l.Reason == "" {
-				l.Reason = "no pod is ready"
-			}
-		}
+func pointers(all []corev1.Pod) []*corev1.Pod {
+	list := make([]*corev1.Pod, len(all))
+	for i := range all {
+		list[i] = &all[i]
 	}
-	l.Path = w.path(k)
-	return l
+	return list
 }
 
 // listPods describes pods that are no agents.
-func listPods(all []corev1.Pod) []Listed {
+func listPods(all []*corev1.Pod) []Listed {
 	var list []Listed
-	for i := range all {
-		if pod := &all[i]; pod.Labels[labelName] != agentName {
+	for _, pod := range all {
+		if pod.Labels[labelName] != agentName {
 			l := describe(pod)
 			l.Path = Path{Kind: pods.name, Name: pod.Name}
 			list = append(list, l)

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // manyPods serves a namespace of so many pods, of which the last one is ready and
@@ -75,6 +76,35 @@ func manyPods(t *testing.T, count int, forget bool) *Cluster {
 	}
 	t.Cleanup(c.Close)
 	return c
+}
+
+// counting counts how often a selector is asked.
+type counting struct {
+	labels.Selector
+	asked int
+}
+
+func (c *counting) Matches(l labels.Labels) bool {
+	c.asked++
+	return c.Selector.Matches(l)
+}
+
+// A workload looks at each pod once, however many pages they come in.
+func TestOwnerLooksOnce(t *testing.T) {
+	s := &counting{Selector: labels.SelectorFromSet(labels.Set{"app": "web"})}
+	w := &owner{path: Path{Kind: "deployment", Name: "web"}, selector: s}
+	var all []*corev1.Pod
+	for range 10 {
+		for _, app := range []string{"web", "other"} {
+			all = append(all, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}}})
+		}
+		if l := w.list(all); l.Available || l.Reason == "it has no pods" {
+			t.Errorf("of %d pods: %+v", len(all), l)
+		}
+	}
+	if s.asked != len(all) || len(w.own) != len(all)/2 {
+		t.Errorf("asked %d times, it has %d pods, of %d", s.asked, len(w.own), len(all))
+	}
 }
 
 // Many pods come in parts: each target once, as soon as it is known.

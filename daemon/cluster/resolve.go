@@ -108,17 +108,16 @@ func (c *Cluster) podOf(ctx context.Context, p Path) (*corev1.Pod, error) {
 	if err := c.list(ctx, pods, c.namespace, selector, "", &all); err != nil {
 		return nil, err
 	}
-	if pod := best(all.Items); pod != nil {
+	if pod := best(pointers(all.Items)); pod != nil {
 		return pod, nil
 	}
 	return nil, c.noPod(ctx, p, all.Items)
 }
 
 // best is the newest ready pod: during a rollout the old ones are about to go.
-func best(all []corev1.Pod) *corev1.Pod {
+func best(all []*corev1.Pod) *corev1.Pod {
 	var b *corev1.Pod
-	for i := range all {
-		pod := &all[i]
+	for _, pod := range all {
 		if !isReady(pod) || pod.DeletionTimestamp != nil {
 			continue
 		}

@@ -32,10 +32,17 @@ func TestMain(m *testing.M) {
 	if os.Getenv(launcherEnv) != "" {
 		runLauncher()
 	}
-	code := m.Run()
-	if built.dir != "" {
-		os.RemoveAll(built.dir)
+	// Of its own: a Delve that is killed leaves a debuggee's FIFOs there.
+	temp, err := os.MkdirTemp("", "debug")
+	if err == nil {
+		err = os.Setenv("TMPDIR", temp)
 	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(temp)
 	os.Exit(code)
 }
 
@@ -62,7 +69,7 @@ var built struct {
 func programs(t *testing.T) (dlv, debuggee string) {
 	t.Helper()
 	built.Do(func() {
-		built.dir, built.err = os.MkdirTemp("", "debug")
+		built.dir, built.err = os.MkdirTemp("", "built")
 		for _, args := range [][]string{
 			{"-o", built.dir + "/dlv", "mirrord/daemon/debug"},
 			{"-gcflags=all=-N -l", "-o", built.dir + "/debuggee", "./testdata/debuggee"},

@@ -121,6 +121,9 @@ func (f *fake) Start(ctx context.Context, p ide.SessionStartParams, progress fun
 		f.waiting <- struct{}{}
 		<-ctx.Done()
 		return ide.Session{}, ctx.Err()
+	case "late": // it is there before the cancellation is noticed
+		f.waiting <- struct{}{}
+		<-ctx.Done()
 	}
 	for i := range 100 {
 		progress(fmt.Sprint(i))

@@ -127,6 +127,22 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// A session whose start is cancelled too late is only let go: somebody else may
+// have it by the same id, also where the request would have tied it.
+func TestCancelledTooLate(t *testing.T) {
+	f, dir := serveFake(t)
+	c := dial(t, dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-f.waiting; cancel() }()
+	_, err := c.Start(ctx, ide.SessionStartParams{Tied: true, Overrides: ide.Overrides{Target: "late"}}, func(string) {})
+	if code(err) != ide.CodeCancelled {
+		t.Errorf("cancelled: %v", err)
+	}
+	if id := <-f.released; id != "s0" {
+		t.Errorf("released %s", id)
+	}
+}
+
 func TestFailures(t *testing.T) {
 	f, dir := serveFake(t)
 	c := dial(t, dir)

@@ -13,8 +13,10 @@ func sessionStart(k *conn, ctx context.Context, p ide.SessionStartParams) (ide.S
 	if err != nil {
 		return s, err
 	}
-	if ctx.Err() != nil { // it was started, but nobody will learn its id
-		k.server.sessions.Release(s.ID, p.Tied)
+	if ctx.Err() != nil {
+		// Nobody learns of the session from us. Untied: others may hold it, by an
+		// id that they knew.
+		k.server.sessions.Release(s.ID, false)
 		return s, context.Cause(ctx)
 	}
 	k.mu.Lock()

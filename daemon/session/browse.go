@@ -81,10 +81,10 @@ func (s *Session) entry(ctx context.Context, at string, d protocol.DirEntry) (*i
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, nil
-	case errors.Is(err, unix.EACCES): // who may list it need not be allowed to search it
-		return &ide.FileEntry{Name: d.Name, Kind: kindOf(uint32(d.Type) << 12)}, nil
-	case err != nil:
+	case notErrno(err) != nil:
 		return nil, err
+	case err != nil: // EACCES: who may list it need not be allowed to search it; ENOTCONN: a mount that is dead
+		return &ide.FileEntry{Name: d.Name, Kind: kindOf(uint32(d.Type) << 12)}, nil
 	}
 	e := entryOf(d.Name, attr)
 	if e.Kind != ide.FileSymlink {

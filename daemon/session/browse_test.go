@@ -129,6 +129,36 @@ func TestBrowsing(t *testing.T) {
 	}
 }
 
+// An entry that the target knows only by name hides no other.
+func TestBrowsingOddEntries(t *testing.T) {
+	m := manager(t)
+	s := startSession(t, m, agentAddress(t))
+	dir := t.TempDir()
+	for len(dir) < unix.PathMax-100 {
+		dir += "/" + strings.Repeat("d", min(90, unix.PathMax-10-len(dir)))
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for _, name := range []string{"x", strings.Repeat("x", 100)} { // the latter's path is too long
+		if err := root.Mkdir(name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := m.ListFiles(t.Context(), ide.FileParams{ID: s.ID, Path: dir})
+	if err != nil || len(r.Entries) != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if e := r.Entries[1]; e.Kind != ide.FileDirectory || e.Mode != 0 || r.Entries[0].Mode != 0o755 {
+		t.Errorf("%+v", r.Entries)
+	}
+}
+
 func listing(m *Manager, id string) func(string) error {
 	return func(path string) error {
 		_, err := m.ListFiles(context.Background(), ide.FileParams{ID: id, Path: path})

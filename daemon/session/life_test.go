@@ -311,6 +311,30 @@ func TestOnlyTheStoppedDebuggeeWaits(t *testing.T) {
 	wantAnswer(t, "beside a stopped one", whoAnswers(pod.at().Port()), "first")
 }
 
+// Of what happened to the target a client learns whether something is gone for
+// good, or it need only be told.
+func TestNewsOfTheTarget(t *testing.T) {
+	m, s, told := begin(t, "")
+	own, err := m.session(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, told, ide.EventStarted) // what follows is heard
+	for _, tt := range []struct {
+		news news
+		lost bool
+	}{
+		{news{words: "restarted"}, false},
+		{news{words: "ending", ending: true}, true},
+		{news{words: "gone", lost: true}, true},
+	} {
+		m.agentNews(own.agent, tt.news)
+		if e := until(t, told, ide.EventMessage); e.Message != tt.news.words || e.Lost != tt.lost {
+			t.Errorf("%+v is told as %+v", tt.news, e)
+		}
+	}
+}
+
 // Who reads events too slowly is told that some are missing, and always that the
 // session has ended.
 func TestSlowReaderOfEvents(t *testing.T) {

@@ -164,7 +164,7 @@ func (s *Session) hear(n news) {
 		s.ending = errors.New(n.words)
 		s.giveAllBack(n.words)
 	}
-	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: n.words})
+	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: n.words, Lost: n.lost || n.ending})
 	s.mu.Unlock()
 	s.tell(n.words, false)
 }

@@ -5,10 +5,11 @@
 //	relay ── Outgoing ─┼─────────▶ watcher ────────┤
 //	launcher's calls ──┘ (bounded) one goroutine   └─ store: the last exchanges ── session/request
 //
-// Its rule: the data path never waits for it. While nobody asks, what it costs
-// is one atomic load for each piece that is relayed. While somebody does, pieces
-// are copied and looked at elsewhere; what there is no room for is missed, which
-// is told.
+// Its rule: the data path never waits for it. While nobody asks it costs an
+// atomic load for each piece that is relayed and a small record for each
+// connection, and what DNS answers is read: the names of what is open must be
+// known when somebody asks. While somebody does, pieces are copied and looked at
+// elsewhere; what there is no room for is missed, which is told.
 package traffic
 
 import (

@@ -107,6 +107,7 @@ func keep(socket int) error {
 	if err := Send(socket, DidStart, uint32(s.errno)); err != nil || s.errno != 0 {
 		return nil
 	}
+	closeAll(passed()) // the debuggee's now, to close when it likes
 	return attend(socket, s.pid, o.AtOnce, had)
 }
 

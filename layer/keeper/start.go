@@ -75,40 +75,57 @@ func start() (*Process, error) {
 }
 
 // inherited are the descriptors that this process was started with, beside
-// standard input, output and error.
+// standard input, output and error, in order.
 var inherited []int
 
 // NoteInherited finds them: the debuggee gets them at their numbers. It is to be
 // called before anything else opens some.
-func NoteInherited() {
+func NoteInherited() { inherited = passed() }
+
+// CloseInherited closes them, once the debuggee has its own: whoever waits for
+// the end of one waits for the debuggee alone.
+func CloseInherited() {
+	closeAll(inherited)
+	inherited = nil
+}
+
+// passed lists the descriptors that whatever is executed gets, beside the first
+// three: what we open ourselves is close-on-exec.
+func passed() []int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		return // nobody can do better
+		return nil // nobody can do better
 	}
+	var list []int
 	for _, e := range entries {
 		fd, err := strconv.Atoi(e.Name())
 		if err != nil || fd <= 2 {
 			continue
 		}
 		if flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_GETFD, 0); errno == 0 && flags&syscall.FD_CLOEXEC == 0 {
-			inherited = append(inherited, fd)
+			list = append(list, fd)
 		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func closeAll(list []int) {
+	for _, fd := range list {
+		_ = syscall.Close(fd)
 	}
 }
 
-// handOn says which descriptors a keeper gets, and at which number its socket.
+// handOn says which descriptors a keeper gets, and at which number its socket:
+// the first one free. The inherited ones beyond it need no word of ours, and
+// could be at any number.
 func handOn(socket int) (files []uintptr, at int) {
-	at = 3
-	if len(inherited) > 0 {
-		at = max(at, slices.Max(inherited)+1)
-	}
-	files = make([]uintptr, at+1)
-	for fd := range files {
-		files[fd] = ^uintptr(0)
-		if fd <= 2 || slices.Contains(inherited, fd) {
-			files[fd] = uintptr(fd)
+	files = []uintptr{0, 1, 2}
+	for _, fd := range inherited {
+		if fd != len(files) {
+			break
 		}
+		files = append(files, uintptr(fd))
 	}
-	files[at] = uintptr(socket)
-	return files, at
+	return append(files, uintptr(socket)), len(files)
 }

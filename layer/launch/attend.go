@@ -92,6 +92,7 @@ func (k *keeperProcess) attend(ctx context.Context, signals <-chan os.Signal) (E
 			if n != 0 {
 				return Exit{}, notStarted(k.path, unix.Errno(n))
 			}
+			keeper.CloseInherited()
 		case keeper.DidStop:
 			// We stop too, so that the shell takes its terminal back. Continuing
 			// comes to the whole process group.

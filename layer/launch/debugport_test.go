@@ -129,6 +129,13 @@ func TestDebuggersPort(t *testing.T) {
 require('child_process').spawnSync(process.execPath, ['-e', 'require("net").createServer().on("listening", () => process.exit(0)).listen(%[1]d)']);
 require('inspector').open(%[1]d);`+strings.ReplaceAll(nodeListens, "%d", "%[2]d"), debug, web)}
 		}},
+		{"node, by VS Code, with a worker that listens", nil, false, "VSCODE_INSPECTOR_OPTIONS={}", loopback, func(t *testing.T, debug, web uint16) []string {
+			return []string{"node", script(t, "web.js", `
+require('inspector').open(%d);
+const { Worker } = require('worker_threads');
+new Worker("require('net').createServer().listen(%d, '127.0.0.1', () => require('worker_threads').parentPort.postMessage(''))", { eval: true })
+	.on('message', () => process.exit())`, debug, web)}
+		}},
 		{"JDWP", nil, false, "", all6, func(t *testing.T, debug, web uint16) []string {
 			return []string{"java", fmt.Sprintf("-agentlib:jdwp=transport=dt_socket,server=y,suspend=n,address=*:%d", debug), script(t, "Web.java", javaListens, web)}
 		}},

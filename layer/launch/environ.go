@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"mirrord/layer"
 )
 
 // merge is env, as the target changes it.
@@ -19,18 +21,15 @@ func merge(env []string, set map[string]string, unset []string) []string {
 	return list
 }
 
-// VS Code's debugger of Node.js comes into the debuggee by these variables: the
-// first has it load what the second tells where the debugger is.
-const (
-	nodeOptions  = "NODE_OPTIONS"
-	inspectorVar = "VSCODE_INSPECTOR_OPTIONS"
-)
+// nodeOptions has Node.js load what VS Code's debugger puts into the debuggee,
+// which layer.EditorsNode then tells where the debugger is.
+const nodeOptions = "NODE_OPTIONS"
 
 // inspected is what the target sets, but that a debugger of Node.js that env asks
 // for stays: the target's options come after it.
 func inspected(env []string, set map[string]string) map[string]string {
 	targets, own := set[nodeOptions], lookup(env, nodeOptions)
-	if targets == "" || own == "" || lookup(env, inspectorVar) == "" {
+	if targets == "" || own == "" || !layer.ByEditor(env) {
 		return set
 	}
 	set = maps.Clone(set)

@@ -16,6 +16,7 @@ func TestNodeOptions(t *testing.T) {
 	}{
 		{[]string{own, inspector}, "--no-warnings", nil, []string{inspector, own + " --no-warnings"}},
 		{[]string{own}, "--no-warnings", nil, []string{"NODE_OPTIONS=--no-warnings"}},
+		{[]string{own, "VSCODE_INSPECTOR_OPTIONS="}, "--no-warnings", nil, []string{"VSCODE_INSPECTOR_OPTIONS=", "NODE_OPTIONS=--no-warnings"}},
 		{[]string{inspector}, "--no-warnings", nil, []string{inspector, "NODE_OPTIONS=--no-warnings"}},
 		{[]string{own, inspector}, "", nil, []string{own, inspector}},
 		{[]string{own, inspector}, "", []string{nodeOptions}, []string{inspector}},

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/layer/keeper"
 	"mirrord/layer/layertest"
 	"mirrord/protocol/ide"
 )
@@ -30,6 +31,7 @@ type errand struct {
 
 // runLauncher is the command line's part.
 func runLauncher() {
+	keeper.NoteInherited()
 	var e errand
 	if err := json.Unmarshal([]byte(os.Getenv(launcherEnv)), &e); err != nil {
 		fmt.Fprintln(os.Stderr, err)

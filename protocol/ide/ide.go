@@ -239,6 +239,7 @@ type (
 		Port    uint16 `json:"port,omitempty"`
 		Mirror  bool   `json:"mirror,omitempty"`
 		Message string `json:"message,omitempty"`
+		Lost    bool   `json:"lost,omitempty"` // of EventMessage: what it tells of is gone for good
 
 		Request    *Request    `json:"request,omitempty"`
 		Connection *Connection `json:"connection,omitempty"`

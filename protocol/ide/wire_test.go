@@ -85,7 +85,8 @@ func messages() map[string]any {
 		MethodSessionEvent + " " + EventFile: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventFile, File: &File{
 			Path: "/etc/shop/config.yaml", Op: "open", Bytes: 120, PID: 4712, Count: 3,
 		}},
-		MethodSessionRequest: RequestParams{ID: "5f3a9c21", Request: 7, Reveal: true},
+		MethodSessionEvent + " " + EventMessage: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventMessage, Message: "the agent is gone (it ended)", Lost: true},
+		MethodSessionRequest:                    RequestParams{ID: "5f3a9c21", Request: 7, Reveal: true},
 		MethodSessionRequest + " result": RequestResult{
 			Request: RequestMessage{
 				Method: "POST", Path: "/items", Host: "web", Proto: "HTTP/1.1", Headers: [][2]string{{"Content-Length", "5"}, {"Authorization", "…"}}, Body: []byte("hello"),

@@ -32,7 +32,7 @@ export function activate(ctx: vscode.ExtensionContext): void {
 	const events = new EventLog();
 	const sessions = new Sessions(daemon, notify, events, log);
 	const starter = new Starter(daemon, settings, sessions, notify, [vscode.env.appRoot, path.dirname(ctx.extensionPath)]);
-	const tools = new SessionTools(() => settings.binary, ctx.globalStorageUri.fsPath, async () => (await daemon.sessions()).map((s) => s.id));
+	const tools = new SessionTools(() => settings.binary, ctx.extensionPath, ctx.globalStorageUri.fsPath, async () => (await daemon.sessions()).map((s) => s.id));
 	const configs = new Configs(daemon, settings, starter, log);
 	const terminals = new Terminals(settings, sessions, starter);
 	const targetFiles = new TargetFiles(daemon);

@@ -13,6 +13,7 @@ export interface Launch {
 export interface Tools {
 	mirrord: string; // path of the binary
 	dlv: string; // of a link to it by this name
+	lldb: string; // of the script that LLDB imports
 	/** Makes an executable file that runs program in the session, and returns its path. */
 	wrapper(program: string, nativeDebugger: boolean): Promise<string>;
 	executable(path: string): Promise<boolean>;
@@ -29,7 +30,8 @@ const node = ['node', 'pwa-node', 'node-terminal'];
 const python = ['python', 'debugpy'];
 
 /** Debug types that control their program by ptrace: it cannot be another's child. */
-const native = ['lldb', 'lldb-dap', 'cppdbg', 'cppvsdbg', 'gdb', 'coreclr', 'rr'];
+const native = ['cppdbg', 'cppvsdbg', 'gdb', 'coreclr', 'rr'];
+const lldb = ['lldb', 'lldb-dap', 'lldb-vscode'];
 
 /** Debug types whose debuggee is a browser or an editor. */
 const elsewhere = ['chrome', 'pwa-chrome', 'msedge', 'pwa-msedge', 'editor-browser', 'firefox', 'extensionHost', 'pwa-extensionHost'];
@@ -72,6 +74,7 @@ export async function unsupported(c: Launch, tools: Pick<Tools, 'executable'>): 
 	if (c['debugServer'] || c['attachSimplePort']) return 'it connects to a debugger that runs already';
 	if (c.type === 'go') return c['mode'] === 'remote' || c['port'] || c['host'] ? 'it connects to a Delve that runs already' : '';
 	if (node.includes(c.type) || python.includes(c.type) || c.type === 'java' || typeof c['runtimeExecutable'] === 'string') return '';
+	if (lldb.includes(c.type)) return c['targetCreateCommands'] || c['processCreateCommands'] || c['launchCommands'] ? 'its own commands start the program' : '';
 	if (isGDB(c)) return c['miDebuggerServerAddress'] || c['pipeTransport'] ? 'its gdb debugs a program of another machine' : '';
 	const program: unknown = c['program'];
 	if (typeof program === 'string' && !native.includes(c.type) && await tools.executable(program)) return '';
@@ -100,6 +103,11 @@ export async function apply(c: Launch, id: string, tools: Tools): Promise<Launch
 	}
 	if (isGDB(c)) {
 		return { ...c, miDebuggerPath: await tools.wrapper(String(c['miDebuggerPath'] ?? 'gdb'), true) };
+	}
+	if (lldb.includes(c.type)) {
+		const [script, mirrord] = [tools.lldb, tools.mirrord].map((file) => JSON.stringify(file));
+		const begin = [`command script import ${script}`, `script mirrord_lldb.begin(${mirrord}, "${id}")`];
+		return { ...c, initCommands: [...begin, ...list(c['initCommands'])] };
 	}
 	return { ...c, program: await tools.wrapper(String(c['program']), false) };
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { quote, type Tools } from './launch';
@@ -7,7 +8,7 @@ export class SessionTools {
 	private swept?: Promise<void>;
 
 	/** alive lists the ids of all sessions. */
-	constructor(private readonly binary: () => string, private readonly dir: string, private readonly alive: () => Promise<string[]>) {}
+	constructor(private readonly binary: () => string, private readonly extension: string, private readonly dir: string, private readonly alive: () => Promise<string[]>) {}
 
 	/** The tools of a session, until forget(id). */
 	async of(id: string): Promise<Tools> {
@@ -16,6 +17,7 @@ export class SessionTools {
 		return {
 			mirrord,
 			dlv: await this.link(mirrord),
+			lldb: path.join(this.extension, 'lldb', 'mirrord_lldb.py'),
 			wrapper: async (program, nativeDebugger) => {
 				const dir = path.join(this.wrappers, id);
 				await fs.mkdir(dir, { recursive: true, mode: 0o700 });
@@ -49,9 +51,9 @@ export class SessionTools {
 		const file = path.join(this.dir, 'dlv');
 		if (await fs.readlink(file).catch(() => '') === mirrord) return file;
 		await fs.mkdir(this.dir, { recursive: true });
-		const fresh = `${file}.${process.pid}`;
+		const fresh = `${file}.${randomUUID()}`;
 		await fs.symlink(mirrord, fresh);
-		await fs.rename(fresh, file); // another window may do the same
+		await fs.rename(fresh, file); // another launch may do the same
 		return file;
 	}
 }

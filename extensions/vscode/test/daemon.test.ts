@@ -5,7 +5,7 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { Daemon, DaemonError, type Cancel } from '../src/daemon';
-import { merge } from '../src/launch';
+import { apply, merge } from '../src/launch';
 import type { Choice, Target } from '../src/protocol';
 import { SessionTools } from '../src/tools';
 
@@ -24,6 +24,18 @@ class Canceller implements Cancel {
 		this.isCancellationRequested = true;
 		this.listeners.forEach((f) => f());
 	}
+}
+
+/** Where LLDB's module for Python is, which Debian's lldb does not find by itself; '': nowhere. */
+function lldbPython(): string {
+	for (const llvm of fs.readdirSync('/usr/lib').filter((n) => n.startsWith('llvm-'))) {
+		const lib = path.join('/usr/lib', llvm, 'lib');
+		for (const python of fs.readdirSync(lib).filter((n) => n.startsWith('python3'))) {
+			const packages = path.join(lib, python, 'dist-packages');
+			if (fs.existsSync(path.join(packages, 'lldb/embedded_interpreter.py'))) return packages;
+		}
+	}
+	return '';
 }
 
 describe('the daemon', function () {
@@ -133,7 +145,7 @@ describe('the daemon', function () {
 		it('runs what stands for other programs in a session, and debuggers beside it', async () => {
 			const s = await daemon.start(choice({ kubeconfig: kubeconfig!, namespace: 'shop', target: 'deployment/inventory' }), () => {}, never);
 			const store = fs.mkdtempSync(path.join(dir, 'store-'));
-			const tools = new SessionTools(() => binary, store, async () => [s.id]);
+			const tools = new SessionTools(() => binary, process.cwd(), store, async () => [s.id]);
 			const { wrapper, dlv } = await tools.of(s.id);
 			const run = (file: string, ...args: string[]) => execFileSync(file, args, { timeout: 30_000, stdio: ['ignore', 'pipe', 'pipe'] }).toString();
 			assert.match(run(await wrapper('/bin/hostname', false)), /^inventory-/);
@@ -144,6 +156,22 @@ describe('the daemon', function () {
 			await tools.forget(s.id);
 			assert.deepEqual(fs.readdirSync(store), ['dlv', 'wrappers']);
 			assert.deepEqual(fs.readdirSync(path.join(store, 'wrappers')), []);
+			await daemon.stop(s.id);
+		});
+		it('runs what LLDB launches in a session', async function () {
+			const python = lldbPython();
+			if (!python) return this.skip(); // no lldb here
+			const s = await daemon.start(choice({ kubeconfig: kubeconfig!, namespace: 'shop', target: 'deployment/web' }), () => {}, never);
+			const tools = await new SessionTools(() => binary, process.cwd(), dir, async () => [s.id]).of(s.id);
+			const source = path.join(dir, 'hello.c');
+			fs.writeFileSync(source, '#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\nint main(void) {\n\tchar name[99];\n\tgethostname(name, 99);\n\tprintf("%s: %s\\n", name, getenv("SHOP_GREETING"));\n}\n');
+			execFileSync('cc', ['-g', '-o', path.join(dir, 'hello'), source]);
+			const c = await apply({ type: 'lldb', request: 'launch', name: 'hello', program: path.join(dir, 'hello') }, s.id, tools);
+			const commands = [...(c['initCommands'] as string[]), `target create ${String(c['program'])}`, 'breakpoint set -f hello.c -l 7', 'run', 'frame variable name', 'continue'];
+			const said = execFileSync('lldb', ['-b', ...commands.flatMap((o) => ['-o', o])], { env: { ...process.env, PYTHONPATH: python }, timeout: 50_000, stdio: ['ignore', 'pipe', 'pipe'] }).toString();
+			assert.match(said, /stop reason = breakpoint 1\.1/);
+			assert.match(said, /name = "web-/);
+			assert.match(said, /^web-\S+: hello from the cluster$/m);
 			await daemon.stop(s.id);
 		});
 		it('stops a start that is cancelled', async () => {

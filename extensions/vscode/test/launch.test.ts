@@ -6,6 +6,7 @@ const launch = (more: Record<string, unknown>): Launch => ({ type: 'go', request
 const tools: Tools = {
 	mirrord: '/ext/bin/mirrord',
 	dlv: '/store/dlv',
+	lldb: '/ext/lldb/mirrord_lldb.py',
 	wrapper: async (program, native) => `/store/${native ? 'debugger' : 'program'}${program}`,
 	executable: async (file) => file === '/src/server',
 };
@@ -58,6 +59,11 @@ describe('a launch in a session', () => {
 	it('of C++ has a debugger that is not served itself', async () => {
 		assert.equal((await applied({ type: 'cppdbg', program: '/src/server', miDebuggerPath: '/usr/bin/gdb' }))['miDebuggerPath'], '/store/debugger/usr/bin/gdb');
 	});
+	it('of LLDB has it begin with the session', async () => {
+		assert.deepEqual((await applied({ type: 'lldb', program: 'server', initCommands: ['settings set x y'] }))['initCommands'], [
+			'command script import "/ext/lldb/mirrord_lldb.py"', 'script mirrord_lldb.begin("/ext/bin/mirrord", "5f3a9c21")', 'settings set x y',
+		]);
+	});
 	it('of a type with a runtime runs that in mirrord', async () => {
 		const c = await applied({ type: 'php', runtimeExecutable: '/usr/bin/php', program: 'index.php' });
 		assert.deepEqual([c['runtimeExecutable'], c['runtimeArgs']], [tools.mirrord, [...exec, '/usr/bin/php']]);
@@ -67,7 +73,7 @@ describe('a launch in a session', () => {
 	});
 	it('is refused where its program would run outside', async () => {
 		for (const [more, why] of [
-			[{ type: 'lldb', program: '/src/server' }, /not known/],
+			[{ type: 'lldb', targetCreateCommands: ['target create x'] }, /own commands/],
 			[{ type: 'other', program: '/src/server.rb' }, /not known/],
 			[{ type: 'cppdbg', MIMode: 'lldb', program: '/src/server' }, /not known/],
 			[{ type: 'cppdbg', miDebuggerServerAddress: 'host:1' }, /another machine/],
@@ -78,7 +84,7 @@ describe('a launch in a session', () => {
 		] as const) {
 			assert.match(await unsupported(launch(more), tools), why, JSON.stringify(more));
 		}
-		for (const more of [{}, { type: 'node' }, { type: 'debugpy' }, { type: 'java' }, { type: 'cppdbg' }, { type: 'other', program: '/src/server' }, { type: 'php', runtimeExecutable: 'php' }]) {
+		for (const more of [{}, { type: 'node' }, { type: 'debugpy' }, { type: 'java' }, { type: 'cppdbg' }, { type: 'lldb', program: 'server' }, { type: 'other', program: '/src/server' }, { type: 'php', runtimeExecutable: 'php' }]) {
 			assert.equal(await unsupported(launch(more), tools), '', JSON.stringify(more));
 		}
 	});
