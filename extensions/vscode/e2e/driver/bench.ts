@@ -100,8 +100,11 @@ export class Bench {
 	async stop(): Promise<void> {
 		await this.browser.close();
 		this.server.terminate();
-		await this.options.ending?.(this);
-		await end(this.dir, 20_000);
+		try {
+			await this.options.ending?.(this);
+		} finally {
+			await end(this.dir, 20_000);
+		}
 	}
 }
 

@@ -68,10 +68,6 @@ export class Debugging {
 		await this.toolbar.locator('.codicon-debug-continue').first().click();
 	}
 
-	async running(): Promise<void> {
-		await this.toolbar.locator('.codicon-debug-pause').first().waitFor();
-	}
-
 	async stop(): Promise<void> {
 		await this.window.press('Shift+F5');
 		await this.ended();

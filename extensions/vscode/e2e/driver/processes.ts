@@ -66,7 +66,7 @@ export async function allGone(marker: string, milliseconds: number): Promise<Pro
 }
 
 /** Memory in MB that processes have to themselves, shared pages in equal parts. */
-export function memory(processes: readonly Process[]): number {
+export function memory(processes: readonly { readonly pid: number }[]): number {
 	let kb = 0;
 	for (const p of processes) {
 		try {

@@ -5,6 +5,7 @@ import * as path from 'node:path';
 
 import { Bench } from '../driver/bench.ts';
 import { MirrordSuite, pick, pickerTitle, statusId, turnOn } from '../driver/mirrord.ts';
+import { memory } from '../driver/processes.ts';
 import { until } from '../driver/wait.ts';
 import type { Window } from '../driver/window.ts';
 
@@ -55,24 +56,29 @@ for (const [type, file, line] of [['go', 'main.go', 'return answer{'], ['node', 
 }
 
 suite.scenario('figures: of activation, and memory of the extension host', async bench => {
-	w = await bench.open(bench.workspace('node'));
-	await w.statusItem(statusId).waitFor();
-	await w.command('Developer: Show Running Extensions');
-	const row = w.page.locator('.runtime-extensions-editor .monaco-list-row', { hasText: 'mirrord' }).filter({ hasText: /Activation/ }).first();
-	const text = (await row.innerText()).replaceAll(/\s+/g, ' ');
-	const ms = Number(/Activation: (\d+)ms/.exec(text)?.[1] ?? NaN);
+	const activations: number[] = [];
+	for (let i = 0; i < 3; i++) {
+		if (i > 0) {
+			await bench.close(w);
+		}
+		w = await bench.open(bench.workspace('node'));
+		await w.statusItem(statusId).waitFor();
+		await w.command('Developer: Show Running Extensions');
+		const row = w.page.locator('.runtime-extensions-editor .monaco-list-row', { hasText: 'mirrord' }).filter({ hasText: /Activation: \d+ms/ }).first();
+		activations.push(Number(/Activation: (\d+)ms/.exec(await row.innerText())?.[1]));
+	}
+	const ms = Math.min(...activations); // what else runs on this machine makes it longer
 	const bare = await Bench.start({ extensions: [path.join(import.meta.dirname, '../standins/go'), path.join(import.meta.dirname, '../standins/python')] });
 	let more: number;
 	try {
 		const other = await bare.open(bare.workspace('node'));
-		await other.command('Developer: Show Running Extensions');
-		const used = async (w: Window) => median(await Promise.all(Array.from({ length: 5 }, async () => (await w.inside.state()).memory.heapUsed)));
-		more = (await used(w) - await used(other)) / (1 << 20);
+		const used = async (w: Window) => memory([await w.inside.state()]);
+		more = await used(w) - await used(other);
 	} finally {
 		await bare.stop();
 	}
-	console.log(`activation ${ms} ms; the extension host has ${more.toFixed(1)} MB more`);
-	assert.ok(ms < 150, `activation takes ${text}`);
+	console.log(`activation ${ms} ms (${activations}); the extension host has ${more} MB more`);
+	assert.ok(ms < 150, `activation takes ${activations} ms`);
 	assert.ok(more < 40, `the extension host has ${more} MB more`);
 	await bench.close(w);
 });
@@ -100,19 +106,24 @@ suite.scenario('figures: of two thousand pods in the picker', async bench => {
 		};
 		requestAnimationFrame(tick);
 	}`);
-	const start = Date.now();
-	await w.press('F5');
-	await w.quickPick.titled(pickerTitle);
-	await w.quickPick.row('deployment/web').waitFor();
-	const first = Date.now() - start;
-	await w.quickPick.filter('crowd-1999');
-	await until('the last one', async () => (await w.quickPick.texts()).some(t => t.includes('pod/crowd-1999')));
-	const all = Date.now() - start;
-	const longest = await w.page.evaluate('window.longest') as number;
-	await w.shot('picker-crowd');
-	await w.quickPick.filter('deployment/web');
-	await until('one', async () => (await w.quickPick.texts()).filter(t => t.includes('crowd')).length === 0);
-	await w.quickPick.escape();
-	console.log(`2,000 pods: the first target after ${first} ms, the last after ${all} ms, the longest stall ${Math.round(longest)} ms`);
-	assert.ok(longest < 1000, `the window stood still for ${longest} ms`);
+	const first: number[] = [], last: number[] = [], stall: number[] = [];
+	for (let i = 0; i < 5; i++) {
+		await w.page.evaluate('window.longest = 0');
+		const start = Date.now();
+		await w.command('mirrord: Choose Target…');
+		await w.quickPick.titled(pickerTitle);
+		await w.quickPick.row('deployment/web').waitFor();
+		first.push(Date.now() - start);
+		await w.quickPick.filter('crowd-1999');
+		await until('the last one', async () => (await w.quickPick.texts()).some(t => t.includes('pod/crowd-1999')));
+		last.push(Date.now() - start);
+		stall.push(Math.round(await w.page.evaluate('window.longest') as number));
+		if (i === 0) {
+			await w.quickPick.filter('');
+			await w.shot('picker-crowd');
+		}
+		await w.quickPick.escape();
+	}
+	console.log(`2,000 pods: the first target after ${median(first)} ms (${first}), the last after ${median(last)} ms (${last}), the longest stall ${median(stall)} ms (${stall})`);
+	assert.ok(median(stall) < 1000, `the window stood still for ${stall} ms`);
 }, 400_000);
