@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -90,14 +91,20 @@ func kubeconfig(t testing.TB) string {
 }
 
 // kubectl is the cluster's own, beside its kubeconfig.
+// Another package's test may restart the API server meanwhile.
 func kubectl(t testing.TB, stdin string, args ...string) string {
 	t.Helper()
 	out, err := tryKubectl(kubeconfig(t), stdin, args...)
+	for end := time.Now().Add(30 * time.Second); err != nil && unreachable.MatchString(out) && time.Now().Before(end); {
+		out, err = tryKubectl(kubeconfig(t), stdin, args...)
+	}
 	if err != nil {
 		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return out
 }
+
+var unreachable = regexp.MustCompile(`Unable to connect to the server|connection refused|connection reset`)
 
 func tryKubectl(config, stdin string, args ...string) (string, error) {
 	cmd := exec.Command(filepath.Join(filepath.Dir(config), "kubectl"), args...)
