@@ -73,12 +73,6 @@ export class Debugging {
 		await this.ended();
 	}
 
-	/** Restarts a debuggee that has stopped, and returns when it runs anew. */
-	async restart(): Promise<void> {
-		await this.window.press('Control+Shift+F5');
-		await this.page.locator('.editor-instance .debug-top-stack-frame-line').first().waitFor({ state: 'hidden' });
-	}
-
 	/** Restarts a debuggee that runs. */
 	async restartRunning(): Promise<void> {
 		await this.clearConsole();

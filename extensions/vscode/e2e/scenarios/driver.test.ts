@@ -30,8 +30,6 @@ suite.scenario('driver: Delve stops at a breakpoint and goes on', async bench =>
 	assert.match((await w.debugging.callStack()).join('\n'), /main\.answerTo/);
 	await w.debugging.prints(/Starting: .*\/dlv dap --listen=127\.0\.0\.1:\d+ --log-dest=3/);
 	await w.shot('driver-go-paused');
-	await w.debugging.restart();
-	await w.debugging.paused();
 	await w.debugging.continue();
 	await w.debugging.ended();
 	await w.debugging.prints(/shop go on .*: hello from here/);

@@ -82,11 +82,5 @@ suite.scenario('types: mirrord-go needs no other extension', async () => {
 	await w.debugging.continue();
 	await w.debugging.ended();
 	await w.debugging.prints(/shop go on web-.*: hello from the cluster/);
-	await w.debugging.start('own');
-	await w.debugging.paused();
-	await w.debugging.restart();
-	await w.debugging.paused();
-	await w.debugging.continue();
-	await w.debugging.ended();
 	assert.deepEqual(await w.notifications.texts(), []);
 });
