@@ -1,5 +1,7 @@
 import type { Locator, Page } from 'playwright-core';
 
+import { until } from './wait.ts';
+
 /** Messages in the corner, with buttons, some with progress. */
 export class Notifications {
 	private readonly page: Page;
@@ -34,6 +36,16 @@ export class Notifications {
 
 	async texts(): Promise<string[]> {
 		return (await this.all.locator('.notification-list-item-message').allInnerTexts()).map(t => t.trim());
+	}
+
+	/** Waits until there is none; a progress that has ended stays for a moment. */
+	async none(): Promise<void> {
+		let now: string[] = [];
+		try {
+			await until('no message', async () => (now = await this.texts()).length === 0, 10_000);
+		} catch (err) {
+			throw new Error(`${(err as Error).message}; there is ${JSON.stringify(now)}`);
+		}
 	}
 
 	/** Closes all there are. */

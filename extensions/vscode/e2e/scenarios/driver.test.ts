@@ -78,6 +78,6 @@ suite.scenario('driver: a terminal, themes, a reload', async bench => {
 	await w.reload();
 	await w.openFile('web.py');
 	assert.match(await w.editorText(), /def answer_to\(path\):/);
-	assert.deepEqual(await w.notifications.texts(), []);
+	await w.notifications.none();
 	assert.ok(await w.tab('web.py').isVisible());
 });

@@ -19,7 +19,7 @@ suite.scenario('go: off, it does nothing', async bench => {
 	await w.debugging.prints(/shop go on \S+: $/m);
 	await w.debugging.ended();
 	assert.equal(daemonRuns(bench), false);
-	assert.deepEqual(await w.notifications.texts(), []);
+	await w.notifications.none();
 });
 
 suite.scenario('go: Escape in the picker ends the launch without a word', async bench => {
@@ -35,7 +35,7 @@ suite.scenario('go: Escape in the picker ends the launch without a word', async 
 	await w.statusShows(statusId, /^mirrord: on$/);
 	assert.equal(await w.debugging.toolbar.count(), 0);
 	assert.equal(await w.dialog.count(), 0);
-	assert.deepEqual(await w.notifications.texts(), []);
+	await w.notifications.none();
 	assert.deepEqual(await sessions(bench), []);
 });
 
@@ -112,5 +112,5 @@ suite.scenario('go: after it has ended the pod answers', async bench => {
 	await until('the port to be given back', async () => (await sessions(bench)).every(s => !s.ports?.length));
 	await until('the pod to answer', async () => (await suite.shop.ask('/after')).copy === 'cluster');
 	await w.statusShows(statusId, /^mirrord: on/);
-	assert.deepEqual(await w.notifications.texts(), []);
+	await w.notifications.none();
 });

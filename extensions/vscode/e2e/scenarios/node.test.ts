@@ -38,7 +38,7 @@ suite.scenario('node: by the keyboard, a request stops at a breakpoint and is an
 	assert.deepEqual({ copy: a.copy, greeting: a.greeting, path: a.path }, { copy: 'node', greeting: 'hello from the cluster', path: '/node' });
 	await w.debugging.stop();
 	await w.statusShows(statusId, /mirrord: on/);
-	assert.deepEqual(await w.notifications.texts(), []);
+	await w.notifications.none();
 });
 
 suite.scenario('node: in a terminal, by npm, without debugging', async () => {
@@ -105,7 +105,7 @@ suite.scenario('node: terminals, a command, and a shell, in the context of a pod
 	await w.terminal.shows(/currency: EUR/);
 	await w.terminal.type('exit');
 	await until('its session to end', only);
-	assert.deepEqual(await w.notifications.texts(), []);
+	await w.notifications.none();
 });
 
 suite.scenario('node: a target that was chosen for the launches to come is not asked for', async () => {

@@ -51,7 +51,7 @@ suite.scenario('trouble: a start is cancelled', async bench => {
 	await w.notifications.click('mirrord: web', 'Cancel');
 	await w.statusShows(statusId, /^mirrord: on$/);
 	assert.equal(await w.debugging.toolbar.count(), 0);
-	assert.deepEqual(await w.notifications.texts(), []);
+	await w.notifications.none();
 	await noSessions(bench);
 	await until('no agent', async () => (await suite.shop.agents()).length === 0);
 });
@@ -124,7 +124,7 @@ suite.scenario('trouble: a window that is reloaded leaves nothing', async bench 
 	await w.statusShows(statusId, /^mirrord: on$/);
 	await noSessions(bench);
 	await until('the pod to answer', async () => (await suite.shop.ask('/reloaded')).copy === 'cluster');
-	assert.deepEqual(await w.notifications.texts(), []);
+	await w.notifications.none();
 });
 
 suite.scenario('trouble: the target\'s pod is deleted', async () => {
