@@ -420,11 +420,7 @@ func TestDebuggerKilled(t *testing.T) {
 			victim := cmd.Process.Pid
 			all := descendants(t, victim)
 			if who == "dlv" {
-				keepers := childrenOf(t, victim)
-				if len(keepers) != 1 {
-					t.Fatalf("the launcher's children are %v", keepers)
-				}
-				victim = childrenOf(t, keepers[0])[0]
+				victim = debuggerOf(t, victim)
 			}
 			if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
@@ -433,9 +429,7 @@ func TestDebuggerKilled(t *testing.T) {
 				t.Errorf("the launcher ended with %d", code)
 			}
 			<-answers
-			if answer := ask(t, "http://web/"); !strings.Contains(answer, `"copy":"cluster"`) {
-				t.Errorf("after the end the Service answered %q", answer)
-			}
+			podAnswers(t)
 			for _, fd := range all {
 				waitGone(t, fd)
 			}
@@ -444,6 +438,24 @@ func TestDebuggerKilled(t *testing.T) {
 				t.Errorf("somebody still listens at %s", p.Addr)
 			}
 		})
+	}
+}
+
+// debuggerOf returns what a launcher runs: its keeper's child.
+func debuggerOf(t *testing.T, launcher int) int {
+	t.Helper()
+	keepers := childrenOf(t, launcher)
+	if len(keepers) != 1 {
+		t.Fatalf("the launcher's children are %v", keepers)
+	}
+	return childrenOf(t, keepers[0])[0]
+}
+
+// podAnswers asks once more when all is over.
+func podAnswers(t *testing.T) {
+	t.Helper()
+	if answer := ask(t, "http://web/"); !strings.Contains(answer, `"copy":"cluster"`) {
+		t.Errorf("after the end the Service answered %q", answer)
 	}
 }
 

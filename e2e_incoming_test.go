@@ -1,6 +1,7 @@
 package mirrord_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -79,21 +80,26 @@ func killContainer(t *testing.T, uid string) {
 	}
 }
 
-// Without --steal the pod answers and the debuggee gets copies, whatever it
-// answers to them.
-func TestMirroredPort(t *testing.T) {
-	namespace, address := ownShop(t)
-	const copies = `
+// hearing is a program that listens at 8080, tells each request's first line and
+// answers with these bytes of Python.
+func hearing(answer string) string {
+	return fmt.Sprintf(`
 import socket
 l = socket.create_server(("", 8080))
 print("listening", flush=True)
 while True:
     c, _ = l.accept()
     print("heard", c.recv(4096).split(b"\r\n")[0].decode(), flush=True)
-    c.sendall(b"HTTP/1.0 500 Mine\r\n\r\n")
+    c.sendall(b"%s")
     c.close()
-`
-	d := started(t, mirrord(t, append(onTarget(namespace), "--", "python3", "-c", copies)...), nil)
+`, answer)
+}
+
+// Without --steal the pod answers and the debuggee gets copies, whatever it
+// answers to them.
+func TestMirroredPort(t *testing.T) {
+	namespace, address := ownShop(t)
+	d := started(t, mirrord(t, append(onTarget(namespace), "--", "python3", "-c", hearing(`HTTP/1.0 500 Mine\r\n\r\n`))...), nil)
 	d.line("listening")
 	for _, path := range []string{"/one", "/two", "/three"} {
 		answer := kubectl(t, "exec", "client", "-n", namespace, "--", "/shop", "get", "http://"+address+path)

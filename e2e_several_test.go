@@ -183,19 +183,9 @@ func TestRacingDaemons(t *testing.T) {
 func TestSessionsOnOnePort(t *testing.T) {
 	namespace, address := ownShop(t)
 	ownDaemon(t)
-	const copies = `
-import socket
-l = socket.create_server(("", 8080))
-print("listening", flush=True)
-while True:
-    c, _ = l.accept()
-    print("heard", c.recv(4096).split(b"\r\n")[0].decode(), flush=True)
-    c.sendall(b"HTTP/1.0 200 OK\r\n\r\nmine\n")
-    c.close()
-`
 	var all []*debuggee
 	for _, flags := range [][]string{nil, nil, {"--steal"}} {
-		d := started(t, mirrord(t, append(onTarget(namespace, flags...), "--", "python3", "-c", copies)...), nil)
+		d := started(t, mirrord(t, append(onTarget(namespace, flags...), "--", "python3", "-c", hearing(`HTTP/1.0 200 OK\r\n\r\nmine\n`))...), nil)
 		d.line("listening")
 		if errors := d.errors(); strings.Contains(errors, "could not be ") {
 			t.Errorf("with %q: %s", flags, errors)

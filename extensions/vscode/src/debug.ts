@@ -1,10 +1,12 @@
+import * as fs from 'node:fs/promises';
+import * as path from 'node:path';
 import * as vscode from 'vscode';
 import type { Daemon } from './daemon';
 import { apply, ownType, unsupported, wanted, type Launch } from './launch';
 import type { Sessions } from './sessions';
 import type { Settings } from './settings';
 import type { Starter } from './starter';
-import type { SessionTools } from './tools';
+import { executable, type SessionTools } from './tools';
 
 /** The key of a resolved configuration that names its session. */
 const mark = '__mirrord';
@@ -32,7 +34,7 @@ export class Debugging implements vscode.DebugConfigurationProvider, vscode.Debu
 	): Promise<vscode.DebugConfiguration | undefined> {
 		if (!wanted(c, this.settings.on)) return c;
 		this.log.debug(`launch ${c.name} of type ${c.type}`);
-		const why = await unsupported(c, this.tools);
+		const why = await unsupported(c, executable);
 		if (why) return await runsOutside(why) ? c : undefined;
 		const asker = this.starter.asker(c, folder);
 		let running = this.sessions.of(asker.key);
@@ -100,23 +102,24 @@ function marked(s: vscode.DebugSession): string | undefined {
 
 /** What mirrord-go takes for granted. */
 class OwnType implements vscode.DebugConfigurationProvider {
-	provideDebugConfigurations(): vscode.DebugConfiguration[] {
-		return [{ type: ownType, request: 'launch', name: 'mirrord: Go', mode: 'debug', program: '${workspaceFolder}' }];
-	}
+	provideDebugConfigurations(): vscode.DebugConfiguration[] { return [ownLaunch('${workspaceFolder}')]; }
 
-	resolveDebugConfiguration(_: vscode.WorkspaceFolder | undefined, c: vscode.DebugConfiguration): vscode.ProviderResult<vscode.DebugConfiguration> {
-		if (!c.type && vscode.window.activeTextEditor?.document.languageId === 'go') {
-			return { type: ownType, request: 'launch', name: 'mirrord: Go', mode: 'debug', program: '${fileDirname}' }; // there is no launch.json
-		}
+	resolveDebugConfiguration(_: vscode.WorkspaceFolder | undefined, c: vscode.DebugConfiguration): vscode.DebugConfiguration {
+		if (!c.type && vscode.window.activeTextEditor?.document.languageId === 'go') return ownLaunch('${fileDirname}'); // there is no launch.json
 		return { ...c, mode: c['mode'] ?? 'debug', program: c['program'] ?? '${workspaceFolder}' };
 	}
 
+	/** A package is built, and its program runs, in the package's directory. */
 	async resolveDebugConfigurationWithSubstitutedVariables(_: vscode.WorkspaceFolder | undefined, c: vscode.DebugConfiguration): Promise<vscode.DebugConfiguration> {
-		const { statSync } = await import('node:fs');
-		const dir = (p: string) => { try { return statSync(p).isDirectory() ? p : p.slice(0, p.lastIndexOf('/')); } catch { return undefined; } };
-		const program = String(c['program']);
 		if (c['mode'] === 'exec' || c['dlvCwd']) return c;
-		const build = dir(program);
-		return build ? { ...c, dlvCwd: build, cwd: c['cwd'] ?? build } : c; // else Delve says what is wrong with it
+		const program = String(c['program']);
+		const found = await fs.stat(program).catch(() => undefined);
+		if (!found) return c; // Delve says what is wrong with it
+		const dir = found.isDirectory() ? program : path.dirname(program);
+		return { ...c, dlvCwd: dir, cwd: c['cwd'] ?? dir };
 	}
+}
+
+function ownLaunch(program: string): vscode.DebugConfiguration {
+	return { type: ownType, request: 'launch', name: 'mirrord: Go', mode: 'debug', program };
 }

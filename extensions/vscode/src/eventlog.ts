@@ -2,19 +2,18 @@ import * as vscode from 'vscode';
 import type { SessionEvent } from './protocol';
 import { requestLine } from './traffic';
 
-const kept = 1000; // lines
+const kept = 1000; // events of a session
 
 /** What has happened in each session, as text, for who wants to see it. */
 export class EventLog {
-	private readonly lines = new Map<string, string[]>();
+	private readonly past = new Map<string, SessionEvent[]>(); // made to text when it is shown
 	private readonly channels = new Map<string, vscode.OutputChannel>();
 
 	take(e: SessionEvent): void {
-		const line = eventLine(e);
-		const list = this.lines.get(e.session) ?? [];
-		if (list.push(line) > kept) list.shift();
-		this.lines.set(e.session, list);
-		this.channels.get(e.session)?.appendLine(line);
+		const list = this.past.get(e.session) ?? [];
+		if (list.push(e) > kept) list.shift();
+		this.past.set(e.session, list);
+		this.channels.get(e.session)?.appendLine(eventLine(e));
 	}
 
 	show(session: string, target: string): void {
@@ -22,13 +21,13 @@ export class EventLog {
 		if (!channel) {
 			channel = vscode.window.createOutputChannel(`mirrord: ${target}`);
 			this.channels.set(session, channel);
-			for (const line of this.lines.get(session) ?? []) channel.appendLine(line);
+			for (const e of this.past.get(session) ?? []) channel.appendLine(eventLine(e));
 		}
 		channel.show();
 	}
 
 	/** Forgets a session that has ended, unless its log is shown. */
-	forget(session: string): void { if (!this.channels.has(session)) this.lines.delete(session); }
+	forget(session: string): void { if (!this.channels.has(session)) this.past.delete(session); }
 
 	dispose(): void { this.channels.forEach((c) => c.dispose()); }
 }

@@ -16,7 +16,6 @@ export interface Tools {
 	lldb: string; // of the script that LLDB imports
 	/** Makes an executable file that runs program in the session, and returns its path. */
 	wrapper(program: string, nativeDebugger: boolean): Promise<string>;
-	executable(path: string): Promise<boolean>;
 }
 
 /** The variable that names the session to our dlv. */
@@ -69,7 +68,7 @@ export function merge(base: NodeJS.ProcessEnv, own: Record<string, string | null
  * Why a launch cannot be put into a session, "" if it can: where its program is
  * started by something that we do not start, it would run outside.
  */
-export async function unsupported(c: Launch, tools: Pick<Tools, 'executable'>): Promise<string> {
+export async function unsupported(c: Launch, executable: (file: string) => Promise<boolean>): Promise<string> {
 	if (c.type === ownType) return c.request === 'launch' ? '' : 'a running process cannot be put into the context of a target';
 	if (c['debugServer'] || c['attachSimplePort']) return 'it connects to a debugger that runs already';
 	if (c.type === 'go') return c['mode'] === 'remote' || c['port'] || c['host'] ? 'it connects to a Delve that runs already' : '';
@@ -77,7 +76,7 @@ export async function unsupported(c: Launch, tools: Pick<Tools, 'executable'>): 
 	if (lldb.includes(c.type)) return c['targetCreateCommands'] || c['processCreateCommands'] || c['launchCommands'] ? 'its own commands start the program' : '';
 	if (isGDB(c)) return c['miDebuggerServerAddress'] || c['pipeTransport'] ? 'its gdb debugs a program of another machine' : '';
 	const program: unknown = c['program'];
-	if (typeof program === 'string' && !native.includes(c.type) && await tools.executable(program)) return '';
+	if (typeof program === 'string' && !native.includes(c.type) && await executable(program)) return '';
 	return `it is not known how launches of type "${c.type}" start their program`;
 }
 

@@ -12,7 +12,7 @@ export class SessionTools {
 
 	/** The tools of a session, until forget(id). */
 	async of(id: string): Promise<Tools> {
-		await (this.swept ??= this.sweep());
+		await (this.swept ??= this.sweep().catch(() => {})); // what could not be swept holds up no launch
 		const mirrord = this.binary();
 		return {
 			mirrord,
@@ -26,12 +26,7 @@ export class SessionTools {
 				await fs.writeFile(file, `#!/bin/sh\nexec ${words.map(quote).join(' ')} "$@"\n`, { mode: 0o755 });
 				return file;
 			},
-			executable: (file) => this.executable(file),
 		};
-	}
-
-	executable(file: string): Promise<boolean> {
-		return fs.access(file, fs.constants.X_OK).then(async () => (await fs.stat(file)).isFile(), () => false);
 	}
 
 	/** Removes the wrappers of sessions whose end no window has heard of. */
@@ -56,4 +51,9 @@ export class SessionTools {
 		await fs.rename(fresh, file); // another launch may do the same
 		return file;
 	}
+}
+
+/** Whether a file can be executed. */
+export function executable(file: string): Promise<boolean> {
+	return fs.access(file, fs.constants.X_OK).then(async () => (await fs.stat(file)).isFile(), () => false);
 }

@@ -8,8 +8,8 @@ const tools: Tools = {
 	dlv: '/store/dlv',
 	lldb: '/ext/lldb/mirrord_lldb.py',
 	wrapper: async (program, native) => `/store/${native ? 'debugger' : 'program'}${program}`,
-	executable: async (file) => file === '/src/server',
 };
+const executable = async (file: string) => file === '/src/server';
 const exec = ['exec', '--session', '5f3a9c21', '--'];
 const applied = (more: Record<string, unknown>) => apply(launch(more), '5f3a9c21', tools);
 
@@ -82,10 +82,10 @@ describe('a launch in a session', () => {
 			[{ type: 'pwa-node', debugServer: 4711 }, /runs already/],
 			[{ type: 'mirrord-go', request: 'attach' }, /running process/],
 		] as const) {
-			assert.match(await unsupported(launch(more), tools), why, JSON.stringify(more));
+			assert.match(await unsupported(launch(more), executable), why, JSON.stringify(more));
 		}
 		for (const more of [{}, { type: 'node' }, { type: 'debugpy' }, { type: 'java' }, { type: 'cppdbg' }, { type: 'lldb', program: 'server' }, { type: 'other', program: '/src/server' }, { type: 'php', runtimeExecutable: 'php' }]) {
-			assert.equal(await unsupported(launch(more), tools), '', JSON.stringify(more));
+			assert.equal(await unsupported(launch(more), executable), '', JSON.stringify(more));
 		}
 	});
 });
