@@ -185,6 +185,24 @@ func TestCannotStart(t *testing.T) {
 	}
 }
 
+// An agent that lacks what the target may do with files says so.
+func TestCannotAct(t *testing.T) {
+	p := newPod(t)
+	for name, test := range map[string]struct{ env, want string }{
+		"all there":       {"", ""},
+		"no DAC_OVERRIDE": {fmt.Sprintf("%s=%d", dropVar, unix.CAP_DAC_OVERRIDE), "lacks: DAC_OVERRIDE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := start(t, []string{test.env}, "--pid", strconv.Itoa(p.pid))
+			_, hello := agenttest.New(t, a.addr)
+			i := slices.IndexFunc(hello.Abilities, func(a protocol.Ability) bool { return a.Name == protocol.AbilityWrite })
+			if i < 0 || !strings.Contains(hello.Abilities[i].Err, test.want) || (test.want == "") != (hello.Abilities[i].Err == "") {
+				t.Errorf("abilities: %+v", hello.Abilities)
+			}
+		})
+	}
+}
+
 // Without the capability to steal the rest is served, and the hello says so.
 func TestCannotSteal(t *testing.T) {
 	agenttest.Namespace(t)

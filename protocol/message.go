@@ -220,6 +220,7 @@ const (
 	AbilityTarget   = "target"    // find the target's process, read its environment and root
 	AbilityNetwork  = "network"   // enter its network namespace
 	AbilitySkLookup = "sk_lookup" // steal ports by a BPF sk_lookup program
+	AbilityWrite    = "write"     // change files as the target's user, with its capabilities
 )
 
 // Attr is what statx(2) tells of a file of the target. Times are Unix nanoseconds.

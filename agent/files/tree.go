@@ -1,12 +1,12 @@
 // Package files answers for the target's files: names are resolved in the
 // target's root by the kernel, never followed out of it.
 //
-// Permissions: the agent may read everything, and has no capability to become
-// another user. So it judges by mode bits what the user of the target's
-// process may do, where that user lacks the capabilities to pass them by: the
-// file's own bits, and the search bits of the directories of its resolved
-// path. It knows nothing of ACLs, nor asks the directories of symlinks on the
-// way.
+// Permissions: what changes files is done as the user of the target's process.
+// For reading, which needs no more than one capability, the agent judges by
+// mode bits what that user may do, where it lacks the capabilities to pass them
+// by: the file's own bits, and the search bits of the directories of its
+// resolved path. There it knows nothing of ACLs, nor asks the directories of
+// symlinks on the way.
 //
 // Only regular files and directories are opened. A FIFO, device or socket is
 // refused with ENXIO, as open(2) refuses a socket; it is never touched.
@@ -28,12 +28,15 @@ import (
 
 // A Tree is the target's file tree as its user sees it.
 type Tree struct {
-	root *os.File // O_PATH
-	user target.User
+	root   *os.File // O_PATH
+	user   target.User
+	acting acting
 }
 
 // New makes the tree below root, which must stay open.
-func New(root *os.File, user target.User) *Tree { return &Tree{root: root, user: user} }
+func New(root *os.File, user target.User) *Tree {
+	return &Tree{root: root, user: user, acting: newActing(user)}
+}
 
 // A node is a file that was found, opened with O_PATH.
 type node struct {

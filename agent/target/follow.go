@@ -113,8 +113,18 @@ func (t *Target) wait(ctx context.Context) error {
 
 // joined reports whether a process is in the network namespace of this one.
 func joined(proc *os.File) (bool, error) {
+	return shares(proc, "net")
+}
+
+// foreign reports whether a process is in another user namespace.
+func foreign(proc *os.File) (bool, error) {
+	same, err := shares(proc, "user")
+	return err == nil && !same, err
+}
+
+func shares(proc *os.File, namespace string) (bool, error) {
 	var theirs, ours unix.Stat_t
-	if err := errors.Join(unix.Fstatat(int(proc.Fd()), "ns/net", &theirs, 0), unix.Stat("/proc/self/ns/net", &ours)); err != nil {
+	if err := errors.Join(unix.Fstatat(int(proc.Fd()), "ns/"+namespace, &theirs, 0), unix.Stat("/proc/self/ns/"+namespace, &ours)); err != nil {
 		return false, wanting(err)
 	}
 	return theirs.Dev == ours.Dev && theirs.Ino == ours.Ino, nil

@@ -53,6 +53,9 @@ func open(proc *os.File) (*Target, error) {
 	if t.User, err = parseUser(status); err != nil {
 		return nil, fmt.Errorf("reading user of process %d: %w", pid, err)
 	}
+	if t.User.Foreign, err = foreign(proc); err != nil {
+		return nil, fmt.Errorf("looking at user namespace of process %d: %w", pid, err)
+	}
 	root, err := unix.Openat(int(proc.Fd()), "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening root of process %d: %w", pid, wanting(err))

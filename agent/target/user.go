@@ -16,6 +16,7 @@ type User struct {
 	UID, GID uint32 // those of the file system
 	Groups   []uint32
 	Caps     uint64 // effective capabilities
+	Foreign  bool   // they are those of another user namespace than the agent's
 }
 
 // Can reports whether the user has one of the capabilities.

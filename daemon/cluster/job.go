@@ -63,8 +63,12 @@ type AgentSpec struct {
 }
 
 // capabilities is what the agent needs to enter the target's namespaces, read
-// its files and take over its ports (never privileged).
-var capabilities = []corev1.Capability{"SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH", "KILL"}
+// its files and take over its ports (never privileged); then to change files as
+// the target's user, with what a container's root has for files and no more.
+var capabilities = []corev1.Capability{
+	"SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH", "KILL",
+	"SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID",
+}
 
 // jobName is the same for everybody who wants this agent, also after the
 // container's restart, which an agent lives through.

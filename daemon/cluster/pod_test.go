@@ -112,7 +112,7 @@ func TestJob(t *testing.T) {
 	if pod.Spec.NodeName != "n1" || !pod.Spec.HostPID || *pod.Spec.AutomountServiceAccountToken {
 		t.Errorf("pod spec %+v", pod.Spec)
 	}
-	want := []corev1.Capability{"SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "DAC_READ_SEARCH", "KILL"}
+	want := []corev1.Capability{"SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "DAC_READ_SEARCH", "KILL", "SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"}
 	if got := pod.Spec.Containers[0].SecurityContext.Capabilities.Add; !slices.Equal(got, want) {
 		t.Errorf("capabilities %v, want %v", got, want)
 	}
