@@ -11,12 +11,13 @@ var (
 	modeLocal     = Verdict{Kind: Local, Rule: "fs mode local"}
 	modeOverrides = Verdict{Kind: Local, Rule: "fs mode localwithoverrides"}
 	modeRead      = Verdict{Kind: Remote, Rule: "fs mode read"}
-	modeWrite     = Verdict{Kind: Remote, Rule: "fs mode write"}
+	modeWrite     = Verdict{Kind: Remote, Rule: "fs mode write", Writable: true}
 	resolver      = Verdict{Kind: Remote, Rule: "dns: the resolver's files"}
 	resolverOff   = Verdict{Kind: Local, Rule: "dns is off"}
 	notFound      = Verdict{Kind: NotFound, Rule: "default not_found set"}
 	readOnly      = Verdict{Kind: Remote, Rule: "default read_only set"}
 	mounted       = Verdict{Kind: Remote, Rule: "volume mount of the target"}
+	mountWritable = Verdict{Kind: Remote, Rule: "volume mount of the target, fs mode write", Writable: true}
 	defaultLocal  = Verdict{Kind: Local, Rule: "default local set"}
 	ownPlace      = Verdict{Kind: Local, Rule: "the debuggee's own directory, program, home or temporary files"}
 	leading       = Verdict{Kind: Local, Rule: "leads to the debuggee's own directory or program"}
@@ -135,7 +136,11 @@ func (p *Policy) defaults(name, root string) Verdict {
 		return leading
 	}
 	for _, dir := range p.mounts {
-		if below(name, dir) {
+		switch {
+		case !below(name, dir):
+		case p.set.FSMode == "write":
+			return mountWritable
+		default:
 			return mounted
 		}
 	}

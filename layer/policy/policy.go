@@ -15,6 +15,11 @@
 //  8. default local: code, libraries, the machine's directories
 //  9. the mode
 //
+// A Remote path may be changed by mode write, and in each mode where the user's
+// read_write says so. What else is Remote is for reading: read_only, the default
+// read-only set, the resolver's files, and all in the other modes, where the
+// peer writes locally. That a path is Remote for its ".." alone gives no right.
+//
 // What differs from the peer: a volume mount comes before the default local set
 // (a ConfigMap at /etc/shop is what one wants to see), but the debuggee's own
 // places come before both (else a pod's volume at /tmp or /src would hide the
@@ -50,6 +55,18 @@ type Verdict struct {
 	Kind Kind
 	Rule string
 	Path string // the path to use instead, where a mapping applies
+	// Writable: a Remote path may be changed, as far as the target's user may.
+	Writable bool
+}
+
+func (v Verdict) String() string {
+	switch {
+	case v.Kind == Remote && v.Writable:
+		return "remote, read-write"
+	case v.Kind == Remote:
+		return "remote, read-only"
+	}
+	return v.Kind.String()
 }
 
 // A Client is what a policy must know of the debuggee's surroundings.
@@ -88,10 +105,10 @@ func New(set ide.Policy, c Client) (*Policy, error) {
 		return nil, fmt.Errorf("fs mode %q is not local, localwithoverrides, read or write", set.FSMode)
 	}
 	err := errors.Join(
-		p.addRules("not_found", NotFound, set.NotFound),
-		p.addRules("read_write", Remote, set.ReadWrite),
-		p.addRules("read_only", Remote, set.ReadOnly),
-		p.addRules("local", Local, set.Local),
+		p.addRules("not_found", Verdict{Kind: NotFound}, set.NotFound),
+		p.addRules("read_write", Verdict{Kind: Remote, Writable: true}, set.ReadWrite),
+		p.addRules("read_only", Verdict{Kind: Remote}, set.ReadOnly),
+		p.addRules("local", Verdict{Kind: Local}, set.Local),
 		p.addMapping(set.Mapping),
 		p.addExempt(set.OutgoingLocal),
 	)

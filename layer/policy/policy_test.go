@@ -40,6 +40,11 @@ func TestPath(t *testing.T) {
 	mode := func(m string, dns bool) *Policy {
 		return newPolicy(t, func(s *ide.Policy) { s.FSMode, s.DNS = m, dns })
 	}
+	userWrite := newPolicy(t, func(s *ide.Policy) {
+		s.FSMode, s.ReadWrite, s.ReadOnly = "write", []string{`^/etc/ssl`}, []string{`^/app/fixed`}
+		s.Mapping = map[string]string{`^/usr/map/(.*)`: "/app/$1"}
+	})
+	overrides := newPolicy(t, func(s *ide.Policy) { s.FSMode, s.ReadWrite = "localwithoverrides", []string{`^/data`} })
 	for _, tt := range []struct {
 		p    *Policy
 		path string
@@ -101,7 +106,7 @@ func TestPath(t *testing.T) {
 		{read, "", relative},
 		{user, "/app/gone/x", Verdict{Kind: NotFound, Rule: `fs.not_found "^/app/gone"`}},
 		{user, "/app/gone/not", Verdict{Kind: NotFound, Rule: `fs.not_found "^/app/gone"`}},
-		{user, "/etc/rw/x", Verdict{Kind: Remote, Rule: `fs.read_write "^/etc/rw"`}},
+		{user, "/etc/rw/x", Verdict{Kind: Remote, Rule: `fs.read_write "^/etc/rw"`, Writable: true}},
 		{user, "/usr/share/remote", Verdict{Kind: Remote, Rule: `fs.read_only "^/usr/share/REMOTE"`}},
 		{user, "/lib/x", Verdict{Kind: Remote, Rule: `fs.read_only "^/lib/(?!local)x"`}},
 		{user, "/app/cache/x", Verdict{Kind: Local, Rule: `fs.local "^/app/cache"`}},
@@ -115,9 +120,22 @@ func TestPath(t *testing.T) {
 		{mode("localwithoverrides", true), "/app/x", modeOverrides},
 		{mode("localwithoverrides", true), "/etc/shop/x", mounted},
 		{mode("write", true), "/app/x", modeWrite},
+		{mode("write", true), "/etc/shop/x", mountWritable},
+		{mode("write", true), "/etc/hosts", resolver},
+		{mode("write", true), "/etc/ssl/certs/x", readOnly},
+		{mode("write", true), "/app/../etc/passwd", through},
+		{mode("write", true), "/app/a/../b", modeWrite},
+		{mode("write", true), "/usr/x", defaultLocal},
+		{userWrite, "/app/fixed/x", Verdict{Kind: Remote, Rule: `fs.read_only "^/app/fixed"`}},
+		{userWrite, "/app/x", modeWrite},
+		{userWrite, "/etc/ssl/certs/x", Verdict{Kind: Remote, Rule: `fs.read_write "^/etc/ssl"`, Writable: true}},
+		{userWrite, "/usr/map/x", Verdict{Kind: Remote, Rule: "fs mode write", Path: "/app/x", Writable: true}},
+		{userWrite, "/usr/map/fixed", Verdict{Kind: Remote, Rule: `fs.read_only "^/app/fixed"`, Path: "/app/fixed"}},
+		{overrides, "/data/x", Verdict{Kind: Remote, Rule: `fs.read_write "^/data"`, Writable: true}},
+		{overrides, "/app/x", modeOverrides},
 	} {
 		if got := tt.p.Path(tt.path); got != tt.want {
-			t.Errorf("%s %q: %+v, want %+v", tt.p.set.FSMode, tt.path, got, tt.want)
+			t.Errorf("%s %q: %v by %+q, want %v by %+q", tt.p.set.FSMode, tt.path, got, got.Rule, tt.want, tt.want.Rule)
 		}
 	}
 }

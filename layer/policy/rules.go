@@ -60,7 +60,7 @@ type mapping struct {
 	with string
 }
 
-func (p *Policy) addRules(setting string, kind Kind, patterns []string) error {
+func (p *Policy) addRules(setting string, v Verdict, patterns []string) error {
 	var errs []error
 	for _, text := range patterns {
 		c, err := compile(text)
@@ -68,8 +68,8 @@ func (p *Policy) addRules(setting string, kind Kind, patterns []string) error {
 			errs = append(errs, fmt.Errorf("fs.%s: %w", setting, err))
 			continue
 		}
-		name := fmt.Sprintf("fs.%s %q", setting, text)
-		p.rules = append(p.rules, rule{c, Verdict{Kind: kind, Rule: name}, Verdict{Kind: Refused, Rule: name + " took too long"}})
+		v.Rule = fmt.Sprintf("fs.%s %q", setting, text)
+		p.rules = append(p.rules, rule{c, v, Verdict{Kind: Refused, Rule: v.Rule + " took too long"}})
 	}
 	return errors.Join(errs...)
 }
