@@ -122,7 +122,7 @@ agent:
 			t.Error(err)
 			continue
 		}
-		c.File, c.Key = "", ""
+		c.File, c.Key, c.given = "", "", nil
 		if want == nil {
 			want = c
 		}
