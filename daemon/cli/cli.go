@@ -88,7 +88,7 @@ installed in the cluster but an agent pod while it is needed.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(execCommand(), dlvCommand(), lsCommand(), sessionCommand(), configCommand(), verifyCommand(), daemonCommand(manager), versionCommand())
+	root.AddCommand(execCommand(), dlvCommand(), lsCommand(), sessionCommand(), configCommand(), verifyCommand(), explainCommand(), daemonCommand(manager), versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = false
 	return root
 }

@@ -50,6 +50,7 @@ type Config struct {
 	skipBuild  bool
 	extraBuild []string
 	network    bool
+	given      map[string]given
 	said       bool // Incoming.Mode is file's or overrides' choice, not the default
 }
 

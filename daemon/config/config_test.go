@@ -122,7 +122,7 @@ agent:
 			t.Error(err)
 			continue
 		}
-		c.File, c.Key = "", ""
+		c.File, c.Key, c.given = "", "", nil
 		if want == nil {
 			want = c
 		}
@@ -324,7 +324,7 @@ func TestDefault(t *testing.T) {
 		t.Fatalf("problems %v, %v", r.Problems, err)
 	}
 	got, want := loadAs(t, d.Name, d.Text, ide.Overrides{}), loadAs(t, d.Name, "{}", ide.Overrides{})
-	got.Key, want.Key = "", ""
+	got.Key, want.Key, got.given, want.given = "", "", nil, nil
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Config{}, Agent{})); diff != "" {
 		t.Errorf("it differs from an empty one (-empty +it):\n%s", diff)
 	}

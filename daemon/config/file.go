@@ -26,7 +26,7 @@ var defaultFiles = []string{
 // that would be used if it were not there.
 func locate(client ide.Client, file string) (name, path string, others []string) {
 	if file == "" {
-		file, _ = lookupEnv(client.Env, "MIRRORD_CONFIG_FILE")
+		file, _ = LookupEnv(client.Env, "MIRRORD_CONFIG_FILE")
 	}
 	if file != "" {
 		return file, absolute(file, client), nil
@@ -46,7 +46,7 @@ func locate(client ide.Client, file string) (name, path string, others []string)
 // absolute reads a path as the client would: ~ is its home.
 func absolute(path string, client ide.Client) string {
 	if rest, ok := strings.CutPrefix(path, "~/"); ok {
-		home, _ := lookupEnv(client.Env, "HOME")
+		home, _ := LookupEnv(client.Env, "HOME")
 		return filepath.Join(home, rest)
 	}
 	if filepath.IsAbs(path) {

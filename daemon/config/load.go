@@ -90,6 +90,7 @@ func load(client ide.Client, file string, text *string, o ide.Overrides) (*Confi
 	if o.FSMode != "" {
 		check.given["feature.fs.mode"] = given{key: "--fs-mode"}
 	}
+	c.given = check.given
 	check.limit()
 	c.finish(client)
 	inOrder(check.errors)
@@ -155,11 +156,11 @@ func (c *Config) environment(env []string) {
 		"MIRRORD_IMPERSONATED_TARGET": &c.Target,
 		"MIRRORD_TARGET_NAMESPACE":    &c.Namespace,
 	} {
-		if value, ok := lookupEnv(env, name); ok && value != "" {
+		if value, ok := LookupEnv(env, name); ok && value != "" {
 			*to = value
 		}
 	}
-	if value, ok := lookupEnv(env, "MIRRORD_SKIP_PROCESSES"); ok {
+	if value, ok := LookupEnv(env, "MIRRORD_SKIP_PROCESSES"); ok {
 		c.skip = split(&node{kind: isText, text: value})
 	}
 }

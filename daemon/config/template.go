@@ -68,7 +68,7 @@ func evaluate(expr, key string, client ide.Client) (string, error) {
 	if args["name"] == "" {
 		return "", fmt.Errorf("get_env needs a name")
 	}
-	if value, ok := lookupEnv(client.Env, args["name"]); ok {
+	if value, ok := LookupEnv(client.Env, args["name"]); ok {
 		return value, nil
 	}
 	if value, ok := args["default"]; ok {
@@ -77,7 +77,8 @@ func evaluate(expr, key string, client ide.Client) (string, error) {
 	return "", fmt.Errorf("variable %s is not set, and there is no default", args["name"])
 }
 
-func lookupEnv(env []string, name string) (value string, ok bool) {
+// LookupEnv finds a variable among NAME=value pairs.
+func LookupEnv(env []string, name string) (value string, ok bool) {
 	for _, pair := range env { // the last one counts
 		if n, v, found := strings.Cut(pair, "="); found && n == name {
 			value, ok = v, true
@@ -88,7 +89,7 @@ func lookupEnv(env []string, name string) (value string, ok bool) {
 
 // gitBranch names the branch of the client's directory, or of what the IDE told.
 func gitBranch(client ide.Client) (string, error) {
-	if branch, ok := lookupEnv(client.Env, "MIRRORD_BRANCH_NAME"); ok {
+	if branch, ok := LookupEnv(client.Env, "MIRRORD_BRANCH_NAME"); ok {
 		return branch, nil
 	}
 	for dir := client.Dir; ; dir = filepath.Dir(dir) {

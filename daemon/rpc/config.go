@@ -17,3 +17,7 @@ func configVerify(k *conn, _ context.Context, p ide.ConfigVerifyParams) (ide.Con
 func configDefault(k *conn, _ context.Context, _ ide.Empty) (ide.ConfigDefaultResult, error) {
 	return k.server.sessions.DefaultConfig(), nil
 }
+
+func configExplain(k *conn, ctx context.Context, p ide.ConfigExplainParams) (ide.ConfigExplainResult, error) {
+	return k.server.sessions.Explain(ctx, p)
+}

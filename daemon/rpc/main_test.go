@@ -98,6 +98,9 @@ func (f *fake) Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) 
 }
 
 func (f *fake) DefaultConfig() ide.ConfigDefaultResult { return ide.ConfigDefaultResult{} }
+func (f *fake) Explain(context.Context, ide.ConfigExplainParams) (ide.ConfigExplainResult, error) {
+	return ide.ConfigExplainResult{}, nil
+}
 
 func (f *fake) ListFiles(context.Context, ide.FileParams) (ide.FileListResult, error) {
 	return ide.FileListResult{}, nil

@@ -22,6 +22,7 @@ var methods = map[string]method{
 	ide.MethodTargetNamespaces: answer(targetNamespaces),
 	ide.MethodConfigVerify:     answer(configVerify),
 	ide.MethodConfigDefault:    answer(configDefault),
+	ide.MethodConfigExplain:    answer(configExplain),
 	ide.MethodSessionStart:     answer(sessionStart),
 	ide.MethodSessionLaunch:    answer(sessionLaunch),
 	ide.MethodSessionStop:      answer(sessionStop),

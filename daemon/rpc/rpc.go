@@ -23,6 +23,7 @@ type Sessions interface {
 	Namespaces(ctx context.Context, p ide.TargetListParams) (ide.NamespacesResult, error)
 	Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error)
 	DefaultConfig() ide.ConfigDefaultResult
+	Explain(ctx context.Context, p ide.ConfigExplainParams) (ide.ConfigExplainResult, error)
 	Start(ctx context.Context, p ide.SessionStartParams, progress func(message string)) (ide.Session, error)
 	Launch(ctx context.Context, id string) (ide.Launch, error)
 	Restart(ctx context.Context, p ide.SessionRestartParams) (ide.Session, error)

@@ -97,7 +97,7 @@ func (p *Policy) clean(name string) Verdict {
 
 // user applies the user's mapping and rules, then the defaults.
 func (p *Policy) user(name string) Verdict {
-	mapped := p.mapPath(name)
+	mapped, _ := p.Mapped(name)
 	v, ok := p.matchRules(mapped)
 	if !ok {
 		root, _, _ := strings.Cut(mapped[1:], "/")

@@ -276,3 +276,24 @@ func BenchmarkPathUser(b *testing.B) {
 		p.Path("/usr/lib/python3/dist-packages/x/y/z.py")
 	}
 }
+
+// What a verdict says of where it comes from is a setting, and a pattern of it.
+func TestOrigin(t *testing.T) {
+	p, err := New(ide.Policy{FSMode: "read", Local: []string{`^/a "b"`}, OutgoingLocal: []string{"10.0.0.0/8"}, Mounts: []string{"/m"}}, Client{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for v, want := range map[Verdict][2]string{
+		p.Path(`/a "b"/c`): {"feature.fs.local", `^/a "b"`},
+		p.Path("/x"):       {"feature.fs.mode"},
+		p.Path("/m/x"):     {"feature.magic.auto_mount"},
+		p.Path("/usr/x"):   {},
+		p.Connect(TCP, netip.MustParseAddrPort("10.1.1.1:80")): {"feature.network.outgoing.filter.local", "10.0.0.0/8"},
+		p.Connect(TCP, netip.MustParseAddrPort("1.1.1.1:80")):  {"feature.network.outgoing.tcp"},
+		p.Name(): {"feature.network.dns"},
+	} {
+		if setting, pattern := v.Origin(); setting != want[0] || pattern != want[1] {
+			t.Errorf("%v comes from %q %q, want %q", v, setting, pattern, want)
+		}
+	}
+}

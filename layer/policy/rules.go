@@ -57,7 +57,17 @@ type rule struct {
 
 type mapping struct {
 	pattern
+	text string // of the pattern
 	with string
+}
+
+// apply tells what m makes of name. False: nothing.
+func (m *mapping) apply(name string) (to string, ok bool) {
+	if ok, err := m.match(name); err != nil || !ok {
+		return "", false
+	}
+	to, err := m.replace(name, m.with)
+	return to, err == nil && len(to) > 0 && to[0] == '/'
 }
 
 func (p *Policy) addRules(setting string, v Verdict, patterns []string) error {
@@ -83,7 +93,7 @@ func (p *Policy) addMapping(m map[string]string) error {
 			errs = append(errs, fmt.Errorf("fs.mapping: %w", err))
 			continue
 		}
-		p.mapping = append(p.mapping, mapping{c, m[text]})
+		p.mapping = append(p.mapping, mapping{c, text, m[text]})
 	}
 	return errors.Join(errs...)
 }
@@ -98,19 +108,6 @@ func (p *Policy) matchRules(name string) (Verdict, bool) {
 		}
 	}
 	return Verdict{}, false
-}
-
-// mapPath rewrites name by the first mapping that matches it.
-func (p *Policy) mapPath(name string) string {
-	for _, m := range p.mapping {
-		if ok, err := m.match(name); err != nil || !ok {
-			continue
-		}
-		if to, err := m.replace(name, m.with); err == nil && len(to) > 0 && to[0] == '/' {
-			return to
-		}
-	}
-	return name
 }
 
 // cacheSize bounds the cache; programs open few paths, and those often.

@@ -18,6 +18,7 @@ const (
 	MethodTargetNamespaces = "target/namespaces" // TargetListParams, NamespacesResult
 	MethodConfigVerify     = "config/verify"     // ConfigVerifyParams, ConfigVerifyResult
 	MethodConfigDefault    = "config/default"    // Empty, ConfigDefaultResult
+	MethodConfigExplain    = "config/explain"    // ConfigExplainParams, ConfigExplainResult
 	MethodSessionStart     = "session/start"     // SessionStartParams, Session
 	MethodSessionLaunch    = "session/launch"    // SessionID, Launch
 	MethodSessionStop      = "session/stop"      // SessionID, Empty
@@ -65,6 +66,13 @@ const (
 	FileDirectory = "directory"
 	FileSymlink   = "symlink"
 	FileOther     = "other" // a device, a FIFO, a socket
+)
+
+// What config/explain explains.
+const (
+	ExplainPath    = "path"    // an absolute path, or one relative to the client's directory
+	ExplainConnect = "connect" // [tcp://|udp://]ADDRESS:PORT or unix:PATH
+	ExplainName    = "name"    // of a host
 )
 
 // Kinds of a SessionEvent.
@@ -190,6 +198,31 @@ type (
 		Key     string `json:"key"`
 		Message string `json:"message"`
 		Warning bool   `json:"warning,omitempty"`
+	}
+
+	// ConfigExplainParams: what would a call of a debuggee come to that does this?
+	// Session, if it is not "", stands for file and overrides. The cluster is asked
+	// only where the overrides name a target: for its volume mounts.
+	ConfigExplainParams struct {
+		Client     Client    `json:"client"`
+		ConfigFile string    `json:"configFile,omitempty"`
+		Overrides  Overrides `json:"overrides"`
+		Session    string    `json:"session,omitempty"`
+		Kind       string    `json:"kind"` // an Explain constant
+		Subject    string    `json:"subject"`
+	}
+	ConfigExplainResult struct {
+		Kind    string `json:"kind"`
+		Subject string `json:"subject"` // a path is absolute
+		Verdict string `json:"verdict"` // local, remote, not found or refused
+		Rule    string `json:"rule"`
+		Setting string `json:"setting,omitempty"` // that the rule comes from; "": it is built in
+		From    string `json:"from,omitempty"`    // where that stands: FILE:LINE:COLUMN or a flag; "": nowhere, it is the default
+		// Path is used instead of Subject, and MappedBy where it says so.
+		Path     string   `json:"path,omitempty"`
+		MappedBy string   `json:"mappedBy,omitempty"`
+		Notes    []string `json:"notes,omitempty"` // what could not be known
+		Warnings []string `json:"warnings,omitempty"`
 	}
 
 	// SessionStartParams: the session lives while this connection or a

@@ -36,9 +36,14 @@ func messages() map[string]any {
 		MethodConfigVerify + " result":     ConfigVerifyResult{Problems: []Problem{{File: "mirrord.json", Line: 2, Column: 14, Key: "feature.fs.mode", Message: `"reed" is none of local, localwithoverrides, read, write`}}, ConfigFile: "/home/dev/shop/.mirrord/mirrord.json", Target: "deployment/web", Namespace: "shop", Incoming: "steal"},
 		MethodConfigDefault:                Empty{},
 		MethodConfigDefault + " result":    ConfigDefaultResult{Name: "mirrord.yaml", Text: "target: deployment/web\n"},
-		MethodSessionStart:                 SessionStartParams{Client: client, Overrides: overrides, Tied: true, Progress: "p1"},
-		MethodSessionStart + " result":     session,
-		MethodSessionLaunch:                SessionID{ID: "5f3a9c21"},
+		MethodConfigExplain:                ConfigExplainParams{Client: client, ConfigFile: ".mirrord/mirrord.json", Overrides: Overrides{FSMode: "read"}, Kind: ExplainPath, Subject: "/srv/data"},
+		MethodConfigExplain + " result": ConfigExplainResult{
+			Kind: ExplainPath, Subject: "/srv/data", Verdict: "remote", Rule: `fs.read_only "^/data"`, Setting: "feature.fs.read_only", From: "mirrord.json:4:20",
+			Path: "/data", MappedBy: "mirrord.json:5:16", Notes: []string{"volumes mounted by the target are not known: name it with --target"},
+		},
+		MethodSessionStart:             SessionStartParams{Client: client, Overrides: overrides, Tied: true, Progress: "p1"},
+		MethodSessionStart + " result": session,
+		MethodSessionLaunch:            SessionID{ID: "5f3a9c21"},
 		MethodSessionLaunch + " result": Launch{
 			Session: session, Hostname: "web-1", Addrs: []string{"10.244.0.7"}, Env: map[string]string{"SHOP_GREETING": "hello"}, Unset: []string{"AWS_PROFILE"},
 			Policy: Policy{FSMode: "read", Mounts: []string{"/etc/shop"}, Steal: true, OutgoingTCP: true, OutgoingUDP: true, DNS: true, Hostname: true, SkipProcesses: []string{"go"}},

@@ -1,0 +1,158 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path"
+	"strings"
+
+	"mirrord/daemon/cluster"
+	"mirrord/daemon/config"
+	"mirrord/layer/policy"
+	"mirrord/protocol/ide"
+)
+
+// Explain tells what a call of a debuggee comes to, by the same policy that its
+// launcher decides by.
+func (m *Manager) Explain(ctx context.Context, p ide.ConfigExplainParams) (ide.ConfigExplainResult, error) {
+	e := explanation{ConfigExplainResult: ide.ConfigExplainResult{Kind: p.Kind, Subject: p.Subject}}
+	set, err := m.explained(ctx, p, &e)
+	if err != nil {
+		return ide.ConfigExplainResult{}, err
+	}
+	home, _ := config.LookupEnv(p.Client.Env, "HOME")
+	temp, _ := config.LookupEnv(p.Client.Env, "TMPDIR")
+	e.policy, err = policy.New(set, policy.Client{Home: home, Dir: p.Client.Dir, Temp: temp})
+	if err != nil {
+		return ide.ConfigExplainResult{}, configError(err)
+	}
+	switch p.Kind {
+	case ide.ExplainPath:
+		e.path(p.Client.Dir)
+	case ide.ExplainConnect:
+		err = e.connect()
+	case ide.ExplainName:
+		e.name()
+	default:
+		err = badSubject("explaining %q: it is none of %s, %s, %s", p.Kind, ide.ExplainPath, ide.ExplainConnect, ide.ExplainName)
+	}
+	return e.ConfigExplainResult, err
+}
+
+func badSubject(format string, args ...any) error {
+	return &ide.Error{Code: ide.CodeParams, Msg: fmt.Sprintf(format, args...)}
+}
+
+// An explanation is on its way to its result.
+type explanation struct {
+	ide.ConfigExplainResult
+	config *config.Config
+	policy *policy.Policy
+	mounts bool // those of the target are known
+}
+
+// explained is the policy that is meant.
+func (m *Manager) explained(ctx context.Context, p ide.ConfigExplainParams, e *explanation) (ide.Policy, error) {
+	if p.Session != "" {
+		s, err := m.session(p.Session)
+		if err != nil {
+			return ide.Policy{}, err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		e.config, e.mounts = s.config, true
+		return s.launch.Policy, nil
+	}
+	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	if err != nil {
+		return ide.Policy{}, configError(err)
+	}
+	e.config, e.Warnings = cfg, warnings(cfg)
+	if p.Overrides.Target == "" || cfg.Targetless || p.Kind != ide.ExplainPath {
+		e.mounts = cfg.Targetless || cfg.Agent.Address != ""
+		return cfg.Policy(nil), nil
+	}
+	t, err := m.find(ctx, cfg, p.Client)
+	if err != nil {
+		return ide.Policy{}, clusterError(err)
+	}
+	e.mounts = true
+	return cfg.Policy(t.Mounts), nil
+}
+
+// find looks the configuration's target up; no agent is needed for that.
+func (m *Manager) find(ctx context.Context, cfg *config.Config, client ide.Client) (*cluster.Target, error) {
+	at, err := cluster.ParseTarget(cfg.Target)
+	if err != nil {
+		return nil, err
+	}
+	c, err := cluster.Open(ctx, m.log, access(cfg, client))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.Resolve(ctx, at)
+}
+
+func (e *explanation) is(v policy.Verdict) {
+	e.Verdict, e.Rule = v.Kind.String(), v.Rule
+	setting, pattern := v.Origin()
+	if setting != "" {
+		e.From, e.Setting = e.config.Origin(setting, pattern)
+	}
+}
+
+func (e *explanation) path(dir string) {
+	if !path.IsAbs(e.Subject) {
+		e.Subject = strings.TrimSuffix(dir, "/") + "/" + e.Subject
+	}
+	v := e.policy.Path(e.Subject)
+	e.is(v)
+	if v.Path != "" {
+		_, pattern := e.policy.Mapped(path.Clean(e.Subject))
+		at, key := e.config.Origin("feature.fs.mapping", pattern)
+		e.Path, e.MappedBy = v.Path, at+": "+key
+		if v.Kind == policy.Local {
+			e.Verdict = policy.Refused.String()
+			e.Notes = append(e.Notes, "it is mapped to a path of this machine, which only the target's may be")
+		}
+	}
+	if !e.mounts && e.config.AutoMount && v.MayBeMounted() {
+		e.Notes = append(e.Notes, "if the target has a volume mounted there it is remote: name the target with --target to know")
+	}
+}
+
+// connect explains [tcp://|udp://]ADDRESS:PORT and unix:PATH.
+func (e *explanation) connect() error {
+	if at, ok := strings.CutPrefix(e.Subject, "unix:"); ok {
+		e.is(e.policy.Unix(at))
+		return nil
+	}
+	proto, text := policy.TCP, e.Subject
+	switch scheme, rest, ok := strings.Cut(e.Subject, "://"); {
+	case ok && scheme == "udp":
+		proto, text = policy.UDP, rest
+	case ok && scheme == "tcp":
+		text = rest
+	case ok:
+		return badSubject("explaining a connection to %q: %q is not tcp or udp", e.Subject, scheme)
+	}
+	if port, ok := strings.CutPrefix(text, "localhost:"); ok {
+		text = "127.0.0.1:" + port
+	}
+	to, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return badSubject("explaining a connection to %q: it is not ADDRESS:PORT; what a debuggee connects to is an address, which it has from a name before", e.Subject)
+	}
+	e.is(e.policy.Connect(proto, to))
+	return nil
+}
+
+func (e *explanation) name() {
+	if _, err := netip.ParseAddr(e.Subject); err == nil {
+		e.is(policy.Verdict{Kind: policy.Local, Rule: "an address, which nobody looks up"})
+		return
+	}
+	e.is(e.policy.Name())
+}
