@@ -58,6 +58,17 @@ export class Debugging {
 		await this.window.quickPick.choose(name);
 	}
 
+	/**
+	 * Starts F5's configuration without debugging, up to a picker. While VS Code
+	 * still ends the launch before, it does not hear the keys.
+	 */
+	async startWithout(): Promise<void> {
+		await until('a picker', async () => {
+			await this.window.press('Control+F5');
+			return this.window.quickPick.box.waitFor({ timeout: 2000 }).then(() => true, () => false);
+		});
+	}
+
 	/** Waits until a debuggee has stopped and its line is shown. */
 	async paused(): Promise<void> {
 		await this.toolbar.locator('.codicon-debug-continue').first().waitFor();

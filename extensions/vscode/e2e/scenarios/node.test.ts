@@ -56,7 +56,7 @@ suite.scenario('node: in a terminal, by npm, without debugging', async () => {
 	await w.quickPick.titled(pickerTitle);
 	await w.quickPick.escape();
 	await w.debugging.clearConsole();
-	await w.press('Control+F5');
+	await w.debugging.startWithout();
 	await pick(w, 'deployment/web');
 	await w.debugging.ended();
 	await w.debugging.prints(/shop node on web-.*: hello from the cluster/);

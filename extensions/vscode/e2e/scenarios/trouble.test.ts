@@ -78,6 +78,36 @@ suite.scenario('trouble: a wrong configuration is told where it is wrong, and ho
 	await w.notifications.clear();
 });
 
+suite.scenario('trouble: a message can be silenced, and heard again', async () => {
+	await w.debugging.start('web');
+	await w.notifications.click(/tarjet/, "Don't Show Again");
+	await w.notifications.none();
+	await w.debugging.start('web');
+	await w.statusShows(statusId, /mirrord: trouble/); // it still shows, and the log has it
+	await w.notifications.none();
+	await w.command('mirrord: Show All Messages Again');
+	await w.notifications.shows(/all messages are shown again/);
+	await w.notifications.clear();
+	await w.debugging.start('web');
+	await w.notifications.shows(/tarjet/);
+	await w.notifications.clear();
+});
+
+suite.scenario('trouble: a configuration is created, in order, and not overwritten', async () => {
+	fs.rmSync(path.join(folder, '.mirrord'), { recursive: true });
+	await w.command('mirrord: Create Configuration');
+	await w.tab('mirrord.yaml').waitFor();
+	assert.match(await w.editorText(), /^#.*\n/);
+	const file = path.join(folder, '.mirrord/mirrord.yaml');
+	const text = fs.readFileSync(file, 'utf8');
+	await until('no problem', async () => !(await w.problems()).some(p => /mirrord\.ya?ml|Ln \d/.test(p)));
+	await w.shot('created');
+	fs.writeFileSync(file, text + '# mine\n');
+	await w.command('mirrord: Create Configuration');
+	await w.tab('mirrord.yaml').waitFor();
+	assert.equal(fs.readFileSync(file, 'utf8'), text + '# mine\n');
+});
+
 suite.scenario('trouble: no cluster is told, and another can be chosen', async () => {
 	fs.rmSync(path.join(folder, '.mirrord'), { recursive: true });
 	await w.inside.settings({ 'mirrord.kubeconfig': '/nowhere/kubeconfig' });

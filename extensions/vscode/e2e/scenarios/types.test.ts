@@ -68,7 +68,7 @@ suite.scenario('types: go tests, and without debugging', async () => {
 	await w.quickPick.titled(pickerTitle);
 	await w.quickPick.escape();
 	await w.debugging.clearConsole();
-	await w.press('Control+F5');
+	await w.debugging.startWithout();
 	await pick(w, 'deployment/web');
 	await w.debugging.prints(/shop go on web-.*: hello from the cluster/);
 	await w.debugging.ended();
