@@ -7,7 +7,8 @@ package protocol
 //
 //   - 1: first version
 //   - 2: two links per client
-const Version = 2
+//   - 3: files are changed
+const Version = 3
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
 // same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.
@@ -32,11 +33,14 @@ const (
 	KindSteal    Kind = 12 // take over a TCP port for as long as the stream is open
 	KindIncoming Kind = 13 // from the agent: a stolen connection, then its bytes
 	KindWatch    Kind = 14 // hear which leases have expired, for as long as the stream is open
+	KindChange   Kind = 15 // change files by name: mkdir(2) and its kin
+	KindStatfs   Kind = 17 // statfs(2) of a path
 )
 
 var kindNames = []string{
 	"error", "hello", "environ", "open", "read", "readdir", "close", "stat",
 	"readlink", "access", "connect", "datagram", "steal", "incoming", "watch",
+	"change", "write", "statfs",
 }
 
 func (k Kind) String() string {
@@ -51,5 +55,6 @@ func ClientKinds() []Kind {
 	return []Kind{
 		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
 		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
+		KindChange, KindStatfs,
 	}
 }

@@ -45,12 +45,13 @@ type Leases struct {
 	seq   uint64               // guarded by mu; of the last Expired
 	last  uint64               // guarded by mu; id
 	older uint64               // guarded by mu; leases up to this id are of the older half
-	aging bool                 // guarded by mu; Next wakes when the older half's time is over
+	due   time.Time            // guarded by mu; Next wakes when the older half's time is over; zero: there is none
 	dirs  map[string]*watched  // guarded by mu; by resolved path
 	byWD  map[int32]*watched   // guarded by mu
 	given map[uint64][]entry   // guarded by mu; by id
 	loud  map[string]time.Time // guarded by mu; directories not watched, until then
 	all   bool                 // guarded by mu; all have expired since the last Expired
+	owed  bool                 // guarded by mu; another Expired was promised, and Next woken
 	dead  map[uint64]struct{}  // guarded by mu; expired since the last Expired
 }
 
@@ -58,6 +59,8 @@ type Leases struct {
 type watched struct {
 	dir   *os.File // O_PATH
 	path  string   // resolved, in the target
+	dev   uint64
+	ino   uint64
 	wd    int32
 	names map[string]map[uint64]struct{} // leases that rest on the entry
 
@@ -120,23 +123,30 @@ func (l *Leases) Next() (protocol.Expired, error) {
 func (l *Leases) sweep() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if time.Now().Before(l.due) || l.due.IsZero() { // it is woken because of owed
+		_ = l.file.SetReadDeadline(l.due)
+		return
+	}
 	for id := range l.given {
 		if id <= l.older {
 			l.expire(id)
 		}
 	}
-	l.older, l.aging = l.last, false
-	_ = l.file.SetReadDeadline(time.Time{})
+	l.older, l.due = l.last, time.Time{}
 	if len(l.given) > 0 {
 		l.grow()
 	}
+	_ = l.file.SetReadDeadline(l.due)
 }
 
 // grow has Next sweep some time later. The caller has mu.
 func (l *Leases) grow() {
-	if !l.aging {
-		l.aging = true
-		_ = l.file.SetReadDeadline(time.Now().Add(l.age))
+	if !l.due.IsZero() {
+		return
+	}
+	l.due = time.Now().Add(l.age)
+	if !l.owed { // or Next might not wake; it sets the deadline
+		_ = l.file.SetReadDeadline(l.due)
 	}
 }
 
@@ -166,9 +176,10 @@ func (l *Leases) events(b []byte) (e protocol.Expired, any bool) {
 	case len(l.dead) > maxExpired:
 		e.All = true
 		l.clear()
-	case !e.All && len(l.dead) == 0:
+	case !e.All && !l.owed && len(l.dead) == 0:
 		return e, false
 	}
+	l.owed = false
 	for id := range l.dead {
 		e.IDs = append(e.IDs, id)
 	}

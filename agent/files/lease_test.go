@@ -128,7 +128,7 @@ func TestLeasesAge(t *testing.T) {
 		}
 	}
 	l.mu.Lock()
-	aging, younger := l.aging, len(l.given)
+	aging, younger := !l.due.IsZero(), len(l.given)
 	l.mu.Unlock()
 	if aging || younger > 0 {
 		t.Errorf("without leases: aging %v, %d", aging, younger)
@@ -295,5 +295,86 @@ func TestHungMount(t *testing.T) {
 	case <-done:
 	case <-time.After(20 * time.Second):
 		t.Error("another hangs, too")
+	}
+}
+
+// Whoever has changed a file knows when what it keeps is true again.
+func TestChangeSettles(t *testing.T) {
+	asRoot(t)
+	for name, test := range map[string]struct {
+		path   string
+		change protocol.Change
+	}{
+		"made":              {"/new", protocol.Change{Op: protocol.ChangeMkdir, Path: "/new"}},
+		"made above":        {"/new/file", protocol.Change{Op: protocol.ChangeMkdir, Path: "/etc/../new"}},
+		"removed":           {"/empty", protocol.Change{Op: protocol.ChangeUnlink, Path: "/empty"}},
+		"renamed":           {"/empty", protocol.Change{Op: protocol.ChangeRename, Path: "/empty", Other: "/new"}},
+		"replaced":          {"/empty", protocol.Change{Op: protocol.ChangeRename, Path: "/secret", Other: "/empty"}},
+		"renamed above":     {"/etc/shop/config.yaml", protocol.Change{Op: protocol.ChangeRename, Path: "/etc", Other: "/new"}},
+		"renamed above it":  {"/new/shop/config.yaml", protocol.Change{Op: protocol.ChangeRename, Path: "/etc", Other: "/new"}},
+		"a second name":     {"/empty", protocol.Change{Op: protocol.ChangeLink, Path: "/empty", Other: "/new", NoFollow: true}},
+		"mode, by a link":   {"/etc/shop/..2026/config.yaml", protocol.Change{Op: protocol.ChangeMode, Path: "/absolute", Mode: 0o600}},
+		"of a link's file":  {"/absolute", protocol.Change{Op: protocol.ChangeSize, Path: "/etc/shop/config.yaml", Size: 1}},
+		"a link on the way": {"/absolute", protocol.Change{Op: protocol.ChangeUnlink, Path: "/etc/shop/..data"}},
+		"times":             {"/empty", protocol.Change{Op: protocol.ChangeTimes, Path: "/empty"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, h, l := watching(t)
+			kept := lease(t, h, test.path)
+			if kept.ID == 0 {
+				t.Fatalf("no lease of %s", test.path)
+			}
+			reply, _, err := h.Change(test.change)
+			if err != nil || reply.Seq <= kept.Seq {
+				t.Fatalf("%v, lease %+v, answer %+v", err, kept, reply)
+			}
+			gone := false
+			for heard := uint64(0); heard < reply.Seq; {
+				e, err := l.Next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				gone, heard = gone || e.All || slices.Contains(e.IDs, kept.ID), e.Seq
+			}
+			if !gone {
+				t.Errorf("lease %d has not expired", kept.ID)
+			}
+		})
+	}
+}
+
+// Where nothing was kept there is nothing to wait for; and nobody waits in vain.
+func TestChangeSettlesNothing(t *testing.T) {
+	asRoot(t)
+	_, h, l := watching(t)
+	done := make(chan struct{})
+	heard := make(chan uint64, 1000)
+	go func() {
+		defer close(done)
+		for {
+			e, err := l.Next()
+			if err != nil {
+				return
+			}
+			heard <- e.Seq
+		}
+	}()
+	last := uint64(0)
+	for i := range 100 {
+		if i%3 == 0 {
+			lease(t, h, "/empty")
+		}
+		reply, _, err := h.Change(protocol.Change{Op: protocol.ChangeTimes, Path: "/empty"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for last < reply.Seq {
+			last = <-heard
+		}
+	}
+	h.Unwatch(l)
+	<-done
+	if reply, _, err := h.Change(protocol.Change{Op: protocol.ChangeTimes, Path: "/empty"}); err != nil || reply.Seq != 0 {
+		t.Errorf("nobody watches: %+v, %v", reply, err)
 	}
 }

@@ -2,6 +2,7 @@ package files
 
 import (
 	"fmt"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -53,36 +54,36 @@ func (t *Tree) searchable(path string) error {
 	return nil
 }
 
-// Access answers whether the target's user may do what q.Mode says.
+// Access answers whether the target's user may do what q.Mode says. About
+// writing the kernel is asked, as that user.
 func (t *Tree) Access(q protocol.Access) (protocol.AccessReply, []byte, error) {
 	var reply protocol.AccessReply
-	if q.Mode&^(unix.R_OK|unix.W_OK|unix.X_OK) != 0 {
+	switch {
+	case q.Mode&^(unix.R_OK|unix.W_OK|unix.X_OK) != 0:
 		return reply, nil, fmt.Errorf("access mode %#x: %w", q.Mode, unix.EINVAL)
+	case q.Mode&unix.W_OK != 0:
+		return reply, nil, t.act(0, func() error { return t.access(q) })
 	}
 	n, err := t.find(q.Path, 0)
 	if err != nil {
 		return reply, nil, err
 	}
 	defer n.Close()
-	if err := t.permitted(&n.stat, q.Mode); err != nil || q.Mode&unix.W_OK == 0 {
-		return reply, nil, err
-	}
-	return reply, nil, n.writable()
+	return reply, nil, t.permitted(&n.stat, q.Mode)
 }
 
-// writable refuses what lies in a file system mounted for reading only.
-func (n *node) writable() error {
-	switch n.kind() {
-	case unix.S_IFREG, unix.S_IFDIR:
-	default:
-		return nil // writing to it does not write to its file system
+// access asks for whoever this thread is.
+func (t *Tree) access(q protocol.Access) error {
+	n, err := t.locate(q.Path, 0)
+	if err != nil {
+		return err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(n.file.Fd()), &fs); err != nil {
-		return fmt.Errorf("fstatfs: %w", err)
-	}
-	if fs.Flags&unix.ST_RDONLY != 0 {
-		return unix.EROFS
+	defer n.Close()
+	// AT_EACCESS: else the kernel judges by the real user, which is the agent's.
+	const flags = unix.AT_EMPTY_PATH | unix.AT_EACCESS
+	_, _, errno := unix.Syscall6(unix.SYS_FACCESSAT2, n.file.Fd(), uintptr(unsafe.Pointer(&[1]byte{})), uintptr(q.Mode), flags, 0, 0)
+	if errno != 0 {
+		return errno
 	}
 	return nil
 }

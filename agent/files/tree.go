@@ -56,6 +56,19 @@ const raceRetries = 64
 // find looks path up with flags (O_NOFOLLOW, O_DIRECTORY) and checks that the
 // target's user may come there.
 func (t *Tree) find(path string, flags uint64) (*node, error) {
+	n, err := t.locate(path, flags)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.searchable(n.path); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// locate looks path up for whoever this thread is.
+func (t *Tree) locate(path string, flags uint64) (*node, error) {
 	if !strings.HasPrefix(path, "/") {
 		return nil, fmt.Errorf("%q is not an absolute path: %w", path, unix.EINVAL)
 	}
@@ -63,10 +76,7 @@ func (t *Tree) find(path string, flags uint64) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.path, err = t.resolved(n); err == nil {
-		err = t.searchable(n.path)
-	}
-	if err != nil {
+	if n.path, err = t.resolved(n); err != nil {
 		n.Close()
 		return nil, err
 	}

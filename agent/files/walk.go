@@ -132,7 +132,11 @@ func (c *claim) watch(dir string, f *os.File) (w *watched, err error) {
 	if l.byWD[int32(wd)] != nil { // the same directory by another path
 		return nil, errNoLease
 	}
-	w = &watched{dir: f, path: dir, wd: int32(wd), names: map[string]map[uint64]struct{}{}, since: time.Now()}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, err
+	}
+	w = &watched{dir: f, path: dir, dev: st.Dev, ino: st.Ino, wd: int32(wd), names: map[string]map[uint64]struct{}{}, since: time.Now()}
 	l.dirs[dir], l.byWD[int32(wd)] = w, w
 	return w, nil
 }

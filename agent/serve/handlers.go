@@ -35,6 +35,8 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindDatagram: carry(outgoing.Datagram),
 	protocol.KindSteal:    steal,
 	protocol.KindWatch:    watch,
+	protocol.KindChange:   answerPath((*files.Handles).Change),
+	protocol.KindStatfs:   answerPath((*files.Handles).Statfs),
 }
 
 // answer makes a handler of what takes one request and gives one answer.

@@ -71,7 +71,7 @@ func TestHelloRefused(t *testing.T) {
 		header any
 		want   []string
 	}{
-		"version":   {protocol.KindHello, protocol.Hello{Version: protocol.Version + 6, Build: "b7"}, []string{"version 8 (build b7)", "version 2 (build dev)"}},
+		"version":   {protocol.KindHello, protocol.Hello{Version: protocol.Version + 6, Build: "b7"}, []string{"version 9 (build b7)", "version 3 (build dev)"}},
 		"not hello": {protocol.KindEnviron, struct{}{}, []string{"environ", "not hello"}},
 		"not JSON":  {protocol.KindHello, "hello", []string{"decoding hello"}},
 	} {
