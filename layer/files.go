@@ -1,8 +1,6 @@
 package layer
 
 import (
-	"encoding/binary"
-
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/policy"
@@ -18,27 +16,13 @@ func slowCreat(c *call) answer {
 	return c.open(unix.O_CREAT | unix.O_WRONLY | unix.O_TRUNC)
 }
 
-// slowOpen2 answers openat2. Where the caller wants its path kept below a
-// directory it is told that the call does not exist, and walks by itself.
-func slowOpen2(c *call) answer {
-	const flagsAndResolve = 24 // struct open_how's first version
-	if c.Args[3] < flagsAndResolve {
-		return fail(unix.EINVAL)
-	}
-	var how [flagsAndResolve]byte
-	if err := seccomp.Read(c.TID, c.Args[2], how[:]); err != nil {
-		return failWith(err)
-	}
-	if binary.LittleEndian.Uint64(how[16:])&(unix.RESOLVE_BENEATH|unix.RESOLVE_IN_ROOT) != 0 {
-		return fail(unix.ENOSYS)
-	}
-	return c.open(int(binary.LittleEndian.Uint64(how[:])))
-}
-
 // open gives the debuggee the target's file for reading.
 func (c *call) open(flags int) answer {
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
+	}
+	if flags&unix.O_PATH != 0 {
+		return c.openPath(flags)
 	}
 	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&(unix.O_CREAT|unix.O_TRUNC) != 0 || flags&unix.O_TMPFILE == unix.O_TMPFILE {
 		if errno := c.mayWrite(flags); errno != 0 {

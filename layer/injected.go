@@ -22,6 +22,7 @@ const maxFiles = 1 << 16
 type file struct {
 	path string // in the target, resolved
 	attr protocol.Attr
+	bare bool // what stands for it has nothing of it: O_PATH asks for no more
 }
 
 // nodeBits is how many bits of a node's number are the file server's own; above
@@ -156,6 +157,9 @@ func (t *injected) byText(text, fdinfo string) *file {
 	return nil
 }
 
+// memfdText is what /proc says of a memfd, before its name.
+const memfdText = "/memfd:"
+
 // byFD finds what task tid has open as fd. It makes no call that can wait.
 func (t *injected) byFD(c *call, fd int32) *file {
 	if t.any.Load() == 0 {
@@ -166,7 +170,7 @@ func (t *injected) byFD(c *call, fd int32) *file {
 	if err != nil {
 		return nil
 	}
-	if !strings.HasPrefix(text, "/memfd:") {
+	if !strings.HasPrefix(text, memfdText) {
 		return t.byText(text, c.proc("fdinfo/"+strconv.Itoa(int(fd))))
 	}
 	var st unix.Stat_t

@@ -114,7 +114,7 @@ func (l *Layer) hooked(h *hook) bool {
 	case socketNames:
 		return l.Policy.Sockets() || l.Policy.Incoming()
 	case programs:
-		return l.judges()
+		return l.judges() || l.Policy.Tree()
 	}
 	return l.Policy.Hostname()
 }

@@ -19,6 +19,9 @@ func quickPath(c *call) bool {
 		return true
 	}
 	c.path = path
+	if c.throughFD() {
+		return false
+	}
 	c.verdict = c.l.Policy.Path(path)
 	c.remap(&c.path)
 	return c.verdict.Kind == policy.Local
@@ -74,6 +77,16 @@ func (c *call) readPath(dir, path int8) (string, bool) {
 	if b[0] == '/' {
 		return string(b), true
 	}
+	rest := string(b)
+	text, ok := c.directory(dir)
+	if !ok {
+		return "", false
+	}
+	return strings.TrimSuffix(text, "/") + "/" + rest, true
+}
+
+// directory is the path that names relative to argument dir begin at.
+func (c *call) directory(dir int8) (string, bool) {
 	base, fdinfo := "cwd", ""
 	if dir != no && int32(c.Args[dir]) != unix.AT_FDCWD {
 		fd := strconv.Itoa(int(int32(c.Args[dir])))
@@ -86,14 +99,17 @@ func (c *call) readPath(dir, path int8) (string, bool) {
 		return "", false
 	case !strings.HasPrefix(text, "/"): // ENOTDIR
 		return "", false
+	case fdinfo != "" && strings.HasPrefix(text, memfdText):
+		f := c.l.files.byFD(c, int32(c.Args[dir]))
+		if f == nil || f.attr.Mode&unix.S_IFMT != unix.S_IFDIR { // ENOTDIR
+			return "", false
+		}
+		return f.path, true
 	}
 	if f := c.l.files.byText(text, fdinfo); f != nil {
-		text = f.path
+		return f.path, true
 	}
-	if text == "/" {
-		return "/" + string(b), true
-	}
-	return text + "/" + string(b), true
+	return text, true
 }
 
 // The caller's own mistakes, or that it is gone, as we meet them when we look at

@@ -7,7 +7,8 @@ package protocol
 //
 //   - 1: first version
 //   - 2: two links per client
-const Version = 2
+//   - 3: extended attributes
+const Version = 3
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
 // same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.
@@ -31,12 +32,14 @@ const (
 	KindDatagram Kind = 11 // outgoing UDP to one address, then datagrams
 	KindSteal    Kind = 12 // take over a TCP port for as long as the stream is open
 	KindIncoming Kind = 13 // from the agent: a stolen connection, then its bytes
+	KindXattr    Kind = 20 // getxattr(2) or listxattr(2) of a path
 	KindWatch    Kind = 14 // hear which leases have expired, for as long as the stream is open
 )
 
 var kindNames = []string{
 	"error", "hello", "environ", "open", "read", "readdir", "close", "stat",
 	"readlink", "access", "connect", "datagram", "steal", "incoming", "watch",
+	KindXattr: "xattr",
 }
 
 func (k Kind) String() string {
@@ -50,6 +53,6 @@ func (k Kind) String() string {
 func ClientKinds() []Kind {
 	return []Kind{
 		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
-		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
+		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch, KindXattr,
 	}
 }
