@@ -39,7 +39,7 @@ func quickEmptyPath(c *call) bool {
 // remote is the verdict of what is the target's already, whatever its path.
 func (c *call) remote(path string) policy.Verdict {
 	v := c.l.Policy.Path(path)
-	return policy.Verdict{Kind: policy.Remote, Rule: v.Rule}
+	return policy.Verdict{Kind: policy.Remote, Rule: v.Rule, Writable: v.Writable}
 }
 
 // throughFD finds a path that leads through a descriptor which is the target's,
@@ -184,4 +184,3 @@ func (c *call) openPath(flags int) answer {
 	c.l.files.addMemfd(st.Ino, &file{path: c.path, attr: r.Attr, bare: true})
 	return give(fd, flags)
 }
-

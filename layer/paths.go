@@ -40,10 +40,14 @@ func quickTwoPaths(c *call) bool {
 		return true
 	}
 	c.path, c.path2 = one, two
-	c.local1 = one == "" || c.l.Policy.Path(one).Kind == policy.Local
-	c.local2 = c.l.Policy.Path(two).Kind == policy.Local
+	c.local1 = one == "" || isLocal(c.l.Policy.Path(one))
+	c.local2 = isLocal(c.l.Policy.Path(two))
 	return c.local1 && c.local2
 }
+
+// isLocal tells whether the kernel can carry out what is done with a path: not
+// where it is mapped to another.
+func isLocal(v policy.Verdict) bool { return v.Kind == policy.Local && v.Path == "" }
 
 func (c *call) linksDescriptor() bool {
 	return c.hook.Call == seccomp.Linkat && c.Args[4]&unix.AT_EMPTY_PATH != 0
