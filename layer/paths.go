@@ -97,6 +97,9 @@ func (c *call) directory(dir int8) (string, bool) {
 		base, fdinfo = "fd/"+fd, c.proc("fdinfo/"+fd)
 	}
 	text, err := os.Readlink(c.proc(base))
+	if asErrno(err) == unix.ENAMETOOLONG {
+		text, err = nearest(c.proc(base))
+	}
 	switch {
 	case err != nil: // EBADF, or ours
 		c.blame(err, descriptorErrors)
@@ -114,6 +117,30 @@ func (c *call) directory(dir int8) (string, bool) {
 		return f.path, true
 	}
 	return text, true
+}
+
+// nearest is the path of the nearest directory above dir whose path the kernel
+// tells: that of one which is too deep it does not. None of the target's is, by
+// what stands for it here.
+func nearest(dir string) (string, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer func() { unix.Close(fd) }()
+	for range unix.PathMax {
+		text, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+		if asErrno(err) != unix.ENAMETOOLONG {
+			return text, err
+		}
+		up, err := unix.Openat(fd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return "", err
+		}
+		unix.Close(fd)
+		fd = up
+	}
+	return "", unix.ENAMETOOLONG
 }
 
 // The caller's own mistakes, or that it is gone, as we meet them when we look at
