@@ -34,6 +34,8 @@ func nodeOf(server int, node uint64) uint64 { return uint64(server)<<nodeBits | 
 // injected knows the files that the debuggee was given: memfds by inode, nodes
 // of the file servers by number.
 type injected struct {
+	follow func(k *kept, memfd int) // takes over what a file in memory was made of
+
 	any atomic.Int64 // how many were ever given
 
 	mu      sync.RWMutex
@@ -256,6 +258,15 @@ func (t *injected) rootOf(node uint64) *os.File {
 		return nil
 	}
 	return t.servers[i].root
+}
+
+// leave gives up memfd, which has what k says; others may have it open.
+func (t *injected) leave(k *kept, memfd int) {
+	if t.follow == nil {
+		unix.Close(memfd)
+		return
+	}
+	t.follow(k, memfd)
 }
 
 // openMemfd opens the memfd anew: with an offset of its own and for reading
