@@ -11,17 +11,6 @@ import (
 	wire "mirrord/protocol/layer"
 )
 
-// quickStatat: an empty path stands for the descriptor itself.
-func quickStatat(c *call) bool {
-	if !quickPath(c) {
-		return false
-	}
-	if c.Args[c.hook.flags]&unix.AT_EMPTY_PATH == 0 || c.l.files.any.Load() == 0 || c.path != "" {
-		return true
-	}
-	return quickFstat(c)
-}
-
 // quickFstat: trapped because programs compare what stat and fstat tell (cp,
 // tar), and a memfd alone has an inode of this machine. Until the first file
 // is injected it costs a trap and nothing else.
@@ -120,10 +109,13 @@ func quickReadlink(c *call) bool {
 	if !quickPath(c) {
 		return false
 	}
-	if c.path == "" || c.verdict.Kind != policy.Local {
-		return true
-	}
-	if fd, ok := procFD(c.path); ok {
+	switch fd, ok := c.procFD(c.path); {
+	case c.path == "" && c.hook.dir != no: // it may be the descriptor of a link
+		if f := c.l.files.byFD(c, int32(c.Args[c.hook.dir])); f != nil && f.bare {
+			c.path, c.verdict = f.path, c.remote(f.path)
+			return false
+		}
+	case ok && c.verdict.Kind == policy.Local:
 		c.file = c.l.files.byFD(c, fd)
 	}
 	return c.file == nil

@@ -29,6 +29,7 @@ type cache struct {
 	size  int                 // guarded by mu; of all content
 
 	memfds map[*kept]int // guarded by mu; of what was opened
+	files  *injected     // guarded by mu; those that were given
 }
 
 type question struct {
@@ -78,15 +79,39 @@ func (c *cache) open(k *kept, t *injected) (int, error) {
 	if memfd, ok := c.memfds[k]; ok {
 		return t.openMemfd(memfd, f)
 	}
-	memfd, err := newMemfd(k.content)
+	memfd, err := newFollowable(k.content)
 	if err != nil {
 		return -1, err
 	}
 	fd, err := t.openMemfd(memfd, f)
-	if err != nil || c.kept[k.asked] != k {
+	if err != nil {
 		unix.Close(memfd)
 		return fd, err
 	}
+	c.files = t
+	if c.kept[k.asked] != k {
+		c.files.leave(k, memfd)
+		return fd, nil
+	}
+	c.addMemfd(k, memfd)
+	return fd, nil
+}
+
+// adopt puts a followed file into the cache, under a lease. False: it may not be kept.
+func (c *cache) adopt(k *kept, asked question, lease protocol.Lease, memfd int, t *injected) bool {
+	c.put(asked, lease, k)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kept[asked] != k {
+		return false
+	}
+	c.files = t
+	c.addMemfd(k, memfd)
+	return true
+}
+
+// addMemfd is called with mu held.
+func (c *cache) addMemfd(k *kept, memfd int) {
 	for old := range c.memfds { // any, as in put
 		if len(c.memfds) < memfdsHere() {
 			break
@@ -97,7 +122,6 @@ func (c *cache) open(k *kept, t *injected) (int, error) {
 		c.memfds = make(map[*kept]int)
 	}
 	c.memfds[k] = memfd
-	return fd, nil
 }
 
 // memfdsHere is how many a cache may have.
@@ -113,7 +137,7 @@ var memfdsHere = sync.OnceValue(func() int {
 func (c *cache) closeMemfd(k *kept) {
 	if memfd, ok := c.memfds[k]; ok {
 		delete(c.memfds, k)
-		unix.Close(memfd)
+		c.files.leave(k, memfd)
 	}
 }
 

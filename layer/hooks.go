@@ -44,18 +44,19 @@ func on(c seccomp.Call) seccomp.Rule { return seccomp.Rule{Call: c} }
 var hooks = [...]hook{
 	{on(seccomp.Open), files, no, 0, 1, quickPath, slowOpen},
 	{on(seccomp.Openat), files, 0, 1, 2, quickPath, slowOpen},
-	{on(seccomp.Openat2), files, 0, 1, no, quickPath, slowOpen2},
+	{on(seccomp.Openat2), files, 0, 1, no, quickOpen2, slowOpen2},
 	{on(seccomp.Creat), files, no, 0, no, quickPath, slowCreat},
 
 	{on(seccomp.Stat), files, no, 0, no, quickPath, slowStat},
 	{on(seccomp.Lstat), files, no, 0, no, quickPath, slowStat},
 	{on(seccomp.Fstat), files, 0, no, no, quickFstat, slowFstat},
-	{on(seccomp.Newfstatat), files, 0, 1, 3, quickStatat, slowStat},
-	{on(seccomp.Statx), files, 0, 1, 2, quickStatat, slowStat},
+	{on(seccomp.Newfstatat), files, 0, 1, 3, quickEmptyPath, slowStat},
+	{on(seccomp.Statx), files, 0, 1, 2, quickEmptyPath, slowStat},
 	{on(seccomp.Statfs), files, no, 0, no, quickPath, slowStatfs},
+	{on(seccomp.Fstatfs), files, 0, no, no, quickFD, slowStatfs},
 	{on(seccomp.Access), files, no, 0, no, quickPath, slowAccess},
 	{on(seccomp.Faccessat), files, 0, 1, no, quickPath, slowAccess},
-	{on(seccomp.Faccessat2), files, 0, 1, 3, quickPath, slowAccess},
+	{on(seccomp.Faccessat2), files, 0, 1, 3, quickEmptyPath, slowAccess},
 	{on(seccomp.Readlink), files, no, 0, no, quickReadlink, slowReadlink},
 	{on(seccomp.Readlinkat), files, 0, 1, no, quickReadlink, slowReadlink},
 
@@ -66,6 +67,12 @@ var hooks = [...]hook{
 	{on(seccomp.Lgetxattr), files, no, 0, no, quickPath, slowGetxattr},
 	{on(seccomp.Listxattr), files, no, 0, no, quickPath, slowListxattr},
 	{on(seccomp.Llistxattr), files, no, 0, no, quickPath, slowListxattr},
+	{on(seccomp.Fgetxattr), files, 0, no, no, quickFD, slowGetxattr},
+	{on(seccomp.Flistxattr), files, 0, no, no, quickFD, slowListxattr},
+	{on(seccomp.Getxattrat), files, 0, 1, 2, quickEmptyPath, slowUnknown},
+	{on(seccomp.Listxattrat), files, 0, 1, 2, quickEmptyPath, slowUnknown},
+	{on(seccomp.NameToHandleAt), files, 0, 1, 4, quickEmptyPath, slowUnsupported},
+	{on(seccomp.FanotifyMark), files, 3, 4, no, quickPath, slowUnsupported},
 
 	{on(seccomp.Unlink), files, no, 0, no, quickPath, slowChange},
 	{on(seccomp.Unlinkat), files, 0, 1, no, quickPath, slowChange},
@@ -85,6 +92,10 @@ var hooks = [...]hook{
 	{on(seccomp.Lsetxattr), files, no, 0, no, quickPath, slowChange},
 	{on(seccomp.Removexattr), files, no, 0, no, quickPath, slowChange},
 	{on(seccomp.Lremovexattr), files, no, 0, no, quickPath, slowChange},
+	{on(seccomp.Fsetxattr), files, 0, no, no, quickFD, slowChange},
+	{on(seccomp.Fremovexattr), files, 0, no, no, quickFD, slowChange},
+	{on(seccomp.Setxattrat), files, 0, 1, 2, quickEmptyPath, slowUnknown},
+	{on(seccomp.Removexattrat), files, 0, 1, 2, quickEmptyPath, slowUnknown},
 	{on(seccomp.Mkdir), files, no, 0, no, quickPath, slowCreate},
 	{on(seccomp.Mkdirat), files, 0, 1, no, quickPath, slowCreate},
 	{on(seccomp.Mknod), files, no, 0, no, quickPath, slowCreate},
@@ -113,8 +124,8 @@ var hooks = [...]hook{
 	{on(seccomp.Accept), incoming, no, no, no, quickAccept, slowAccept},
 	{on(seccomp.Accept4), incoming, no, no, no, quickAccept, slowAccept},
 
-	{on(seccomp.Execve), programs, no, no, no, quickExec, nil},
-	{on(seccomp.Execveat), programs, no, no, no, quickExec, nil},
+	{on(seccomp.Execve), programs, no, 0, no, quickExec, slowExec},
+	{on(seccomp.Execveat), programs, 0, 1, 4, quickExec, slowExec},
 
 	{on(seccomp.Uname), names, no, no, no, quickUname, slowUname},
 }

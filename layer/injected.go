@@ -22,6 +22,7 @@ const maxFiles = 1 << 16
 type file struct {
 	path string // in the target, resolved
 	attr protocol.Attr
+	bare bool // what stands for it has nothing of it: O_PATH asks for no more
 }
 
 // nodeBits is how many bits of a node's number are the file server's own; above
@@ -33,6 +34,8 @@ func nodeOf(server int, node uint64) uint64 { return uint64(server)<<nodeBits | 
 // injected knows the files that the debuggee was given: memfds by inode, nodes
 // of the file servers by number.
 type injected struct {
+	follow func(k *kept, memfd int) // takes over what a file in memory was made of
+
 	any atomic.Int64 // how many were ever given
 
 	mu      sync.RWMutex
@@ -156,6 +159,9 @@ func (t *injected) byText(text, fdinfo string) *file {
 	return nil
 }
 
+// memfdText is what /proc says of a memfd, before its name.
+const memfdText = "/memfd:"
+
 // byFD finds what task tid has open as fd. It makes no call that can wait.
 func (t *injected) byFD(c *call, fd int32) *file {
 	if t.any.Load() == 0 {
@@ -166,7 +172,7 @@ func (t *injected) byFD(c *call, fd int32) *file {
 	if err != nil {
 		return nil
 	}
-	if !strings.HasPrefix(text, "/memfd:") {
+	if !strings.HasPrefix(text, memfdText) {
 		return t.byText(text, c.proc("fdinfo/"+strconv.Itoa(int(fd))))
 	}
 	var st unix.Stat_t
@@ -252,6 +258,15 @@ func (t *injected) rootOf(node uint64) *os.File {
 		return nil
 	}
 	return t.servers[i].root
+}
+
+// leave gives up memfd, which has what k says; others may have it open.
+func (t *injected) leave(k *kept, memfd int) {
+	if t.follow == nil {
+		unix.Close(memfd)
+		return
+	}
+	t.follow(k, memfd)
 }
 
 // openMemfd opens the memfd anew: with an offset of its own and for reading

@@ -65,6 +65,7 @@ type Layer struct {
 	hooks      []*hook               // by number
 	buf        [seccomp.MaxPath]byte // the receiver's, for paths
 	files      injected
+	follower   follower
 	sockets    sockets
 	serving    serving
 	inspectors inspectors
@@ -82,6 +83,8 @@ type Layer struct {
 func New(log *slog.Logger, c Config) *Layer {
 	l := &Layer{log: log, Config: c, waiting: make(chan struct{}, maxCalls), flights: make(map[flightKey]*flight), said: make(chan string, maxSaid)}
 	l.files.init(c.Daemon.root())
+	l.follower = follower{l: l, stop: make(chan struct{})}
+	l.files.follow = l.follower.follow
 	if c.Again != nil {
 		c.Daemon.expect(true)
 	}
@@ -114,7 +117,7 @@ func (l *Layer) hooked(h *hook) bool {
 	case socketNames:
 		return l.Policy.Sockets() || l.Policy.Incoming()
 	case programs:
-		return l.judges()
+		return l.judges() || l.Policy.Tree()
 	}
 	return l.Policy.Hostname()
 }
@@ -144,6 +147,7 @@ func (l *Layer) Serve(listener *seccomp.Listener) error {
 	err := l.receive()
 	stop()
 	l.settle()
+	l.follower.end()
 	l.wg.Wait()
 	l.sockets.close()
 	close(l.said)

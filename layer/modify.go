@@ -69,21 +69,3 @@ func slowUnsupported(c *call) answer {
 	}
 	return fail(unix.ENOTSUP)
 }
-
-// slowGetxattr: the target's extended attributes are not told; ls and cp ask.
-func slowGetxattr(c *call) answer {
-	if errno := c.refused(); errno != 0 {
-		return fail(errno)
-	}
-	if r := c.stat(c.path, false); r.Errno != 0 {
-		return fail(unix.Errno(r.Errno))
-	}
-	return fail(unix.ENODATA)
-}
-
-func slowListxattr(c *call) answer {
-	if a := slowGetxattr(c); a.errno != unix.ENODATA {
-		return a
-	}
-	return value(0)
-}

@@ -19,6 +19,9 @@ func quickPath(c *call) bool {
 		return true
 	}
 	c.path = path
+	if c.throughFD() {
+		return false
+	}
 	c.verdict = c.l.Policy.Path(path)
 	c.remap(&c.path)
 	return c.verdict.Kind == policy.Local
@@ -37,10 +40,14 @@ func quickTwoPaths(c *call) bool {
 		return true
 	}
 	c.path, c.path2 = one, two
-	c.local1 = one == "" || c.l.Policy.Path(one).Kind == policy.Local
-	c.local2 = c.l.Policy.Path(two).Kind == policy.Local
+	c.local1 = one == "" || isLocal(c.l.Policy.Path(one))
+	c.local2 = isLocal(c.l.Policy.Path(two))
 	return c.local1 && c.local2
 }
+
+// isLocal tells whether the kernel can carry out what is done with a path: not
+// where it is mapped to another.
+func isLocal(v policy.Verdict) bool { return v.Kind == policy.Local && v.Path == "" }
 
 func (c *call) linksDescriptor() bool {
 	return c.hook.Call == seccomp.Linkat && c.Args[4]&unix.AT_EMPTY_PATH != 0
@@ -74,26 +81,66 @@ func (c *call) readPath(dir, path int8) (string, bool) {
 	if b[0] == '/' {
 		return string(b), true
 	}
+	rest := string(b)
+	text, ok := c.directory(dir)
+	if !ok {
+		return "", false
+	}
+	return strings.TrimSuffix(text, "/") + "/" + rest, true
+}
+
+// directory is the path that names relative to argument dir begin at.
+func (c *call) directory(dir int8) (string, bool) {
 	base, fdinfo := "cwd", ""
 	if dir != no && int32(c.Args[dir]) != unix.AT_FDCWD {
 		fd := strconv.Itoa(int(int32(c.Args[dir])))
 		base, fdinfo = "fd/"+fd, c.proc("fdinfo/"+fd)
 	}
 	text, err := os.Readlink(c.proc(base))
+	if asErrno(err) == unix.ENAMETOOLONG {
+		text, err = nearest(c.proc(base))
+	}
 	switch {
 	case err != nil: // EBADF, or ours
 		c.blame(err, descriptorErrors)
 		return "", false
 	case !strings.HasPrefix(text, "/"): // ENOTDIR
 		return "", false
+	case fdinfo != "" && strings.HasPrefix(text, memfdText):
+		f := c.l.files.byFD(c, int32(c.Args[dir]))
+		if f == nil || f.attr.Mode&unix.S_IFMT != unix.S_IFDIR { // ENOTDIR
+			return "", false
+		}
+		return f.path, true
 	}
 	if f := c.l.files.byText(text, fdinfo); f != nil {
-		text = f.path
+		return f.path, true
 	}
-	if text == "/" {
-		return "/" + string(b), true
+	return text, true
+}
+
+// nearest is the path of the nearest directory above dir whose path the kernel
+// tells: that of one which is too deep it does not. None of the target's is, by
+// what stands for it here.
+func nearest(dir string) (string, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
 	}
-	return text + "/" + string(b), true
+	defer func() { unix.Close(fd) }()
+	for range unix.PathMax {
+		text, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+		if asErrno(err) != unix.ENAMETOOLONG {
+			return text, err
+		}
+		up, err := unix.Openat(fd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return "", err
+		}
+		unix.Close(fd)
+		fd = up
+	}
+	return "", unix.ENAMETOOLONG
 }
 
 // The caller's own mistakes, or that it is gone, as we meet them when we look at

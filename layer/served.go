@@ -106,7 +106,7 @@ func quickExec(c *call) bool {
 	if d := c.l.Debugger; d != nil {
 		c.doubt = d.exec(c)
 	}
-	return true
+	return c.doubt != nil || !c.l.Policy.Tree() || quickEmptyPath(c)
 }
 
 func (s *serving) forget(tid uint32) {

@@ -153,6 +153,15 @@ type (
 	}
 	AccessReply struct{}
 
+	// Xattr asks for an extended attribute, or without Name for the names of all.
+	Xattr struct {
+		Path     string `json:"path"`
+		NoFollow bool   `json:"nofollow,omitempty"`
+		Name     string `json:"name,omitempty"`
+	}
+	// XattrReply's payload is the value, or the names, each ended by NUL.
+	XattrReply struct{}
+
 	// A Lease is the agent's promise to tell when an answer is no longer true.
 	// It goes for an answer of ENOENT too. The answer may be kept if no
 	// Expired with a higher Seq has been heard; ID 0: it may not.

@@ -7,7 +7,7 @@ package protocol
 //
 //   - 1: first version
 //   - 2: two links per client
-//   - 3: files are changed
+//   - 3: files are changed; extended attributes
 const Version = 3
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
@@ -35,12 +35,13 @@ const (
 	KindWatch    Kind = 14 // hear which leases have expired, for as long as the stream is open
 	KindChange   Kind = 15 // change files by name: mkdir(2) and its kin
 	KindStatfs   Kind = 17 // statfs(2) of a path
+	KindXattr    Kind = 18 // getxattr(2) or listxattr(2) of a path
 )
 
 var kindNames = []string{
 	"error", "hello", "environ", "open", "read", "readdir", "close", "stat",
 	"readlink", "access", "connect", "datagram", "steal", "incoming", "watch",
-	"change", "write", "statfs",
+	"change", "write", "statfs", "xattr",
 }
 
 func (k Kind) String() string {
@@ -55,6 +56,6 @@ func ClientKinds() []Kind {
 	return []Kind{
 		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
 		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
-		KindChange, KindStatfs,
+		KindChange, KindStatfs, KindXattr,
 	}
 }

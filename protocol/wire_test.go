@@ -76,6 +76,8 @@ func messages() []struct {
 		{"readlink reply", KindReadlink, ReadlinkReply{}, []byte("..data/config.yaml")},
 		{"access", KindAccess, Access{Path: "/etc/shop", Mode: 4}, nil},
 		{"access reply", KindAccess, AccessReply{}, nil},
+		{"xattr", KindXattr, Xattr{Path: "/etc/shop/config.yaml", NoFollow: true, Name: "user.origin"}, nil},
+		{"xattr reply", KindXattr, XattrReply{}, []byte("shop")},
 		{"connect", KindConnect, Connect{Addr: addr}, nil},
 		{"connect reply", KindConnect, ConnectReply{Local: netip.MustParseAddrPort("10.244.0.7:40000")}, nil},
 		{"datagram", KindDatagram, Datagram{Addr: netip.MustParseAddrPort("[fd00::10]:53")}, nil},

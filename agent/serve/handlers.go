@@ -31,6 +31,7 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindStat:     stat,
 	protocol.KindReadlink: answerPath((*files.Handles).Readlink),
 	protocol.KindAccess:   answerPath((*files.Handles).Access),
+	protocol.KindXattr:    answerPath((*files.Handles).Xattr),
 	protocol.KindConnect:  carry(outgoing.Connect),
 	protocol.KindDatagram: carry(outgoing.Datagram),
 	protocol.KindSteal:    steal,

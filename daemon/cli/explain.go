@@ -104,7 +104,11 @@ func (e *execution) explain(ctx context.Context, kind, subject string) (r ide.Co
 }
 
 func printExplained(w io.Writer, r ide.ConfigExplainResult) error {
-	text := fmt.Sprintf("%s: %s\n  rule: %s\n", r.Subject, r.Verdict, r.Rule)
+	verdict := r.Verdict
+	if r.Kind == ide.ExplainPath && verdict == "remote" {
+		verdict += map[bool]string{false: ", read-only", true: ", read-write"}[r.Writable]
+	}
+	text := fmt.Sprintf("%s: %s\n  rule: %s\n", r.Subject, verdict, r.Rule)
 	switch {
 	case r.Setting == "":
 		text += "  from: built in\n"

@@ -96,7 +96,7 @@ func (m *Manager) find(ctx context.Context, cfg *config.Config, client ide.Clien
 }
 
 func (e *explanation) is(v policy.Verdict) {
-	e.Verdict, e.Rule = v.Kind.String(), v.Rule
+	e.Verdict, e.Rule, e.Writable = v.Kind.String(), v.Rule, v.Writable
 	setting, pattern := v.Origin()
 	if setting != "" {
 		e.From, e.Setting = e.config.Origin(setting, pattern)

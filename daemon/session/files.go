@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -79,6 +80,16 @@ func (l *launcher) readlink(r *layer.Request, reply *layer.Reply) error {
 
 func (l *launcher) access(r *layer.Request) error {
 	_, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindAccess, protocol.Access{Path: r.Path, Mode: r.Mode}, new(protocol.AccessReply))
+	return err
+}
+
+func (l *launcher) xattr(r *layer.Request, reply *layer.Reply) (err error) {
+	at, name, _ := strings.Cut(r.Path, "\x00")
+	request := protocol.Xattr{Path: at, NoFollow: r.Flags&layer.OpenNoFollow != 0, Name: name}
+	reply.Data, err = l.s.agent.tunnel.Call(l.ctx, protocol.KindXattr, request, new(protocol.XattrReply))
+	if err == nil && len(reply.Data) > layer.MaxAhead {
+		return unix.E2BIG
+	}
 	return err
 }
 

@@ -180,6 +180,8 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 		return nil, l.readlink(r, reply)
 	case layer.OpAccess:
 		return nil, l.access(r)
+	case layer.OpXattr:
+		return nil, l.xattr(r, reply)
 	case layer.OpConnect:
 		return nil, l.connect(r, reply)
 	case layer.OpDatagram:

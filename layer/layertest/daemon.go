@@ -362,6 +362,9 @@ func (d *Daemon) answer(q *wire.Request) (wire.Reply, int, error) {
 	case wire.OpAccess:
 		_, err := d.stat(q)
 		return wire.Reply{}, -1, err
+	case wire.OpXattr:
+		r, err := d.xattr(q)
+		return r, -1, err
 	case wire.OpConnect:
 		r, err := d.connect(q)
 		return r, -1, err

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -54,6 +55,26 @@ func (d *Daemon) readlink(q *wire.Request) (wire.Reply, error) {
 	n, err := unix.Readlinkat(fd, "", b)
 	if err == unix.ENOENT {
 		err = unix.EINVAL // not a link
+	}
+	return wire.Reply{Data: b[:max(n, 0)]}, err
+}
+
+func (d *Daemon) xattr(q *wire.Request) (wire.Reply, error) {
+	at, name, _ := strings.Cut(q.Path, "\x00")
+	flags := uint64(unix.O_PATH)
+	if q.Flags&wire.OpenNoFollow != 0 {
+		flags |= unix.O_NOFOLLOW
+	}
+	fd, err := d.openat(at, flags)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	defer unix.Close(fd)
+	b, n := make([]byte, wire.MaxAhead), 0
+	if name == "" {
+		n, err = unix.Listxattr("/proc/self/fd/"+strconv.Itoa(fd), b)
+	} else {
+		n, err = unix.Getxattr("/proc/self/fd/"+strconv.Itoa(fd), name, b)
 	}
 	return wire.Reply{Data: b[:max(n, 0)]}, err
 }

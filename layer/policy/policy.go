@@ -142,6 +142,9 @@ func New(set ide.Policy, c Client) (*Policy, error) {
 // Files tells whether any path can be other than Local.
 func (p *Policy) Files() bool { return p.set.FSMode != "local" || p.set.DNS }
 
+// Tree tells whether any path can be but the resolver's files.
+func (p *Policy) Tree() bool { return p.set.FSMode != "local" }
+
 // Sockets tells whether any connection can be other than Local.
 func (p *Policy) Sockets() bool { return p.set.OutgoingTCP || p.set.OutgoingUDP || p.set.DNS }
 

@@ -55,6 +55,17 @@ const (
 	Lsetxattr
 	Removexattr
 	Lremovexattr
+	Fgetxattr
+	Flistxattr
+	Fsetxattr
+	Fremovexattr
+	Getxattrat
+	Listxattrat
+	Setxattrat
+	Removexattrat
+	Fstatfs
+	NameToHandleAt
+	FanotifyMark
 	InotifyAddWatch
 	Connect
 	Bind
@@ -133,6 +144,17 @@ var calls = [numCalls]struct {
 	Lsetxattr:       {"lsetxattr", 189, 6},
 	Removexattr:     {"removexattr", 197, 14},
 	Lremovexattr:    {"lremovexattr", 198, 15},
+	Fgetxattr:       {"fgetxattr", 193, 10},
+	Flistxattr:      {"flistxattr", 196, 13},
+	Fsetxattr:       {"fsetxattr", 190, 7},
+	Fremovexattr:    {"fremovexattr", 199, 16},
+	Getxattrat:      {"getxattrat", 464, 464},
+	Listxattrat:     {"listxattrat", 465, 465},
+	Setxattrat:      {"setxattrat", 463, 463},
+	Removexattrat:   {"removexattrat", 466, 466},
+	Fstatfs:         {"fstatfs", 138, 44},
+	NameToHandleAt:  {"name_to_handle_at", 303, 264},
+	FanotifyMark:    {"fanotify_mark", 301, 263},
 	InotifyAddWatch: {"inotify_add_watch", 254, 27},
 	Connect:         {"connect", 42, 203},
 	Bind:            {"bind", 49, 200},

@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/openat2.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -102,6 +104,93 @@ static int use(const char *path)
 	printf("sendfile: %s\n", buf);
 	SHOW(write(fd, "x", 1));
 	printf("flags: %d\n", fcntl(fd, F_GETFL) & O_ACCMODE);
+	return 0;
+}
+
+/* Descriptors that stand for a file of the target, and what leads through them. */
+static int path(void)
+{
+	struct stat st;
+	struct statx x;
+	struct statfs fs;
+	char text[4096], link[64], buf[64] = "";
+	struct { struct file_handle h; char room[MAX_HANDLE_SZ]; } handle = {.h = {.handle_bytes = MAX_HANDLE_SZ}};
+	int mount;
+	int d = open("/app", O_PATH), f = openat(d, "link", O_PATH), l = openat(d, "link", O_PATH | O_NOFOLLOW), big = openat(d, "big", O_RDONLY);
+	SHOW(open("/app/none", O_PATH));
+	SHOW(open("/app/big", O_PATH | O_DIRECTORY));
+	SHOW(openat(f, "x", O_RDONLY));
+	SHOW(read(f, buf, 1));
+	printf("types: %d %d %d\n", !fstat(d, &st) && S_ISDIR(st.st_mode), !fstat(f, &st) && S_ISREG(st.st_mode), !fstat(l, &st) && S_ISLNK(st.st_mode));
+	printf("statx: %d\n", !statx(f, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &x) && x.stx_size == 12);
+	ssize_t n = readlinkat(l, "", text, sizeof text);
+	printf("readlinkat: %.*s\n", (int)n, text);
+	snprintf(link, sizeof link, "/proc/self/fd/%d", f);
+	n = readlink(link, text, sizeof text);
+	printf("readlink: %.*s\n", (int)n, text);
+	int again = open(link, O_RDONLY);
+	n = read(again, buf, sizeof buf);
+	printf("through /proc: %.*s", (int)n, buf);
+	SHOW(stat(link, &st));
+	printf("size: %d\n", (int)st.st_size);
+	printf("link: %d\n", !lstat(link, &st) && S_ISLNK(st.st_mode));
+	SHOW(open(link, O_WRONLY));
+	SHOW(truncate(link, 0));
+	SHOW(chmod(link, 0600));
+	SHOW(access(link, W_OK));
+	snprintf(link, sizeof link, "/proc/%d/fd/%d", getpid(), big);
+	SHOW(open(link, O_RDWR));
+	SHOW(open(link, O_RDONLY));
+	SHOW(stat(link, &st));
+	printf("size: %d\n", (int)st.st_size);
+	snprintf(link, sizeof link, "/dev/fd/%d/dir/b", d);
+	SHOW(stat(link, &st));
+	SHOW(syscall(SYS_faccessat2, f, "", R_OK, AT_EMPTY_PATH));
+	SHOW(syscall(SYS_faccessat2, f, "", W_OK, AT_EMPTY_PATH));
+	SHOW(fstatfs(big, &fs));
+	printf("kind: %lx\n", (long)fs.f_type);
+	SHOW(name_to_handle_at(d, "big", &handle.h, &mount, 0));
+	SHOW(name_to_handle_at(big, "", &handle.h, &mount, AT_EMPTY_PATH));
+	SHOW(inotify_add_watch(inotify_init(), "/app/big", IN_MODIFY));
+	SHOW(execl("/app/big", "big", NULL));
+	SHOW(execl("/app/none", "none", NULL));
+	SHOW(syscall(SYS_execveat, big, "", NULL, NULL, AT_EMPTY_PATH));
+	SHOW(syscall(SYS_execveat, d, "big", NULL, NULL, 0));
+	struct open_how how = {.flags = O_RDONLY};
+	for (how.resolve = 1; how.resolve <= 32; how.resolve *= 2) {
+		errno = 0;
+		syscall(SYS_openat2, d, "dir/b", &how, sizeof how);
+		printf("openat2 %d: %s\n", (int)how.resolve, strerrorname_np(errno));
+	}
+	int root = open("/", O_PATH);
+	how.resolve = RESOLVE_IN_ROOT;
+	int bin = open("/usr", O_PATH);
+	printf("a root of this machine: %d\n", syscall(SYS_openat2, bin, "/../bin", &how, sizeof how) >= 0);
+	SHOW(syscall(SYS_openat2, root, "app/big", &how, sizeof how));
+	return 0;
+}
+
+/* Extended attributes, by path, link and descriptor. */
+static int xattrs(void)
+{
+	char text[64] = "", names[256] = "";
+	int fd = open("/app/big", O_RDONLY), small = open("/app/dir/a", O_RDONLY);
+	SHOW(getxattr("/app/big", "user.origin", NULL, 0));
+	printf("size: %zd\n", getxattr("/app/big", "user.origin", NULL, 0));
+	printf("value: %zd %s\n", getxattr("/app/big", "user.origin", text, sizeof text), text);
+	printf("of a descriptor: %zd\n", fgetxattr(fd, "user.origin", text, sizeof text));
+	SHOW(getxattr("/app/big", "user.origin", text, 2));
+	SHOW(getxattr("/app/big", "user.none", text, sizeof text));
+	SHOW(getxattr("/app/none", "user.origin", text, sizeof text));
+	SHOW(getxattr("/app/big", "", text, sizeof text));
+	SHOW(lgetxattr("/app/link", "user.origin", text, sizeof text));
+	printf("names: %zd %s\n", listxattr("/app/big", names, sizeof names), names);
+	printf("of a descriptor: %zd\n", flistxattr(fd, names, sizeof names));
+	SHOW(llistxattr("/app/link", names, sizeof names));
+	SHOW(listxattr("/app/big", names, 2));
+	SHOW(fsetxattr(small, "user.x", "y", 1, 0));
+	SHOW(fremovexattr(small, "user.x"));
+	SHOW(syscall(464, AT_FDCWD, "/app/big", 0, "user.origin", NULL, 0));
 	return 0;
 }
 
@@ -307,6 +396,8 @@ static int daemonise(void)
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "", *arg = argc > 2 ? argv[2] : "";
+	if (!strcmp(what, "path")) return path();
+	if (!strcmp(what, "xattrs")) return xattrs();
 	if (!strcmp(what, "modify")) return modify();
 	if (!strcmp(what, "use")) return use(arg);
 	if (!strcmp(what, "edge")) return edge();

@@ -215,9 +215,11 @@ type (
 		Kind    string `json:"kind"`
 		Subject string `json:"subject"` // a path is absolute
 		Verdict string `json:"verdict"` // local, remote, not found or refused
-		Rule    string `json:"rule"`
-		Setting string `json:"setting,omitempty"` // that the rule comes from; "": it is built in
-		From    string `json:"from,omitempty"`    // where that stands: FILE:LINE:COLUMN or a flag; "": nowhere, it is the default
+		// Writable: a remote path may be changed, as far as the target's user may.
+		Writable bool   `json:"writable,omitempty"`
+		Rule     string `json:"rule"`
+		Setting  string `json:"setting,omitempty"` // that the rule comes from; "": it is built in
+		From     string `json:"from,omitempty"`    // where that stands: FILE:LINE:COLUMN or a flag; "": nowhere, it is the default
 		// Path is used instead of Subject, and MappedBy where it says so.
 		Path     string   `json:"path,omitempty"`
 		MappedBy string   `json:"mappedBy,omitempty"`

@@ -74,6 +74,11 @@ const (
 	// OpenWrite. Seq is how many there were, Mode the first one's thread, Node
 	// the size or, with OpenFailed, the errno. It is not answered.
 	OpOpened Op = 11
+	// OpXattr asks for an extended attribute of a file, whose value is in Data:
+	// Path is the file's path, NUL and the attribute's name, or the path alone
+	// for the names of all, each ended by NUL. Flags: OpenNoFollow. E2BIG: it is
+	// larger than MaxAhead.
+	OpXattr Op = 20
 )
 
 // Flags of OpOpen and OpStat, of OpConnect, of OpListen.
@@ -139,7 +144,7 @@ type Reply struct {
 	Attr  protocol.Attr
 	Addr  netip.AddrPort
 	Addr2 netip.AddrPort
-	Data  []byte // at most MaxPath bytes, MaxAhead of a notice
+	Data  []byte // at most MaxPath bytes, MaxAhead of a notice and of OpXattr
 }
 
 // An Ahead is in the data of a notice: path length 2 | path | resolved path

@@ -22,6 +22,7 @@ const golden = "../../testdata/wire/layer.json"
 var requests = map[string]Request{
 	"attach":   {Op: OpAttach, Seq: 1, Path: "5f3a9c21"},
 	"open":     {Op: OpOpen, Seq: 2, Flags: OpenDirectory | OpenNoFollow, Path: "/etc/shop"},
+	"xattr":    {Op: OpXattr, Seq: 12, Flags: OpenNoFollow, Path: "/etc/shop/config.yaml\x00user.origin"},
 	"access":   {Op: OpAccess, Seq: 3, Mode: 4, Path: "/etc/shop/config.yaml"},
 	"connect":  {Op: OpConnect, Seq: 4, Addr: netip.MustParseAddrPort("10.96.0.12:80"), Addr2: netip.MustParseAddrPort("127.4.5.6:40000")},
 	"datagram": {Op: OpDatagram, Seq: 5, Addr: netip.MustParseAddrPort("[fd00::10]:53"), Addr2: netip.MustParseAddrPort("[::1]:0")},

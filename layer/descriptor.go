@@ -1,0 +1,186 @@
+package layer
+
+import (
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
+)
+
+// quickFD decides about a call with a descriptor and no path.
+func quickFD(c *call) bool {
+	f := c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
+	if f == nil {
+		return true
+	}
+	c.path, c.verdict = f.path, c.remote(f.path)
+	return false
+}
+
+// quickEmptyPath decides about a call where an empty path may stand for the
+// descriptor itself.
+func quickEmptyPath(c *call) bool {
+	if !quickPath(c) {
+		return false
+	}
+	if c.path != "" || c.hook.flags == no || c.Args[c.hook.flags]&unix.AT_EMPTY_PATH == 0 || c.l.files.any.Load() == 0 {
+		return true
+	}
+	switch c.hook.Call {
+	case seccomp.Newfstatat, seccomp.Statx: // what was so when it was opened
+		return quickFstat(c)
+	}
+	return quickFD(c)
+}
+
+// remote is the verdict of what is the target's already, whatever its path.
+func (c *call) remote(path string) policy.Verdict {
+	v := c.l.Policy.Path(path)
+	return policy.Verdict{Kind: policy.Remote, Rule: v.Rule, Writable: v.Writable}
+}
+
+// throughFD finds a path that leads through a descriptor which is the target's,
+// as /proc/self/fd/3 does: it is the target's then, and the path there.
+func (c *call) throughFD() bool {
+	if c.l.files.any.Load() == 0 {
+		return false
+	}
+	fd, rest, ok := c.cutFD(c.path)
+	if !ok || rest == "" && !c.follows() {
+		return false
+	}
+	f := c.l.files.byFD(c, fd)
+	if f == nil || rest == "" && !f.bare && c.reads() {
+		return false // the kernel opens anew what stands for it
+	}
+	c.path = f.path + rest
+	c.verdict = c.remote(c.path)
+	return true
+}
+
+// procFD reads a path that names one of the caller's own descriptors:
+// /proc/self/fd/3, /dev/fd/3.
+func (c *call) procFD(path string) (int32, bool) {
+	fd, rest, ok := c.cutFD(path)
+	return fd, ok && rest == ""
+}
+
+// cutFD cuts such a path off its beginning.
+func (c *call) cutFD(path string) (fd int32, rest string, ok bool) {
+	switch path {
+	case "/dev/stdin":
+		return 0, "", true
+	case "/dev/stdout":
+		return 1, "", true
+	case "/dev/stderr":
+		return 2, "", true
+	}
+	number, ok := strings.CutPrefix(path, "/dev/fd/")
+	if !ok {
+		if path, ok = strings.CutPrefix(path, "/proc/"); !ok {
+			return 0, "", false
+		}
+		var who string
+		if who, number, ok = strings.Cut(path, "/fd/"); !ok || !c.is(who) {
+			return 0, "", false
+		}
+	}
+	rest = strings.TrimLeft(number, "0123456789")
+	if rest != "" && rest[0] != '/' {
+		return 0, "", false
+	}
+	n, err := strconv.ParseUint(number[:len(number)-len(rest)], 10, 31)
+	return int32(n), rest, err == nil
+}
+
+// is tells whether a name in /proc is the caller's.
+func (c *call) is(who string) bool {
+	if who == "self" || who == "thread-self" {
+		return true
+	}
+	n, err := strconv.ParseUint(who, 10, 31)
+	if err != nil {
+		return false
+	}
+	pid, err := seccomp.Process(c.TID)
+	return err == nil && (uint64(pid) == n || uint64(c.TID) == n)
+}
+
+// follows tells whether a call looks at what a link at its path's end leads to.
+func (c *call) follows() bool {
+	flags := uint64(0)
+	if c.hook.flags != no {
+		flags = c.Args[c.hook.flags]
+	}
+	switch c.hook.Call {
+	case seccomp.Open, seccomp.Openat:
+		return flags&unix.O_NOFOLLOW == 0
+	case seccomp.Openat2:
+		how, _ := c.how()
+		return how.Flags&unix.O_NOFOLLOW == 0
+	case seccomp.NameToHandleAt:
+		return flags&unix.AT_SYMLINK_FOLLOW != 0
+	case seccomp.InotifyAddWatch:
+		return c.Args[2]&unix.IN_DONT_FOLLOW == 0
+	case seccomp.Utimensat, seccomp.Fchmodat2:
+		return c.Args[3]&unix.AT_SYMLINK_NOFOLLOW == 0
+	case seccomp.Fchownat:
+		return c.Args[4]&unix.AT_SYMLINK_NOFOLLOW == 0
+	case seccomp.Lstat, seccomp.Readlink, seccomp.Readlinkat, seccomp.Lchown, seccomp.Lgetxattr, seccomp.Llistxattr, seccomp.Lsetxattr,
+		seccomp.Lremovexattr, seccomp.Unlink, seccomp.Unlinkat, seccomp.Rmdir, seccomp.Mkdir, seccomp.Mkdirat, seccomp.Mknod, seccomp.Mknodat,
+		seccomp.Symlink, seccomp.Symlinkat:
+		return false
+	}
+	return flags&unix.AT_SYMLINK_NOFOLLOW == 0
+}
+
+// reads tells whether a call opens a file for reading.
+func (c *call) reads() bool {
+	var flags int
+	switch c.hook.Call {
+	case seccomp.Open, seccomp.Openat:
+		flags = int(c.Args[c.hook.flags])
+	case seccomp.Openat2:
+		how, ok := c.how()
+		if !ok {
+			return true // the kernel says what is wrong
+		}
+		flags = int(how.Flags)
+	default:
+		return false
+	}
+	return flags&unix.O_ACCMODE == unix.O_RDONLY && flags&(unix.O_CREAT|unix.O_TRUNC) == 0
+}
+
+// openPath gives a descriptor that stands for a file and cannot be read (O_PATH).
+// That needs no right but to come there, and can be of any kind. The kernel lets
+// nobody give another a descriptor with O_PATH itself: a file in memory, open for
+// writing and sealed, does as well but for what fcntl(2) tells.
+func (c *call) openPath(flags int) answer {
+	r := c.stat(c.path, flags&unix.O_NOFOLLOW != 0)
+	if r.Errno != 0 {
+		return fail(unix.Errno(r.Errno))
+	}
+	if flags&unix.O_DIRECTORY != 0 && r.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return fail(unix.ENOTDIR)
+	}
+	memfd, err := newMemfd(nil)
+	if err != nil {
+		return failWith(err)
+	}
+	defer unix.Close(memfd)
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(memfd), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return failWith(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return failWith(err)
+	}
+	c.l.files.addMemfd(st.Ino, &file{path: c.path, attr: r.Attr, bare: true})
+	return give(fd, flags)
+}

@@ -1,0 +1,116 @@
+package launch
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	wire "mirrord/protocol/layer"
+)
+
+// What is open and grows in the target is seen to grow, by a reader that does not
+// open it again: with a lease, without one, and when it has become larger than
+// what comes with an open. What is replaced stays as it was.
+func TestGrowingFiles(t *testing.T) {
+	for name, leases := range map[string]bool{"leases": true, "none": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.Leases = leases
+			w.write(t, "/app/log", "one\n")
+			w.write(t, "/app/replaced", "old\n")
+			large := strings.Repeat("x", 1<<17) + "\n"
+			steps := map[string]func() error{
+				"/step/1": func() error { return add(w.Root+"/app/log", "two\n") },
+				"/step/2": func() error { return add(w.Root+"/app/log", large) },
+				"/step/3": func() error { return add(w.Root+"/app/log", "last\n") },
+				"/step/4": func() error {
+					if err := os.WriteFile(w.Root+"/app/new", []byte("new\n"), 0o644); err != nil {
+						return err
+					}
+					return os.Rename(w.Root+"/app/new", w.Root+"/app/replaced")
+				},
+				"/step/5": func() error { return os.WriteFile(w.Root+"/app/log", []byte("again\n"), 0o644) },
+			}
+			w.Hold = func(q *wire.Request) {
+				if step := steps[q.Path]; q.Op == wire.OpReadlink && step != nil {
+					if err := step(); err != nil {
+						t.Error(err)
+					}
+					w.Expire()
+				}
+			}
+			w.want(t, "one two 131073 last 131086 old new again 6\n", "python3", "-c", `
+import os, time
+log, replaced = open("/app/log", "rb"), open("/app/replaced", "rb", 0)
+def step(n):
+    try: os.readlink("/step/%d" % n)
+    except OSError: pass
+def line():
+    text = b""
+    end = time.monotonic() + 30
+    while text[-1:] != b"\n" and time.monotonic() < end:
+        text += log.readline()
+        time.sleep(0.01)
+    return text[:-1].decode()
+seen = [line()]
+step(1); seen.append(line())
+step(2); seen.append(len(line()) + 1)
+step(3); seen += [line(), os.fstat(log.fileno()).st_size]
+step(4)
+end = time.monotonic() + 30
+while open("/app/replaced").read() != "new\n" and time.monotonic() < end: time.sleep(0.01)
+seen += [replaced.read().decode()[:-1], open("/app/replaced").read()[:-1]]
+step(5)
+while os.fstat(log.fileno()).st_size != 6 and time.monotonic() < end: time.sleep(0.01)
+log.seek(0)
+seen += [line(), os.fstat(log.fileno()).st_size]
+print(*seen)`)
+		})
+	}
+}
+
+func add(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(text)
+	return err
+}
+
+// coreutils' tail polls what it cannot watch.
+func TestTail(t *testing.T) {
+	w := newWorld(t)
+	w.Leases = true
+	w.write(t, "/app/log", "one\n")
+	seen := 0
+	w.Hold = func(q *wire.Request) {
+		if q.Op == wire.OpReadlink && q.Path == "/more" {
+			if seen++; seen == 1 {
+				if err := add(w.Root+"/app/log", "two\nthree\n"); err != nil {
+					t.Error(err)
+				}
+				w.Expire()
+			}
+		}
+	}
+	w.want(t, "one\ntwo\nthree\n", "bash", "-c", `
+timeout 30 tail -f /app/log > out & 
+until [ -s out ]; do sleep 0.05; done
+readlink /more
+until [ $(wc -l < out) = 3 ]; do sleep 0.05; kill -0 $! || exit 1; done
+kill $!; cat out; true`)
+}
+
+// The debuggee cannot change what it was given.
+func TestFollowedFilesAreNotWritten(t *testing.T) {
+	w := newWorld(t)
+	w.want(t, "30 9 color: blue\n", "python3", "-c", `
+import os
+fd = os.open("/etc/shop/config.yaml", 0)
+def errno(call):
+    try: call()
+    except OSError as e: return e.errno
+print(errno(lambda: os.open("/proc/self/fd/%d" % fd, os.O_RDWR)), errno(lambda: os.write(fd, b"x")), os.read(fd, 99).decode(), end="")`)
+}
