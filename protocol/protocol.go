@@ -7,7 +7,8 @@ package protocol
 //
 //   - 1: first version
 //   - 2: two links per client
-const Version = 2
+//   - 3: a steal may have a filter
+const Version = 3
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
 // same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.
