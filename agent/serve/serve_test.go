@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -71,7 +72,7 @@ func TestHelloRefused(t *testing.T) {
 		header any
 		want   []string
 	}{
-		"version":   {protocol.KindHello, protocol.Hello{Version: protocol.Version + 6, Build: "b7"}, []string{"version 8 (build b7)", "version 2 (build dev)"}},
+		"version":   {protocol.KindHello, protocol.Hello{Version: protocol.Version + 6, Build: "b7"}, []string{fmt.Sprintf("version %d (build b7)", protocol.Version+6), fmt.Sprintf("version %d (build dev)", protocol.Version)}},
 		"not hello": {protocol.KindEnviron, struct{}{}, []string{"environ", "not hello"}},
 		"not JSON":  {protocol.KindHello, "hello", []string{"decoding hello"}},
 	} {
