@@ -205,6 +205,25 @@ type (
 		// Patience is how many seconds the daemon may take to answer Incoming; 0: 5.
 		// Until then the connection waits, as it does for a debuggee that restarts.
 		Patience uint32 `json:"patience,omitempty"`
+		// Filter: only HTTP requests that it chooses. Others are the pod's, or those
+		// of others with a filter, whose steals of the port are older.
+		Filter *Filter `json:"filter,omitempty"`
+	}
+	// A Filter chooses HTTP requests: see package filter. One field is set.
+	Filter struct {
+		Header   string      `json:"header,omitempty"`    // regular expression of "Name: value", in any case
+		HeaderJQ string      `json:"header_jq,omitempty"` // jq, true for one "Name: value"
+		Path     string      `json:"path,omitempty"`      // regular expression, in any case
+		Method   string      `json:"method,omitempty"`    // in any case
+		Body     *BodyFilter `json:"body,omitempty"`
+		All      []Filter    `json:"all,omitempty"`
+		Any      []Filter    `json:"any,omitempty"`
+	}
+	// A BodyFilter chooses requests by their JSON body.
+	BodyFilter struct {
+		Query   string `json:"query"`
+		Matches string `json:"matches,omitempty"` // regular expression of one value that Query, a JSONPath, finds
+		JQ      bool   `json:"jq,omitempty"`      // instead: Query is jq and says true
 	}
 	// StealReply is sent when the redirect is active.
 	StealReply struct {

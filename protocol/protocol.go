@@ -7,7 +7,7 @@ package protocol
 //
 //   - 1: first version
 //   - 2: two links per client
-//   - 3: files are changed; extended attributes
+//   - 3: files are changed; extended attributes; a steal may have a filter
 const Version = 3
 
 // Build names this build of mirrord: daemon, clients and agent must be of the

@@ -94,6 +94,10 @@ func messages() []struct {
 		{"watch reply", KindWatch, WatchReply{}, nil},
 		{"expired", KindWatch, Expired{Seq: 7, IDs: []uint64{3, 5}}, nil},
 		{"steal", KindSteal, Steal{ID: 2, Port: 8080, Patience: 3605}, nil},
+		{"steal by filter", KindSteal, Steal{ID: 3, Port: 8080, Filter: &Filter{All: []Filter{
+			{Header: "^x-user: alice$"}, {HeaderJQ: ". == \"a: b\""}, {Path: "^/orders"}, {Method: "POST"},
+			{Any: []Filter{{Body: &BodyFilter{Query: "$.id", Matches: "^1"}}, {Body: &BodyFilter{Query: ".id == 1", JQ: true}}}},
+		}}}, nil},
 		{"steal reply", KindSteal, StealReply{Redirect: "sk_lookup"}, nil},
 		{"incoming", KindIncoming, Incoming{ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}, nil},
 		{"incoming reply", KindIncoming, IncomingReply{}, nil},

@@ -18,7 +18,7 @@ import (
 // Goroutines: one that answers, gone when Release returns.
 type claim struct {
 	listener net.Listener
-	holder   string
+	holder   func() string
 	done     chan struct{}
 }
 
@@ -31,7 +31,7 @@ const (
 func claimName(port uint16) string { return fmt.Sprintf("@mirrord-steal/%d", port) }
 
 // claimPort takes the lock, or says with EADDRINUSE who holds it.
-func claimPort(port uint16, holder string) (*claim, error) {
+func claimPort(port uint16, holder func() string) (*claim, error) {
 	l, err := net.Listen("unix", claimName(port))
 	if errors.Is(err, unix.EADDRINUSE) {
 		return nil, fmt.Errorf("stealing port %d: %s steals it already: %w", port, askHolder(port), unix.EADDRINUSE)
@@ -52,7 +52,7 @@ func (c *claim) answer() {
 			return
 		}
 		_ = conn.SetDeadline(time.Now().Add(claimPatience))
-		_, _ = io.WriteString(conn, c.holder)
+		_, _ = io.WriteString(conn, c.holder())
 		conn.Close()
 	}
 }

@@ -5,6 +5,9 @@
 //	            │ other ports                   └ refused, dead ─▶ the pod's own container
 //	            └ established connections, exempt sources: as ever
 //
+// A port may have several holders, if each has a filter of HTTP requests: then it
+// is requests that are offered, one by one (split.go, package httpfilter).
+//
 // A mirror (mirror.go) looks on: it changes nothing for the pod and waits for nobody.
 //
 // The rule: nothing of a connection is consumed before its holder took it, and
@@ -29,6 +32,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
+	"mirrord/protocol/filter"
 )
 
 // acceptPause is waited after an accept failed for want of descriptors or memory.
@@ -50,8 +54,10 @@ type Incoming struct {
 	waiting  chan struct{} // one for each offer that may take longer than patience
 	sources  sources
 
-	mu     sync.Mutex
-	steals map[uint16]*Steal // guarded by mu
+	claims sync.Mutex // held while a port is claimed or given back; lock order: Steal.mu, claims, mu
+
+	mu    sync.Mutex
+	ports map[uint16]*port // guarded by mu
 }
 
 // New prepares the redirect in the namespace of this process; nothing is
@@ -61,7 +67,7 @@ func New(log *slog.Logger) *Incoming {
 		log:     log,
 		slots:   make(chan struct{}, maxConns),
 		waiting: make(chan struct{}, maxWaiting),
-		steals:  map[uint16]*Steal{},
+		ports:   map[uint16]*port{},
 		sources: sources{used: map[netip.AddrPort]bool{}, over: map[netip.Addr][]spent{}},
 	}
 	in.life, in.cancel = context.WithCancel(context.Background())
@@ -133,7 +139,12 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 	}
 	log := in.log.With("port", local.Port(), "client", client)
 	var first opening
-	if s := in.holder(local.Port()); s != nil {
+	p := in.port(local.Port())
+	if p != nil && p.filtered {
+		in.split(ctx, log, conn, p, client, local)
+		return
+	}
+	if s := p.holder(); s != nil {
 		if s.probed {
 			var err error
 			if first, err = s.peek(conn); err != nil {
@@ -158,19 +169,13 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 	}
 }
 
-func (in *Incoming) holder(port uint16) *Steal {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.steals[port]
-}
-
 // Steal brings every new connection to a port to client, or copies of them
 // where a mirror is asked for, until it is released or ctx, which is the
 // client's life, is done. EADDRINUSE: somebody else has the port. Of mirrors
-// there may be any number. From a probed port a connection comes when its client
+// there may be any number, as of steals with a filter. From a probed port a connection comes when its client
 // has said something, or has been silent for peekPatience.
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
-	s := &Steal{in: in, id: q.ID, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
+	s := &Steal{in: in, since: time.Now(), id: q.ID, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
 	if q.Patience != 0 {
 		s.patience = min(time.Duration(q.Patience)*time.Second, maxPatience)
 	}
@@ -180,8 +185,16 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 	switch {
 	case q.Port == 0:
 		err = fmt.Errorf("stealing port 0: %w", unix.EINVAL)
+	case q.Mirror && q.Filter != nil:
+		err = fmt.Errorf("mirroring port %d by a filter: %w", q.Port, unix.EOPNOTSUPP)
 	case q.Mirror:
 		s.way = in.mirrors
+	case q.Filter != nil:
+		if s.filter, err = filter.Compile(*q.Filter); err != nil {
+			err = fmt.Errorf("stealing port %d by a filter: %w: %w", q.Port, err, unix.EINVAL)
+			break
+		}
+		s.way, err = in.claim(s)
 	default:
 		s.way, err = in.claim(s)
 	}
@@ -194,22 +207,6 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 	}
 	in.log.Info("port stolen", "port", q.Port, "holder", client.Name(), "redirect", s.way.Name())
 	return s, nil
-}
-
-// claim takes the port's lock and makes s its holder.
-func (in *Incoming) claim(s *Steal) (way, error) {
-	if in.disabled != nil {
-		return nil, fmt.Errorf("stealing port %d: %w", s.port, in.disabled)
-	}
-	c, err := claimPort(s.port, fmt.Sprintf("%s of agent process %d (since %s)",
-		s.client.Name(), unix.Getpid(), time.Now().UTC().Format(time.RFC3339)))
-	if err != nil {
-		return nil, err
-	}
-	in.mu.Lock()
-	in.steals[s.port] = s
-	in.mu.Unlock()
-	return &lookup{in, c}, nil
 }
 
 // addrOf is a TCP address, IPv4 as such.

@@ -144,7 +144,7 @@ func TestHeldOnceKnown(t *testing.T) {
 				return
 			default:
 			}
-			if s := in.holder(7); s != nil && s.hold() == nil {
+			if s := in.port(7).holder(); s != nil && s.hold() == nil {
 				t.Error("a holder without a hold")
 				return
 			}
@@ -320,10 +320,10 @@ func TestTooManyPorts(t *testing.T) {
 	if _, err := in.Steal(t.Context(), protocol.Steal{Port: maxPorts + 1}, holder(refusing)); !errors.Is(err, unix.E2BIG) {
 		t.Errorf("one port too many: %v", err)
 	}
-	if s := in.holder(maxPorts + 1); s != nil {
+	if s := in.port(maxPorts + 1).holder(); s != nil {
 		t.Error("the refused port is held")
 	}
 	for port := range uint16(maxPorts) {
-		in.holder(port + 1).Release()
+		in.port(port + 1).holder().Release()
 	}
 }

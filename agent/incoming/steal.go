@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
+	"mirrord/protocol/filter"
 )
 
 // A Client is who gets stolen connections.
@@ -37,25 +38,6 @@ type way interface {
 	Release(*Steal) error // nor will they ever
 }
 
-// lookup is the way of stolen connections: redirected by a program.
-type lookup struct {
-	in    *Incoming
-	claim *claim
-}
-
-func (l *lookup) Name() string           { return "sk_lookup" }
-func (l *lookup) Arm(s *Steal) error     { return l.in.redirect.Add(s.port) }
-func (l *lookup) Suspend(s *Steal) error { return l.in.redirect.Suspend(s.port) }
-
-func (l *lookup) Release(s *Steal) error {
-	err := l.in.redirect.Remove(s.port)
-	l.in.mu.Lock()
-	delete(l.in.steals, s.port)
-	l.in.mu.Unlock()
-	l.claim.Release()
-	return err
-}
-
 // A Steal is the holding of a port by a client. Its methods may be called by
 // any goroutine, in any order and more than once.
 type Steal struct {
@@ -63,7 +45,9 @@ type Steal struct {
 	way      way
 	id       uint64 // its client's
 	port     uint16
-	probed   bool // kubelet connects to it
+	probed   bool           // kubelet connects to it
+	filter   *filter.Filter // nil: all connections
+	since    time.Time
 	patience time.Duration
 	client   Client
 	life     context.Context // good until the client ends

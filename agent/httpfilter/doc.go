@@ -1,0 +1,76 @@
+// Package httpfilter splits the HTTP requests of one client's connection between
+// the pod's own container and the holders of its port, each of which has a
+// connection of its own.
+//
+//	client ─▶ requests ─ choose ─┬▶ pod    ─ answers ─▶ client
+//	                             ├▶ holder ─ answers ─┘
+//	                             └▶ holder ─ …
+//
+// Its rule: what it does not understand is the pod's, byte by byte, from there
+// to the connection's end. So it understands little: heads and bodies as RFC 9112
+// has them, without any of the leniencies that let two readers see two different
+// requests (both lengths, two lengths, bare line feeds, folded lines). What it
+// understands passes unchanged as well, but for HTTP/2, whose frames are made anew.
+//
+// HTTP/1: requests that follow each other to the same receiver are passed on
+// without waiting, as the client sent them; one for another receiver waits until
+// all before it are answered. That keeps the order of answers without storing any,
+// and a connection whose requests are all the pod's flows as through a mere relay.
+//
+// Nothing is read that cannot be passed on: what is kept of a connection is a
+// head, or of a body as much as a filter may look at.
+package httpfilter
+
+import (
+	"net"
+	"time"
+
+	"mirrord/protocol/filter"
+)
+
+// Limits of one connection.
+const (
+	maxHead     = 64 << 10
+	maxBody     = 64 << 10              // that a filter looks at
+	maxAsked    = 64                    // requests that wait for an answer
+	headTime    = 5 * time.Second       // for a head, from its first byte
+	bodyTime    = time.Second           // for a body that a filter looks at
+	lingerTime  = 5 * time.Second       // for the other side to see the end
+	firstWords  = 10 * time.Millisecond // who speaks no sooner may wait for the pod's words
+	firstBuffer = 4 << 10
+	copyBuffer  = 32 << 10
+)
+
+// A Conn is a connection of which each side ends its own direction. Closing it
+// before is a reset.
+type Conn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// A Holder gets requests. Holders are compared.
+type Holder interface {
+	Name() string
+	// Take opens a connection for one client's requests to it. An error says that
+	// it has got nothing.
+	Take() (Conn, error)
+}
+
+// Exits are where a connection's requests go.
+type Exits interface {
+	// Pod opens a connection to the pod's own container.
+	Pod() (Conn, error)
+	// Choose tells whose a request is; nil: the pod's. Unsure: its body decides.
+	Choose(*filter.Request) (Holder, filter.Answer)
+	// PodFirst tells whether on this port the pod speaks first, as far as Spoke was told.
+	PodFirst() bool
+	Spoke(podFirst bool)
+}
+
+// reset closes a connection so that its peer knows that it did not end well.
+func reset(c net.Conn) {
+	if l, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+	_ = c.Close()
+}

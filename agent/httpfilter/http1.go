@@ -1,0 +1,428 @@
+package httpfilter
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"mirrord/protocol/filter"
+)
+
+// A conn1 is a client's connection in HTTP/1, or in what turns out to be none.
+//
+// Goroutines: the caller's reads requests; each upstream has one that reads its
+// answers. All are gone when Serve returns.
+type conn1 struct {
+	exits  Exits
+	client Conn
+	in     source // of the client; the caller's
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	changed sync.Cond            // of what mu guards
+	ups     map[Holder]*upstream // guarded by mu; nil: the pod's
+	current *upstream            // who may write to the client, nil: nobody yet; guarded by mu
+	spoken  bool                 // the client has sent a request; guarded by mu
+	tunnel  *upstream            // all that the client still says is for it; guarded by mu
+	over    bool                 // the client gets nothing more; guarded by mu
+	dead    bool                 // guarded by mu; all is being closed
+}
+
+var (
+	errOver  = errors.New("the connection is over")
+	errHTTP2 = errors.New("the client speaks HTTP/2")
+)
+
+// Serve splits a client's requests until its connection ends, and closes it.
+// ctx ends it before.
+func Serve(ctx context.Context, client Conn, exits Exits) error {
+	c := &conn1{exits: exits, client: client, in: newSource(client), ups: map[Holder]*upstream{}}
+	c.changed.L = &c.mu
+	stop := context.AfterFunc(ctx, c.kill)
+	err := c.requests()
+	c.end(err)
+	c.wg.Wait()
+	c.in.free()
+	stop()
+	if err == errOver {
+		err = nil
+	}
+	return err
+}
+
+// requests passes the client's requests on until nothing more can come. io.EOF:
+// the client has ended its side, and all that it said is passed on.
+func (c *conn1) requests() error {
+	if err := c.greet(); err != nil {
+		return err
+	}
+	for {
+		h, err := c.next()
+		switch err {
+		case nil:
+		case errForeign:
+			return c.forward()
+		default:
+			return err
+		}
+		if err := c.request(h); err != nil {
+			return err
+		}
+	}
+}
+
+// greet waits for the client to say something; if it does not, perhaps the pod will.
+func (c *conn1) greet() error {
+	if !c.exits.PodFirst() {
+		_ = c.client.SetReadDeadline(time.Now().Add(firstWords))
+		err := c.in.fill()
+		_ = c.client.SetReadDeadline(time.Time{})
+		switch {
+		case err == nil || err == io.EOF:
+			return nil // next sees it, too
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		}
+	}
+	_, _ = c.open(nil) // who has no pod may still have a holder
+	return nil
+}
+
+// next reads the head of a request. errForeign: what comes is none; io.EOF: there is no other.
+func (c *conn1) next() (*head, error) {
+	c.in.narrow()
+	limited := false
+	for {
+		b := c.in.kept()
+		if len(b) > 0 {
+			h, err := parseRequest(b)
+			switch {
+			case err == nil:
+				return h, c.speak()
+			case err == errForeign || len(b) >= maxHead:
+				return nil, errForeign
+			case !limited:
+				limited = true
+				_ = c.client.SetReadDeadline(time.Now().Add(headTime))
+				defer func() { _ = c.client.SetReadDeadline(time.Time{}) }()
+			}
+		}
+		err := c.in.fill()
+		c.mu.Lock()
+		tunnel, over := c.tunnel, c.over
+		c.mu.Unlock()
+		switch {
+		case over:
+			return nil, errOver
+		case tunnel != nil, err == io.EOF && (len(b) > 0 || !c.begun()), errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, errForeign
+		case err != nil:
+			return nil, err
+		}
+	}
+}
+
+// begun tells whether anybody but the client knows of the connection.
+func (c *conn1) begun() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current != nil || len(c.ups) > 0
+}
+
+// speak notes that the client has sent a request, unless its bytes are somebody's already.
+func (c *conn1) speak() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tunnel != nil {
+		return errForeign
+	}
+	if !c.spoken {
+		c.spoken = true
+		c.exits.Spoke(false)
+	}
+	return nil
+}
+
+// request passes one request on.
+func (c *conn1) request(h *head) error {
+	holder := c.choose(h)
+	x := &exchange{method: h.method, keeps: h.keeps(), expects: h.expects, upgrades: h.upgrades && h.upgrade != "" || h.method == "CONNECT"}
+	if holder != nil && h.framing.kind == noBody && repeatable(h.method) {
+		x.again = append([]byte{}, c.in.kept()[:h.size]...)
+	}
+	u, err := c.ask(holder, x)
+	if err != nil {
+		return err
+	}
+	if u == nil { // all that comes is somebody's
+		return c.forward()
+	}
+	err = c.in.pass(u.conn, h.size, &h.framing)
+	if _, theirs := errors.AsType[writeError](err); theirs {
+		<-u.done // it tells what there is to tell
+		return errOver
+	}
+	if err == errForeign && u.holder == nil {
+		return c.forward()
+	}
+	if err != nil {
+		return err
+	}
+	return c.sent(x)
+}
+
+// repeatable tells whether a request may be made again that perhaps was made.
+func repeatable(method string) bool {
+	return method == "GET" || method == "HEAD" || method == "OPTIONS" || method == "TRACE"
+}
+
+// choose decides whose a request is. Where its body decides, that is waited for.
+func (c *conn1) choose(h *head) Holder {
+	r := &filter.Request{Method: h.method, Path: h.target, Header: h.fields}
+	holder, answer := c.exits.Choose(r)
+	if answer != filter.Unsure {
+		return holder
+	}
+	if h.expects { // it waits for an answer itself
+		return nil
+	}
+	if r.Body, r.Whole = c.body(h); !r.Whole {
+		return nil
+	}
+	holder, _ = c.exits.Choose(r)
+	return holder
+}
+
+// body reads a body that stays to be passed on, if it comes soon and is small.
+func (c *conn1) body(h *head) (b []byte, whole bool) {
+	_ = c.client.SetReadDeadline(time.Now().Add(bodyTime))
+	defer func() { _ = c.client.SetReadDeadline(time.Time{}) }()
+	f := h.framing
+	f.data = &b
+	for at := h.size; ; {
+		n, done, err := f.take(c.in.kept()[at:])
+		at += n
+		switch {
+		case err != nil || len(b) > maxBody || at > h.size+2*maxBody:
+			return nil, false
+		case done:
+			return b, true
+		case c.in.fill() != nil:
+			return nil, false
+		}
+	}
+}
+
+// turn waits until u may be written to without a mix of answers, and opens it if
+// need be. nil without an error: the client's bytes are somebody's already.
+func (c *conn1) turn(holder Holder) (*upstream, error) {
+	c.mu.Lock()
+	for !c.stopped() && c.current != nil && len(c.current.asked) > 0 && (c.current.holder != holder || len(c.current.asked) >= maxAsked) {
+		c.changed.Wait()
+	}
+	u := c.ups[holder]
+	if u == nil { // whoever is idle meanwhile has no say
+		c.current = &upstream{}
+	} else {
+		c.current = u
+	}
+	stopped, tunnel := c.stopped(), c.tunnel
+	c.mu.Unlock()
+	switch {
+	case tunnel != nil:
+		return nil, nil
+	case stopped:
+		return nil, errOver
+	case u != nil:
+		return u, nil
+	}
+	u, err := c.open(holder)
+	if err != nil && holder != nil {
+		return c.turn(nil)
+	}
+	return u, err
+}
+
+// stopped tells whether no more requests are passed on one by one. c.mu is held.
+func (c *conn1) stopped() bool { return c.tunnel != nil || c.over || c.dead }
+
+// ask notes a request that is about to be written to where it belongs; nil: it
+// is somebody's already.
+func (c *conn1) ask(holder Holder, x *exchange) (*upstream, error) {
+	for {
+		u, err := c.turn(holder)
+		if u == nil || err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		there := c.ups[u.holder] == u
+		if there && c.tunnel == nil {
+			c.current = u
+			u.asked = append(u.asked, x)
+		}
+		tunnel := c.tunnel
+		c.mu.Unlock()
+		switch {
+		case tunnel != nil:
+			return nil, nil
+		case there:
+			return u, nil
+		}
+	}
+}
+
+// sent notes that a request is written. What may become a tunnel is waited for.
+func (c *conn1) sent(x *exchange) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x.sent = true
+	for x.upgrades && !x.settled && !c.stopped() {
+		c.changed.Wait()
+	}
+	if c.over || c.dead {
+		return errOver
+	}
+	return nil
+}
+
+// forward brings all that the client still says to the tunnel, else to the pod.
+func (c *conn1) forward() error {
+	c.mu.Lock()
+	u := c.tunnel
+	c.mu.Unlock()
+	if u == nil {
+		var err error
+		if u, err = c.turn(nil); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		if c.tunnel == nil {
+			c.tunnel, c.current = u, u
+		}
+		u = c.tunnel
+		c.changed.Broadcast()
+		c.mu.Unlock()
+	}
+	err := c.in.pass(u.conn, 0, &framing{kind: untilEnd})
+	if _, theirs := errors.AsType[writeError](err); theirs {
+		<-u.done
+		return errOver
+	}
+	if err != nil {
+		return err
+	}
+	return io.EOF
+}
+
+// end brings all connections to their end, after the client's requests came to theirs.
+func (c *conn1) end(err error) {
+	if err != io.EOF && err != errOver {
+		c.kill()
+		return
+	}
+	c.farewell(false)
+	c.mu.Lock()
+	for c.waiting() {
+		c.changed.Wait()
+	}
+	tunnel := c.tunnel
+	c.mu.Unlock()
+	if tunnel != nil {
+		<-tunnel.done
+	}
+	c.farewell(true)
+	if err == errOver { // the client may still be sending, and is to read what it was told
+		_, _ = io.Copy(io.Discard, c.client)
+	}
+	c.wg.Wait()
+	_ = c.client.CloseWrite()
+	_ = c.client.Close()
+	for _, u := range c.ups {
+		_ = u.conn.Close()
+	}
+}
+
+// farewell tells all upstreams that nothing more comes; at last they have
+// little time to end, too.
+func (c *conn1) farewell(last bool) {
+	c.mu.Lock()
+	ups := slices.Collect(maps.Values(c.ups))
+	c.mu.Unlock()
+	for _, u := range ups {
+		_ = u.conn.CloseWrite()
+		if last {
+			_ = u.conn.SetReadDeadline(time.Now().Add(lingerTime))
+		}
+	}
+}
+
+// waiting tells whether an answer is still to come. c.mu is held.
+func (c *conn1) waiting() bool {
+	if c.dead || c.over {
+		return false
+	}
+	for _, u := range c.ups {
+		if len(u.asked) > 0 && u != c.tunnel {
+			return true
+		}
+	}
+	return false
+}
+
+// kill closes all connections at once.
+func (c *conn1) kill() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dead = true
+	reset(c.client)
+	for _, u := range c.ups {
+		reset(u.conn)
+	}
+	c.changed.Broadcast()
+}
+
+// finish tells the client that nothing more comes.
+func (c *conn1) finish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	_ = c.client.CloseWrite()
+	_ = c.client.SetReadDeadline(time.Now().Add(lingerTime))
+	c.changed.Broadcast()
+}
+
+// open opens a connection to the holder, nil: to the pod.
+func (c *conn1) open(holder Holder) (*upstream, error) {
+	u, err := c.connect(holder)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead {
+		reset(u.conn)
+		return nil, errOver
+	}
+	c.ups[holder] = u
+	c.wg.Go(u.run)
+	return u, nil
+}
+
+func (c *conn1) connect(holder Holder) (*upstream, error) {
+	var conn Conn
+	var err error
+	if holder == nil {
+		conn, err = c.exits.Pod()
+	} else {
+		conn, err = holder.Take()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &upstream{c: c, conn: conn, holder: holder, in: newSource(conn), done: make(chan struct{})}, nil
+}

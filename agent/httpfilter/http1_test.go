@@ -1,0 +1,228 @@
+package httpfilter
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+)
+
+const (
+	plain  = "GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
+	stolen = "GET /b HTTP/1.1\r\nX-USER:  alice\t\r\nHost: x\r\n\r\n"
+	ok     = "HTTP/1.1 200 OK\r\ncontent-LENGTH: 2\r\n\r\nok"
+	mine   = "HTTP/1.1 200 Fine\r\nContent-Length: 4\r\n\r\nmine"
+	end    = ""
+)
+
+// What goes through passes byte by byte, wherever it goes.
+func TestConversations(t *testing.T) {
+	const (
+		post     = "POST /c HTTP/1.1\r\nContent-Length: 5\r\n\r\nwords"
+		chunks   = "POST /d HTTP/1.1\r\nX-User: alice\r\nTransfer-Encoding: Chunked\r\n\r\n5;a=\"b\"\r\nwords\r\n00\r\nX-End: 1\r\n\r\n"
+		answered = "HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\nA\r\n0123456789\r\n0\r\n\r\n"
+		upgrade  = "GET /ws HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+		switched = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+		head     = "HEAD / HTTP/1.1\r\n\r\n"
+		headed   = "HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n"
+		expects  = "POST /e HTTP/1.1\r\nX-User: alice\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+		goOn     = "HTTP/1.1 100 Continue\r\n\r\n"
+		closing  = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+		endless  = "HTTP/1.0 200 OK\r\n\r\nto the end"
+		connect  = "CONNECT a:1 HTTP/1.1\r\n\r\n"
+		failed   = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "
+	)
+	for name, c := range map[string]struct{ client, pod, alice []string }{
+		"pod's":              {[]string{plain, ok, post, ok, end}, []string{plain, ok, post, ok, end}, nil},
+		"pipelined":          {[]string{plain + post + stolen + plain, ok + ok + mine + ok, end}, []string{plain + post, ok + ok, plain, ok, end}, []string{stolen, mine, end}},
+		"chunks":             {[]string{chunks, answered, stolen, mine, end}, nil, []string{chunks, answered, stolen, mine, end}},
+		"head":               {[]string{head, headed, plain, ok, end}, []string{head, headed, plain, ok, end}, nil},
+		"no content":         {[]string{plain, "HTTP/1.1 304 No\r\nContent-Length: 9\r\n\r\n", plain, ok, end}, []string{plain, "HTTP/1.1 304 No\r\nContent-Length: 9\r\n\r\n", plain, ok, end}, nil},
+		"continue":           {[]string{expects, goOn, "words", mine, end}, nil, []string{expects, goOn, "words", mine, end}},
+		"no continue":        {[]string{expects, mine, end}, nil, []string{expects, mine, end}},
+		"continue for pod":   {[]string{strings.Replace(expects, "alice", "bob", 1), ok, stolen, ok, end}, []string{strings.Replace(expects, "alice", "bob", 1), ok, stolen, ok, end}, nil},
+		"websocket to pod":   {[]string{upgrade + "\r\n", switched, stolen, "\x00words", end}, []string{upgrade + "\r\n", switched, stolen, "\x00words", end}, nil},
+		"websocket to alice": {[]string{plain, ok, upgrade + "x-user: alice\r\n\r\n", switched, plain, "\x00words", end}, []string{plain, ok, end}, []string{upgrade + "x-user: alice\r\n\r\n", switched, plain, "\x00words", end}},
+		"upgrade refused":    {[]string{upgrade + "\r\n", ok, stolen, mine, end}, []string{upgrade + "\r\n", ok, end}, []string{stolen, mine, end}},
+		"tunnel":             {[]string{connect, headed, stolen, "xx", end}, []string{connect, headed, stolen, "xx", end}, nil},
+		"alice closes":       {[]string{stolen, closing, end}, nil, []string{stolen, closing, end}},
+		"alice endless":      {[]string{stolen, endless, end}, nil, []string{stolen, endless}},
+		"pod endless":        {[]string{plain, endless, end}, []string{plain, endless}, nil},
+		"pod closes":         {[]string{stolen, mine, plain, closing, end}, []string{plain, closing}, []string{stolen, mine, end}},
+		"alice fails":        {[]string{stolen, failed}, nil, []string{stolen}},
+		"alice is no server": {[]string{stolen, failed}, nil, []string{stolen, "SSH-2.0-x\r\n"}},
+		"alice stops midway": {[]string{stolen, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal"}, nil, []string{stolen, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal"}},
+		"pod is no server":   {[]string{plain, "SSH-2.0-x\r\n", stolen, "xx", end}, []string{plain, "SSH-2.0-x\r\n", stolen, "xx", end}, nil},
+		"pod first":          {[]string{"", "220 hello\r\n", stolen, "250 go on\r\n", end}, []string{"", "220 hello\r\n", stolen, "250 go on\r\n", end}, nil},
+		"late words of pod":  {[]string{plain, ok + "HTTP/1.1 408 Late\r\n\r\n", stolen, "xx", end}, []string{plain, ok + "HTTP/1.1 408 Late\r\n\r\n", stolen, "xx", end}, nil},
+		"no words":           {[]string{end}, []string{end}, nil},
+		"half a head":        {[]string{"GET / HTT", end}, []string{"GET / HTT", end}, nil},
+		"TLS":                {[]string{"\x16\x03\x01", "\x16", stolen, "xx", end}, []string{"\x16\x03\x01", "\x16", stolen, "xx", end}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &world{pod: scripted(t, "pod", "", c.pod), holders: []*place{scripted(t, "alice", "alice", c.alice)}}
+			conn := w.client(t)
+			for i, words := range c.client {
+				switch {
+				case i%2 == 1:
+					expect(t, "client", conn, words)
+				case words == end && i == len(c.client)-1:
+					if err := conn.CloseWrite(); err != nil {
+						t.Fatal(err)
+					}
+					expect(t, "client", conn, end)
+				case words != "":
+					say(t, conn, words)
+				}
+			}
+		})
+	}
+}
+
+// scripted is a place that takes one connection, or none where it has no words.
+func scripted(t *testing.T, name, wants string, words []string) *place {
+	p := script(t, name, wants, words...)
+	serve := p.serve
+	p.serve = func(c *duplex) {
+		if words == nil || p.taken.Load() > 1 {
+			t.Errorf("connection %d to %s", p.taken.Load(), name)
+			c.Close()
+			return
+		}
+		if words[0] == "" && len(words) > 1 { // it speaks first
+			say(t, c, words[1])
+			words = words[2:]
+			script(t, name, wants, words...).serve(c)
+			return
+		}
+		serve(c)
+	}
+	return p
+}
+
+// What two readers could see two requests in is the pod's from there on.
+func TestSmuggling(t *testing.T) {
+	const hidden = "GET /hidden HTTP/1.1\r\nX-User: alice\r\n\r\n"
+	for _, attack := range []string{
+		"POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 9\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nContent-Length: 0, 0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nContent-Length: +0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nContent-Length: 0x0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nContent-Length : 9\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nContent-Length: \r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding\r\n : chunked\r\n\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nX: y\r\n Transfer-Encoding: chunked\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nX: y\nContent-Length: 9\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nX: y\rContent-Length: 9\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\n\n" + hidden,
+		"POST / HTTP/1.1\r\nX: \x00\r\n\r\n" + hidden,
+		"POST /\tx HTTP/1.1\r\n\r\n" + hidden,
+		"POST / x HTTP/1.1\r\n\r\n" + hidden,
+		"POST / HTTP/1.2\r\n\r\n" + hidden,
+		"\r\nPOST / HTTP/1.1\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5 \r\nwords\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nwords\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\nwords\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;a\nx\r\nwords\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwordsX\r\n0\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\n\r\n\r\n" + hidden,
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("0", 16) + "5\r\nwords\r\n0\r\n\r\n" + hidden,
+		"GET / HTTP/1.1\r\nX: " + strings.Repeat("x", maxHead) + "\r\n\r\n" + hidden,
+	} {
+		name := attack[:min(len(attack), 70)]
+		w := &world{pod: script(t, "pod", "", plain, ok, attack, "", end), holders: []*place{web(t, "alice's", "alice")}}
+		c := w.client(t)
+		say(t, c, plain)
+		expect(t, name, c, ok)
+		say(t, c, attack)
+		_ = c.CloseWrite()
+		expect(t, name, c, end)
+		if w.holders[0].taken.Load() > 0 {
+			t.Errorf("%q got through to the holder", name)
+		}
+	}
+}
+
+// What a holder does not take is the pod's.
+func TestRefused(t *testing.T) {
+	w := &world{pod: web(t, "pod", ""), holders: []*place{{name: "alice", wants: "alice", no: errors.New("gone")}}}
+	c := w.client(t)
+	for range 2 {
+		say(t, c, stolen)
+		expect(t, "client", c, "HTTP/1.1 200 OK\r\n")
+		readTo(t, c, "pod /b \r\n0\r\nX-End: \r\n\r\n")
+	}
+	if n := w.holders[0].taken.Load(); n != 2 {
+		t.Errorf("the holder was asked %d times", n)
+	}
+}
+
+func readTo(t *testing.T, r io.Reader, words string) {
+	t.Helper()
+	var got strings.Builder
+	for b := make([]byte, 1); !strings.HasSuffix(got.String(), words); {
+		if _, err := r.Read(b); err != nil {
+			t.Fatalf("%q, then %v", got.String(), err)
+		}
+		got.Write(b)
+	}
+}
+
+// A debuggee that ends a connection that it had kept, just as a request comes,
+// gets it once more over another; one with a body is answered for.
+func TestKeptTooLong(t *testing.T) {
+	const post = "POST /b HTTP/1.1\r\nX-User: alice\r\nContent-Length: 1\r\n\r\nx"
+	for request, want := range map[string]string{stolen: mine, post: "HTTP/1.1 502 Bad Gateway\r\n"} {
+		alice := &place{name: "alice", wants: "alice"}
+		alice.serve = func(c *duplex) {
+			defer c.Close()
+			expect(t, "alice", c, request)
+			if alice.taken.Load() == 1 {
+				say(t, c, mine)
+				expect(t, "alice", c, request)
+				return
+			}
+			say(t, c, mine)
+			expect(t, "alice", c, end)
+		}
+		w := &world{pod: web(t, "pod", ""), holders: []*place{alice}}
+		c := w.client(t)
+		say(t, c, request)
+		expect(t, "client", c, mine)
+		say(t, c, request)
+		expect(t, "client", c, want)
+		if want == mine {
+			_ = c.CloseWrite()
+			expect(t, "client", c, end)
+		} else {
+			readTo(t, c, "the debuggee of alice, which did not answer it: EOF\n")
+		}
+	}
+}
+
+// A body decides where it must, and passes unchanged whoever gets it.
+func TestBodyDecides(t *testing.T) {
+	const head = "POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+	const one, other = head + "3\r\ndeb\r\n2\r\nug\r\n0\r\n\r\n", head + "3\r\nwor\r\n2\r\nds\r\n0\r\n\r\n"
+	large := head + "11000\r\n" + strings.Repeat("debugging", 0x11000/9+1)[:0x11000] + "\r\n0\r\n\r\n"
+	w := &world{
+		pod:     script(t, "pod", "", other, ok, large, ok, end),
+		holders: []*place{script(t, "alice", "", one, mine, plain, "", end)},
+	}
+	w.holders[0].serve = script(t, "alice", "", one, mine, end).serve
+	c := w.client(t)
+	for _, exchange := range [][2]string{{one, mine}, {other, ok}, {large, ok}} {
+		say(t, c, exchange[0])
+		expect(t, "client", c, exchange[1])
+	}
+	_ = c.CloseWrite()
+	expect(t, "client", c, end)
+}

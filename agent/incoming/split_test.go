@@ -1,0 +1,279 @@
+package incoming
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// user chooses the requests of one.
+func user(name string) *protocol.Filter {
+	return &protocol.Filter{Header: "^x-user: " + name + "$"}
+}
+
+// visitor is a client that keeps one connection.
+func visitor(t *testing.T, port netip.AddrPort) func(user, path string) string {
+	t.Helper()
+	tr := &http.Transport{MaxConnsPerHost: 1}
+	t.Cleanup(tr.CloseIdleConnections)
+	return func(user, path string) string {
+		t.Helper()
+		r, err := http.NewRequest("POST", fmt.Sprintf("http://%s%s", port, path), strings.NewReader("words"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-User", user)
+		a, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		b, err := io.ReadAll(a.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, _, _ := strings.Cut(string(b), string(sum("words")))
+		return name
+	}
+}
+
+func sum(words string) []byte {
+	s := sha256.Sum256([]byte(words))
+	return s[:]
+}
+
+// Two hold a port with filters: each gets his own requests, all others are the
+// pod's, on one connection.
+func TestSharedPort(t *testing.T) {
+	in := newIncoming(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	alice := steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, relayedTo(t, server(t, "alice")))
+	bobs := relayedTo(t, server(t, "bob"))
+	ask := visitor(t, pod)
+	expect := func(user, want string) {
+		t.Helper()
+		if got := ask(user, "/"); got != want {
+			t.Errorf("%q was answered by %q, not %q", user, got, want)
+		}
+	}
+	expect("alice", "alice")
+	expect("bob", "pod")
+	bob := steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("b.*|alice")}, bobs)
+	expect("bob", "bob")
+	expect("alice", "alice") // the older steal's
+	expect("carol", "pod")
+	alice.Suspend()
+	expect("alice", "bob")
+	if err := alice.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	expect("alice", "alice")
+	alice.Release()
+	expect("alice", "bob")
+	bob.Suspend()
+	expect("bob", "pod")
+	bob.Release()
+	expect("bob", "pod")
+	if in.port(pod.Port()) != nil {
+		t.Error("the port is still held")
+	}
+	ask = visitor(t, pod)
+	expect("bob", "pod")
+	steal(t, in, protocol.Steal{Port: pod.Port()}, relayedTo(t, server(t, "all"))).Release()
+}
+
+// Who wants all connections of a port shares it with nobody.
+func TestSharedOrNot(t *testing.T) {
+	in := newIncoming(t)
+	all := protocol.Steal{Port: 7}
+	some := protocol.Steal{Port: 7, Filter: user("alice")}
+	for _, order := range [][2]protocol.Steal{{all, some}, {some, all}, {all, all}} {
+		s := steal(t, in, order[0], holder(refusing))
+		_, err := in.Steal(t.Context(), order[1], holder(refusing))
+		if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "client test") {
+			t.Errorf("%+v, then %+v: %v", order[0], order[1], err)
+		}
+		s.Release()
+	}
+	for want, f := range map[error]protocol.Steal{
+		unix.EINVAL:     {Port: 7, Filter: &protocol.Filter{Path: "("}},
+		unix.EOPNOTSUPP: {Port: 7, Filter: user("alice"), Mirror: true},
+	} {
+		if _, err := in.Steal(t.Context(), f, holder(refusing)); !errors.Is(err, want) {
+			t.Errorf("%+v: %v", f, err)
+		}
+	}
+	steal(t, in, all, holder(refusing)) // nothing of these is left
+}
+
+// Kubelet's probes are the pod's, whatever a filter says.
+func TestProbesOfFilteredPort(t *testing.T) {
+	in := newIncoming(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	steal(t, in, protocol.Steal{Port: pod.Port(), Probed: true, Filter: &protocol.Filter{Path: "."}}, relayedTo(t, server(t, "all")))
+	for agent, want := range map[string]string{"kube-probe/1.34": "pod", "curl/8": "all"} {
+		r, _ := http.NewRequest("GET", "http://"+pod.String(), nil)
+		r.Header.Set("User-Agent", agent)
+		tr := &http.Transport{DisableKeepAlives: true}
+		a, err := tr.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(a.Body)
+		a.Body.Close()
+		if !strings.HasPrefix(string(b), want) {
+			t.Errorf("%s was answered by %q", agent, b)
+		}
+	}
+}
+
+// A server that speaks first is not waited for, and what is not HTTP passes.
+func TestServerFirst(t *testing.T) {
+	in := newIncoming(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	t.Cleanup(func() { l.Close() })
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "220 hello\r\n")
+			_, _ = io.Copy(c, c)
+			c.Close()
+		}
+	})
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
+	steal(t, in, protocol.Steal{Port: addr.Port(), Filter: &protocol.Filter{Path: "."}}, holder(func() (net.Conn, error) {
+		t.Error("the holder was asked")
+		return refusing()
+	}))
+	for range 3 {
+		c := dial(t, addr)
+		b := make([]byte, len("220 hello\r\n"))
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatal(err)
+		}
+		const words = "GET / HTTP/1.1\r\n\r\n"
+		_, _ = io.WriteString(c, words)
+		_ = c.CloseWrite()
+		if b, err := io.ReadAll(c); err != nil || string(b) != words {
+			t.Errorf("%q, %v", b, err)
+		}
+	}
+	if !in.port(addr.Port()).podFirst.Load() {
+		t.Error("it was not learnt who speaks first")
+	}
+}
+
+// returning is a server that gives each body back while it comes.
+func returning(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/length" {
+			w.Header().Set("Content-Length", fmt.Sprint(r.ContentLength))
+		}
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		_, _ = io.Copy(w, r.Body)
+	})}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		srv.Close()
+		<-served
+	})
+	return l.Addr().String()
+}
+
+// Large bodies go both ways through the filter, to the pod and to the debuggee.
+func TestLargeBodies(t *testing.T) {
+	in := newIncoming(t)
+	pod := netip.MustParseAddrPort(returning(t))
+	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, relayedTo(t, returning(t)))
+	const size = 32 << 20
+	for _, who := range []string{"alice", "nobody"} {
+		for _, path := range []string{"/length", "/chunks"} {
+			sent, got := sha256.New(), sha256.New()
+			body := io.LimitReader(rand.NewChaCha8([32]byte{1}), size)
+			r, _ := http.NewRequest("POST", "http://"+pod.String()+path, io.TeeReader(body, sent))
+			if path == "/length" {
+				r.ContentLength = size
+			}
+			r.Header.Set("X-User", who)
+			tr := &http.Transport{}
+			a, err := (&http.Client{Transport: tr, Timeout: time.Minute}).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := io.Copy(got, a.Body)
+			a.Body.Close()
+			tr.CloseIdleConnections()
+			if n != size || err != nil || string(got.Sum(nil)) != string(sent.Sum(nil)) {
+				t.Errorf("%s of %s: %d bytes, %v", path, who, n, err)
+			}
+		}
+	}
+}
+
+// A client that goes while its debuggee has a request is answered for.
+func TestHolderGoes(t *testing.T) {
+	in := newIncoming(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := in.Steal(ctx, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, holder(func() (net.Conn, error) {
+		theirs, ours := net.Pipe()
+		go func() {
+			_, _ = protocol.ReadFrame(theirs)
+			_ = protocol.WriteMessage(theirs, protocol.KindIncoming, protocol.IncomingReply{}, nil)
+			_, _ = theirs.Read(make([]byte, 1<<10))
+			cancel()
+			theirs.Close() // as the end of its session does
+		}()
+		return ours, nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Release()
+	r, _ := http.NewRequest("GET", "http://"+pod.String(), nil)
+	r.Header.Set("X-User", "alice")
+	tr := &http.Transport{}
+	defer tr.CloseIdleConnections()
+	a, err := tr.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	if b, _ := io.ReadAll(a.Body); a.StatusCode != http.StatusBadGateway || !strings.Contains(string(b), "client test") {
+		t.Errorf("%s: %q", a.Status, b)
+	}
+	if got := visitor(t, pod)("alice", "/"); got != "pod" {
+		t.Errorf("the next one was answered by %q", got)
+	}
+}
