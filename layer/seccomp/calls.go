@@ -39,6 +39,8 @@ const (
 	Chmod
 	Fchmodat
 	Fchmodat2
+	Fchmod
+	Fchown
 	Chown
 	Lchown
 	Fchownat
@@ -128,6 +130,8 @@ var calls = [numCalls]struct {
 	Chmod:           {"chmod", 90, none},
 	Fchmodat:        {"fchmodat", 268, 53},
 	Fchmodat2:       {"fchmodat2", 452, 452},
+	Fchmod:          {"fchmod", 91, 52},
+	Fchown:          {"fchown", 93, 55},
 	Chown:           {"chown", 92, none},
 	Lchown:          {"lchown", 94, none},
 	Fchownat:        {"fchownat", 260, 54},
