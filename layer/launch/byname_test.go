@@ -14,8 +14,8 @@ import (
 
 // What changes files by name comes to the same in the target as on local disk,
 // whatever was kept of them.
-func TestChange(t *testing.T) {
-	script, err := filepath.Abs("../testdata/change.py")
+func TestByName(t *testing.T) {
+	script, err := filepath.Abs("../testdata/byname.py")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.Leases = true
-			w.policy.Local = append(w.policy.Local, "change.py")
+			w.policy.Local = append(w.policy.Local, "byname.py")
 			set(&w.policy)
 			if err := os.Mkdir(w.Root+"/app/w", 0o755); err != nil {
 				t.Fatal(err)
@@ -63,7 +63,7 @@ func TestChange(t *testing.T) {
 }
 
 // Where files are there for reading nothing is changed, here or there.
-func TestNoChange(t *testing.T) {
+func TestByNameReadOnly(t *testing.T) {
 	w := newWorld(t)
 	w.policy.ReadWrite = []string{"^/app/w"}
 	if err := os.Mkdir(w.Root+"/app/w", 0o755); err != nil {

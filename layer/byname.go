@@ -48,8 +48,8 @@ func (c *call) badFlags(known uint32) bool {
 	return c.hook.flags != no && uint32(c.Args[c.hook.flags])&^known != 0
 }
 
-// umask is the calling thread's.
-func (c *call) umask() (uint32, error) {
+// mask is the calling thread's umask.
+func (c *call) mask() (uint32, error) {
 	status, err := os.ReadFile(c.proc("status"))
 	if err != nil {
 		return 0, err
@@ -65,7 +65,7 @@ func (c *call) make(op protocol.ChangeOp) answer {
 	if c.readOnly() {
 		return slowCreate(c)
 	}
-	umask, err := c.umask()
+	umask, err := c.mask()
 	if err != nil {
 		return failWith(err)
 	}
@@ -113,9 +113,8 @@ func slowUnlink(c *call) answer {
 }
 
 // quickFileAt decides about a call whose path may be empty, or none, and then
-// stands for the descriptor. What stands here for a file that came whole has
-// attributes of its own, which are not to be changed instead; a file server's
-// node changes the file.
+// stands for the descriptor. What stands here for a file that is open for
+// reading has attributes of its own, which are not to be changed instead.
 func quickFileAt(c *call) bool {
 	if !quickPath(c) {
 		return false
