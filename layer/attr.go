@@ -112,6 +112,8 @@ func quickReadlink(c *call) bool {
 		}
 	case ok && c.verdict.Kind == policy.Local:
 		c.file = c.l.files.byFD(c, fd)
+	case c.namesCwd():
+		c.file = c.workingDir()
 	}
 	return c.file == nil
 }

@@ -61,7 +61,9 @@ var hooks = [...]hook{
 	{on(seccomp.Readlinkat), files, 0, 1, no, quickReadlink, slowReadlink},
 
 	{on(seccomp.Chdir), files, no, 0, no, quickPath, slowChdir},
-	{on(seccomp.Chroot), files, no, 0, no, quickPath, slowChdir},
+	{on(seccomp.Fchdir), files, 0, no, no, quickFchdir, slowChdir},
+	{on(seccomp.Chroot), files, no, 0, no, quickPath, slowChroot},
+	{on(seccomp.Getcwd), files, no, no, no, quickGetcwd, slowGetcwd},
 	{on(seccomp.InotifyAddWatch), files, no, 1, no, quickPath, slowUnsupported},
 	{on(seccomp.Getxattr), files, no, 0, no, quickPath, slowGetxattr},
 	{on(seccomp.Lgetxattr), files, no, 0, no, quickPath, slowGetxattr},

@@ -35,22 +35,6 @@ func slowCreate(c *call) answer {
 	}
 }
 
-// slowChdir: a working directory cannot be in the target.
-func slowChdir(c *call) answer {
-	if errno := c.refused(); errno != 0 {
-		return fail(errno)
-	}
-	r := c.stat(c.path, false)
-	switch {
-	case r.Errno != 0:
-		return fail(unix.Errno(r.Errno))
-	case r.Attr.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return fail(unix.ENOTDIR)
-	}
-	c.l.tell("the target's directory " + c.path + " cannot be a working directory: start the command elsewhere, or make the path local (fs.local)")
-	return fail(unix.ENOTSUP)
-}
-
 // slowUnsupported: what has no meaning for files of another machine.
 func slowUnsupported(c *call) answer {
 	if errno := c.refused(); errno != 0 {

@@ -21,7 +21,9 @@ const (
 	Readlink
 	Readlinkat
 	Chdir
+	Fchdir
 	Chroot
+	Getcwd
 	Unlink
 	Unlinkat
 	Rmdir
@@ -112,7 +114,9 @@ var calls = [numCalls]struct {
 	Readlink:        {"readlink", 89, none},
 	Readlinkat:      {"readlinkat", 267, 78},
 	Chdir:           {"chdir", 80, 49},
+	Fchdir:          {"fchdir", 81, 50},
 	Chroot:          {"chroot", 161, 51},
+	Getcwd:          {"getcwd", 79, 17},
 	Unlink:          {"unlink", 87, none},
 	Unlinkat:        {"unlinkat", 263, 35},
 	Rmdir:           {"rmdir", 84, none},
