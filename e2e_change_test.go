@@ -33,10 +33,12 @@ func podShell(t *testing.T, namespace, script string) string {
 	return kubectl(t, "exec", "-n", namespace, "web", "--", "/bin/sh", "-c", script)
 }
 
-// remotely runs a shell script as a debuggee in mode write.
+// remotely runs a shell script as a debuggee in mode write, with this machine's
+// programs: those of the pod are on volumes.
 func remotely(t *testing.T, namespace, script string) string {
 	t.Helper()
-	d := execute(t, nil, "-n", namespace, "--target", "pod/web", "--fs-mode", "write", "--", "/bin/sh", "-c", script)
+	config := file(t, "mirrord.json", `{"feature": {"fs": {"mode": "write", "local": "^/(bin|usr|lib|lib64)(/|$)"}}}`)
+	d := execute(t, nil, "-n", namespace, "--target", "pod/web", "-f", config, "--", "/bin/sh", "-c", script)
 	var out strings.Builder
 	for l := range d.lines {
 		out.WriteString(l + "\n")
@@ -52,7 +54,7 @@ func remotely(t *testing.T, namespace, script string) string {
 const changeScript = `
 exec 2>&1; export LC_ALL=C; umask 027; D=$1; try() { "$@" || echo "=> $?"; }
 try test -w $D/file; try test -w $D/../mounted; try test -w /srv/fixed/file
-try mkdir $D/a $D/a/b; try mkdir -m 1777 $D/sticky; try mkdir $D/p $D/p/q $D/p/q/r; try mkdir $D/a
+try mkdir $D/a $D/a/b; try mkdir -m 1777 $D/sticky; try mkdir -p -m 711 $D/p/q/r; try mkdir $D/a
 try mv $D/file $D/a/moved; try stat -c '%n %a %s' $D/file $D/a/moved; try mv $D/a $D/z; try mv $D/z $D/a
 try ln $D/a/moved $D/hard; try ln -s a/moved $D/soft; try ln -s /nowhere $D/dangling; try stat -c '%n %h' $D/hard $D/a/moved
 try chmod 640 $D/hard; try chmod u+s,g+s $D/second; try chmod 4755 $D/soft; try chmod 600 $D/dangling
@@ -62,6 +64,7 @@ try rm $D/third; try cat $D/third; try rm $D/third; try rmdir $D/p; try rmdir $D
 try ln $D/hard $D/../mounted/hard; try ls $D/../mounted; try mv -T $D/a $D/../mounted; try mv -T $D/../mounted $D/x
 try mkdir /srv/fixed/x; try rm /srv/fixed/file; try mkdir /srv/tiny/x; try ln $D/second /srv/tiny/x/second; try rmdir /srv/tiny/x
 try mkdir $D/$(printf %0256d 1); try mkdir $D/$(printf %0255d 1); try rmdir $D/$(printf %0255d 1)
+(cd $D/a && /bin/pwd && mkdir in && chmod 710 in && cd in && touch -c -d @99 ../moved && ln -s .. up && ls -l up | cut -d' ' -f1 && cd ../.. && /bin/pwd && rmdir a/in; ls a/in)
 try ls -A $D; ls /srv/data/mounted > /dev/null && echo still there
 `
 
