@@ -20,11 +20,29 @@ func quickFstat(c *call) bool {
 }
 
 // slowFstat: the file server, too, tells of a file what was so when it was opened.
-func slowFstat(c *call) answer { return c.tell(&c.file.attr) }
+func slowFstat(c *call) answer { return c.tell(c.attrOf(c.file)) }
+
+// attrOf asks again for a file that came whole if the debuggee has changed any
+// by name since: it may be this one.
+func (c *call) attrOf(f *file) *protocol.Attr {
+	changes, known := c.l.files.changes.Load(), f.seen
+	a := &f.attr
+	if newer := f.newer.Load(); newer != nil {
+		a, known = &newer.attr, newer.changes
+	}
+	if !f.whole || known == changes {
+		return a
+	}
+	if r := c.stat(f.path, true); r.Errno == 0 && r.Attr.Ino == a.Ino && r.Attr.Dev == a.Dev {
+		a = &r.Attr
+	}
+	f.newer.Store(&changedAttr{*a, changes})
+	return a
+}
 
 func slowStat(c *call) answer {
 	if c.file != nil {
-		return c.tell(&c.file.attr)
+		return c.tell(c.attrOf(c.file))
 	}
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)

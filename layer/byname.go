@@ -29,6 +29,7 @@ func (c *call) change(q protocol.Change) answer {
 	}
 	r := c.l.Daemon.call(&wire.Request{Op: wire.OpChange, Path: string(wire.AppendChange(nil, &q))})
 	closeFD(r.fd)
+	c.l.files.changes.Add(1)
 	return answer{errno: unix.Errno(r.Errno)}
 }
 
@@ -126,13 +127,15 @@ func quickFileAt(c *call) bool {
 	return quickFile(c)
 }
 
-// quickFile decides about a call with a descriptor only.
+// quickFile decides about a call with a descriptor only. A file server's node of
+// a regular file is the file server's to change.
 func quickFile(c *call) bool {
-	if quickFD(c) {
+	f := c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
+	if f == nil || !f.whole && !f.bare && f.attr.Mode&unix.S_IFMT == unix.S_IFREG {
 		return true
 	}
-	c.file = c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
-	return c.file == nil
+	c.file, c.path, c.verdict = f, f.path, c.remote(f.path)
+	return false
 }
 
 func slowMode(c *call) answer {
