@@ -65,6 +65,7 @@ try ln $D/hard $D/../mounted/hard; try ls $D/../mounted; try mv -T $D/a $D/../mo
 try mkdir /srv/fixed/x; try rm /srv/fixed/file; try mkdir /srv/tiny/x; try ln $D/second /srv/tiny/x/second; try rmdir /srv/tiny/x
 try mkdir $D/$(printf %0256d 1); try mkdir $D/$(printf %0255d 1); try rmdir $D/$(printf %0255d 1)
 (cd $D/a && /bin/pwd && mkdir in && chmod 710 in && cd in && touch -c -d @99 ../moved && ln -s .. up && ls -l up | cut -d' ' -f1 && cd ../.. && /bin/pwd && rmdir a/in; ls a/in)
+(cd $D/a && mv ../a ../w && mkdir here && /bin/pwd && cd .. && mv w a && rmdir a/here && ls a)
 try ls -A $D; ls /srv/data/mounted > /dev/null && echo still there
 `
 

@@ -25,12 +25,15 @@ func slowFstat(c *call) answer { return c.tell(c.attrOf(c.file)) }
 // attrOf asks again for a file that came whole if the debuggee has changed any
 // by name since: it may be this one.
 func (c *call) attrOf(f *file) *protocol.Attr {
-	changes, known := c.l.files.changes.Load(), f.seen
 	a := &f.attr
+	if !f.whole {
+		return a
+	}
+	changes, known := c.l.files.changes.Load(), f.seen
 	if newer := f.newer.Load(); newer != nil {
 		a, known = &newer.attr, newer.changes
 	}
-	if !f.whole || known == changes {
+	if known == changes {
 		return a
 	}
 	if r := c.stat(f.path, true); r.Errno == 0 && r.Attr.Ino == a.Ino && r.Attr.Dev == a.Dev {

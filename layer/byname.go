@@ -29,7 +29,12 @@ func (c *call) change(q protocol.Change) answer {
 	}
 	r := c.l.Daemon.call(&wire.Request{Op: wire.OpChange, Path: string(wire.AppendChange(nil, &q))})
 	closeFD(r.fd)
-	c.l.files.changes.Add(1)
+	if r.Errno == 0 {
+		c.l.files.changes.Add(1)
+	}
+	if from, to, ok := bytes.Cut(r.Data, []byte{0}); ok && r.Errno == 0 {
+		c.l.files.renamed(string(from), string(to), q.Flags == unix.RENAME_EXCHANGE)
+	}
 	return answer{errno: unix.Errno(r.Errno)}
 }
 

@@ -24,9 +24,9 @@ type file struct {
 	attr protocol.Attr
 	bare bool // what stands for it has nothing of it: O_PATH asks for no more
 
-	whole bool                        // it came whole: a memfd stands for it
-	seen  uint64                      // of injected.changes, when it was opened
-	newer atomic.Pointer[changedAttr] // of whole: what is so after a change of ours
+	whole bool                         // it came whole: a memfd stands for it
+	seen  uint64                       // of injected.changes, when it was opened
+	newer *atomic.Pointer[changedAttr] // of whole: what is so after a change of ours
 }
 
 // A changedAttr is what was told of a file after so many changes.
@@ -300,7 +300,7 @@ func (t *injected) openMemfd(memfd int, f *file) (int, error) {
 		times := []unix.Timespec{unix.NsecToTimespec(f.attr.Atime), unix.NsecToTimespec(f.attr.Mtime)}
 		_ = unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), times, 0)
 	}
-	f.whole, f.seen = true, t.changes.Load()
+	f.whole, f.seen, f.newer = true, t.changes.Load(), new(atomic.Pointer[changedAttr])
 	t.addMemfd(st.Ino, f)
 	return fd, nil
 }

@@ -60,7 +60,9 @@ type (
 	// ChangeReply: what the client keeps of the changed files is not true any
 	// more until it has heard the Expired of this Seq, which may come later.
 	ChangeReply struct {
-		Seq uint64 `json:"seq,omitempty"`
+		Seq  uint64 `json:"seq,omitempty"`
+		From Path   `json:"from,omitempty"` // of a rename: the two, as resolved
+		To   Path   `json:"to,omitempty"`
 	}
 )
 

@@ -83,7 +83,7 @@ func messages() []struct {
 		{"datagram", KindDatagram, Datagram{Addr: netip.MustParseAddrPort("[fd00::10]:53")}, nil},
 		{"datagram reply", KindDatagram, DatagramReply{Local: netip.MustParseAddrPort("[fd00::7]:40000")}, nil},
 		{"change", KindChange, Change{Op: ChangeMkdir, Path: "/data/new", Mode: 0o777, Umask: 0o22}, nil},
-		{"change reply", KindChange, ChangeReply{Seq: 8}, nil},
+		{"change reply", KindChange, ChangeReply{Seq: 8, From: "/data/a", To: "/data/b"}, nil},
 		{"rename", KindChange, Change{Op: ChangeRename, Path: "/data/a", Other: "/data/not UTF-8: \xff", Flags: 1}, nil},
 		{"chown", KindChange, Change{Op: ChangeOwner, Path: "/data/a", NoFollow: true, UID: 1000, GID: KeepID, Dev: 66306, Ino: 1311}, nil},
 		{"utimens", KindChange, Change{Op: ChangeTimes, Path: "/data/a", Times: []Timespec{{Sec: -1, Nsec: 5}, {Nsec: 1<<30 - 1}}}, nil},

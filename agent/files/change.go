@@ -14,6 +14,7 @@ type change struct {
 	*Tree
 	q       protocol.Change
 	touched []touched
+	reply   protocol.ChangeReply
 }
 
 var changes = map[protocol.ChangeOp]func(*change) error{
@@ -51,8 +52,8 @@ func (h *Handles) Change(q protocol.Change) (reply protocol.ChangeReply, payload
 	if err := h.act(q.Umask, func() error { return do(c) }); err != nil {
 		return reply, nil, fmt.Errorf("%v: %w", q.Op, err)
 	}
-	reply.Seq = h.settle(c.touched)
-	return reply, nil, nil
+	c.reply.Seq = h.settle(c.touched)
+	return c.reply, nil, nil
 }
 
 // A place is a name in a directory, which may be nothing's. The name has the
@@ -81,6 +82,15 @@ func (t *Tree) place(path protocol.Path) (p place, err error) {
 	p.name = name
 	p.dir, err = t.open(dir, unix.O_DIRECTORY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	return p, err
+}
+
+// named is the path of p, "" if its directory has none any more.
+func (t *Tree) named(p place) protocol.Path {
+	dir, err := t.resolved(p.dir)
+	if err != nil {
+		return ""
+	}
+	return protocol.Path(join(dir, strings.TrimRight(p.name, "/")))
 }
 
 // at has do change an entry of a directory.
@@ -184,7 +194,11 @@ func (c *change) rename() error {
 			if from.mounted() || to.mounted() {
 				return from.renameMounted(to, c.q.Flags)
 			}
-			return unix.Renameat2(from.fd(), from.name, to.fd(), to.name, uint(c.q.Flags))
+			err := unix.Renameat2(from.fd(), from.name, to.fd(), to.name, uint(c.q.Flags))
+			if err == nil {
+				c.reply.From, c.reply.To = c.named(from), c.named(to)
+			}
+			return err
 		})
 	})
 }

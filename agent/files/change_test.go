@@ -339,3 +339,13 @@ func TestChangeIsTheKernels(t *testing.T) {
 		t.Logf("uid %d: %d of %d calls were done", user.UID, done, len(list))
 	}
 }
+
+// A rename tells where both names were found.
+func TestRenameTells(t *testing.T) {
+	asRoot(t)
+	_, h := build(t, root)
+	reply, _, err := h.Change(protocol.Change{Op: protocol.ChangeRename, Path: "/etc/shop/..data/config.yaml", Other: "/etc/../etc/new"})
+	if err != nil || reply.From != "/etc/shop/..2026/config.yaml" || reply.To != "/etc/new" {
+		t.Errorf("%+v, %v", reply, err)
+	}
+}

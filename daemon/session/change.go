@@ -16,13 +16,13 @@ const settleTime = time.Second
 
 // change changes the target's files. Before it is answered the launcher has
 // been told what of its answers is not true any more.
-func (l *launcher) change(r *layer.Request) error {
+func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 	q, err := layer.DecodeChange(r.Path)
 	if err != nil {
 		return &ide.Error{Msg: err.Error(), Err: unix.EPROTO}
 	}
 	var reply protocol.ChangeReply
-	if _, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindChange, q, &reply); err != nil {
+	if err := l.askChange(q, &reply, answer); err != nil {
 		return err
 	}
 	if h := l.s.agent.hearing.Load(); h != nil {
@@ -43,4 +43,12 @@ func (l *launcher) statfs(r *layer.Request, reply *layer.Reply) error {
 	}
 	reply.Data = layer.AppendStatfs(nil, &told)
 	return nil
+}
+
+func (l *launcher) askChange(q protocol.Change, reply *protocol.ChangeReply, answer *layer.Reply) error {
+	_, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindChange, q, reply)
+	if reply.From != "" && reply.To != "" {
+		answer.Data = []byte(string(reply.From) + "\x00" + string(reply.To))
+	}
+	return err
 }

@@ -183,7 +183,7 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 	case layer.OpXattr:
 		return nil, l.xattr(r, reply)
 	case layer.OpChange:
-		return nil, l.change(r)
+		return nil, l.change(r, reply)
 	case layer.OpStatfs:
 		return nil, l.statfs(r, reply)
 	case layer.OpConnect:

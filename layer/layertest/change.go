@@ -20,11 +20,15 @@ func (d *Daemon) change(q *wire.Request) (wire.Reply, error) {
 	d.mu.Lock()
 	d.changes = append(d.changes, c)
 	d.mu.Unlock()
+	var r wire.Reply
+	if c.Op == protocol.ChangeRename {
+		r.Data = []byte(string(c.Path) + "\x00" + string(c.Other)) // as the tests spell them
+	}
 	err = d.make(&c)
 	if err == nil && d.Leases {
 		d.Expire() // all: what is true of it the agent's tests say
 	}
-	return wire.Reply{}, err
+	return r, err
 }
 
 // Changes are what was asked for until now.

@@ -76,7 +76,8 @@ const (
 	OpOpened Op = 11
 	// OpChange changes files of the target by name: in place of Path comes what
 	// AppendChange makes. What was said before of those files, and could be
-	// kept, has been said to have expired when it is answered.
+	// kept, has been said to have expired when it is answered. The answer to a
+	// rename has in Data the two paths as resolved, NUL between them.
 	OpChange Op = 12
 	// OpStatfs asks for the file system that Path is in, as AppendStatfs tells it.
 	OpStatfs Op = 13
@@ -151,7 +152,7 @@ type Reply struct {
 	Attr  protocol.Attr
 	Addr  netip.AddrPort
 	Addr2 netip.AddrPort
-	Data  []byte // at most MaxPath bytes, MaxAhead of a notice and of OpXattr
+	Data  []byte // at most MaxPath bytes, twice as many of a rename, MaxAhead of a notice and of OpXattr
 }
 
 // An Ahead is in the data of a notice: path length 2 | path | resolved path
