@@ -23,7 +23,7 @@ func TestToolsWalkTheTarget(t *testing.T) {
 		"readlink /etc/shop/config.yaml":                                                           "..data/config.yaml",
 		"test -w /etc/shop/config.yaml || echo not writable":                                       "not writable",
 		"(echo x > /etc/shop/new) 2>&1":                                                            "Read-only file system",
-		"(cd /etc/shop) 2>&1":                                                                      "can't cd to /etc/shop",
+		"cd /etc/shop && /bin/pwd && cat ./config.yaml":                                            "/etc/shop\ncurrency: EUR",
 		"head -c 4 /proc/self/fd/0 < /etc/shop/config.yaml":                                        "curr",
 		"sha256sum < /shop":                                                                        hash(largeFile(t)),
 		`python3 -c 'import os; print(*(f for _, _, fs, _ in os.fwalk("/etc/shop") for f in fs))'`: "config.yaml",

@@ -20,11 +20,29 @@ func quickFstat(c *call) bool {
 }
 
 // slowFstat: the file server, too, tells of a file what was so when it was opened.
-func slowFstat(c *call) answer { return c.tell(&c.file.attr) }
+func slowFstat(c *call) answer { return c.tell(c.attrOf(c.file)) }
+
+// attrOf asks again for a file that came whole if the debuggee has changed any
+// by name since: it may be this one.
+func (c *call) attrOf(f *file) *protocol.Attr {
+	changes, known := c.l.files.changes.Load(), f.seen
+	a := &f.attr
+	if newer := f.newer.Load(); newer != nil {
+		a, known = &newer.attr, newer.changes
+	}
+	if !f.whole || known == changes {
+		return a
+	}
+	if r := c.stat(f.path, true); r.Errno == 0 && r.Attr.Ino == a.Ino && r.Attr.Dev == a.Dev {
+		a = &r.Attr
+	}
+	f.newer.Store(&changedAttr{*a, changes})
+	return a
+}
 
 func slowStat(c *call) answer {
 	if c.file != nil {
-		return c.tell(&c.file.attr)
+		return c.tell(c.attrOf(c.file))
 	}
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
@@ -71,17 +89,8 @@ func statxTime(ns int64) unix.StatxTimestamp {
 	return unix.StatxTimestamp{Sec: int64(ts.Sec), Nsec: uint32(ts.Nsec)}
 }
 
-// slowStatfs tells what is true of every file of the target: it is read-only.
-func slowStatfs(c *call) answer {
-	if errno := c.refused(); errno != 0 {
-		return fail(errno)
-	}
-	if r := c.stat(c.path, false); r.Errno != 0 {
-		return fail(unix.Errno(r.Errno))
-	}
-	st := &unix.Statfs_t{Type: unix.FUSE_SUPER_MAGIC, Bsize: 4096, Namelen: 255, Frsize: 4096, Flags: unix.ST_RDONLY}
-	b := unsafe.Slice((*byte)(unsafe.Pointer(st)), unsafe.Sizeof(*st))
-	return answer{writes: []memory{{c.Args[1], b}}}
+func statfs(st *unix.Statfs_t) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(st)), unsafe.Sizeof(*st))
 }
 
 func slowAccess(c *call) answer {
@@ -92,12 +101,16 @@ func slowAccess(c *call) answer {
 	if mode&^(unix.R_OK|unix.W_OK|unix.X_OK) != 0 {
 		return fail(unix.EINVAL)
 	}
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpAccess, Path: c.path, Mode: mode &^ unix.W_OK})
+	asked := mode
+	if !c.verdict.Writable {
+		asked &^= unix.W_OK
+	}
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpAccess, Path: c.path, Mode: asked})
 	closeFD(r.fd)
 	if r.Errno != 0 {
 		return fail(unix.Errno(r.Errno))
 	}
-	if mode&unix.W_OK != 0 {
+	if mode != asked {
 		return fail(unix.EROFS)
 	}
 	return value(0)
@@ -117,6 +130,8 @@ func quickReadlink(c *call) bool {
 		}
 	case ok && c.verdict.Kind == policy.Local:
 		c.file = c.l.files.byFD(c, fd)
+	case c.namesCwd():
+		c.file = c.workingDir()
 	}
 	return c.file == nil
 }

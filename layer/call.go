@@ -19,14 +19,14 @@ type call struct {
 	hook    *hook
 	flight  *flight
 	path    string // absolute, as the debuggee spelled it; "" for an empty one
-	path2   string // of calls with two paths
+	path2   string // of calls with two paths; of others what else is in memory
 	verdict policy.Verdict
-	local2  bool     // path2's verdict
-	local1  bool     // path's, of calls with two
-	addr    sockaddr // of calls with an address
-	socket  uint64   // the inode of the socket in question
+	other   policy.Verdict // path2's
+	addr    sockaddr       // of calls with an address
+	socket  uint64         // the inode of the socket in question
 	file    *file
-	doubt   error // what kept quick from knowing: the call fails with EIO
+	fault   unix.Errno // of what is in memory beside paths
+	doubt   error      // what kept quick from knowing: the call fails with EIO
 }
 
 // same tells whether d asks what c asks.

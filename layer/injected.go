@@ -23,6 +23,16 @@ type file struct {
 	path string // in the target, resolved
 	attr protocol.Attr
 	bare bool // what stands for it has nothing of it: O_PATH asks for no more
+
+	whole bool                        // it came whole: a memfd stands for it
+	seen  uint64                      // of injected.changes, when it was opened
+	newer atomic.Pointer[changedAttr] // of whole: what is so after a change of ours
+}
+
+// A changedAttr is what was told of a file after so many changes.
+type changedAttr struct {
+	attr    protocol.Attr
+	changes uint64
 }
 
 // nodeBits is how many bits of a node's number are the file server's own; above
@@ -36,7 +46,8 @@ func nodeOf(server int, node uint64) uint64 { return uint64(server)<<nodeBits | 
 type injected struct {
 	follow func(k *kept, memfd int) // takes over what a file in memory was made of
 
-	any atomic.Int64 // how many were ever given
+	any     atomic.Int64  // how many were ever given
+	changes atomic.Uint64 // how often the debuggee has changed files by name
 
 	mu      sync.RWMutex
 	servers []server         // guarded by mu; the last is the one in use
@@ -289,6 +300,7 @@ func (t *injected) openMemfd(memfd int, f *file) (int, error) {
 		times := []unix.Timespec{unix.NsecToTimespec(f.attr.Atime), unix.NsecToTimespec(f.attr.Mtime)}
 		_ = unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), times, 0)
 	}
+	f.whole, f.seen = true, t.changes.Load()
 	t.addMemfd(st.Ino, f)
 	return fd, nil
 }

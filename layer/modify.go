@@ -2,17 +2,20 @@ package layer
 
 import "golang.org/x/sys/unix"
 
-// The target's files are there for reading. A call that would change them
-// fails as it does on a read-only file system: with EROFS, after whatever else
-// is wrong with it.
+// Where the target's files are there for reading only, a call that would change
+// them fails as it does on a read-only file system: with EROFS, after whatever
+// else is wrong with it.
 
-// slowChange: the path must exist.
+// slowChange: the path must exist. What is not done elsewhere either is ENOTSUP.
 func slowChange(c *call) answer {
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
 	}
 	if r := c.stat(c.path, true); r.Errno != 0 {
 		return fail(unix.Errno(r.Errno))
+	}
+	if c.verdict.Writable {
+		return fail(unix.ENOTSUP)
 	}
 	return fail(unix.EROFS)
 }
@@ -30,33 +33,6 @@ func slowCreate(c *call) answer {
 	default:
 		return fail(unix.Errno(r.Errno))
 	}
-}
-
-// slowTwoPaths: renames and links. Between here and the target they fail as
-// between two file systems, and mv and ln copy instead.
-func slowTwoPaths(c *call) answer {
-	if c.local1 != c.local2 {
-		return fail(unix.EXDEV)
-	}
-	c.verdict = c.l.Policy.Path(c.path)
-	c.remap(&c.path)
-	return slowChange(c)
-}
-
-// slowChdir: a working directory cannot be in the target.
-func slowChdir(c *call) answer {
-	if errno := c.refused(); errno != 0 {
-		return fail(errno)
-	}
-	r := c.stat(c.path, false)
-	switch {
-	case r.Errno != 0:
-		return fail(unix.Errno(r.Errno))
-	case r.Attr.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return fail(unix.ENOTDIR)
-	}
-	c.l.tell("the target's directory " + c.path + " cannot be a working directory: start the command elsewhere, or make the path local (fs.local)")
-	return fail(unix.ENOTSUP)
 }
 
 // slowUnsupported: what has no meaning for files of another machine.

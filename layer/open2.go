@@ -44,9 +44,7 @@ func quickOpen2(c *call) bool {
 	if !ok || len(b) == 0 {
 		return true
 	}
-	c.path = path.Join(base, below)
-	c.verdict = c.l.Policy.Path(c.path)
-	c.remap(&c.path)
+	c.path, c.verdict = c.decide(path.Join(base, below))
 	if f := c.l.files.byFD(c, int32(c.Args[c.hook.dir])); f != nil {
 		c.verdict = c.remote(c.path)
 	}

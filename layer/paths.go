@@ -22,13 +22,12 @@ func quickPath(c *call) bool {
 	if c.throughFD() {
 		return false
 	}
-	c.verdict = c.l.Policy.Path(path)
-	c.remap(&c.path)
+	c.path, c.verdict = c.decide(path)
 	return c.verdict.Kind == policy.Local
 }
 
 // quickTwoPaths decides about renames and links: Local if both paths are. An
-// empty first path can stand for a descriptor, which is of this machine.
+// empty first path can stand for a descriptor.
 func quickTwoPaths(c *call) bool {
 	dir2, path2 := int8(no), c.hook.path+1
 	if c.hook.dir != no {
@@ -39,30 +38,40 @@ func quickTwoPaths(c *call) bool {
 	if !ok || !ok2 || two == "" || one == "" && !c.linksDescriptor() {
 		return true
 	}
-	c.path, c.path2 = one, two
-	c.local1 = one == "" || isLocal(c.l.Policy.Path(one))
-	c.local2 = isLocal(c.l.Policy.Path(two))
-	return c.local1 && c.local2
+	c.path2, c.other = c.decide(two)
+	if one == "" {
+		c.file = c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
+		if c.file == nil {
+			c.verdict = policy.Verdict{Kind: policy.Local}
+		} else {
+			c.path, c.verdict = c.file.path, c.remote(c.file.path)
+		}
+	} else {
+		c.path, c.verdict = c.decide(one)
+	}
+	return c.verdict.Kind == policy.Local && c.other.Kind == policy.Local
 }
-
-// isLocal tells whether the kernel can carry out what is done with a path: not
-// where it is mapped to another.
-func isLocal(v policy.Verdict) bool { return v.Kind == policy.Local && v.Path == "" }
 
 func (c *call) linksDescriptor() bool {
 	return c.hook.Call == seccomp.Linkat && c.Args[4]&unix.AT_EMPTY_PATH != 0
 }
 
-// remap applies the user's mapping. A mapping to a Local place cannot be left
-// to the kernel, which knows the old path only.
-func (c *call) remap(path *string) {
-	if c.verdict.Path == "" {
-		return
+// decide applies the policy to a path, and the user's mapping. A mapping to a
+// Local place cannot be left to the kernel, which knows the old path only.
+func (c *call) decide(path string) (string, policy.Verdict) {
+	v := c.l.Policy.Path(path)
+	if v.Path == "" {
+		return path, v
 	}
-	*path = c.verdict.Path
-	if c.verdict.Kind == policy.Local {
-		c.verdict.Kind = policy.Refused
+	if v.Kind == policy.Local {
+		v.Kind = policy.Refused
 	}
+	for _, end := range []string{"/.", "/"} { // which a mapping does not see, but the target should
+		if strings.HasSuffix(path, end) {
+			return v.Path + end, v
+		}
+	}
+	return v.Path, v
 }
 
 // readPath reads the path at argument path, relative to the directory at
@@ -164,8 +173,10 @@ func (c *call) proc(entry string) string {
 }
 
 // refused gives the errno for a path that is not for asking the target, or 0.
-func (c *call) refused() unix.Errno {
-	switch c.verdict.Kind {
+func (c *call) refused() unix.Errno { return refused(c.verdict) }
+
+func refused(v policy.Verdict) unix.Errno {
+	switch v.Kind {
 	case policy.NotFound:
 		return unix.ENOENT
 	case policy.Refused:

@@ -42,17 +42,17 @@ type (
 	// Change asks for what a system call does that changes the target's files by
 	// name, in the target's root and as its user. What Op has no use for is zero.
 	Change struct {
-		Op       ChangeOp `json:"op"`
-		Path     Path     `json:"path"`            // absolute
-		Other    Path     `json:"other,omitempty"` // absolute, too, but for a symlink's text
-		NoFollow bool     `json:"nofollow,omitempty"`
-		Flags    uint32   `json:"flags,omitempty"`
-		Mode     uint32   `json:"mode,omitempty"`
-		Umask    uint32   `json:"umask,omitempty"` // of who asks
-		UID      uint32   `json:"uid,omitempty"`
-		GID      uint32   `json:"gid,omitempty"`
-		Size     int64    `json:"size,omitempty"`
-		Times    []Timespec   `json:"times,omitempty"` // atime and mtime; none: now
+		Op       ChangeOp   `json:"op"`
+		Path     Path       `json:"path"`            // absolute
+		Other    Path       `json:"other,omitempty"` // absolute, too, but for a symlink's text
+		NoFollow bool       `json:"nofollow,omitempty"`
+		Flags    uint32     `json:"flags,omitempty"`
+		Mode     uint32     `json:"mode,omitempty"`
+		Umask    uint32     `json:"umask,omitempty"` // of who asks
+		UID      uint32     `json:"uid,omitempty"`
+		GID      uint32     `json:"gid,omitempty"`
+		Size     int64      `json:"size,omitempty"`
+		Times    []Timespec `json:"times,omitempty"` // atime and mtime; none: now
 		// Ino, if set, is what Path must still lead to: else it is ESTALE.
 		Dev uint64 `json:"dev,omitempty"`
 		Ino uint64 `json:"ino,omitempty"`

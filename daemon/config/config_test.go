@@ -188,7 +188,6 @@ func TestWarnings(t *testing.T) {
 		{`{"operator": false, "telemetry": true, "experimental": {"x": 1}, "feature": {"copy_target": false}}`, ``},
 		{`{"feature": {"db_branches": [{"type": "pg"}]}}`, `mirrord.json:1:14: feature.db_branches: this needs the paid`},
 		{`{"agent": {"ephemeral": true}}`, `mirrord.json:1:12: agent.ephemeral: not served by this version: it has no effect`},
-		{`{"feature": {"fs": "write"}}`, `mirrord.json:1:20: feature.fs: writing in the target is not served`},
 		{`{"feature": {"network": {"incoming": "mirror"}}, "agent": {"node_selector": {"disk": "ssd"}, "idle_timeout": 9}}`, ``},
 		{`{"feature": {"network": {"incoming": {"port_mapping": [[80, 80]]}}}}`, `mirrord.json:1:56: feature.network.incoming.port_mapping: 80 maps a port to itself`},
 	} {

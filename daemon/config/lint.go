@@ -109,10 +109,6 @@ func (c *checker) limit() {
 		cfg.said = true
 		cfg.Incoming.Mode, cfg.Outgoing.TCP, cfg.Outgoing.UDP, cfg.DNS = "off", false, false, false
 	}
-	if at, key, ok := c.where("feature.fs.mode", "feature.fs"); ok && cfg.FS.Mode == "write" {
-		c.warn(at, key, "writing in the target is not served by this version: write acts as read")
-		cfg.FS.Mode = "read"
-	}
 	if cfg.Incoming.Mode != "steal" {
 		return
 	}
@@ -121,14 +117,4 @@ func (c *checker) limit() {
 			cfg.Incoming.Mode = "off"
 		}
 	}
-}
-
-// where is the place of the first of keys that the file gives.
-func (c *checker) where(keys ...string) (pos, string, bool) {
-	for _, key := range keys {
-		if g, ok := c.given[key]; ok && (g.value == nil || g.value.kind != isTable) {
-			return g.at, g.key, true
-		}
-	}
-	return pos{}, "", false
 }

@@ -46,8 +46,11 @@ type agent struct {
 	key    string
 	turn   chan struct{} // of capacity 1
 	tunnel *tunnel.Tunnel
-	users  int         // guarded by agents.mu
-	idle   *time.Timer // guarded by agents.mu; runs while users is 0
+
+	hearing atomic.Pointer[hearing] // nil: it has not begun to hear of leases
+
+	users int         // guarded by agents.mu
+	idle  *time.Timer // guarded by agents.mu; runs while users is 0
 }
 
 // news of an agent that sessions use.

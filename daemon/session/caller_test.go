@@ -119,6 +119,8 @@ type caller struct {
 	conn *net.UnixConn
 	root *os.File
 	seq  uint32
+
+	expired []uint64 // what notices before replies have said
 }
 
 func (c *caller) call(r layer.Request) (layer.Reply, *os.File) {
@@ -142,6 +144,7 @@ func (c *caller) read(seq uint32) (layer.Reply, *os.File) {
 	var reply layer.Reply
 	err = reply.Decode(buf[:n])
 	if err == nil && reply.Seq == 0 && seq != 0 {
+		c.noteExpired(&reply)
 		return c.read(seq) // a notice
 	}
 	if err != nil || reply.Seq != seq {

@@ -90,7 +90,7 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 }
 
 func (l *launcher) read() (*layer.Request, error) {
-	buf := make([]byte, layer.RequestHead+layer.MaxPath+1)
+	buf := make([]byte, layer.MaxRequest+1)
 	n, err := l.fast.Read(buf)
 	if err == io.EOF {
 		return nil, err
@@ -182,6 +182,10 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 		return nil, l.access(r)
 	case layer.OpXattr:
 		return nil, l.xattr(r, reply)
+	case layer.OpChange:
+		return nil, l.change(r)
+	case layer.OpStatfs:
+		return nil, l.statfs(r, reply)
 	case layer.OpConnect:
 		return nil, l.connect(r, reply)
 	case layer.OpDatagram:

@@ -15,7 +15,8 @@ import (
 // user, the leases that have expired, and whether it is watched. They wait here for a launcher that is
 // stopped, which is told of the latest when it goes on.
 type notices struct {
-	wake chan struct{} // of capacity 1
+	wake    chan struct{} // of capacity 1
+	telling sync.Mutex    // lock order: telling, then mu
 
 	mu    sync.Mutex
 	words []string // guarded by mu
@@ -96,15 +97,26 @@ func (n *notices) take() (list []layer.Reply) {
 	return list
 }
 
+// passOn tells the launcher what there is. When it returns all has been told
+// that was there before.
+func (l *launcher) passOn() error {
+	l.notices.telling.Lock()
+	defer l.notices.telling.Unlock()
+	for _, r := range l.notices.take() {
+		if err := l.reply(&r, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // tellNotices runs until the launcher's socket ends.
 func (l *launcher) tellNotices() {
 	for {
 		select {
 		case <-l.notices.wake:
-			for _, r := range l.notices.take() {
-				if l.reply(&r, nil) != nil {
-					return // as its reader will notice
-				}
+			if l.passOn() != nil {
+				return // as its reader will notice
 			}
 		case <-l.ctx.Done():
 			return
@@ -119,8 +131,9 @@ type hearing struct {
 	tell func(protocol.Expired)
 
 	mu   sync.Mutex
-	seq  uint64 // guarded by mu; the latest heard
-	deaf bool   // guarded by mu
+	seq  uint64        // guarded by mu; the latest heard
+	deaf bool          // guarded by mu
+	news chan struct{} // guarded by mu; closed at the next that is heard
 }
 
 func (h *hearing) expired(e protocol.Expired) {
@@ -131,6 +144,25 @@ func (h *hearing) expired(e protocol.Expired) {
 		e.Seq = noLeases
 	}
 	h.tell(e)
+	close(h.news)
+	h.news = make(chan struct{})
+}
+
+// until waits until the Expired of this number has been heard and passed on.
+func (h *hearing) until(ctx context.Context, seq uint64) error {
+	for {
+		h.mu.Lock()
+		heard, news := h.seq, h.news
+		h.mu.Unlock()
+		if heard >= seq {
+			return nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (h *hearing) link(up bool) {
@@ -163,7 +195,8 @@ func (h *hearing) follow(ctx context.Context, t *tunnel.Tunnel) {
 // hearExpired tells the launchers of a's sessions which leases expire, for as
 // long as the tunnel lives. An agent that cannot watch files gives no lease.
 func (m *Manager) hearExpired(a *agent) {
-	h := &hearing{tell: func(e protocol.Expired) { m.expire(a, e) }}
+	h := &hearing{tell: func(e protocol.Expired) { m.expire(a, e) }, news: make(chan struct{})}
+	a.hearing.Store(h)
 	ctx, cancel := context.WithCancel(context.Background())
 	var link sync.WaitGroup
 	link.Go(func() { h.follow(ctx, a.tunnel) })
@@ -171,7 +204,7 @@ func (m *Manager) hearExpired(a *agent) {
 	cancel()
 	link.Wait()
 	m.log.Debug("no leases any more", "err", err)
-	m.expire(a, protocol.Expired{Seq: noLeases, All: true})
+	h.expired(protocol.Expired{Seq: noLeases, All: true})
 }
 
 func (m *Manager) expire(a *agent, e protocol.Expired) {

@@ -46,6 +46,7 @@ type Daemon struct {
 	node    uint64
 	expired uint64
 	opened  []wire.Request
+	changes []protocol.Change
 	stolen  map[uint16]wire.Request
 	peers   map[netip.AddrPort]netip.AddrPort
 	news    chan struct{} // closed and made anew when something changed
@@ -364,6 +365,12 @@ func (d *Daemon) answer(q *wire.Request) (wire.Reply, int, error) {
 		return wire.Reply{}, -1, err
 	case wire.OpXattr:
 		r, err := d.xattr(q)
+		return r, -1, err
+	case wire.OpChange:
+		r, err := d.change(q)
+		return r, -1, err
+	case wire.OpStatfs:
+		r, err := d.statfs(q)
 		return r, -1, err
 	case wire.OpConnect:
 		r, err := d.connect(q)

@@ -21,7 +21,9 @@ const (
 	Readlink
 	Readlinkat
 	Chdir
+	Fchdir
 	Chroot
+	Getcwd
 	Unlink
 	Unlinkat
 	Rmdir
@@ -39,6 +41,8 @@ const (
 	Chmod
 	Fchmodat
 	Fchmodat2
+	Fchmod
+	Fchown
 	Chown
 	Lchown
 	Fchownat
@@ -110,7 +114,9 @@ var calls = [numCalls]struct {
 	Readlink:        {"readlink", 89, none},
 	Readlinkat:      {"readlinkat", 267, 78},
 	Chdir:           {"chdir", 80, 49},
+	Fchdir:          {"fchdir", 81, 50},
 	Chroot:          {"chroot", 161, 51},
+	Getcwd:          {"getcwd", 79, 17},
 	Unlink:          {"unlink", 87, none},
 	Unlinkat:        {"unlinkat", 263, 35},
 	Rmdir:           {"rmdir", 84, none},
@@ -128,6 +134,8 @@ var calls = [numCalls]struct {
 	Chmod:           {"chmod", 90, none},
 	Fchmodat:        {"fchmodat", 268, 53},
 	Fchmodat2:       {"fchmodat2", 452, 452},
+	Fchmod:          {"fchmod", 91, 52},
+	Fchown:          {"fchown", 93, 55},
 	Chown:           {"chown", 92, none},
 	Lchown:          {"lchown", 94, none},
 	Fchownat:        {"fchownat", 260, 54},

@@ -189,6 +189,17 @@ func (l *Listener) Inject(id uint64, fd int, cloexec bool) error {
 	if cloexec {
 		a.newFlags = unix.O_CLOEXEC
 	}
+	_, err := l.add(&a)
+	return err
+}
+
+// Add gives call id's task a duplicate of fd, to be closed at exec, and returns
+// its number there. The call goes on waiting.
+func (l *Listener) Add(id uint64, fd int) (int, error) {
+	return l.add(&addfd{id: id, fd: uint32(fd), newFlags: unix.O_CLOEXEC})
+}
+
+func (l *Listener) add(a *addfd) (int, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var all, old unix.Sigset_t
@@ -196,15 +207,15 @@ func (l *Listener) Inject(id uint64, fd int, cloexec bool) error {
 		all.Val[i] = ^all.Val[i]
 	}
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &old); err != nil {
-		return fmt.Errorf("masking signals: %w", err)
+		return -1, fmt.Errorf("masking signals: %w", err)
 	}
 	defer unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(l.fd), ioctlAddFD, uintptr(unsafe.Pointer(&a)))
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(l.fd), ioctlAddFD, uintptr(unsafe.Pointer(a)))
 	switch errno {
 	case 0:
-		return nil
+		return int(n), nil
 	case unix.ENOENT, unix.EINPROGRESS:
-		return ErrGone
+		return -1, ErrGone
 	}
-	return errno
+	return -1, errno
 }

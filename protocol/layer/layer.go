@@ -74,6 +74,12 @@ const (
 	// OpenWrite. Seq is how many there were, Mode the first one's thread, Node
 	// the size or, with OpenFailed, the errno. It is not answered.
 	OpOpened Op = 11
+	// OpChange changes files of the target by name: in place of Path comes what
+	// AppendChange makes. What was said before of those files, and could be
+	// kept, has been said to have expired when it is answered.
+	OpChange Op = 12
+	// OpStatfs asks for the file system that Path is in, as AppendStatfs tells it.
+	OpStatfs Op = 13
 	// OpXattr asks for an extended attribute of a file, whose value is in Data:
 	// Path is the file's path, NUL and the attribute's name, or the path alone
 	// for the names of all, each ended by NUL. Flags: OpenNoFollow. E2BIG: it is
@@ -115,6 +121,7 @@ const (
 	RequestHead = 16 + 8 + 2*addrSize
 	ReplyHead   = 16 + 8 + 16 + attrSize + 2*addrSize
 	MaxPath     = 4096 // PATH_MAX
+	MaxRequest  = RequestHead + MaxChange
 	MaxAhead    = 2*(2+MaxPath) + 16<<10
 	MaxMessage  = ReplyHead + MaxAhead
 )
@@ -131,7 +138,7 @@ type Request struct {
 	Node  uint64
 	Addr  netip.AddrPort
 	Addr2 netip.AddrPort
-	Path  string // at most MaxPath bytes
+	Path  string // at most MaxPath bytes, MaxChange of OpChange
 }
 
 // A Reply is its answer. Errno 0: it succeeded; else Data may hold words for the user.
@@ -192,7 +199,7 @@ func (r *Request) Append(b []byte) []byte {
 
 // Decode sets r from a packet.
 func (r *Request) Decode(b []byte) error {
-	if len(b) < RequestHead || len(b) > RequestHead+MaxPath {
+	if len(b) < RequestHead || len(b) > MaxRequest || len(b) > RequestHead+MaxPath && Op(le.Uint32(b)) != OpChange {
 		return ErrMessage
 	}
 	var ok, ok2 bool

@@ -25,13 +25,24 @@ var requests = map[string]Request{
 	"xattr":    {Op: OpXattr, Seq: 12, Flags: OpenNoFollow, Path: "/etc/shop/config.yaml\x00user.origin"},
 	"access":   {Op: OpAccess, Seq: 3, Mode: 4, Path: "/etc/shop/config.yaml"},
 	"connect":  {Op: OpConnect, Seq: 4, Addr: netip.MustParseAddrPort("10.96.0.12:80"), Addr2: netip.MustParseAddrPort("127.4.5.6:40000")},
+	"change":   {Op: OpChange, Seq: 6, Path: string(AppendChange(nil, &change))},
 	"datagram": {Op: OpDatagram, Seq: 5, Addr: netip.MustParseAddrPort("[fd00::10]:53"), Addr2: netip.MustParseAddrPort("[::1]:0")},
+}
+
+var change = protocol.Change{
+	Op: protocol.ChangeRename, Path: "/data/a", Other: "/data/b", NoFollow: true, Flags: 1, Mode: 2, Umask: 3, UID: 4, GID: protocol.KeepID, Size: -5,
+	Times: []protocol.Timespec{{Sec: -6, Nsec: 7}, {Sec: 8, Nsec: 9}}, Dev: 10, Ino: 11,
+}
+
+var statfs = protocol.StatfsReply{
+	Type: 1, Bsize: 2, Frsize: 3, Blocks: 4, Bfree: 5, Bavail: 6, Files: 7, Ffree: 8, Fsid: [2]int32{9, -10}, Namelen: 11, Flags: 12,
 }
 
 var ahead = Ahead{Path: "/etc/shop/config.yaml", Resolved: "/etc/shop/..2026/config.yaml", Content: []byte("a: 1\n")}
 
 var replies = map[string]Reply{
 	"ahead":   {Flags: ReplyAhead, Node: AheadContent | OpenNoFollow, Lease: protocol.Lease{ID: 3, Seq: 6}, Data: ahead.Append(nil)},
+	"statfs":  {Seq: 7, Data: AppendStatfs(nil, &statfs)},
 	"refused": {Seq: 4, Errno: 111, Data: []byte("connection refused")},
 	"file": {Seq: 2, Flags: ReplyFD, Data: []byte("/etc/shop/..2026/config.yaml"), Attr: protocol.Attr{
 		Dev: 1, Ino: 2, Mode: 0o100644, Nlink: 3, UID: 4, GID: 5, Rdev: 6, Size: 7, Blksize: 8, Blocks: 9, Atime: 10, Mtime: 11, Ctime: -12,
@@ -105,6 +116,32 @@ func TestAhead(t *testing.T) {
 	}
 }
 
+func TestChange(t *testing.T) {
+	packet := string(AppendChange(nil, &change))
+	got, err := DecodeChange(packet)
+	if diff := cmp.Diff(change, got); diff != "" || err != nil {
+		t.Errorf("%v, %s", err, diff)
+	}
+	for n := range len(packet) - len(change.Other) {
+		if got, err := DecodeChange(packet[:n]); err == nil {
+			t.Errorf("%d bytes were decoded: %+v", n, got)
+		}
+	}
+	longest := protocol.Path(bytes.Repeat([]byte("x"), MaxPath))
+	q := Request{Op: OpChange, Path: string(AppendChange(nil, &protocol.Change{Path: longest, Other: longest}))}
+	var r Request
+	if err := r.Decode(q.Append(nil)); err != nil || len(r.Path) != MaxChange {
+		t.Errorf("the longest: %v, %d bytes", err, len(r.Path))
+	}
+	q.Op = OpStat
+	if err := r.Decode(q.Append(nil)); err == nil {
+		t.Error("another request was as long")
+	}
+	if got, err := DecodeStatfs(AppendStatfs(nil, &statfs)); err != nil || got != statfs {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 // What decodes must encode to the same meaning, and never read past its packet.
 func FuzzDecode(f *testing.F) {
 	for _, r := range requests {
@@ -118,6 +155,12 @@ func FuzzDecode(f *testing.F) {
 		if q.Decode(in) == nil {
 			out := q.Append(nil)
 			if err := q2.Decode(out); err != nil || q2 != q {
+				t.Errorf("%x became %x, %v", in, out, err)
+			}
+		}
+		if c, err := DecodeChange(string(in)); err == nil {
+			out := string(AppendChange(nil, &c))
+			if c2, err := DecodeChange(out); err != nil || !cmp.Equal(c, c2) {
 				t.Errorf("%x became %x, %v", in, out, err)
 			}
 		}

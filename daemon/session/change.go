@@ -1,0 +1,46 @@
+package session
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+	"mirrord/protocol/ide"
+	"mirrord/protocol/layer"
+)
+
+// settleTime is far more than the agent's word of what it has just changed takes.
+const settleTime = time.Second
+
+// change changes the target's files. Before it is answered the launcher has
+// been told what of its answers is not true any more.
+func (l *launcher) change(r *layer.Request) error {
+	q, err := layer.DecodeChange(r.Path)
+	if err != nil {
+		return &ide.Error{Msg: err.Error(), Err: unix.EPROTO}
+	}
+	var reply protocol.ChangeReply
+	if _, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindChange, q, &reply); err != nil {
+		return err
+	}
+	if h := l.s.agent.hearing.Load(); h != nil {
+		ctx, cancel := context.WithTimeout(l.ctx, settleTime)
+		defer cancel()
+		if h.until(ctx, reply.Seq) != nil {
+			l.notices.expired(protocol.Expired{Seq: reply.Seq, All: true})
+		}
+	}
+	_ = l.passOn() // its failure ends read as well
+	return nil
+}
+
+func (l *launcher) statfs(r *layer.Request, reply *layer.Reply) error {
+	var told protocol.StatfsReply
+	if _, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindStatfs, protocol.Statfs{Path: protocol.Path(r.Path)}, &told); err != nil {
+		return err
+	}
+	reply.Data = layer.AppendStatfs(nil, &told)
+	return nil
+}
