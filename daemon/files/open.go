@@ -4,6 +4,7 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 func (fs *nodes) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
@@ -12,6 +13,18 @@ func (fs *nodes) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	n := fs.m[in.NodeId]
 	if n == nil {
 		return fuse.Status(syscall.ESTALE)
+	}
+	if n.shared != nil {
+		n.opens++
+		n.shared.pending -= min(1, n.shared.pending)
+		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+		if in.Flags&unix.O_ACCMODE == unix.O_RDONLY {
+			out.OpenFlags |= fuse.FOPEN_NOFLUSH
+		}
+		return fuse.OK
+	}
+	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+		return fuse.Status(syscall.EROFS) // as a second opening through /proc
 	}
 	n.opens++
 	out.OpenFlags = fuse.FOPEN_NOFLUSH | fuse.FOPEN_KEEP_CACHE
@@ -50,7 +63,7 @@ func (fs *nodes) release(id uint64) {
 		return
 	}
 	n.opens--
-	last := n.opens == 0
+	last := n.opens == 0 && (n.shared == nil || n.shared.pending == 0)
 	if last {
 		delete(fs.m, id)
 	}
@@ -62,7 +75,7 @@ func (fs *nodes) release(id uint64) {
 		fs.cache.close(n.content)
 		fs.pool.closed()
 	}
-	fs.pool.to.release(n.id)
+	fs.end(n)
 }
 
 func (fs *nodes) Read(interrupt <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -78,7 +91,7 @@ func (fs *nodes) Read(interrupt <-chan struct{}, in *fuse.ReadIn, buf []byte) (f
 		}
 		return parts, fuse.OK
 	}
-	b, errno := fs.fetches.do(interrupt, request{op: opRead, node: n.id, off: int64(in.Offset), n: uint32(size)})
+	b, errno := fs.fetches.do(interrupt, request{op: opRead, node: n.id, off: int64(in.Offset), n: uint32(size), age: n.shared.age()})
 	if errno != 0 {
 		return nil, fuse.Status(errno)
 	}

@@ -283,5 +283,9 @@ func decodeAddr(b []byte) (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
 
+// SharedName is the name by which a node is opened, once, that all share who
+// have it open for writing.
+func SharedName(number uint64) string { return "w" + strconv.FormatUint(number, 10) }
+
 // NodeName is the name of an opened node below the file server's root.
 func NodeName(node uint64) string { return "n" + strconv.FormatUint(node, 10) }
