@@ -20,10 +20,15 @@ const maxFiles = 1 << 16
 
 // A file is a file of the target that the debuggee was given.
 type file struct {
-	path string // in the target, resolved
-	attr protocol.Attr
-	bare bool // what stands for it has nothing of it: O_PATH asks for no more
+	path  string // in the target, resolved
+	attr  protocol.Attr
+	bare  bool      // what stands for it has nothing of it: O_PATH asks for no more
+	id    uint64    // of what may change while it is open: OpStat asks for it by that
+	until time.Time // attr is taken as true, of that
 }
+
+// attrTime is how long a directory's attributes are taken as true.
+const attrTime = time.Second
 
 // nodeBits is how many bits of a node's number are the file server's own; above
 // them is which of the daemons, one after another, it is of.
@@ -140,11 +145,11 @@ func (t *injected) byText(text, fdinfo string) *file {
 		if s.mount == "" || !strings.HasPrefix(text, s.text) {
 			continue
 		}
-		name, ok := strings.CutPrefix(strings.TrimSuffix(text[len(s.text):], " (deleted)"), "/n")
-		if !ok {
+		name := strings.TrimSuffix(text[len(s.text):], " (deleted)")
+		if !strings.HasPrefix(name, "/n") && !strings.HasPrefix(name, "/w") { // wire.NodeName, wire.SharedName
 			continue
 		}
-		node, err := strconv.ParseUint(name, 10, nodeBits)
+		node, err := strconv.ParseUint(name[len("/n"):], 10, nodeBits)
 		f := t.nodes[nodeOf(i, node)]
 		if err != nil || f == nil {
 			continue
@@ -199,10 +204,18 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 			return -1, unix.EIO
 		}
 		// What creates or truncates is not the file server's to do again.
-		flags &= unix.O_DIRECTORY | unix.O_NONBLOCK | unix.O_NOATIME
-		flags |= unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+		name := wire.NodeName(r.Node & (1<<nodeBits - 1))
+		kept := unix.O_DIRECTORY | unix.O_NONBLOCK | unix.O_NOATIME
+		if r.Flags&wire.ReplyShared != 0 {
+			name = wire.SharedName(r.Node & (1<<nodeBits - 1))
+			kept = unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_DIRECT | unix.O_NONBLOCK
+			f.id = r.File
+		} else if r.Attr.Mode&unix.S_IFMT == unix.S_IFDIR {
+			f.id, f.until = r.Node, time.Now().Add(attrTime)
+		}
+		flags = flags&kept | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		for {
-			fd, err := unix.Openat(int(root.Fd()), wire.NodeName(r.Node&(1<<nodeBits-1)), flags, 0)
+			fd, err := unix.Openat(int(root.Fd()), name, flags, 0)
 			switch err {
 			case unix.EINTR: // by a signal to us, which the file server is told of
 				continue
@@ -247,6 +260,13 @@ func newMemfd(content []byte) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// inUse tells whether a node is of the file server in use.
+func (t *injected) inUse(node uint64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return node>>nodeBits == uint64(len(t.servers)-1)
 }
 
 // rootOf is the root of the file server in use, nil if that is not node's.
