@@ -56,13 +56,13 @@ func (w writable) file(name string) string { return filepath.Join(w.root, name) 
 
 func TestWriteInTheTarget(t *testing.T) {
 	w := newWritable(t)
-	got := w.run(t, "sh", "-c", `cd "$0" && umask 027
+	got := w.run(t, "sh", "-c", `cd "$1" && umask 027
 echo one > /srv/data/a; echo two >> /srv/data/a; cat /srv/data/a
 stat -c '%a %u:%g %s' /srv/data/a
 (echo x > /srv/ro/a) 2>&1
 head -c 3000000 /dev/urandom > local; cp local /srv/data/big; cmp local /srv/data/big && echo same
 truncate -s 5 /srv/data/a; cat /srv/data/a; dd if=/dev/zero of=/srv/data/a bs=1 count=1 seek=9 conv=notrunc 2>/dev/null; stat -c %s /srv/data/a
-flock /srv/data/lock sh -c 'flock -n /srv/data/lock true || echo locked'`, t.TempDir())
+flock /srv/data/lock sh -c 'flock -n /srv/data/lock true || echo locked'`, "sh", t.TempDir())
 	want := "one\ntwo\n640 1000:2000 8\nsh: 4: cannot create /srv/ro/a: Read-only file system\nsame\none\nt10\nlocked"
 	if got != want {
 		t.Errorf("prints\n%q\nwant\n%q", got, want)
@@ -142,10 +142,34 @@ for i in range(30):
 for o in others: assert o.wait() == 0
 if child == "0": print(db.execute("select count(*) from t").fetchone(), db.execute("pragma integrity_check").fetchone())
 `)
-	for _, mode := range []string{"truncate", "persist"} {
+	for _, mode := range []string{"delete", "truncate", "persist", "wal"} {
 		if got := w.run(t, "python3", program, "/srv/data/"+mode+".db", mode, "0"); got != "(90,) ('ok',)" {
 			t.Errorf("%s: %q", mode, got)
 		}
+	}
+}
+
+// Tools that make and replace files by the hundred do so in the target; another
+// process of the target's machine finds what they have made.
+func TestToolsWriteInTheTarget(t *testing.T) {
+	w := newWritable(t)
+	dir := t.TempDir()
+	got := w.run(t, "sh", "-e", "-c", `cd "$0"
+mkdir -p tree/a/b; for i in 1 2 3 4 5 6 7 8 9; do echo "$i" > tree/a/$i; head -c ${i}0000 /dev/urandom > tree/a/b/$i; done
+ln -s a/1 tree/link; chmod 640 tree/a/1
+tar cf t.tar tree; tar xf t.tar --no-same-owner -C /srv/data; diff -r tree /srv/data/tree && echo tar
+export HOME="$0" GIT_CONFIG_GLOBAL="$0/config" GIT_CONFIG_NOSYSTEM=1 GIT_PAGER=cat
+git config --global user.name t; git config --global user.email t@example.com; git config --global init.defaultBranch main
+git config --global safe.directory '*'
+g() { git --git-dir=/srv/data/repo/.git --work-tree=/srv/data/repo "$@"; }
+git init -q /srv/data/repo; cp tree/a/b/1 /srv/data/repo/one; echo two > /srv/data/repo/two
+g add one two; g commit -qm first; g status --short; echo three >> /srv/data/repo/two; g status --short; g commit -qam second; g log --format=%s; g fsck --full && echo git
+rm -r /srv/data/tree; ls /srv/data`, dir)
+	if want := "tar\n M two\nsecond\nfirst\ngit\nrepo"; got != want {
+		t.Errorf("prints\n%q\nwant\n%q", got, want)
+	}
+	if b, err := os.ReadFile(w.file("/srv/data/repo/two")); string(b) != "two\nthree\n" {
+		t.Errorf("the pod has %q, %v", b, err)
 	}
 }
 
