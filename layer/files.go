@@ -68,7 +68,11 @@ func (c *call) openRemote(flags int) (int, error) {
 			return known.open(k, &c.l.files)
 		}
 	}
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: openFlags(flags), Mode: c.TID, Path: c.path})
+	ask := openFlags(flags)
+	if c.verdict.Writable {
+		ask |= wire.OpenMayChange
+	}
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: ask, Mode: c.TID, Path: c.path})
 	switch {
 	case r.Errno != 0:
 		known.put(q, r.Lease, &kept{errno: unix.Errno(r.Errno)})

@@ -20,15 +20,11 @@ const maxFiles = 1 << 16
 
 // A file is a file of the target that the debuggee was given.
 type file struct {
-	path  string // in the target, resolved
-	attr  protocol.Attr
-	bare  bool      // what stands for it has nothing of it: O_PATH asks for no more
-	id    uint64    // of what may change while it is open: OpStat asks for it by that
-	until time.Time // attr is taken as true, of that
+	path string // in the target, resolved
+	attr protocol.Attr
+	bare bool   // what stands for it has nothing of it: O_PATH asks for no more
+	id   uint64 // of what may change while it is open: OpStat asks for it by that
 }
-
-// attrTime is how long a directory's attributes are taken as true.
-const attrTime = time.Second
 
 // nodeBits is how many bits of a node's number are the file server's own; above
 // them is which of the daemons, one after another, it is of.
@@ -210,8 +206,8 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 			name = wire.SharedName(r.Node & (1<<nodeBits - 1))
 			kept = unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_DIRECT | unix.O_NONBLOCK
 			f.id = r.File
-		} else if r.Attr.Mode&unix.S_IFMT == unix.S_IFDIR {
-			f.id, f.until = r.Node, time.Now().Add(attrTime)
+		} else if r.Flags&wire.ReplyChanges != 0 {
+			f.id = r.Node
 		}
 		flags = flags&kept | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		for {

@@ -70,6 +70,7 @@ type Source interface {
 
 	// Change does what else may be done to a shared node, but WriteData. All
 	// writes that began before it come first. Its answer has Attr's attributes.
+	// Of other nodes it is asked WriteAttr, but for a size, and WriteSync.
 	Change(ctx context.Context, node uint64, q protocol.Write) (protocol.WriteReply, error)
 
 	// Flush waits until what was written to a shared node is with the target,

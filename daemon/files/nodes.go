@@ -34,10 +34,10 @@ type nodes struct {
 
 // A node is one opened file or directory of a target.
 type node struct {
-	id   uint64 // the daemon's
-	attr protocol.Attr
+	id uint64 // the daemon's
 
 	// guarded by nodes.mu
+	attr    protocol.Attr
 	lookups uint64
 	opens   int
 	swept   bool // sweep saw it unopened
@@ -112,10 +112,11 @@ func (fs *nodes) Lookup(interrupt <-chan struct{}, h *fuse.InHeader, name string
 	}
 	fs.m[id] = n
 	n.lookups++
+	attr := n.attr
 	fs.mu.Unlock()
 	out.NodeId, out.Generation = id, 1
 	out.SetAttrTimeout(forever)
-	fs.setAttr(&out.Attr, n.attr)
+	fs.setAttr(&out.Attr, attr)
 	return fuse.OK
 }
 
@@ -188,8 +189,14 @@ func (fs *nodes) GetAttr(interrupt <-chan struct{}, in *fuse.GetAttrIn, out *fus
 	if n.shared != nil {
 		return fs.sharedAttr(interrupt, n, out)
 	}
-	fs.setAttr(&out.Attr, n.attr)
+	fs.setAttr(&out.Attr, fs.attrOf(n))
 	return fuse.OK
+}
+
+func (fs *nodes) attrOf(n *node) protocol.Attr {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return n.attr
 }
 
 func (fs *nodes) setAttr(out *fuse.Attr, a protocol.Attr) {

@@ -109,7 +109,7 @@ func (fs *nodes) ReadDir(interrupt <-chan struct{}, in *fuse.ReadIn, out *fuse.D
 	for i := off; i < 2; i++ {
 		dot := fuse.DirEntry{Name: ".."[:i+1], Mode: fuse.S_IFDIR, Off: i + 1}
 		if i == 0 {
-			dot.Ino = n.attr.Ino
+			dot.Ino = fs.attrOf(n).Ino
 		}
 		out.AddDirEntry(dot)
 		off = i + 1

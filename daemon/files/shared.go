@@ -31,6 +31,13 @@ func (s *shared) age() uint64 {
 	return s.changes.Load()
 }
 
+// written says that what was read before is not for who asks from now on.
+func (s *shared) written() {
+	if s != nil {
+		s.changes.Add(1)
+	}
+}
+
 // failed gives the error that nobody was told of, once.
 func (s *shared) failed() syscall.Errno { return syscall.Errno(s.late.Swap(0)) }
 
@@ -140,7 +147,7 @@ func (fs *nodes) Writev(interrupt <-chan struct{}, in *fuse.WriteIn, data [][]by
 	} else if f.errno != 0 {
 		return 0, fuse.Status(f.errno)
 	}
-	n.shared.changes.Add(1)
+	n.shared.written()
 	return in.Size, fuse.OK
 }
 
@@ -200,7 +207,7 @@ func (fs *nodes) change(interrupt <-chan struct{}, n *node, q protocol.Write) (r
 		return r, errno
 	}
 	came := f.waitFor(interrupt, changePatience)
-	n.shared.changes.Add(1)
+	n.shared.written()
 	switch {
 	case !came:
 		return r, syscall.EINTR
@@ -214,16 +221,29 @@ func (fs *nodes) change(interrupt <-chan struct{}, n *node, q protocol.Write) (r
 	return r, 0
 }
 
+// SetAttr sets attributes of what is for reading, too, if the daemon says so.
 func (fs *nodes) SetAttr(interrupt <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n, errno := fs.writable(in.NodeId)
-	if errno != 0 {
-		return fuse.Status(errno)
+	n := fs.node(in.NodeId)
+	switch {
+	case in.NodeId == fuse.FUSE_ROOT_ID:
+		return readOnly
+	case n == nil:
+		return fuse.Status(syscall.ESTALE)
 	}
 	r, errno := fs.change(interrupt, n, protocol.Write{Do: protocol.WriteAttr, Set: setOf(in)})
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	out.SetTimeout(sharedTime)
+	if n.shared != nil {
+		out.SetTimeout(sharedTime)
+		fs.setAttr(&out.Attr, r.Attr)
+		return fuse.OK
+	}
+	fs.mu.Lock()
+	r.Attr.Size = n.attr.Size // which does not change
+	n.attr = r.Attr
+	fs.mu.Unlock()
+	out.SetTimeout(forever)
 	fs.setAttr(&out.Attr, r.Attr)
 	return fuse.OK
 }
@@ -258,14 +278,27 @@ func (fs *nodes) Fsync(interrupt <-chan struct{}, in *fuse.FsyncIn) fuse.Status 
 	if errno != 0 {
 		return fuse.OK // what cannot be written is on the disk
 	}
+	if errno := n.shared.failed(); errno != 0 {
+		return fuse.Status(errno)
+	}
+	return fs.sync(interrupt, n, in)
+}
+
+// FsyncDir is for who has made files in a directory.
+func (fs *nodes) FsyncDir(interrupt <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	n := fs.node(in.NodeId)
+	if n == nil {
+		return fuse.Status(syscall.ESTALE)
+	}
+	return fs.sync(interrupt, n, in)
+}
+
+func (fs *nodes) sync(interrupt <-chan struct{}, n *node, in *fuse.FsyncIn) fuse.Status {
 	q := protocol.Write{Do: protocol.WriteSync}
 	if in.FsyncFlags&1 != 0 {
 		q.Flags = protocol.WriteDataOnly
 	}
-	if errno := n.shared.failed(); errno != 0 {
-		return fuse.Status(errno)
-	}
-	_, errno = fs.change(interrupt, n, q)
+	_, errno := fs.change(interrupt, n, q)
 	return fuse.Status(errno)
 }
 
@@ -300,17 +333,20 @@ func (fs *nodes) Fallocate(interrupt <-chan struct{}, in *fuse.FallocateIn) fuse
 // Lseek finds data and holes; of a file for reading it says that all is data.
 func (fs *nodes) Lseek(interrupt <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	n := fs.node(in.NodeId)
-	switch {
-	case n == nil:
+	if n == nil {
 		return fuse.Status(syscall.ESTALE)
-	case n.shared != nil:
+	}
+	if n.shared != nil {
 		r, errno := fs.change(interrupt, n, protocol.Write{Do: protocol.WriteSeek, Offset: int64(in.Offset), Whence: int(in.Whence)})
 		out.Offset = uint64(r.Offset)
 		return fuse.Status(errno)
-	case in.Offset >= uint64(max(n.attr.Size, 0)):
+	}
+	size := uint64(max(fs.attrOf(n).Size, 0))
+	switch {
+	case in.Offset >= size:
 		return fuse.Status(syscall.ENXIO)
 	case in.Whence == unix.SEEK_HOLE:
-		out.Offset = uint64(n.attr.Size)
+		out.Offset = size
 	default:
 		out.Offset = in.Offset
 	}

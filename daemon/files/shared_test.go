@@ -132,7 +132,10 @@ func (w *writable) Write(_ uint64, p []byte, off int64, flags uint32) func(conte
 	}
 }
 
-func (w *writable) Change(_ context.Context, _ uint64, q protocol.Write) (r protocol.WriteReply, err error) {
+func (w *writable) Change(_ context.Context, node uint64, q protocol.Write) (r protocol.WriteReply, err error) {
+	if node != sharedNode {
+		return r, unix.EROFS
+	}
 	err = w.ours(func(fd int) (err error) {
 		switch q.Do {
 		case protocol.WriteAttr:

@@ -43,8 +43,12 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) 
 	if l.share(reply, opened, nil) {
 		return nil, nil
 	}
-	reply.Node = l.m.nodes.add(l, t, opened)
+	changes := r.Flags&layer.OpenMayChange != 0
+	reply.Node = l.m.nodes.add(l, t, opened, changes)
 	reply.Flags |= layer.ReplyNode
+	if changes {
+		reply.Flags |= layer.ReplyChanges
+	}
 	return nil, nil
 }
 

@@ -24,26 +24,30 @@ type nodes struct {
 	sharedByID map[uint64]*shared    // guarded by mu
 	numbers    map[uint64]*number    // guarded by mu; that such may be opened by
 	ending     map[*shared]bool      // guarded by mu; nobody has them, but something may be on its way
+	changes    uint64                // guarded by mu; how many have been made to files by their names, or so
 }
 
 type node struct {
 	tunnel *tunnel.Tunnel
 	handle uint64
-	attr   protocol.Attr
 	owner  *launcher
 	added  time.Time
-	seen   bool // guarded by nodes.mu; the file server has asked for it, and will tell of its end
+	change bool          // its attributes may be set
+	attr   protocol.Attr // guarded by nodes.mu
+	told   time.Time     // guarded by nodes.mu; attr was, by the agent
+	at     uint64        // guarded by nodes.mu; how many changes had been made then
+	seen   bool          // guarded by nodes.mu; the file server has asked for it, and will tell of its end
 }
 
 func newNodes(log *slog.Logger) *nodes {
 	return &nodes{log: log, open: map[uint64]*node{}, shared: map[sharedKey]*shared{}, sharedByID: map[uint64]*shared{}, numbers: map[uint64]*number{}, ending: map[*shared]bool{}}
 }
 
-func (n *nodes) add(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply) uint64 {
+func (n *nodes) add(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply, change bool) uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.last++
-	n.open[n.last] = &node{tunnel: t, handle: o.Handle, attr: o.Attr, owner: owner, added: time.Now()}
+	n.open[n.last] = &node{tunnel: t, handle: o.Handle, owner: owner, added: time.Now(), change: change, attr: o.Attr, told: time.Now(), at: n.changes}
 	return n.last
 }
 

@@ -152,6 +152,51 @@ func TestSharedFileChangedByOthers(t *testing.T) {
 	})
 }
 
+// A descriptor for reading sets attributes where the policy lets files be changed.
+func TestAttributesByDescriptor(t *testing.T) {
+	m := manager(t)
+	_, c := start(t, m)
+	withNodes(t, c)
+	dir := t.TempDir()
+	for _, may := range []bool{false, true} {
+		q := layer.Request{Op: layer.OpOpen, Path: dir}
+		if may {
+			q.Flags = layer.OpenMayChange
+		}
+		r, _ := c.call(q)
+		fd, err := unix.Openat(int(c.root.Fd()), layer.NodeName(r.Node), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Fsync(fd); err != nil {
+			t.Errorf("fsync: %v", err)
+		}
+		err = unix.Fchmod(fd, 0o751)
+		if !may {
+			if err != unix.EROFS {
+				t.Errorf("fchmod: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(filepath.Join(dir, "new"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c.writable(filepath.Join(dir, "file"), readWrite|layer.OpenCreate) // by which it is known that the directory changes
+		var want unix.Stat_t
+		if err := unix.Stat(dir, &want); err != nil {
+			t.Fatal(err)
+		}
+		r, _ = c.call(layer.Request{Op: layer.OpStat, Node: r.Node})
+		if r.Attr.Mode != want.Mode || uint64(r.Attr.Nlink) != uint64(want.Nlink) || r.Attr.Mtime != want.Mtim.Nano() {
+			t.Errorf("attributes %+v, want %+v", r.Attr, want)
+		}
+	}
+}
+
 // A number that nobody opens does not keep its file open.
 func TestSharedFileNeverOpened(t *testing.T) {
 	m := manager(t)

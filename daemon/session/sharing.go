@@ -132,14 +132,32 @@ func (n *nodes) Change(ctx context.Context, id uint64, q protocol.Write) (r prot
 		return s.change(ctx, q)
 	}
 	f, err := n.get(id)
-	if err == nil && q.Do != protocol.WriteSync {
+	attrs := q.Do == protocol.WriteAttr && q.Set != nil && q.Set.Size == nil
+	if err == nil && q.Do != protocol.WriteSync && !(attrs && f.change) {
 		err = unix.EROFS
 	}
-	if err == nil {
-		q.Handle = f.handle
-		_, err = f.tunnel.Call(ctx, protocol.KindWrite, q, &r)
+	if err != nil {
+		return r, err
+	}
+	r, err = f.do(ctx, q)
+	if attrs {
+		n.changed()
 	}
 	return r, err
+}
+
+// do does something to what is open for reading.
+func (f *node) do(ctx context.Context, q protocol.Write) (r protocol.WriteReply, err error) {
+	q.Handle = f.handle
+	_, err = f.tunnel.Call(ctx, protocol.KindWrite, q, &r)
+	return r, err
+}
+
+// changed says that attributes of other files than the open ones may be others now.
+func (n *nodes) changed() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.changes++
 }
 
 // Flush waits for what was written to a shared node.
@@ -194,7 +212,19 @@ func (n *nodes) attr(ctx context.Context, id uint64) (protocol.Attr, error) {
 	if err != nil {
 		return protocol.Attr{}, err
 	}
-	var r protocol.WriteReply
-	_, err = f.tunnel.Call(ctx, protocol.KindWrite, protocol.Write{Handle: f.handle, Do: protocol.WriteStat}, &r)
-	return r.Attr, err
+	n.mu.Lock()
+	attr, now := f.attr, n.changes
+	known := f.at == now && time.Since(f.told) < sharedTime
+	n.mu.Unlock()
+	if known {
+		return attr, nil
+	}
+	r, err := f.do(ctx, protocol.Write{Do: protocol.WriteStat})
+	if err != nil {
+		return protocol.Attr{}, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f.attr, f.at, f.told = r.Attr, now, time.Now()
+	return r.Attr, nil
 }

@@ -103,6 +103,9 @@ const (
 	OpenExclusive = 1 << 6
 	OpenTruncate  = 1 << 7
 	OpenTemporary = 1 << 9
+	// OpenMayChange: the policy lets the file be changed, so that attributes may
+	// be set by a descriptor for reading.
+	OpenMayChange = 1 << 10
 
 	// OpenChange are those of an opening that is not only for reading.
 	OpenChange = OpenWrite | OpenCreate | OpenTruncate | OpenTemporary
@@ -122,6 +125,7 @@ const (
 	ReplyAhead   = 1 << 4 // of a notice: what is likely to be asked
 	ReplyWatched = 1 << 5 // of a notice: whether somebody asks which files are opened
 	ReplyShared  = 1 << 6 // File is set: Node is a number to open it by
+	ReplyChanges = 1 << 7 // of a Node that is not shared: its attributes may change while it is open
 )
 
 // AheadContent is a flag of a notice of ReplyAhead, beside OpenNoFollow: it is
