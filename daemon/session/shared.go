@@ -230,9 +230,11 @@ func (s *shared) writeData(p []byte, off int64, flags uint32) func(context.Conte
 		off = s.size
 	}
 	s.size = max(s.size, off+int64(len(p)))
-	taken := false // guarded by s.mu: nobody waits for the outcome any more
-	x := s.begin(protocol.Write{Handle: s.write, Offset: off, Flags: flags}, bytes.Clone(p), func(err error) {
-		if taken && s.failed == nil {
+	// Guarded by s.mu. taken: nobody waits for the outcome any more.
+	var taken, answered bool
+	var outcome error
+	s.begin(protocol.Write{Handle: s.write, Offset: off, Flags: flags}, bytes.Clone(p), func(err error) {
+		if answered, outcome = true, err; taken && s.failed == nil {
 			s.failed = err
 		}
 	})
@@ -240,21 +242,18 @@ func (s *shared) writeData(p []byte, off int64, flags uint32) func(context.Conte
 	return func(ctx context.Context) error {
 		for {
 			s.mu.Lock()
-			select {
-			case <-x.Done():
-				s.mu.Unlock()
-				return x.Err
-			default:
-			}
-			if taken = !synced && s.unwritten <= maxUnwritten || ctx.Err() != nil; taken {
-				s.mu.Unlock()
+			progress := s.progress
+			taken = !answered && (!synced && s.unwritten <= maxUnwritten || ctx.Err() != nil)
+			accepted, done, err := taken, answered, outcome
+			s.mu.Unlock()
+			switch {
+			case done:
+				return err
+			case accepted:
 				return context.Cause(ctx)
 			}
-			progress := s.progress
-			s.mu.Unlock()
 			select {
 			case <-progress:
-			case <-x.Done():
 			case <-ctx.Done():
 			}
 		}

@@ -152,6 +152,22 @@ func TestSharedFileChangedByOthers(t *testing.T) {
 	})
 }
 
+// What cannot be written is told once, whether or not its writer waited.
+func TestNoFailureIsLost(t *testing.T) {
+	m := manager(t)
+	_, c := start(t, m)
+	withNodes(t, c)
+	f := c.open(c.writable(filepath.Join(t.TempDir(), "file"), readWrite|layer.OpenCreate), unix.O_RDWR)
+	fd := int(f.Fd())
+	for i := range 500 {
+		_, err := unix.Pwrite(fd, []byte("x"), 1<<60) // more than any disk has
+		synced := unix.Fsync(fd)
+		if (err != unix.EFBIG) == (synced != unix.EFBIG) {
+			t.Fatalf("write %d: %v, fsync: %v", i, err, synced)
+		}
+	}
+}
+
 // A descriptor for reading sets attributes where the policy lets files be changed.
 func TestAttributesByDescriptor(t *testing.T) {
 	m := manager(t)
