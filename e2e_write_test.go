@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// A writable is a pod whose files may be written, as its own user.
-type writable struct {
+// A writablePod is a pod whose files may be written, as its own user.
+type writablePod struct {
 	namespace string
 	root      string // its files, as they are seen from here
 }
 
-func newWritable(t *testing.T) writable {
+func newWritablePod(t *testing.T) writablePod {
 	t.Helper()
 	namespace := ownNamespace(t)
 	apply(t, namespace, pod("web", `args: [sleep]
@@ -29,17 +29,17 @@ func newWritable(t *testing.T) writable {
   - {name: data, emptyDir: {}}
   - {name: small, emptyDir: {medium: Memory, sizeLimit: 1Mi}}`))
 	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
-	return writable{namespace, fmt.Sprintf("/proc/%d/root", processOf(t, namespace, "web"))}
+	return writablePod{namespace, fmt.Sprintf("/proc/%d/root", processOf(t, namespace, "web"))}
 }
 
 // start runs a command whose files are the pod's, in mode write.
-func (w writable) start(t *testing.T, command ...string) *debuggee {
+func (w writablePod) start(t *testing.T, command ...string) *debuggee {
 	t.Helper()
 	return execute(t, nil, append([]string{"-n", w.namespace, "--target", "pod/web", "--fs-mode", "write", "--"}, command...)...)
 }
 
 // run returns what the command prints.
-func (w writable) run(t *testing.T, command ...string) string {
+func (w writablePod) run(t *testing.T, command ...string) string {
 	t.Helper()
 	d := w.start(t, command...)
 	var out []string
@@ -52,10 +52,10 @@ func (w writable) run(t *testing.T, command ...string) string {
 	return strings.Join(out, "\n")
 }
 
-func (w writable) file(name string) string { return filepath.Join(w.root, name) }
+func (w writablePod) file(name string) string { return filepath.Join(w.root, name) }
 
 func TestWriteInTheTarget(t *testing.T) {
-	w := newWritable(t)
+	w := newWritablePod(t)
 	got := w.run(t, "sh", "-c", `cd "$1" && umask 027
 echo one > /srv/data/a; echo two >> /srv/data/a; cat /srv/data/a
 stat -c '%a %u:%g %s' /srv/data/a
@@ -75,7 +75,7 @@ flock /srv/data/lock sh -c 'flock -n /srv/data/lock true || echo locked'`, "sh",
 // Two who append at a time, by their own debuggees, lose nothing, and each line
 // stays whole; the pod's own writer too.
 func TestTwoAppend(t *testing.T) {
-	w := newWritable(t)
+	w := newWritablePod(t)
 	program := `import os, sys
 fd = os.open("/srv/data/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 print("open", flush=True); sys.stdin.read(0)
@@ -129,7 +129,7 @@ os.fsync(fd); os.close(fd)`
 
 // A database that two processes write to is whole, whichever way it journals.
 func TestDatabaseInTheTarget(t *testing.T) {
-	w := newWritable(t)
+	w := newWritablePod(t)
 	program := file(t, "database.py", `
 import sqlite3, subprocess, sys
 path, mode, child = sys.argv[1:]
@@ -152,7 +152,7 @@ if child == "0": print(db.execute("select count(*) from t").fetchone(), db.execu
 // Tools that make and replace files by the hundred do so in the target; another
 // process of the target's machine finds what they have made.
 func TestToolsWriteInTheTarget(t *testing.T) {
-	w := newWritable(t)
+	w := newWritablePod(t)
 	dir := t.TempDir()
 	got := w.run(t, "sh", "-e", "-c", `cd "$0"
 mkdir -p tree/a/b; for i in 1 2 3 4 5 6 7 8 9; do echo "$i" > tree/a/$i; head -c ${i}0000 /dev/urandom > tree/a/b/$i; done
@@ -176,7 +176,7 @@ rm -r /srv/data/tree; ls /srv/data`, dir)
 // Random things done to a file of the target have the outcome that they have
 // here; see testdata/apps/scribe. MIRRORD_TEST_SOAK has them done for so long.
 func TestScribe(t *testing.T) {
-	w := newWritable(t)
+	w := newWritablePod(t)
 	long := "5s"
 	if soak := os.Getenv("MIRRORD_TEST_SOAK"); soak != "" {
 		long = soak
@@ -194,7 +194,7 @@ func TestScribe(t *testing.T) {
 
 // What the pod's disk refuses the debuggee hears of, at the latest when it closes.
 func TestWriteErrorsOfTheTarget(t *testing.T) {
-	w := newWritable(t)
+	w := newWritablePod(t)
 	if err := os.WriteFile(w.file("/srv/data/theirs"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ print(tell(lambda: os.read(fd, 1)), tell(lambda: (os.pwrite(fd, b"x", 1 << 62), 
 
 // Without its agent a writer gets EIO, soon.
 func TestWriteWithoutAgent(t *testing.T) {
-	w := newWritable(t)
+	w := newWritablePod(t)
 	d := w.start(t, "python3", "-c", `
 import errno, os, time
 fd = os.open("/srv/data/f", os.O_WRONLY | os.O_CREAT)
