@@ -3,6 +3,7 @@ package mirrord_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ func newWritablePod(t *testing.T) writablePod {
 // start runs a command whose files are the pod's, in mode write.
 func (w writablePod) start(t *testing.T, command ...string) *debuggee {
 	t.Helper()
-	return execute(t, nil, append([]string{"-n", w.namespace, "--target", "pod/web", "--fs-mode", "write", "--"}, command...)...)
+	return execute(t, nil, append([]string{"-n", w.namespace, "--target", "pod/web", "--fs-mode", "write", "-f", file(t, "mirrord.json", `{"skip_build_tools": false}`), "--"}, command...)...)
 }
 
 // run returns what the command prints.
@@ -161,15 +162,16 @@ tar cf t.tar tree; tar xf t.tar --no-same-owner -C /srv/data; diff -r tree /srv/
 export HOME="$0" GIT_CONFIG_GLOBAL="$0/config" GIT_CONFIG_NOSYSTEM=1 GIT_PAGER=cat
 git config --global user.name t; git config --global user.email t@example.com; git config --global init.defaultBranch main
 git config --global safe.directory '*'
-g() { git --git-dir=/srv/data/repo/.git --work-tree=/srv/data/repo "$@"; }
-git init -q /srv/data/repo; cp tree/a/b/1 /srv/data/repo/one; echo two > /srv/data/repo/two
-g add one two; g commit -qm first; g status --short; echo three >> /srv/data/repo/two; g status --short; g commit -qam second; g log --format=%s; g fsck --full && echo git
+cd tree; g() { git --git-dir=/srv/data/repo --work-tree=. "$@"; }
+g init -q; echo two > two; g add a two; g commit -qm first; g status --short; echo three >> two; g status --short -uno; g commit -qam second
+g log --format=%s; g fsck --full --no-progress && echo git
 rm -r /srv/data/tree; ls /srv/data`, dir)
-	if want := "tar\n M two\nsecond\nfirst\ngit\nrepo"; got != want {
+	if want := "tar\n?? link\n M two\nsecond\nfirst\ngit\nrepo"; got != want {
 		t.Errorf("prints\n%q\nwant\n%q", got, want)
 	}
-	if b, err := os.ReadFile(w.file("/srv/data/repo/two")); string(b) != "two\nthree\n" {
-		t.Errorf("the pod has %q, %v", b, err)
+	git := exec.Command("git", "--git-dir="+w.file("/srv/data/repo"), "-c", "safe.directory=*", "show", "HEAD:two")
+	if b, err := git.Output(); string(b) != "two\nthree\n" {
+		t.Errorf("the pod's repository has %q, %v", b, err)
 	}
 }
 

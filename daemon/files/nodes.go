@@ -28,8 +28,9 @@ type nodes struct {
 	cache              *cache
 	real               bool // owners are shown as they are in the target
 
-	mu sync.Mutex
-	m  map[uint64]*node // guarded by mu; by FUSE id
+	mu      sync.Mutex
+	m       map[uint64]*node // guarded by mu; by FUSE id
+	handles uint64           // guarded by mu; the last one
 }
 
 // A node is one opened file or directory of a target.

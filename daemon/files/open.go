@@ -16,8 +16,7 @@ func (fs *nodes) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	}
 	if n.shared != nil {
 		n.opens++
-		n.shared.pending -= min(1, n.shared.pending)
-		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+		out.Fh, out.OpenFlags = fs.opened(n, in), fuse.FOPEN_KEEP_CACHE
 		if in.Flags&unix.O_ACCMODE == unix.O_RDONLY {
 			out.OpenFlags |= fuse.FOPEN_NOFLUSH
 		}
@@ -50,17 +49,20 @@ func (fs *nodes) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) 
 	return fuse.OK
 }
 
-func (fs *nodes) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { fs.release(in.NodeId) }
+func (fs *nodes) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { fs.release(in.NodeId, in.Fh) }
 
-func (fs *nodes) ReleaseDir(in *fuse.ReleaseIn) { fs.release(in.NodeId) }
+func (fs *nodes) ReleaseDir(in *fuse.ReleaseIn) { fs.release(in.NodeId, in.Fh) }
 
 // release ends a node with its last descriptor.
-func (fs *nodes) release(id uint64) {
+func (fs *nodes) release(id, handle uint64) {
 	fs.mu.Lock()
 	n := fs.m[id]
 	if n == nil {
 		fs.mu.Unlock()
 		return
+	}
+	if n.shared != nil {
+		delete(n.shared.openings, handle)
 	}
 	n.opens--
 	last := n.opens == 0 && (n.shared == nil || n.shared.pending == 0)

@@ -1,7 +1,11 @@
 package files
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -17,6 +21,8 @@ type shared struct {
 	// guarded by nodes.mu
 	claims  uint64 // how many the daemon had answered, of those that we know of
 	pending int    // looked up and not opened yet
+
+	openings map[uint64]int // by handle: the process that opened it for the debuggee, and has not closed it yet
 
 	changes atomic.Uint64
 	late    atomic.Uint32 // errno of a write that nobody waited for
@@ -302,10 +308,54 @@ func (fs *nodes) sync(interrupt <-chan struct{}, n *node, in *fuse.FsyncIn) fuse
 	return fuse.Status(errno)
 }
 
+// opened notes who opens a node, and gives it a handle. fs.mu is held.
+func (fs *nodes) opened(n *node, in *fuse.OpenIn) (handle uint64) {
+	fs.handles++
+	if n.shared.pending == 0 {
+		return fs.handles // by way of /proc
+	}
+	n.shared.pending--
+	if launcher := processOf(in.Pid); launcher != 0 {
+		if n.shared.openings == nil {
+			n.shared.openings = make(map[uint64]int)
+		}
+		n.shared.openings[fs.handles] = launcher
+	}
+	return fs.handles
+}
+
+// handedOver tells whether a close is that of the launcher, which has given the
+// descriptor to the debuggee: it must not be told what is the debuggee's to hear.
+func (fs *nodes) handedOver(n *node, in *fuse.FlushIn) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	launcher := n.shared.openings[in.Fh]
+	if launcher == 0 {
+		return false
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d/task/%d", launcher, in.Pid)); err != nil {
+		return false
+	}
+	delete(n.shared.openings, in.Fh)
+	return true
+}
+
+// processOf is the process of a thread, 0 if that is not known.
+func processOf(thread uint32) int {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", thread))
+	if err != nil {
+		return 0
+	}
+	_, after, _ := bytes.Cut(status, []byte("\nTgid:"))
+	line, _, _ := bytes.Cut(after, []byte("\n"))
+	process, _ := strconv.Atoi(string(bytes.TrimSpace(line)))
+	return process
+}
+
 // Flush is a close(2). One that is interrupted does not wait.
 func (fs *nodes) Flush(interrupt <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	n, errno := fs.writable(in.NodeId)
-	if errno != 0 {
+	if errno != 0 || fs.handedOver(n, in) {
 		return fuse.OK
 	}
 	if errno := n.shared.failed(); errno != 0 {

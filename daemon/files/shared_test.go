@@ -180,7 +180,12 @@ func openShared(t testing.TB, s *Server, number uint64, flags int) *os.File {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := os.NewFile(uintptr(fd), layer.SharedName(number))
+		given, err := unix.Dup(fd) // as the debuggee gets it, whose the first close is not
+		unix.Close(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(given), layer.SharedName(number))
 		t.Cleanup(func() { f.Close() })
 		return f
 	}
@@ -300,6 +305,20 @@ func TestSharedErrors(t *testing.T) {
 	<-s.Done()
 	if _, err := f.WriteString("x"); !errors.Is(err, unix.ENOTCONN) {
 		t.Errorf("writing without file server: %v", err)
+	}
+}
+
+// What the launcher closes, having given it to the debuggee, neither waits nor
+// is told of failures.
+func TestLaunchersClose(t *testing.T) {
+	w := newWritable(t)
+	s := serveDisk(t, w)
+	f := openShared(t, s, 1, unix.O_RDWR)
+	f.Close()
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	if w.flushed != 1 {
+		t.Errorf("%d flushes of two closes", w.flushed)
 	}
 }
 

@@ -34,7 +34,12 @@ func (c *caller) open(r layer.Reply, flags int) *os.File {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	f := os.NewFile(uintptr(fd), "shared")
+	given, err := unix.Dup(fd) // as the debuggee gets it
+	unix.Close(fd)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(given), "shared")
 	c.t.Cleanup(func() { f.Close() })
 	return f
 }
