@@ -76,6 +76,7 @@ type FS struct {
 	Local     []string
 	NotFound  []string
 	Mapping   []Replacement
+	CacheTime time.Duration // what is known of files is kept so long, if no change is heard of
 }
 
 // Incoming is feature.network.incoming.
@@ -125,7 +126,7 @@ type Agent struct {
 func defaults() *Config {
 	return &Config{
 		Env:       Env{Enabled: true},
-		FS:        FS{Mode: "read"},
+		FS:        FS{Mode: "read", CacheTime: 10 * time.Second},
 		Incoming:  Incoming{Mode: "mirror", WhileRestarting: 10 * time.Second, WhileStopped: time.Hour},
 		Outgoing:  Outgoing{TCP: true, UDP: true},
 		DNS:       true,

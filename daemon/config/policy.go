@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"time"
 
 	"mirrord/protocol/ide"
 )
@@ -16,6 +17,7 @@ func (c *Config) Policy(mounts []string) ide.Policy {
 		Local:         c.FS.Local,
 		Places:        c.Places,
 		NotFound:      c.FS.NotFound,
+		CacheTime:     new(int(c.FS.CacheTime / time.Second)),
 		Steal:         c.Incoming.Mode == "steal",
 		Mirror:        c.Incoming.Mode == "mirror",
 		Ports:         c.Incoming.Ports,
