@@ -67,6 +67,12 @@ func TestSessionFiles(t *testing.T) {
 		t.Errorf("the mount's directory is left: %v", err)
 	}
 
+	// Where there is no FUSE it says how to get it.
+	cmd := exec.Command("unshare", "-m", "sh", "-c", `mount -t tmpfs none /dev && exec "$0" session files`, mirrord(t).Path)
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "/dev/fuse") || !strings.Contains(string(out), "modprobe fuse") {
+		t.Errorf("without /dev/fuse: %v\n%s", err, out)
+	}
+
 	// One that was killed leaves a dead mount, which the next takes away.
 	d, at = look()
 	d.signal(os.Kill)
