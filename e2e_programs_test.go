@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -101,6 +102,19 @@ func TestProgramsReadATree(t *testing.T) {
 		jar(t, filepath.Join(dir, "app.jar"))
 		if out := inTree(t, namespace, nil, "java -jar /srv/tree/app.jar"); out != "from the jar: resource\n" {
 			t.Errorf("said %q", out)
+		}
+	})
+	t.Run("attributes", func(t *testing.T) {
+		if err := syscall.Setxattr(dir+"/repo/a.txt", "user.origin", []byte("shop"), 0); err != nil {
+			t.Skipf("the file system of %s has no extended attributes: %v", dir, err)
+		}
+		out := inTree(t, namespace, nil, `exec python3 -c 'import os
+at = "/srv/tree/repo/a.txt"
+fd = os.open("/srv/tree/repo", os.O_PATH)
+print(os.listxattr(at), os.getxattr(at, "user.origin"), os.getxattr(os.open("a.txt", 0, dir_fd=fd), "user.origin"))
+print(os.stat("a.txt", dir_fd=fd).st_size, open("/proc/self/fd/%d/sub/b.txt" % fd).read())'`)
+		if want := "['user.origin'] b'shop' b'shop'\n8 b\n\n"; out != want {
+			t.Errorf("said %q, want %q", out, want)
 		}
 	})
 	changes := func(t *testing.T) {
