@@ -26,7 +26,8 @@
 //	  - daemon/cli: the commands. daemon/rpc: the daemon's life and its requests.
 //	    daemon/config: mirrord.json. daemon/session: one debuggee, one target.
 //	  - daemon/cluster: Kubernetes. daemon/tunnel: streams to the agent.
-//	    daemon/forward: loopback endpoints. daemon/files: the target's files as FUSE nodes.
+//	    daemon/forward: loopback endpoints. daemon/files: the target's files as FUSE nodes;
+//	    daemon/files/browse: as a directory for people.
 //	    daemon/traffic: what goes through a session.
 //	    daemon/debug: Delve. daemon/debug/endpoint: where editors meet it.
 //	  - extensions/vscode: a client of the daemon, and all that VS Code needs: status
@@ -36,7 +37,8 @@
 //	    layer/launch: the launcher. layer/keeper: its keeper.
 //	  - agent: what runs beside the target. agent/serve: its streams.
 //	    agent/target: finding and entering the target. agent/files, agent/outgoing,
-//	    agent/incoming: what it does there.
+//	    agent/incoming: what it does there. agent/httpfilter: whose the requests of a
+//	    shared port are, by protocol/filter.
 //	  - protocol: daemon and agent (PROTOCOL.md); protocol/link: a connection that
 //	    survives; protocol/ide: clients and daemon (IDE.md); protocol/layer:
 //	    launchers and daemon.
@@ -74,6 +76,11 @@
 //
 // Who asks is told what goes through a session (daemon/traffic): copies of what
 // the relays move are looked at elsewhere, and made only then.
+//
+// Where the policy lets the debuggee write, the target's user does (agent/files/acting.go):
+// by name, one request each (layer/modify.go, agent/files/change.go); or in an open
+// file, which is one node for all who have it open (daemon/session/sharing.go,
+// daemon/files/shared.go), so that they see what each other write.
 //
 // A debuggee that its debugger has stopped, or is replacing by the next, is
 // waited for: daemon/session/debuggee.go, listen.go.

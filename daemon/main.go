@@ -10,13 +10,22 @@ import (
 	"mirrord/daemon/cli"
 	_ "mirrord/daemon/early" // does not return in a launcher's keeper
 	"mirrord/daemon/files"
+	"mirrord/daemon/files/browse"
 	"mirrord/daemon/rpc"
 	"mirrord/daemon/session"
 )
 
 func main() {
 	files.Serve() // does not return in a daemon's file server
-	os.Exit(cli.Main(os.Args, manager))
+	os.Exit(cli.Main(os.Args, &cli.Full{Manager: manager, Show: show, Sweep: browse.Sweep}))
+}
+
+func show(f *cli.Files, dir string) (undo func() error, err error) {
+	m, err := browse.Start(f, dir)
+	if err != nil {
+		return nil, err
+	}
+	return m.End, nil
 }
 
 func manager(log *slog.Logger, dir string) (rpc.Manager, error) {

@@ -19,8 +19,23 @@ func quickFstat(c *call) bool {
 	return c.file == nil
 }
 
-// slowFstat: the file server, too, tells of a file what was so when it was opened.
-func slowFstat(c *call) answer { return c.tell(c.attrOf(c.file)) }
+// slowFstat: of what does not change while it is open the file server, too, tells
+// what was so when it was opened.
+func slowFstat(c *call) answer {
+	f := c.file
+	if f.id == 0 {
+		return c.tell(c.attrOf(f))
+	}
+	if !c.l.files.inUse(f.id) {
+		return fail(unix.EIO) // as all that is done to it
+	}
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpStat, Node: f.id & (1<<nodeBits - 1)})
+	closeFD(r.fd)
+	if r.Errno != 0 {
+		return fail(unix.Errno(r.Errno))
+	}
+	return c.tell(&r.Attr)
+}
 
 // attrOf asks again for a file that came whole if the debuggee has changed any
 // by name since: it may be this one.
@@ -45,7 +60,7 @@ func (c *call) attrOf(f *file) *protocol.Attr {
 
 func slowStat(c *call) answer {
 	if c.file != nil {
-		return c.tell(c.attrOf(c.file))
+		return slowFstat(c)
 	}
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)

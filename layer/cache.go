@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +29,9 @@ type cache struct {
 	by    map[uint64]question // guarded by mu; by lease
 	size  int                 // guarded by mu; of all content
 
+	limited bool          // guarded by mu; what is kept is kept for limit at most
+	limit   time.Duration // guarded by mu
+
 	memfds map[*kept]int // guarded by mu; of what was opened
 	files  *injected     // guarded by mu; those that were given
 }
@@ -46,13 +50,26 @@ type kept struct {
 	path    string // resolved
 	content []byte
 	whole   bool // path and content are known
+	since   time.Time
+}
+
+// keep sets how long what is known is kept at most.
+func (c *cache) keep(limit time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limited, c.limit = true, limit
 }
 
 // get returns what is known, nil if nothing is.
 func (c *cache) get(q question) *kept {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.kept[q]
+	k := c.kept[q]
+	if k != nil && c.limited && time.Since(k.since) >= c.limit {
+		c.drop(k.lease)
+		return nil
+	}
+	return k
 }
 
 // ahead keeps the answer to a question that was not asked.
@@ -145,7 +162,7 @@ func (c *cache) closeMemfd(k *kept) {
 func (c *cache) put(q question, lease protocol.Lease, k *kept) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if lease.ID == 0 || lease.Seq < c.heard || len(k.content) > maxKeptSize {
+	if lease.ID == 0 || lease.Seq < c.heard || c.limited && c.limit == 0 || len(k.content) > maxKeptSize {
 		return
 	}
 	if c.kept == nil {
@@ -161,6 +178,9 @@ func (c *cache) put(q question, lease protocol.Lease, k *kept) {
 		c.drop(id)
 	}
 	k.lease, k.asked = lease.ID, q
+	if c.limited {
+		k.since = time.Now()
+	}
 	c.kept[q], c.by[lease.ID] = k, q
 	c.size += len(k.content)
 }

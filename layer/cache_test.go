@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -104,5 +105,21 @@ func TestCacheLimits(t *testing.T) {
 	}
 	if len(c.kept) != maxKept || len(c.by) != maxKept {
 		t.Errorf("%d answers kept", len(c.kept))
+	}
+}
+
+// What is older than it may be is not known any more.
+func TestCacheLimit(t *testing.T) {
+	var c cache
+	c.keep(time.Minute)
+	q := question{path: "/a"}
+	k := &kept{}
+	c.put(q, protocol.Lease{ID: 1}, k)
+	if c.get(q) != k {
+		t.Error("nothing is known of what is new")
+	}
+	k.since = time.Now().Add(-time.Minute)
+	if c.get(q) != nil || len(c.by) != 0 {
+		t.Error("what is old is still known")
 	}
 }

@@ -25,10 +25,21 @@ type Client struct {
 	news chan string // what daemons say to the user without being asked
 
 	mu      sync.Mutex
-	all     []*conn       // guarded by mu; the last is the one in use
-	changed chan struct{} // guarded by mu; closed when what calls wait for has come, or never will
-	hope    bool          // guarded by mu; calls wait for another daemon
-	closed  bool          // guarded by mu
+	all     []*conn        // guarded by mu; the last is the one in use
+	changed chan struct{}  // guarded by mu; closed when what calls wait for has come, or never will
+	hope    bool           // guarded by mu; calls wait for another daemon
+	closed  bool           // guarded by mu
+	limit   *time.Duration // guarded by mu; how long answers are kept at most
+}
+
+// keep sets how long answers are kept at most.
+func (c *Client) keep(limit time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = &limit
+	for _, k := range c.all {
+		k.kept.keep(limit)
+	}
 }
 
 // A reply's fd is -1 or a descriptor that its receiver closes.
@@ -74,6 +85,9 @@ func (c *Client) use(k *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all = append(c.all, k)
+	if c.limit != nil {
+		k.kept.keep(*c.limit)
+	}
 	c.turn()
 	if c.closed {
 		k.disconnect()

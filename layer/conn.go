@@ -147,7 +147,7 @@ func (k *conn) read() {
 			continue
 		}
 		if r.Flags&wire.ReplyNode != 0 {
-			r.Node = nodeOf(k.number, r.Node)
+			r.Node, r.File = nodeOf(k.number, r.Node), nodeOf(k.number, r.File)
 		}
 		k.mu.Lock()
 		answer := k.waiting[r.Seq]

@@ -9,22 +9,26 @@ import (
 )
 
 func slowOpen(c *call) answer {
-	return c.open(int(c.Args[c.hook.flags]))
+	return c.open(int(c.Args[c.hook.flags]), uint32(c.Args[c.hook.flags+1]))
 }
 
 func slowCreat(c *call) answer {
-	return c.open(unix.O_CREAT | unix.O_WRONLY | unix.O_TRUNC)
+	return c.open(unix.O_CREAT|unix.O_WRONLY|unix.O_TRUNC, uint32(c.Args[1]))
 }
 
-// open gives the debuggee the target's file for reading.
-func (c *call) open(flags int) answer {
+// open gives the debuggee the target's file. mode is of one that is made.
+func (c *call) open(flags int, mode uint32) answer {
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
 	}
 	if flags&unix.O_PATH != 0 {
 		return c.openPath(flags)
 	}
-	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&(unix.O_CREAT|unix.O_TRUNC) != 0 || flags&unix.O_TMPFILE == unix.O_TMPFILE {
+	switch {
+	case changeFlags(flags) == 0:
+	case c.verdict.Writable:
+		return c.openChange(flags, mode)
+	default:
 		if errno := c.mayWrite(flags); errno != 0 {
 			c.l.Daemon.opened(c, openFlags(flags)|wire.OpenWrite, errno, 0)
 			return fail(errno)
@@ -64,7 +68,11 @@ func (c *call) openRemote(flags int) (int, error) {
 			return known.open(k, &c.l.files)
 		}
 	}
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: openFlags(flags), Mode: c.TID, Path: c.path})
+	ask := openFlags(flags)
+	if c.verdict.Writable {
+		ask |= wire.OpenMayChange
+	}
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: ask, Mode: c.TID, Path: c.path})
 	switch {
 	case r.Errno != 0:
 		known.put(q, r.Lease, &kept{errno: unix.Errno(r.Errno)})

@@ -22,7 +22,8 @@ const maxFiles = 1 << 16
 type file struct {
 	path string // in the target, resolved
 	attr protocol.Attr
-	bare bool // what stands for it has nothing of it: O_PATH asks for no more
+	bare bool   // what stands for it has nothing of it: O_PATH asks for no more
+	id   uint64 // of what may change while it is open: OpStat asks for it by that
 
 	whole bool                         // it came whole: a memfd stands for it
 	seen  uint64                       // of injected.changes, when it was opened
@@ -151,11 +152,11 @@ func (t *injected) byText(text, fdinfo string) *file {
 		if s.mount == "" || !strings.HasPrefix(text, s.text) {
 			continue
 		}
-		name, ok := strings.CutPrefix(strings.TrimSuffix(text[len(s.text):], " (deleted)"), "/n")
-		if !ok {
+		name := strings.TrimSuffix(text[len(s.text):], " (deleted)")
+		if !strings.HasPrefix(name, "/n") && !strings.HasPrefix(name, "/w") { // wire.NodeName, wire.SharedName
 			continue
 		}
-		node, err := strconv.ParseUint(name, 10, nodeBits)
+		node, err := strconv.ParseUint(name[len("/n"):], 10, nodeBits)
 		f := t.nodes[nodeOf(i, node)]
 		if err != nil || f == nil {
 			continue
@@ -210,10 +211,18 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 			return -1, unix.EIO
 		}
 		// What creates or truncates is not the file server's to do again.
-		flags &= unix.O_DIRECTORY | unix.O_NONBLOCK | unix.O_NOATIME
-		flags |= unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+		name := wire.NodeName(r.Node & (1<<nodeBits - 1))
+		kept := unix.O_DIRECTORY | unix.O_NONBLOCK | unix.O_NOATIME
+		if r.Flags&wire.ReplyShared != 0 {
+			name = wire.SharedName(r.Node & (1<<nodeBits - 1))
+			kept = unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_DIRECT | unix.O_NONBLOCK
+			f.id = r.File
+		} else if r.Flags&wire.ReplyChanges != 0 {
+			f.id = r.Node
+		}
+		flags = flags&kept | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		for {
-			fd, err := unix.Openat(int(root.Fd()), wire.NodeName(r.Node&(1<<nodeBits-1)), flags, 0)
+			fd, err := unix.Openat(int(root.Fd()), name, flags, 0)
 			switch err {
 			case unix.EINTR: // by a signal to us, which the file server is told of
 				continue
@@ -258,6 +267,13 @@ func newMemfd(content []byte) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// inUse tells whether a node is of the file server in use.
+func (t *injected) inUse(node uint64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return node>>nodeBits == uint64(len(t.servers)-1)
 }
 
 // rootOf is the root of the file server in use, nil if that is not node's.

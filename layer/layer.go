@@ -85,6 +85,9 @@ func New(log *slog.Logger, c Config) *Layer {
 	l.files.init(c.Daemon.root())
 	l.follower = follower{l: l, stop: make(chan struct{})}
 	l.files.follow = l.follower.follow
+	if limit, ok := c.Policy.CacheTime(); ok {
+		c.Daemon.keep(limit)
+	}
 	if c.Again != nil {
 		c.Daemon.expect(true)
 	}

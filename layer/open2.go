@@ -63,5 +63,5 @@ func slowOpen2(c *call) answer {
 	case how.Resolve&^unix.RESOLVE_NO_MAGICLINKS != 0:
 		return fail(unix.ENOSYS)
 	}
-	return c.open(int(how.Flags))
+	return c.open(int(how.Flags), uint32(how.Mode))
 }

@@ -51,6 +51,10 @@ func AppendHead(b []byte, k Kind, header []byte, payload int) []byte {
 // ReadFrame reads one frame. io.EOF: the stream ended between frames.
 func ReadFrame(r io.Reader) (Frame, error) { return readFrame(r, 0, nil) }
 
+// ReadFrameTo reads one frame. The payload of one of kind k is put into p; more
+// than fits is ErrFrameSize.
+func ReadFrameTo(p []byte, r io.Reader, k Kind) (Frame, error) { return readFrame(r, k, p[:0:len(p)]) }
+
 // readFrame reads the payload of a frame of kind k into to, unless that is nil.
 func readFrame(r io.Reader, k Kind, to []byte) (Frame, error) {
 	var head [FrameHead]byte

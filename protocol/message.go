@@ -71,8 +71,8 @@ type (
 	// EnvironReply's payload is NUL separated NAME=value pairs.
 	EnvironReply struct{}
 
-	// Open asks for a file or directory of the target for reading. Path is
-	// absolute; symlinks are resolved in the target's root.
+	// Open asks for a file or directory of the target. Path is absolute;
+	// symlinks are resolved in the target's root.
 	Open struct {
 		Path      string `json:"path"`
 		Directory bool   `json:"dir,omitempty"`      // O_DIRECTORY
@@ -80,6 +80,19 @@ type (
 		Inline    int    `json:"inline,omitempty"`   // most bytes of content wanted in the answer
 		Lease     bool   `json:"lease,omitempty"`    // the answer is to be kept: see Lease
 		Ahead     bool   `json:"ahead,omitempty"`    // so is what is likely to be asked next: see Ahead
+
+		Change *OpenChange `json:"change,omitempty"` // not only for reading: Inline, Lease and Ahead do not matter
+	}
+	// OpenChange is what open(2) is asked for beside reading what there is.
+	OpenChange struct {
+		Read      bool   `json:"read,omitempty"` // Read and Write: O_RDWR
+		Write     bool   `json:"write,omitempty"`
+		Create    bool   `json:"create,omitempty"`
+		Exclusive bool   `json:"excl,omitempty"`
+		Truncate  bool   `json:"trunc,omitempty"`
+		Temporary bool   `json:"temp,omitempty"` // O_TMPFILE
+		Mode      uint32 `json:"mode,omitempty"` // of a file that is made
+		Umask     uint32 `json:"umask,omitempty"`
 	}
 	// OpenReply's payload is the whole content where the file is regular and
 	// fits Open.Inline; Handle is then 0 and there is nothing to close.
@@ -89,6 +102,7 @@ type (
 		Path   string `json:"path"` // as resolved, in the target
 		Lease  Lease  `json:"lease,omitzero"`
 		Ahead  bool   `json:"ahead,omitempty"` // frames with Ahead follow, to the stream's end
+		Seq    uint64 `json:"seq,omitempty"`   // with Open.Change, as of ChangeReply
 	}
 
 	// Read asks for at most Len bytes (limit MaxPayload) at Offset. The
@@ -99,6 +113,46 @@ type (
 		Len    int    `json:"len"`
 	}
 	ReadReply struct{}
+
+	// Write does one thing to an opened file; the payload is the data of
+	// WriteData. Its stream is for any number of them: they are done, and
+	// answered, in their order, and an error is the answer to one of them only.
+	Write struct {
+		Handle uint64   `json:"handle"`
+		Do     WriteOp  `json:"do,omitempty"`
+		Flags  uint32   `json:"flags,omitempty"` // of WriteData and WriteSync, as below; of WriteAllocate, as fallocate(2) has them
+		Offset int64    `json:"off,omitempty"`   // of WriteData, WriteAllocate, WriteSeek
+		Length int64    `json:"len,omitempty"`   // of WriteAllocate
+		Whence int      `json:"whence,omitempty"`
+		Set    *SetAttr `json:"set,omitempty"` // of WriteAttr
+	}
+	// SetAttr is what to change of a file; nil: not that.
+	SetAttr struct {
+		Size  *int64  `json:"size,omitempty"`
+		Mode  *uint32 `json:"mode,omitempty"`
+		UID   *uint32 `json:"uid,omitempty"`
+		GID   *uint32 `json:"gid,omitempty"`
+		Atime *Time   `json:"atime,omitempty"`
+		Mtime *Time   `json:"mtime,omitempty"`
+	}
+	// Time is in Unix nanoseconds, or what the target's clock says.
+	Time struct {
+		NS  int64 `json:"ns,omitempty"`
+		Now bool  `json:"now,omitempty"`
+	}
+	// WriteReply tells of the file before and after it: what others did to it
+	// between two of them is seen by that.
+	WriteReply struct {
+		Before Stamp `json:"before"`
+		Attr   Attr  `json:"attr"`
+		Offset int64 `json:"off,omitempty"` // of WriteSeek
+	}
+	// A Stamp changes with a file's content.
+	Stamp struct {
+		Size  int64 `json:"size"`
+		Mtime int64 `json:"mtime"`
+		Ctime int64 `json:"ctime"`
+	}
 
 	// ReadDir asks for entries from the Offset-th on; the answer's payload is
 	// a list as AppendDirEntry makes it. More: there are others after them.
@@ -242,6 +296,28 @@ type (
 	}
 	IncomingReply struct{}
 )
+
+// A WriteOp is what a Write does.
+type WriteOp uint8
+
+const (
+	WriteData     WriteOp = 0 // pwrite(2) of the payload
+	WriteAttr     WriteOp = 1 // ftruncate(2), fchmod(2), fchown(2), futimens(2)
+	WriteSync     WriteOp = 2 // fsync(2)
+	WriteAllocate WriteOp = 3 // fallocate(2)
+	WriteSeek     WriteOp = 4 // lseek(2) with SEEK_DATA or SEEK_HOLE
+	WriteStat     WriteOp = 5 // fstat(2)
+)
+
+// Flags of a Write.
+const (
+	WriteAppend   = 1 << 0 // of WriteData: at the end, wherever that is
+	WriteSynced   = 1 << 1 // of WriteData: as O_SYNC
+	WriteDataOnly = 1 << 2 // of WriteData: as O_DSYNC; of WriteSync: fdatasync(2)
+)
+
+// Stamp is the one of a file with these attributes.
+func (a *Attr) Stamp() Stamp { return Stamp{a.Size, a.Mtime, a.Ctime} }
 
 // Abilities that a HelloReply may tell of.
 const (

@@ -21,7 +21,7 @@ const (
 	KindError    Kind = 0  // response only: the operation failed, nothing was done
 	KindHello    Kind = 1  // first stream of every client
 	KindEnviron  Kind = 2  // the target's environment, as execve(2) gave it
-	KindOpen     Kind = 3  // openat2(2) for reading, in the target's root
+	KindOpen     Kind = 3  // openat2(2) in the target's root
 	KindRead     Kind = 4  // pread(2) of an opened file
 	KindReadDir  Kind = 5  // the entries of an opened directory
 	KindClose    Kind = 6  // close(2) of an opened file
@@ -34,6 +34,7 @@ const (
 	KindIncoming Kind = 13 // from the agent: a stolen connection, then its bytes
 	KindWatch    Kind = 14 // hear which leases have expired, for as long as the stream is open
 	KindChange   Kind = 15 // change files by name: mkdir(2) and its kin
+	KindWrite    Kind = 16 // write to opened files or change them, one thing after the other
 	KindStatfs   Kind = 17 // statfs(2) of a path
 	KindXattr    Kind = 18 // getxattr(2) or listxattr(2) of a path
 )
@@ -56,6 +57,6 @@ func ClientKinds() []Kind {
 	return []Kind{
 		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
 		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
-		KindChange, KindStatfs, KindXattr,
+		KindChange, KindWrite, KindStatfs, KindXattr,
 	}
 }

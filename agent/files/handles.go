@@ -21,6 +21,7 @@ type Handles struct {
 	*Tree
 	leases  atomic.Pointer[Leases] // nil: the client does not watch
 	guesses guesses
+	writers writers
 
 	mu    sync.Mutex
 	files map[uint64]*handle // guarded by mu; nil: closed for good
@@ -29,8 +30,10 @@ type Handles struct {
 
 // A handle is an open regular file or directory.
 type handle struct {
-	file *os.File
-	dir  *dir // nil: a regular file
+	file   *os.File
+	dir    *dir // nil: a regular file
+	id     fileID
+	writes bool
 }
 
 // Handles makes a client's empty set of open files.
@@ -59,6 +62,10 @@ var errNotInline = errors.New("not a small regular file")
 
 // open does so; with inline only to answer with the content.
 func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte, error) {
+	if q.Change != nil {
+		reply, err := h.openChange(q)
+		return reply, nil, err
+	}
 	flags := noFollow(q.NoFollow)
 	if q.Directory {
 		flags |= unix.O_DIRECTORY
@@ -80,7 +87,7 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 		return protocol.OpenReply{}, nil, err
 	}
 	limit := min(q.Inline, protocol.MaxPayload)
-	small := n.kind() == unix.S_IFREG && limit > 0 && n.stat.Size <= int64(limit)
+	small := n.kind() == unix.S_IFREG && limit > 0 && n.stat.Size <= int64(limit) && !h.writers.has(idOf(&n.stat))
 	if inline && !small {
 		return protocol.OpenReply{}, nil, errNotInline
 	}
@@ -108,7 +115,7 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 			return reply, content, err
 		}
 	}
-	if reply.Handle, err = h.add(f, n.kind() == unix.S_IFDIR); err != nil {
+	if reply.Handle, err = h.add(n, f, false); err != nil {
 		f.Close()
 		return protocol.OpenReply{}, nil, err
 	}
@@ -165,7 +172,16 @@ func readWhole(f *os.File, size, limit int) (content []byte, whole bool, err err
 	}
 }
 
-func (h *Handles) add(f *os.File, directory bool) (uint64, error) {
+// add makes n, which f has open, a handle.
+func (h *Handles) add(n *node, f *os.File, writes bool) (uint64, error) {
+	id, err := h.keep(&handle{file: f, id: idOf(&n.stat), writes: writes}, n.kind() == unix.S_IFDIR)
+	if err == nil && writes {
+		h.writers.add(idOf(&n.stat), 1)
+	}
+	return id, err
+}
+
+func (h *Handles) keep(o *handle, directory bool) (uint64, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.files == nil {
@@ -175,9 +191,8 @@ func (h *Handles) add(f *os.File, directory bool) (uint64, error) {
 		return 0, fmt.Errorf("client has %d files open: %w", len(h.files), unix.EMFILE)
 	}
 	h.last++
-	o := &handle{file: f}
 	if directory {
-		o.dir = &dir{file: f}
+		o.dir = &dir{file: o.file}
 	}
 	h.files[h.last] = o
 	return h.last, nil
@@ -231,8 +246,12 @@ func (h *Handles) Close(q protocol.Close) (protocol.CloseReply, []byte, error) {
 		return protocol.CloseReply{}, nil, err
 	}
 	h.mu.Lock()
+	_, open := h.files[q.Handle]
 	delete(h.files, q.Handle)
 	h.mu.Unlock()
+	if open && o.writes {
+		h.writers.add(o.id, -1)
+	}
 	return protocol.CloseReply{}, nil, closed(o.file.Close())
 }
 

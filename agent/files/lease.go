@@ -36,9 +36,10 @@ const leaseAge = 5 * time.Second
 //
 // Goroutines: none. Who calls Next is told what expired.
 type Leases struct {
-	tree *Tree
-	file *os.File // for reading fd
-	age  time.Duration
+	tree    *Tree
+	writers *writers
+	file    *os.File // for reading fd
+	age     time.Duration
 
 	mu    sync.Mutex           // never held while the target's files are looked at, which may hang
 	fd    int                  // guarded by mu; of inotify
@@ -81,7 +82,7 @@ func (h *Handles) Watch() (*Leases, error) {
 		return nil, fmt.Errorf("inotify_init1: %w", err)
 	}
 	l := &Leases{
-		tree: h.Tree, file: os.NewFile(uintptr(fd), "inotify"), age: leaseAge, fd: fd, dirs: map[string]*watched{}, byWD: map[int32]*watched{},
+		tree: h.Tree, writers: &h.writers, file: os.NewFile(uintptr(fd), "inotify"), age: leaseAge, fd: fd, dirs: map[string]*watched{}, byWD: map[int32]*watched{},
 		given: map[uint64][]entry{}, loud: map[string]time.Time{}, dead: map[uint64]struct{}{},
 	}
 	if !h.leases.CompareAndSwap(nil, l) {
@@ -307,7 +308,7 @@ func (c *claim) give(n *node) protocol.Lease {
 	if c == nil {
 		return protocol.Lease{}
 	}
-	ok := n == nil && c.resolved == "" || n != nil && n.path == c.resolved && leasable(n)
+	ok := n == nil && c.resolved == "" || n != nil && n.path == c.resolved && leasable(n) && !c.leases.writers.has(idOf(&n.stat))
 	l := c.leases
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -38,6 +38,7 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindWatch:    watch,
 	protocol.KindChange:   answerPath((*files.Handles).Change),
 	protocol.KindStatfs:   answerPath((*files.Handles).Statfs),
+	protocol.KindWrite:    write,
 }
 
 // answer makes a handler of what takes one request and gives one answer.
@@ -234,6 +235,45 @@ func readOnce(ctx context.Context, c *client, stream net.Conn, q protocol.Read) 
 		b = b[n:]
 	}
 	return err == nil, err
+}
+
+// write does what is asked of open files, and answers, in order, until the
+// stream is closed.
+func write(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
+	buf := readBuffers.Get().(*[]byte)
+	defer readBuffers.Put(buf)
+	for {
+		if err := writeOnce(ctx, c, stream, f); err != nil {
+			return err
+		}
+		var err error
+		if f, err = protocol.ReadFrameTo((*buf)[:protocol.MaxPayload], stream, protocol.KindWrite); err != nil {
+			if err == io.EOF {
+				err = nil
+			}
+			return err
+		}
+		if f.Kind != protocol.KindWrite {
+			return protocol.WriteError(stream, f.Kind.String(), fmt.Errorf("stream is for writing: %w", unix.EPROTO))
+		}
+	}
+}
+
+// writeOnce does one thing. That it could not be done is not its error.
+func writeOnce(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
+	q, err := decode[protocol.Write](f)
+	if err != nil {
+		return protocol.WriteError(stream, f.Kind.String(), err)
+	}
+	if err := c.begin(ctx); err != nil {
+		return err
+	}
+	reply, err := c.files.Write(q, f.Payload)
+	c.done()
+	if err != nil {
+		return protocol.WriteError(stream, f.Kind.String(), err)
+	}
+	return protocol.WriteMessage(stream, f.Kind, reply, nil)
 }
 
 // steal holds a port for as long as the stream is open. The stream ends when

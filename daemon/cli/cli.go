@@ -32,6 +32,15 @@ const (
 	exitInterrupted = 128 + int(syscall.SIGINT)
 )
 
+// Full is what only mirrord-full has: the others go on as that where they need it.
+type Full struct {
+	Manager NewManager
+	// Show mounts files at a directory, until it is undone.
+	Show func(f *Files, dir string) (undo func() error, err error)
+	// Sweep takes away what one that was killed has left at a directory.
+	Sweep func(dir string)
+}
+
 // NewManager makes the sessions of a daemon in its runtime directory.
 type NewManager func(log *slog.Logger, dir string) (rpc.Manager, error)
 
@@ -52,9 +61,12 @@ func (e *exit) Unwrap() error { return e.err }
 
 // Main runs a command line, args[0] being the program's name, and returns its
 // exit code. It does not return where the debuggee died by a signal: then so
-// does this process. Where manager is nil mirrord-full is the daemon.
-func Main(args []string, manager NewManager) int {
-	root := command(manager)
+// does this process. full is nil but in mirrord-full.
+func Main(args []string, full *Full) int {
+	if full == nil {
+		full = &Full{}
+	}
+	root := command(full)
 	rest := args[1:]
 	if isDelve(args[0]) { // called by an IDE: the command line is Delve's
 		if !wantsSession(rest) {
@@ -74,7 +86,7 @@ func Main(args []string, manager NewManager) int {
 	return code
 }
 
-func command(manager NewManager) *cobra.Command {
+func command(full *Full) *cobra.Command {
 	root := &cobra.Command{
 		Use:     "mirrord",
 		Version: protocol.Build,
@@ -88,7 +100,7 @@ installed in the cluster but an agent pod while it is needed.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(execCommand(), dlvCommand(), lsCommand(), sessionCommand(), configCommand(), verifyCommand(), explainCommand(), daemonCommand(manager), versionCommand())
+	root.AddCommand(execCommand(), dlvCommand(), lsCommand(), sessionCommand(full), configCommand(), verifyCommand(), explainCommand(), daemonCommand(full.Manager), versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = false
 	return root
 }

@@ -27,8 +27,8 @@ func portsOf(s ide.Session) string {
 	return cmp.Or(strings.Join(list, ", "), "none")
 }
 
-func sessionCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "session", Short: "List, watch, restart or stop running sessions", Args: cobra.NoArgs,
+func sessionCommand(full *Full) *cobra.Command {
+	cmd := &cobra.Command{Use: "session", Short: "List, watch, restart, look into or stop running sessions", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(sessionListCommand(), &cobra.Command{
 		Use: "stop ID", Short: "Stop a session", Args: oneSession,
@@ -42,7 +42,7 @@ func sessionCommand() *cobra.Command {
 			defer c.Close()
 			return c.Stop(ctx, args[0])
 		}),
-	}, eventsCommand(), restartCommand())
+	}, eventsCommand(), restartCommand(), filesCommand(full))
 	return cmd
 }
 

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 )
 
@@ -76,6 +77,7 @@ type FS struct {
 	Local     []string
 	NotFound  []string
 	Mapping   []Replacement
+	CacheTime time.Duration // what is known of files is kept so long, if no change is heard of
 }
 
 // Incoming is feature.network.incoming.
@@ -83,6 +85,8 @@ type Incoming struct {
 	Mode        string // off, mirror, steal
 	Ports       []uint16
 	IgnorePorts []uint16
+	Filter      *protocol.Filter // of what is stolen; nil: all of it
+	FilterPorts []uint16         // only there; empty: everywhere
 	// WhileRestarting is how long connections wait for a debuggee that is being
 	// restarted; 0: they go to the pod. WhileStopped, for one that its debugger
 	// has stopped.
@@ -125,7 +129,7 @@ type Agent struct {
 func defaults() *Config {
 	return &Config{
 		Env:       Env{Enabled: true},
-		FS:        FS{Mode: "read"},
+		FS:        FS{Mode: "read", CacheTime: 10 * time.Second},
 		Incoming:  Incoming{Mode: "mirror", WhileRestarting: 10 * time.Second, WhileStopped: time.Hour},
 		Outgoing:  Outgoing{TCP: true, UDP: true},
 		DNS:       true,

@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"time"
 
 	"mirrord/protocol/ide"
 )
@@ -9,6 +10,7 @@ import (
 // Policy is the part of the configuration that the layer decides by. mounts
 // are the paths of the target's volume mounts.
 func (c *Config) Policy(mounts []string) ide.Policy {
+	ports, not := c.Incoming.taken()
 	p := ide.Policy{
 		FSMode:        c.FS.Mode,
 		ReadWrite:     c.FS.ReadWrite,
@@ -16,10 +18,11 @@ func (c *Config) Policy(mounts []string) ide.Policy {
 		Local:         c.FS.Local,
 		Places:        c.Places,
 		NotFound:      c.FS.NotFound,
+		CacheTime:     new(int(c.FS.CacheTime / time.Second)),
 		Steal:         c.Incoming.Mode == "steal",
 		Mirror:        c.Incoming.Mode == "mirror",
-		Ports:         c.Incoming.Ports,
-		IgnorePorts:   c.Incoming.IgnorePorts,
+		Ports:         ports,
+		IgnorePorts:   not,
 		OutgoingTCP:   c.Outgoing.TCP,
 		OutgoingUDP:   c.Outgoing.UDP,
 		DNS:           c.DNS,

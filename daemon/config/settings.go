@@ -8,7 +8,7 @@ import (
 
 // settings are all keys of the peer's schema; agent.address and
 // agent.idle_timeout are ours.
-var settings = slices.Concat(rootSettings, featureSettings, networkSettings, agentSettings, mootSettings)
+var settings = slices.Concat(rootSettings, featureSettings, networkSettings, filterSettings, agentSettings, mootSettings)
 
 var rootSettings = []setting{
 	{key: "target", takes: text, doc: "What the debuggee stands in for: pod/NAME or deployment/NAME, with /container/NAME where it matters.",
@@ -68,6 +68,9 @@ var featureSettings = []setting{
 		set: func(c *Config, v *node) error { return setRegexps(&c.FS.NotFound, v) }},
 	{key: "feature.fs.mapping", takes: table, doc: "Paths to look up instead, by regular expression.",
 		set: func(c *Config, v *node) error { return setPatterns(&c.FS.Mapping, v) }},
+	{key: "feature.fs.cache_time", takes: seconds,
+		doc:   "How many seconds attributes and content of the target's files are kept, where no change of them is heard of; 0: each call asks.",
+		field: func(c *Config) any { return &c.FS.CacheTime }},
 	{key: "feature.fs.readonly_file_buffer", takes: integer, why: moot, doc: "Read-ahead of remote files."},
 
 	{key: "feature.hostname", takes: boolean, doc: "Show the debuggee the target's host name.",

@@ -3,13 +3,16 @@ package files
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
 	"syscall"
 	"time"
 
+	"mirrord/protocol"
 	"mirrord/protocol/socket"
 )
 
@@ -51,14 +54,22 @@ func answer(conn net.Conn, shared arena, src Source, timeout time.Duration) erro
 		if err != nil {
 			return err
 		}
-		if r.op == opRelease {
+		switch r.op {
+		case opRelease:
 			a.release(r.node)
+			continue
+		case opLeft:
+			src.Left(r.node, uint64(r.off))
+			continue
+		case opWrite: // begun in order
+			written := src.Write(r.node, a.arena.slot(slot)[:r.n], r.off, r.flags)
+			wg.Go(func() { a.reply(ctx, r, seq, slot, written) })
 			continue
 		}
 		u := a.enter(ctx, r.node)
 		wg.Go(func() {
 			defer a.leave(r.node, u)
-			a.reply(u.ctx, r, seq, slot)
+			a.reply(u.ctx, r, seq, slot, nil)
 		})
 	}
 }
@@ -106,19 +117,24 @@ func (a *answerer) release(node uint64) {
 }
 
 // reply answers r. A failed write is left to the reader of the socket to notice.
-func (a *answerer) reply(ctx context.Context, r request, seq uint64, slot uint32) {
+func (a *answerer) reply(ctx context.Context, r request, seq uint64, slot uint32, written func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	b := make([]byte, replyHead, 256)
 	var length int
 	var err error
-	if r.op == opRead {
+	switch r.op {
+	case opWrite:
+		err = written(ctx)
+	case opRead:
 		length, err = a.src.Read(ctx, r.node, a.arena.slot(slot)[:r.n], r.off)
 		if err == io.EOF {
 			err = nil
 		}
-	} else if b, err = a.tell(ctx, r, b); err == nil {
-		length = len(b) - replyHead
+	default:
+		if b, err = a.tell(ctx, r, slot, b); err == nil {
+			length = len(b) - replyHead
+		}
 	}
 	if err != nil {
 		b = make([]byte, replyHead)
@@ -132,8 +148,20 @@ func (a *answerer) reply(ctx context.Context, r request, seq uint64, slot uint32
 }
 
 // tell appends the answer to r.
-func (a *answerer) tell(ctx context.Context, r request, b []byte) ([]byte, error) {
+func (a *answerer) tell(ctx context.Context, r request, slot uint32, b []byte) ([]byte, error) {
 	switch r.op {
+	case opClaim:
+		c, err := a.src.Claim(ctx, r.node)
+		return appendClaim(b, c), err
+	case opChange:
+		var q protocol.Write
+		if err := json.Unmarshal(a.arena.slot(slot)[:r.n], &q); err != nil {
+			return nil, fmt.Errorf("decoding change: %w", err)
+		}
+		reply, err := a.src.Change(ctx, r.node, q)
+		return appendChanged(b, reply), err
+	case opFlush:
+		return b, a.src.Flush(ctx, r.node)
 	case opAttr:
 		attr, err := a.src.Attr(ctx, r.node)
 		return appendAttr(b, attr), err

@@ -131,16 +131,15 @@ func mount(fs *nodes) (*fuse.Server, int, stage, error) {
 		return nil, -1, stageMount, err
 	}
 	server, err := fuse.NewServer(fs, "/dev/fd/"+strconv.Itoa(dev), &fuse.MountOptions{
-		MaxWrite:                 maxRead, // bounds reads too
-		MaxBackground:            64,
-		Name:                     "mirrord",
-		SyncRead:                 true, // see the package comment
-		ExplicitDataCacheControl: true,
-		DisableReadDirPlus:       true,
-		DisableXAttrs:            true,
-		DisableSplice:            true,
-		ExtraCapabilities:        fuse.CAP_DIRECT_IO_ALLOW_MMAP,
-		Logger:                   log.Default(),
+		MaxWrite:           maxRead,
+		MaxBackground:      64,
+		Name:               "mirrord",
+		SyncRead:           true, // see the package comment
+		DisableReadDirPlus: true,
+		DisableXAttrs:      true,
+		DisableSplice:      true,
+		ExtraCapabilities:  fuse.CAP_DIRECT_IO_ALLOW_MMAP,
+		Logger:             log.Default(),
 	})
 	if err != nil {
 		return nil, -1, stageServe, err
@@ -169,13 +168,8 @@ func attach(dev int, all bool) (root int, err error) {
 			return -1, err
 		}
 	}
-	// Read-only also spares the GETATTR that a changed atime would cost.
-	flags := []string{"ro"}
 	if all {
-		flags = append(flags, "allow_other")
-	}
-	for _, flag := range flags {
-		if err := unix.FsconfigSetFlag(ctx, flag); err != nil {
+		if err := unix.FsconfigSetFlag(ctx, "allow_other"); err != nil {
 			return -1, err
 		}
 	}
@@ -183,5 +177,5 @@ func attach(dev int, all bool) (root int, err error) {
 		return -1, err
 	}
 	return unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC,
-		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOATIME)
+		unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOATIME)
 }

@@ -42,6 +42,14 @@ func debuggee() {
 		os.Exit(1)
 	case "available":
 		fmt.Println(Available())
+	case "scribble":
+		fd, err := unix.Openat(3, os.Args[2], unix.O_WRONLY, 0)
+		if err != nil {
+			fmt.Println("open:", err)
+			os.Exit(1)
+		}
+		fmt.Println("opened")
+		fmt.Println(scribble(fd))
 	default:
 		fd, err := unix.Openat(3, os.Args[2], unix.O_RDONLY, 0)
 		if err != nil {
@@ -192,3 +200,17 @@ func (zeros) ReadDir(context.Context, uint64, int) ([]protocol.DirEntry, bool, e
 }
 
 func (zeros) Released(uint64) {}
+
+func (zeros) Claim(context.Context, uint64) (Claim, error) { return Claim{}, unix.ENOENT }
+
+func (zeros) Write(uint64, []byte, int64, uint32) func(context.Context) error {
+	return func(context.Context) error { return unix.EROFS }
+}
+
+func (zeros) Change(context.Context, uint64, protocol.Write) (r protocol.WriteReply, err error) {
+	return r, unix.EROFS
+}
+
+func (zeros) Flush(context.Context, uint64) error { return nil }
+
+func (zeros) Left(uint64, uint64) {}

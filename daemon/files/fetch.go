@@ -27,8 +27,11 @@ type fetch struct {
 	errno syscall.Errno
 }
 
-// wait waits for the answer and tells whether it came before the interrupt did.
-func (f *fetch) wait(interrupt <-chan struct{}) bool {
+// wait waits for the answer, after an interrupt not for long. It tells whether
+// the answer came.
+func (f *fetch) wait(interrupt <-chan struct{}) bool { return f.waitFor(interrupt, patience) }
+
+func (f *fetch) waitFor(interrupt <-chan struct{}, patience time.Duration) bool {
 	select {
 	case <-f.done:
 		return true
@@ -53,6 +56,8 @@ func (f *fetch) wait(interrupt <-chan struct{}) bool {
 // once, to all who wait for it.
 type fetches struct {
 	pool *pool
+	// unasked gets the answers that nobody came for again.
+	unasked func(request, []byte)
 
 	mu sync.Mutex
 	m  map[request]*single // guarded by mu
@@ -112,14 +117,21 @@ func (fs *fetches) keep(r request, f *single) {
 	f.kept = true
 	go func() {
 		<-f.done
-		time.AfterFunc(retryTime, func() { fs.drop(r, f) })
+		time.AfterFunc(retryTime, func() {
+			if fs.drop(r, f) && f.errno == 0 {
+				fs.unasked(r, f.data)
+			}
+		})
 	}()
 }
 
-func (fs *fetches) drop(r request, f *single) {
+// drop tells whether f was still there.
+func (fs *fetches) drop(r request, f *single) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.m[r] == f {
-		delete(fs.m, r)
+	if fs.m[r] != f {
+		return false
 	}
+	delete(fs.m, r)
+	return true
 }

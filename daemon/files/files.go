@@ -9,12 +9,22 @@
 //	launcher ── openat(root, "n7") ──▶ ┘            (node table,                  (Server)
 //	                                                 read-ahead)
 //
-// The file system is flat and read-only: its root holds one name per opened
-// file, as package layer's NodeName spells it, and no path is walked over it.
-// It is mounted detached (fsmount): it has no mount point, stands in nobody's
-// /proc/mounts and is gone with its last descriptor. Attributes never change
-// while a node is open. A node ends with its last descriptor (RELEASE), or, when
-// it was looked up and not opened within a minute, by FORGET.
+// The file system is flat: its root holds one name per opened file, as package
+// layer's NodeName spells it, and no path is walked over it. It is mounted
+// detached (fsmount): it has no mount point, stands in nobody's /proc/mounts and
+// is gone with its last descriptor. A node ends with its last descriptor
+// (RELEASE), or, when it was looked up and not opened within a minute, by FORGET.
+//
+// # Writing
+//
+// What is opened for reading is a node of its own, whose attributes and content
+// do not change while it is open. What is open for writing is one node for all
+// who have it open, whatever name they opened it by (layer.SharedName): they
+// share the kernel's page cache, mappings and locks. Such a node's attributes
+// are kept for sharedTime; where others have written to the file its mtime
+// changes, and the kernel drops what it has cached. Its data are written
+// through, in the order of the calls, but a write waits only until the Source
+// has taken it, and what fails later is told by the next write, fsync or close.
 //
 // # Waiting
 //
@@ -37,7 +47,12 @@ import (
 // debuggee as the syscall.Errno it wraps, else as EIO. All methods may be
 // called at once for one node.
 type Source interface {
-	// Attr gives what fstat tells for as long as the node is open.
+	// Claim gives the shared node that a launcher opens by a number it was
+	// told, which is good for one claim.
+	Claim(ctx context.Context, number uint64) (Claim, error)
+
+	// Attr gives what fstat tells for as long as the node is open, or, of a
+	// shared one, for sharedTime.
 	Attr(ctx context.Context, node uint64) (protocol.Attr, error)
 
 	// Read fills p (at most 1 MiB) from offset off on; fewer bytes mean the
@@ -48,11 +63,39 @@ type Source interface {
 	// "..". more: others follow the listed ones.
 	ReadDir(ctx context.Context, node uint64, off int) (list []protocol.DirEntry, more bool, err error)
 
+	// Write begins to write p, which it copies, to a shared node. It is called
+	// in the order of the debuggees' calls and does not wait; wait does, until
+	// the data are taken, and written if flags say so.
+	Write(node uint64, p []byte, off int64, flags uint32) (wait func(context.Context) error)
+
+	// Change does what else may be done to a shared node, but WriteData. All
+	// writes that began before it come first. Its answer has Attr's attributes.
+	// Of other nodes it is asked WriteAttr, but for a size, and WriteSync.
+	Change(ctx context.Context, node uint64, q protocol.Write) (protocol.WriteReply, error)
+
+	// Flush waits until what was written to a shared node is with the target,
+	// and gives the error of what was not.
+	Flush(ctx context.Context, node uint64) error
+
 	// Released tells that the last descriptor of the node was closed, or
 	// that nobody opened it after Attr. The node's other calls have returned
 	// (their ctx was cancelled), and none follows but of a new openat.
 	Released(node uint64)
+
+	// Left tells that nobody has a shared node any more of those who opened it
+	// by the first so many claims.
+	Left(node, claims uint64)
 }
+
+// A Claim is the answer to a number of a shared node.
+type Claim struct {
+	Node  uint64
+	Count uint64 // of the node's claims, with this one
+	Attr  protocol.Attr
+}
+
+// sharedTime is how long the attributes of a shared node are kept.
+const sharedTime = time.Second
 
 // fetchTimeout is the longest that a call of the debuggee waits for its
 // Source, and that a Source is waited for. It then ends with EIO.

@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 
 // A disk is a Source over files of this machine.
 type disk struct {
+	zeros    // nothing of it is shared
 	released chan uint64
 	read     atomic.Int64 // bytes asked for
 	hold     atomic.Pointer[hold]
@@ -97,7 +98,7 @@ func (d *disk) Read(ctx context.Context, node uint64, p []byte, off int64) (int,
 	}
 	d.read.Add(int64(len(p)))
 	if h := d.hold.Load(); h != nil {
-		h.asked <- request{opRead, uint32(len(p)), node, off}
+		h.asked <- request{op: opRead, n: uint32(len(p)), node: node, off: off}
 		select {
 		case <-h.let:
 		case <-ctx.Done():

@@ -28,28 +28,30 @@ type nodes struct {
 	cache              *cache
 	real               bool // owners are shown as they are in the target
 
-	mu sync.Mutex
-	m  map[uint64]*node // guarded by mu; by FUSE id
+	mu      sync.Mutex
+	m       map[uint64]*node // guarded by mu; by FUSE id
+	handles uint64           // guarded by mu; the last one
 }
 
 // A node is one opened file or directory of a target.
 type node struct {
-	id   uint64 // the daemon's
-	attr protocol.Attr
+	id uint64 // the daemon's
 
 	// guarded by nodes.mu
+	attr    protocol.Attr
 	lookups uint64
 	opens   int
 	swept   bool // sweep saw it unopened
 
 	content *content // of a regular file
+	shared  *shared  // of what is open for writing
 
 	mu      sync.Mutex
 	listing *listing // guarded by mu; of a directory, the part read last
 }
 
 func newNodes(p *pool, real bool) *nodes {
-	return &nodes{
+	fs := &nodes{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		pool:          p,
 		fetches:       fetches{pool: p, m: make(map[request]*single)},
@@ -57,6 +59,8 @@ func newNodes(p *pool, real bool) *nodes {
 		real:          real,
 		m:             make(map[uint64]*node),
 	}
+	fs.fetches.unasked = fs.unclaimed
+	return fs
 }
 
 func (fs *nodes) node(id uint64) *node {
@@ -66,13 +70,21 @@ func (fs *nodes) node(id uint64) *node {
 }
 
 // number is the node that a name stands for (see layer.NodeName).
-func number(name string) (uint64, bool) {
-	digits, ok := strings.CutPrefix(name, "n")
+func number(name string) (uint64, bool) { return numberAfter("n", name) }
+
+// sharedNumber is the one that a shared node is opened by (see layer.SharedName).
+func sharedNumber(name string) (uint64, bool) { return numberAfter("w", name) }
+
+func numberAfter(prefix, name string) (uint64, bool) {
+	digits, ok := strings.CutPrefix(name, prefix)
 	n, err := strconv.ParseUint(digits, 10, 63)
 	return n, ok && err == nil && strconv.FormatUint(n, 10) == digits
 }
 
 func (fs *nodes) Lookup(interrupt <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if num, ok := sharedNumber(name); ok && h.NodeId == fuse.FUSE_ROOT_ID {
+		return fs.lookupShared(interrupt, num, out)
+	}
 	num, ok := number(name)
 	if h.NodeId != fuse.FUSE_ROOT_ID || !ok {
 		return fuse.ENOENT
@@ -101,10 +113,11 @@ func (fs *nodes) Lookup(interrupt <-chan struct{}, h *fuse.InHeader, name string
 	}
 	fs.m[id] = n
 	n.lookups++
+	attr := n.attr
 	fs.mu.Unlock()
 	out.NodeId, out.Generation = id, 1
 	out.SetAttrTimeout(forever)
-	fs.setAttr(&out.Attr, n.attr)
+	fs.setAttr(&out.Attr, attr)
 	return fuse.OK
 }
 
@@ -123,6 +136,15 @@ func (fs *nodes) Forget(id, lookups uint64) {
 	}
 	fs.mu.Unlock()
 	if last {
+		fs.end(n)
+	}
+}
+
+// end tells the daemon of a node that is not in the table any more.
+func (fs *nodes) end(n *node) {
+	if n.shared != nil {
+		fs.pool.to.send(request{op: opLeft, node: n.id, off: int64(n.shared.claims)}, 0, 0)
+	} else {
 		fs.pool.to.release(n.id)
 	}
 }
@@ -133,20 +155,29 @@ func (fs *nodes) Forget(id, lookups uint64) {
 // one (O_PATH) it forgets it with the last of them.
 func (fs *nodes) sweep(forget func(name string)) {
 	var names []string
+	var left []*node
 	fs.mu.Lock()
-	for _, n := range fs.m {
-		if n.opens == 0 && n.swept {
+	for id, n := range fs.m {
+		switch {
+		case n.opens > 0 || !n.swept:
+		case n.shared != nil: // by what name it was looked up and not opened is not known
+			delete(fs.m, id)
+			left = append(left, n)
+		default:
 			names = append(names, layer.NodeName(n.id))
 		}
 		n.swept = n.opens == 0
 	}
 	fs.mu.Unlock()
+	for _, n := range left {
+		fs.end(n)
+	}
 	for _, name := range names {
 		forget(name)
 	}
 }
 
-func (fs *nodes) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+func (fs *nodes) GetAttr(interrupt <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	out.SetTimeout(forever)
 	if in.NodeId == fuse.FUSE_ROOT_ID {
 		out.Mode, out.Nlink, out.Ino = fuse.S_IFDIR|0o711, 2, 1
@@ -156,8 +187,17 @@ func (fs *nodes) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOu
 	if n == nil {
 		return fuse.Status(syscall.ESTALE)
 	}
-	fs.setAttr(&out.Attr, n.attr)
+	if n.shared != nil {
+		return fs.sharedAttr(interrupt, n, out)
+	}
+	fs.setAttr(&out.Attr, fs.attrOf(n))
 	return fuse.OK
+}
+
+func (fs *nodes) attrOf(n *node) protocol.Attr {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return n.attr
 }
 
 func (fs *nodes) setAttr(out *fuse.Attr, a protocol.Attr) {

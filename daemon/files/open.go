@@ -4,6 +4,7 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 func (fs *nodes) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
@@ -12,6 +13,17 @@ func (fs *nodes) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	n := fs.m[in.NodeId]
 	if n == nil {
 		return fuse.Status(syscall.ESTALE)
+	}
+	if n.shared != nil {
+		n.opens++
+		out.Fh, out.OpenFlags = fs.opened(n, in), fuse.FOPEN_KEEP_CACHE
+		if in.Flags&unix.O_ACCMODE == unix.O_RDONLY {
+			out.OpenFlags |= fuse.FOPEN_NOFLUSH
+		}
+		return fuse.OK
+	}
+	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+		return fuse.Status(syscall.EROFS) // as a second opening through /proc
 	}
 	n.opens++
 	out.OpenFlags = fuse.FOPEN_NOFLUSH | fuse.FOPEN_KEEP_CACHE
@@ -37,20 +49,23 @@ func (fs *nodes) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) 
 	return fuse.OK
 }
 
-func (fs *nodes) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { fs.release(in.NodeId) }
+func (fs *nodes) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { fs.release(in.NodeId, in.Fh) }
 
-func (fs *nodes) ReleaseDir(in *fuse.ReleaseIn) { fs.release(in.NodeId) }
+func (fs *nodes) ReleaseDir(in *fuse.ReleaseIn) { fs.release(in.NodeId, in.Fh) }
 
 // release ends a node with its last descriptor.
-func (fs *nodes) release(id uint64) {
+func (fs *nodes) release(id, handle uint64) {
 	fs.mu.Lock()
 	n := fs.m[id]
 	if n == nil {
 		fs.mu.Unlock()
 		return
 	}
+	if n.shared != nil {
+		delete(n.shared.openings, handle)
+	}
 	n.opens--
-	last := n.opens == 0
+	last := n.opens == 0 && (n.shared == nil || n.shared.pending == 0)
 	if last {
 		delete(fs.m, id)
 	}
@@ -62,7 +77,7 @@ func (fs *nodes) release(id uint64) {
 		fs.cache.close(n.content)
 		fs.pool.closed()
 	}
-	fs.pool.to.release(n.id)
+	fs.end(n)
 }
 
 func (fs *nodes) Read(interrupt <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -78,7 +93,7 @@ func (fs *nodes) Read(interrupt <-chan struct{}, in *fuse.ReadIn, buf []byte) (f
 		}
 		return parts, fuse.OK
 	}
-	b, errno := fs.fetches.do(interrupt, request{op: opRead, node: n.id, off: int64(in.Offset), n: uint32(size)})
+	b, errno := fs.fetches.do(interrupt, request{op: opRead, node: n.id, off: int64(in.Offset), n: uint32(size), age: n.shared.age()})
 	if errno != 0 {
 		return nil, fuse.Status(errno)
 	}
@@ -96,7 +111,7 @@ func (fs *nodes) ReadDir(interrupt <-chan struct{}, in *fuse.ReadIn, out *fuse.D
 	for i := off; i < 2; i++ {
 		dot := fuse.DirEntry{Name: ".."[:i+1], Mode: fuse.S_IFDIR, Off: i + 1}
 		if i == 0 {
-			dot.Ino = n.attr.Ino
+			dot.Ino = fs.attrOf(n).Ino
 		}
 		out.AddDirEntry(dot)
 		off = i + 1

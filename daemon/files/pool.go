@@ -62,11 +62,9 @@ func (p *pool) busy() bool { return len(p.count) < slots/2 }
 func (p *pool) read(r request) (data []byte, slot uint32, errno syscall.Errno) {
 	timer := time.NewTimer(p.timeout)
 	defer timer.Stop()
-	slot, ok := p.take(timer.C)
-	if !ok {
-		return nil, 0, syscall.EIO
+	if slot, errno = p.take(timer.C, nil); errno != 0 {
+		return nil, 0, errno
 	}
-	p.used.Add(1)
 	answer := p.to.ask(r, slot)
 	select {
 	case a := <-answer:
@@ -84,19 +82,23 @@ func (p *pool) read(r request) (data []byte, slot uint32, errno syscall.Errno) {
 	}
 }
 
-func (p *pool) take(timeout <-chan time.Time) (uint32, bool) {
+// take waits for a slot. EINTR: until the caller was interrupted.
+func (p *pool) take(timeout <-chan time.Time, interrupt <-chan struct{}) (uint32, syscall.Errno) {
+	p.used.Add(1)
 	select {
 	case <-p.count:
-		return p.pop(), true
+		return p.pop(), 0
 	default:
 	}
 	p.want(1)
 	defer p.want(-1)
 	select {
 	case <-p.count:
-		return p.pop(), true
+		return p.pop(), 0
 	case <-timeout:
-		return 0, false
+		return 0, syscall.EIO
+	case <-interrupt:
+		return 0, syscall.EINTR
 	}
 }
 

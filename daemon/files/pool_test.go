@@ -21,8 +21,8 @@ func TestPoolUsesFewSlots(t *testing.T) {
 	p := newTestPool(t)
 	seen := map[uint32]bool{}
 	for range 10 * slots {
-		one, _ := p.take(nil)
-		other, _ := p.take(nil)
+		one, _ := p.take(nil, nil)
+		other, _ := p.take(nil, nil)
 		seen[one], seen[other] = true, true
 		p.put(one)
 		p.put(other)
@@ -35,7 +35,7 @@ func TestPoolUsesFewSlots(t *testing.T) {
 // Memory is given back when nobody uses it, and no slot is lost by that.
 func TestPoolTrim(t *testing.T) {
 	p := newTestPool(t)
-	slot, _ := p.take(nil)
+	slot, _ := p.take(nil, nil)
 	data := p.arena.slot(slot)
 	data[0] = 7
 	p.used.Store(slots)
@@ -50,7 +50,7 @@ func TestPoolTrim(t *testing.T) {
 	}
 	taken := map[uint32]bool{}
 	for range slots {
-		slot, _ := p.take(nil)
+		slot, _ := p.take(nil, nil)
 		taken[slot] = true
 	}
 	if len(taken) != slots {

@@ -18,15 +18,21 @@ const (
 	opRead    op = 2 // answered with at most n bytes in the slot
 	opReadDir op = 3 // answered with a byte that tells whether more follow, and entries
 	opRelease op = 4 // not answered
+	opClaim   op = 5 // answered with a claim; node is the number
+	opWrite   op = 6 // of n bytes in the slot; answered with nothing
+	opChange  op = 7 // as the n bytes of JSON in the slot say; answered with an offset and an attribute
+	opFlush   op = 8 // answered with nothing
+	opLeft    op = 9 // off is the number of claims; not answered
 )
 
 // Sizes on the socket between daemon and file server. Numbers are little endian.
 //
-//	request: op 4 | n 4 | seq 8 | node 8 | off 8 | slot 4 | 0 4
+//	request: op 4 | n 4 | seq 8 | node 8 | off 8 | slot 4 | flags 4
 //	reply:   seq 8 | errno 4 | length 4 | data
 //
 // The data of a read's reply do not follow it but are in the slot of the arena
-// that its request named; the slot is the daemon's from request to reply.
+// that its request named, and so are those of a write's request; the slot is the
+// daemon's from request to reply.
 //
 // The file server's first message is no reply but its greeting: errno 4 |
 // stage 4, with the mount's root as SCM_RIGHTS where errno is 0.
@@ -42,10 +48,13 @@ var errSize = errors.New("message exceeds its limit")
 var le = binary.LittleEndian
 
 type request struct {
-	op   op
-	n    uint32 // opRead: bytes wanted, at most maxData
-	node uint64
-	off  int64
+	op    op
+	n     uint32 // opRead: bytes wanted, at most maxData
+	node  uint64
+	off   int64
+	flags uint32 // opWrite: protocol's
+
+	age uint64 // not sent: requests of different ages are not the same
 }
 
 func (r request) append(b []byte, seq uint64, slot uint32) []byte {
@@ -54,7 +63,8 @@ func (r request) append(b []byte, seq uint64, slot uint32) []byte {
 	b = le.AppendUint64(b, seq)
 	b = le.AppendUint64(b, r.node)
 	b = le.AppendUint64(b, uint64(r.off))
-	return le.AppendUint64(b, uint64(slot))
+	b = le.AppendUint32(b, slot)
+	return le.AppendUint32(b, r.flags)
 }
 
 // readRequest reads one request. io.EOF: the file server is gone.
@@ -64,7 +74,7 @@ func readRequest(in io.Reader) (r request, seq uint64, slot uint32, err error) {
 		return r, 0, 0, err
 	}
 	r = request{op: op(le.Uint32(b[:])), n: le.Uint32(b[4:]), node: le.Uint64(b[16:]), off: int64(le.Uint64(b[24:]))}
-	slot = le.Uint32(b[32:])
+	slot, r.flags = le.Uint32(b[32:]), le.Uint32(b[36:])
 	if r.n > maxData || r.off < 0 || slot >= slots {
 		return r, 0, 0, fmt.Errorf("reading request %d for %d bytes at %d: %w", r.op, r.n, r.off, errSize)
 	}
@@ -102,6 +112,33 @@ func appendAttr(b []byte, a protocol.Attr) []byte {
 func decodeAttr(b []byte) (a protocol.Attr, ok bool) {
 	n, err := binary.Decode(b, le, &a)
 	return a, err == nil && n == len(b)
+}
+
+func appendClaim(b []byte, c Claim) []byte {
+	b = le.AppendUint64(le.AppendUint64(b, c.Node), c.Count)
+	return appendAttr(b, c.Attr)
+}
+
+func decodeClaim(b []byte) (c Claim, ok bool) {
+	if len(b) < 16 {
+		return c, false
+	}
+	c.Node, c.Count = le.Uint64(b), le.Uint64(b[8:])
+	c.Attr, ok = decodeAttr(b[16:])
+	return c, ok
+}
+
+func appendChanged(b []byte, r protocol.WriteReply) []byte {
+	return appendAttr(le.AppendUint64(b, uint64(r.Offset)), r.Attr)
+}
+
+func decodeChanged(b []byte) (r protocol.WriteReply, ok bool) {
+	if len(b) < 8 {
+		return r, false
+	}
+	r.Offset = int64(le.Uint64(b))
+	r.Attr, ok = decodeAttr(b[8:])
+	return r, ok
 }
 
 // A listing is a part of a directory.

@@ -25,15 +25,20 @@ func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 	if err := l.askChange(q, &reply, answer); err != nil {
 		return err
 	}
+	l.settle(reply.Seq)
+	return nil
+}
+
+// settle waits until the launcher has been told of what expired up to seq.
+func (l *launcher) settle(seq uint64) {
 	if h := l.s.agent.hearing.Load(); h != nil {
 		ctx, cancel := context.WithTimeout(l.ctx, settleTime)
 		defer cancel()
-		if h.until(ctx, reply.Seq) != nil {
-			l.notices.expired(protocol.Expired{Seq: reply.Seq, All: true})
+		if h.until(ctx, seq) != nil {
+			l.notices.expired(protocol.Expired{Seq: seq, All: true})
 		}
 	}
 	_ = l.passOn() // its failure ends read as well
-	return nil
 }
 
 func (l *launcher) statfs(r *layer.Request, reply *layer.Reply) error {

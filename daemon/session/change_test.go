@@ -30,12 +30,12 @@ func TestChange(t *testing.T) {
 		if err := os.WriteFile(file, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
+		c.expired = nil // the making of the file may end the lease already
 		var lease protocol.Lease
 		for lease.ID == 0 { // until the agent has heard that the daemon watches
 			reply, _ := c.call(layer.Request{Op: layer.OpStat, Path: file})
 			lease = reply.Lease
 		}
-		c.expired = nil
 		if reply := c.change(protocol.Change{Op: protocol.ChangeRename, Path: protocol.Path(file), Other: protocol.Path(file + ".new")}); reply.Errno != 0 {
 			t.Fatalf("rename: %s", reply.Data)
 		}

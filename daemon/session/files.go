@@ -19,6 +19,9 @@ const inline = 64 << 10
 
 func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) {
 	t := l.s.agent.tunnel
+	if r.Flags&layer.OpenChange != 0 {
+		return nil, l.openChange(r, reply)
+	}
 	request := protocol.Open{
 		Path: r.Path, Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
 	}
@@ -37,15 +40,57 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) 
 	if !l.nodes {
 		return l.stand(r.Path, opened)
 	}
-	reply.Node = l.m.nodes.add(l, t, opened)
+	if l.share(reply, opened, nil) {
+		return nil, nil
+	}
+	changes := r.Flags&layer.OpenMayChange != 0
+	reply.Node = l.m.nodes.add(l, t, opened, changes)
 	reply.Flags |= layer.ReplyNode
+	if changes {
+		reply.Flags |= layer.ReplyChanges
+	}
 	return nil, nil
 }
 
-func (l *launcher) stat(r *layer.Request, reply *layer.Reply) error {
+// openChange opens what is not only for reading.
+func (l *launcher) openChange(r *layer.Request, reply *layer.Reply) error {
+	if !l.nodes {
+		return l.s.needFiles(r.Path, "a file that is to be written")
+	}
+	change := &protocol.OpenChange{
+		Read: r.Flags&layer.OpenRead != 0, Write: r.Flags&layer.OpenWrite != 0, Create: r.Flags&layer.OpenCreate != 0,
+		Exclusive: r.Flags&layer.OpenExclusive != 0, Truncate: r.Flags&layer.OpenTruncate != 0, Temporary: r.Flags&layer.OpenTemporary != 0,
+		Mode: uint32(r.Node), Umask: uint32(r.Node >> 32),
+	}
+	request := protocol.Open{Path: r.Path, Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Change: change}
+	var opened protocol.OpenReply
+	if _, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindOpen, request, &opened); err != nil {
+		return err
+	}
+	reply.Attr, reply.Data = opened.Attr, cut(opened.Path)
+	l.share(reply, opened, change)
+	l.settle(opened.Seq)
+	return nil
+}
+
+// share answers with a shared node if that is what was opened.
+func (l *launcher) share(reply *layer.Reply, o protocol.OpenReply, change *protocol.OpenChange) bool {
+	num, s, ok := l.m.nodes.share(l, l.s.agent.tunnel, o, change)
+	if ok {
+		reply.Node, reply.File = num, s.id
+		reply.Flags |= layer.ReplyNode | layer.ReplyShared
+	}
+	return ok
+}
+
+func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
+	if r.Path == "" {
+		reply.Attr, err = l.m.nodes.attr(l.ctx, r.Node)
+		return err
+	}
 	var stat protocol.StatReply
 	request := protocol.Stat{Path: r.Path, NoFollow: r.Flags&layer.OpenNoFollow != 0, Lease: true, Ahead: true}
-	_, err := l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() bool { return stat.Ahead }, l.tellAhead(r, 0))
+	_, err = l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() bool { return stat.Ahead }, l.tellAhead(r, 0))
 	reply.Attr, reply.Lease = stat.Attr, stat.Lease
 	return err
 }

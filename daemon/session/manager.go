@@ -127,6 +127,7 @@ func (m *Manager) Close() {
 	if m.files != nil {
 		m.files.Close()
 	}
+	m.nodes.closing.Wait()
 }
 
 func (m *Manager) endAll() {

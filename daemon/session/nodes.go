@@ -14,29 +14,40 @@ import (
 
 // nodes are the files of all sessions that the file server shows.
 type nodes struct {
-	log *slog.Logger
+	log     *slog.Logger
+	closing sync.WaitGroup // what is done at the end of shared ones
 
-	mu   sync.Mutex
-	last uint64
-	open map[uint64]*node // guarded by mu
+	mu         sync.Mutex // lock order: mu, then shared.mu
+	last       uint64
+	open       map[uint64]*node      // guarded by mu
+	shared     map[sharedKey]*shared // guarded by mu; those open for writing
+	sharedByID map[uint64]*shared    // guarded by mu
+	numbers    map[uint64]*number    // guarded by mu; that such may be opened by
+	ending     map[*shared]bool      // guarded by mu; nobody has them, but something may be on its way
+	changes    uint64                // guarded by mu; how many have been made to files by their names, or so
 }
 
 type node struct {
 	tunnel *tunnel.Tunnel
 	handle uint64
-	attr   protocol.Attr
 	owner  *launcher
 	added  time.Time
-	seen   bool // guarded by nodes.mu; the file server has asked for it, and will tell of its end
+	change bool          // its attributes may be set
+	attr   protocol.Attr // guarded by nodes.mu
+	told   time.Time     // guarded by nodes.mu; attr was, by the agent
+	at     uint64        // guarded by nodes.mu; how many changes had been made then
+	seen   bool          // guarded by nodes.mu; the file server has asked for it, and will tell of its end
 }
 
-func newNodes(log *slog.Logger) *nodes { return &nodes{log: log, open: map[uint64]*node{}} }
+func newNodes(log *slog.Logger) *nodes {
+	return &nodes{log: log, open: map[uint64]*node{}, shared: map[sharedKey]*shared{}, sharedByID: map[uint64]*shared{}, numbers: map[uint64]*number{}, ending: map[*shared]bool{}}
+}
 
-func (n *nodes) add(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply) uint64 {
+func (n *nodes) add(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply, change bool) uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.last++
-	n.open[n.last] = &node{tunnel: t, handle: o.Handle, attr: o.Attr, owner: owner, added: time.Now()}
+	n.open[n.last] = &node{tunnel: t, handle: o.Handle, owner: owner, added: time.Now(), change: change, attr: o.Attr, told: time.Now(), at: n.changes}
 	return n.last
 }
 
@@ -50,7 +61,10 @@ func (n *nodes) get(id uint64) (*node, error) {
 }
 
 // Attr tells the file server of a node.
-func (n *nodes) Attr(_ context.Context, id uint64) (protocol.Attr, error) {
+func (n *nodes) Attr(ctx context.Context, id uint64) (protocol.Attr, error) {
+	if s := n.sharedNode(id); s != nil {
+		return s.kernelAttr(ctx)
+	}
 	f, err := n.get(id)
 	if err != nil {
 		return protocol.Attr{}, err
@@ -63,6 +77,9 @@ func (n *nodes) Attr(_ context.Context, id uint64) (protocol.Attr, error) {
 
 // Read fills p from off on, unless the file ends before.
 func (n *nodes) Read(ctx context.Context, id uint64, p []byte, off int64) (int, error) {
+	if s := n.sharedNode(id); s != nil {
+		return s.readAt(ctx, p, off)
+	}
 	f, err := n.get(id)
 	if err != nil {
 		return 0, err
@@ -124,11 +141,20 @@ const unusedTime = time.Minute
 // opened: it had no descriptor left, or its debuggee was killed.
 func (n *nodes) dropUnused(owner *launcher, before time.Time) {
 	n.drop(func(f *node) bool { return f.owner == owner && !f.seen && f.added.Before(before) })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dropShared(func(g *number) bool { return g.owner == owner && g.added.Before(before) })
 }
 
 // dropSeen closes what a file server showed that is gone.
 func (n *nodes) dropSeen() {
 	n.drop(func(f *node) bool { return f.seen })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.sharedByID {
+		s.opened = false
+		n.endUnused(s)
+	}
 }
 
 // drop closes those that which, called with n.mu held, chooses.

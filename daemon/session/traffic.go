@@ -57,7 +57,8 @@ func (l *launcher) tellOpened(r *layer.Request, attr protocol.Attr, err error) {
 		return
 	}
 	o := traffic.Opening{
-		Path: r.Path, List: r.Flags&layer.OpenDirectory != 0 || attr.Mode&unix.S_IFMT == unix.S_IFDIR, Thread: r.Mode, Err: err,
+		Path: r.Path, List: r.Flags&layer.OpenDirectory != 0 || attr.Mode&unix.S_IFMT == unix.S_IFDIR, Write: r.Flags&layer.OpenWrite != 0,
+		Thread: r.Mode, Err: err,
 	}
 	if attr.Mode&unix.S_IFMT == unix.S_IFREG {
 		o.Bytes = attr.Size

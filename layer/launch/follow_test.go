@@ -114,3 +114,18 @@ def errno(call):
     except OSError as e: return e.errno
 print(errno(lambda: os.open("/proc/self/fd/%d" % fd, os.O_RDWR)), errno(lambda: os.write(fd, b"x")), os.read(fd, 99).decode(), end="")`)
 }
+
+// What is known is kept no longer than the configuration says.
+func TestCacheTime(t *testing.T) {
+	for limit, want := range map[int]int{0: 3, 3600: 1} {
+		w := newWorld(t)
+		w.Leases = true
+		w.policy.CacheTime = &limit
+		w.want(t, "bbbbbb", "python3", "-c", `
+import os
+for _ in range(3): os.write(1, open("/app/dir/b", "rb", 0).read())`)
+		if n := w.Asked(wire.OpOpen, "/app/dir/b"); n != want {
+			t.Errorf("kept for %d s: asked %d times for 3 opens, want %d", limit, n, want)
+		}
+	}
+}

@@ -31,6 +31,11 @@ func attr(st *unix.Stat_t) protocol.Attr {
 }
 
 func (d *Daemon) stat(q *wire.Request) (wire.Reply, error) {
+	if q.Path == "" {
+		var st unix.Stat_t
+		err := unix.Stat(filepath.Join(d.nodes.Name(), wire.SharedName(q.Node)), &st)
+		return wire.Reply{Attr: attr(&st)}, err
+	}
 	flags := uint64(unix.O_PATH)
 	if q.Flags&wire.OpenNoFollow != 0 {
 		flags |= unix.O_NOFOLLOW
@@ -79,7 +84,63 @@ func (d *Daemon) xattr(q *wire.Request) (wire.Reply, error) {
 	return wire.Reply{Data: b[:max(n, 0)]}, err
 }
 
+// openChange opens what is not only for reading: the name that the launcher
+// opens it by is another link to it.
+func (d *Daemon) openChange(q *wire.Request) (wire.Reply, error) {
+	how := unix.OpenHow{Resolve: unix.RESOLVE_IN_ROOT, Flags: unix.O_CLOEXEC}
+	if q.Flags&wire.OpenWrite != 0 {
+		how.Flags |= unix.O_WRONLY
+		if q.Flags&wire.OpenRead != 0 {
+			how.Flags ^= unix.O_WRONLY | unix.O_RDWR
+		}
+	}
+	for ours, theirs := range map[uint32]uint64{
+		wire.OpenCreate: unix.O_CREAT, wire.OpenExclusive: unix.O_EXCL, wire.OpenTruncate: unix.O_TRUNC, wire.OpenNoFollow: unix.O_NOFOLLOW,
+		wire.OpenTemporary: unix.O_TMPFILE, wire.OpenDirectory: unix.O_DIRECTORY,
+	} {
+		if q.Flags&ours != 0 {
+			how.Flags |= theirs
+		}
+	}
+	if q.Flags&(wire.OpenCreate|wire.OpenTemporary) != 0 {
+		how.Mode = q.Node & 0o7777 &^ (q.Node >> 32)
+	}
+	root, err := unix.Open(d.Root, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat2(root, q.Path, &how)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	defer unix.Close(fd)
+	d.mu.Lock()
+	d.node++
+	r := wire.Reply{Flags: wire.ReplyNode | wire.ReplyShared, Node: d.node, File: d.node}
+	d.mu.Unlock()
+	at := "/proc/self/fd/" + strconv.Itoa(fd)
+	real, err := os.Readlink(at)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	r.Data = []byte(real[len(d.Root):])
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return wire.Reply{}, err
+	}
+	r.Attr = attr(&st)
+	return r, unix.Linkat(unix.AT_FDCWD, at, unix.AT_FDCWD, filepath.Join(d.nodes.Name(), wire.SharedName(r.Node)), unix.AT_SYMLINK_FOLLOW)
+}
+
 func (d *Daemon) open(q *wire.Request) (wire.Reply, int, error) {
+	if q.Flags&wire.OpenChange != 0 {
+		r, err := d.openChange(q)
+		if err == nil && d.Leases {
+			d.Expire()
+		}
+		return r, -1, err
+	}
 	flags := uint64(unix.O_RDONLY)
 	if q.Flags&wire.OpenDirectory != 0 {
 		flags |= unix.O_DIRECTORY

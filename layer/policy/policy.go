@@ -32,6 +32,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"time"
 
 	"mirrord/protocol/ide"
 )
@@ -141,6 +142,15 @@ func New(set ide.Policy, c Client) (*Policy, error) {
 
 // Files tells whether any path can be other than Local.
 func (p *Policy) Files() bool { return p.set.FSMode != "local" || p.set.DNS }
+
+// CacheTime is how long what is known of the target's files may be kept, if no
+// change is heard of; false: there is no limit.
+func (p *Policy) CacheTime() (limit time.Duration, ok bool) {
+	if p.set.CacheTime == nil {
+		return 0, false
+	}
+	return time.Duration(*p.set.CacheTime) * time.Second, true
+}
 
 // Tree tells whether any path can be but the resolver's files.
 func (p *Policy) Tree() bool { return p.set.FSMode != "local" }

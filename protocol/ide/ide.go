@@ -339,7 +339,8 @@ type (
 		Places        []string          `json:"places,omitempty"` // directories that are Local as the debuggee's own are
 		NotFound      []string          `json:"notFound,omitempty"`
 		Mapping       map[string]string `json:"mapping,omitempty"`
-		Mounts        []string          `json:"mounts,omitempty"` // the target's volume mounts
+		CacheTime     *int              `json:"cacheTime,omitempty"` // seconds that what is known of files is kept at most
+		Mounts        []string          `json:"mounts,omitempty"`    // the target's volume mounts
 		Steal         bool              `json:"steal"`
 		Mirror        bool              `json:"mirror,omitempty"`      // incoming connections are copied; not with Steal
 		Ports         []uint16          `json:"ports,omitempty"`       // if set, only these are stolen

@@ -2,7 +2,7 @@
 // fixed structs over a unix seqpacket socket, one message per packet.
 //
 //	request: op 4 | seq 4 | flags 4 | mode 4 | node 8 | addr 20 | addr2 20 | path
-//	reply:   seq 4 | errno 4 | flags 4 | pad 4 | node 8 | lease id 8, seq 8 | attr 104 | addr 20 | addr2 20 | data
+//	reply:   seq 4 | errno 4 | flags 4 | pad 4 | node 8 | file 8 | lease id 8, seq 8 | attr 104 | addr 20 | addr2 20 | data
 //
 // Numbers are little endian. The daemon may answer in any order; a reply's seq
 // is its request's. A reply may carry one file descriptor (SCM_RIGHTS).
@@ -34,13 +34,18 @@ const (
 	// OpAttach binds the connection to a session: Path is its id. The reply
 	// carries the file server's root directory where there is one.
 	OpAttach Op = 1
-	// OpOpen opens Path in the target for reading; Flags: OpenDirectory,
-	// OpenNoFollow. The reply has Attr, Data (the resolved path) and either a
-	// descriptor (a sealed memfd of the whole content) or a Node to be opened
-	// below the file server's root as NodeName(Node). Mode, as of OpConnect and
-	// OpDatagram, is the thread that asks, for who is told of it.
+	// OpOpen opens Path in the target; Flags: OpenDirectory, OpenNoFollow, and
+	// where it is not only for reading what is there OpenRead, OpenWrite,
+	// OpenCreate, OpenExclusive, OpenTruncate, OpenTemporary; Node is then the
+	// mode of what is made, in its upper half the umask. The reply has Attr, Data (the
+	// resolved path) and either a descriptor (a sealed memfd of the whole
+	// content) or a Node to be opened below the file server's root as
+	// NodeName(Node), or, with ReplyShared, once, as SharedName(Node). Mode, as of
+	// OpConnect and OpDatagram, is the thread that asks, for who is told of it.
 	OpOpen Op = 2
-	// OpStat asks for Path's Attr; Flags: OpenNoFollow.
+	// OpStat asks for Path's Attr; Flags: OpenNoFollow. Where Path is empty it
+	// asks for that of an open file: Node is the File, or else the Node, of a
+	// reply to OpOpen.
 	OpStat Op = 3
 	// OpReadlink asks for the text of the link Path, in Data.
 	OpReadlink Op = 4
@@ -92,8 +97,19 @@ const (
 const (
 	OpenDirectory = 1 << 0
 	OpenNoFollow  = 1 << 1
-	OpenWrite     = 1 << 2 // of OpOpened
+	OpenWrite     = 1 << 2 // of OpOpen and OpOpened
 	OpenFailed    = 1 << 3 // of OpOpened
+	OpenRead      = 1 << 4 // of OpOpen, these too
+	OpenCreate    = 1 << 5
+	OpenExclusive = 1 << 6
+	OpenTruncate  = 1 << 7
+	OpenTemporary = 1 << 9
+	// OpenMayChange: the policy lets the file be changed, so that attributes may
+	// be set by a descriptor for reading.
+	OpenMayChange = 1 << 10
+
+	// OpenChange are those of an opening that is not only for reading.
+	OpenChange = OpenWrite | OpenCreate | OpenTruncate | OpenTemporary
 
 	ConnectAsync     = 1 << 0
 	ConnectMultipath = 1 << 1 // it is an MPTCP socket
@@ -109,6 +125,8 @@ const (
 	ReplyExpired = 1 << 3 // of a notice: leases have expired
 	ReplyAhead   = 1 << 4 // of a notice: what is likely to be asked
 	ReplyWatched = 1 << 5 // of a notice: whether somebody asks which files are opened
+	ReplyShared  = 1 << 6 // File is set: Node is a number to open it by
+	ReplyChanges = 1 << 7 // of a Node that is not shared: its attributes may change while it is open
 )
 
 // AheadContent is a flag of a notice of ReplyAhead, beside OpenNoFollow: it is
@@ -120,7 +138,7 @@ const (
 	addrSize    = 20
 	attrSize    = 104
 	RequestHead = 16 + 8 + 2*addrSize
-	ReplyHead   = 16 + 8 + 16 + attrSize + 2*addrSize
+	ReplyHead   = 16 + 2*8 + 16 + attrSize + 2*addrSize
 	MaxPath     = 4096 // PATH_MAX
 	MaxRequest  = RequestHead + MaxChange
 	MaxAhead    = 2*(2+MaxPath) + 16<<10
@@ -148,6 +166,7 @@ type Reply struct {
 	Errno uint32
 	Flags uint32
 	Node  uint64
+	File  uint64         // of what is open for writing: the same for all who have it open
 	Lease protocol.Lease // of the answer to OpOpen and OpStat, ENOENT included; Seq also of a notice
 	Attr  protocol.Attr
 	Addr  netip.AddrPort
@@ -221,6 +240,7 @@ func (r *Reply) Append(b []byte) []byte {
 	b = le.AppendUint32(b, r.Flags)
 	b = le.AppendUint32(b, 0)
 	b = le.AppendUint64(b, r.Node)
+	b = le.AppendUint64(b, r.File)
 	b = le.AppendUint64(b, r.Lease.ID)
 	b = le.AppendUint64(b, r.Lease.Seq)
 	a := &r.Attr
@@ -238,9 +258,9 @@ func (r *Reply) Decode(b []byte) error {
 	if len(b) < ReplyHead || len(b) > MaxMessage {
 		return ErrMessage
 	}
-	*r = Reply{Seq: le.Uint32(b), Errno: le.Uint32(b[4:]), Flags: le.Uint32(b[8:]), Node: le.Uint64(b[16:])}
-	r.Lease = protocol.Lease{ID: le.Uint64(b[24:]), Seq: le.Uint64(b[32:])}
-	const attr = 40
+	*r = Reply{Seq: le.Uint32(b), Errno: le.Uint32(b[4:]), Flags: le.Uint32(b[8:]), Node: le.Uint64(b[16:]), File: le.Uint64(b[24:])}
+	r.Lease = protocol.Lease{ID: le.Uint64(b[32:]), Seq: le.Uint64(b[40:])}
+	const attr = 48
 	v := func(i int) uint64 { return le.Uint64(b[attr+8*i:]) }
 	r.Attr = protocol.Attr{Dev: v(0), Ino: v(1), Mode: uint32(v(2)), Nlink: uint32(v(3)), UID: uint32(v(4)), GID: uint32(v(5)),
 		Rdev: v(6), Size: int64(v(7)), Blksize: int64(v(8)), Blocks: int64(v(9)), Atime: int64(v(10)), Mtime: int64(v(11)), Ctime: int64(v(12))}
@@ -283,6 +303,10 @@ func decodeAddr(b []byte) (netip.AddrPort, bool) {
 	}
 	return netip.AddrPort{}, false
 }
+
+// SharedName is the name by which a node is opened, once, that all share who
+// have it open for writing.
+func SharedName(number uint64) string { return "w" + strconv.FormatUint(number, 10) }
 
 // NodeName is the name of an opened node below the file server's root.
 func NodeName(node uint64) string { return "n" + strconv.FormatUint(node, 10) }

@@ -20,6 +20,7 @@ const (
 	bulkSize   = 64 << 20
 	farSize    = 24 << 20 // where each round trip takes farTrip longer
 	farTrip    = 40 * time.Millisecond
+	bigFile    = "/srv/files/big"
 	watched    = "/etc/resolv.conf" // a file of the pod's, for small operations
 )
 
@@ -59,6 +60,8 @@ func onCluster(p *programs) *scene {
 				direct: far.transfer(way, farSize), ours: b.ours(b.far, way, count(farSize))},
 		)
 	}
+	rows = append(rows, row{name: "cluster/file read 1 MiB blocks to bare port-forward", unit: "MB/s", goal: 0.7, slow: true,
+		direct: near.transfer("down", bulkSize), ours: b.reads("blocks", bigFile, "1048576")})
 	return &scene{group: "cluster", begin: b.begin, end: b.end, rows: rows}
 }
 
@@ -92,7 +95,18 @@ func (b *bed) begin(ctx context.Context) (err error) {
 		return err
 	}
 	b.ip = strings.TrimSpace(string(ip))
-	return b.goFar()
+	return errors.Join(b.writeBig(ctx), b.goFar())
+}
+
+// writeBig writes a file where kubelet has the pod's volume on this machine,
+// which is the cluster's node.
+func (b *bed) writeBig(ctx context.Context) error {
+	uid, err := b.kubectl(ctx, "get", "pod", "bench", "-o", "jsonpath={.metadata.uid}")
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(filepath.Dir(kubeconfig), "kubelet/pods", strings.TrimSpace(string(uid)), "volumes/kubernetes.io~empty-dir/files")
+	return os.WriteFile(filepath.Join(dir, filepath.Base(bigFile)), make([]byte, bulkSize), 0o644)
 }
 
 // goFar starts the relay and writes the kubeconfig that goes through it.
@@ -174,6 +188,13 @@ func (b *bed) inside(kind, amount string) figure {
 			return 0, err
 		}
 		return number(args, out)
+	}
+}
+
+// reads measures work with a file of the pod's from here.
+func (b *bed) reads(args ...string) figure {
+	return func(ctx context.Context) (float64, error) {
+		return b.side.value(b.mirrord(ctx, kubeconfig, args...))
 	}
 }
 

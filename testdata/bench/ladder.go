@@ -31,6 +31,10 @@ func ladder(p *programs) *scene {
 		w.both(row{name: "file/read 64 KiB blocks", unit: "MB/s", peer: 271.0 / 8349, slow: true, before: w.prepareBig}, c("blocks", w.big, "65536")...),
 		w.both(row{name: "file/read 4 KiB blocks", unit: "MB/s", peer: 43.0 / 6541, slow: true, before: w.prepareBig}, c("blocks", w.big, "4096")...),
 	}
+	rows = append(rows,
+		w.both(row{name: "file/read again, 64 KiB blocks", unit: "MB/s", slow: true, before: w.prepareBig}, c("again", w.big, "65536")...),
+		w.both(row{name: "small/tree of 1,000 in 20 directories, C", unit: "ms", slow: true, before: w.renewTree}, c("tree", w.tree)...),
+	)
 	for _, language := range []struct {
 		name string
 		argv func(...string) []string

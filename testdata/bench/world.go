@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +39,7 @@ type world struct {
 	files       string // which the configuration makes Remote; below are:
 	cold, warm  string // directories of small files, the first of ever new ones
 	big         string
+	tree        string // directories of small files, ever new ones
 	renewed     int
 	here, there *side
 	ends        []func()
@@ -50,6 +52,7 @@ func newWorld(p *programs, name string) *world {
 		programs: p, dir: dir, config: filepath.Join(dir, "mirrord.json"),
 		files: filepath.Join(dir, "files"), cold: filepath.Join(dir, "files", "cold"),
 		warm: filepath.Join(dir, "files", "warm"), big: filepath.Join(dir, "files", "big"),
+		tree: filepath.Join(dir, "files", "tree"),
 	}
 }
 
@@ -147,6 +150,30 @@ func (w *world) renew(context.Context) error {
 	}
 	w.renewed++
 	return errors.Join(writeFiles(fresh, strconv.Itoa(w.renewed%10)), os.Rename(w.cold, filepath.Join(w.dir, "old"+strconv.Itoa(w.renewed))), os.Rename(fresh, w.cold))
+}
+
+// renewTree puts another tree in the place of the last.
+func (w *world) renewTree(context.Context) error {
+	const directories, each = 20, 50
+	fresh := filepath.Join(w.dir, "freshtree")
+	w.renewed++
+	content := []byte(strings.Repeat(strconv.Itoa(w.renewed%10), smallSize))
+	for d := range directories {
+		dir := filepath.Join(fresh, "d"+strconv.Itoa(d))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		for f := range each {
+			if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(f)), content, 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	err := os.Rename(w.tree, filepath.Join(w.dir, "oldtree"+strconv.Itoa(w.renewed)))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, os.Rename(fresh, w.tree))
 }
 
 // prepare writes the warm files once. Nothing is written beside them later: what

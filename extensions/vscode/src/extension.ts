@@ -17,6 +17,8 @@ import { Terminals } from './terminals';
 import { SessionTools } from './tools';
 import { SessionTree, type Node } from './tree';
 
+const redraw = 50; // ms between two changes of what a launch shows, which has better things to do
+
 /** Wires the parts. Nothing runs, and no daemon starts, before it is used. */
 export function activate(ctx: vscode.ExtensionContext): void {
 	const log = vscode.window.createOutputChannel('mirrord', { log: true });
@@ -58,8 +60,11 @@ export function activate(ctx: vscode.ExtensionContext): void {
 		context('enabled', settings.on);
 		context('hasSession', sessions.list.length > 0);
 		const shown = sessions.get(fileTree.current ?? '');
-		fileView.description = shown ? short(shown.info.target) : '';
+		const description = shown ? short(shown.info.target) : '';
+		if (fileView.description !== description) fileView.description = description;
 	};
+	let timer: NodeJS.Timeout | undefined;
+	const soon = () => { timer ??= setTimeout(() => { timer = undefined; draw(); }, redraw); };
 	// Not before it is used: where mirrord is off, a view that is there from the last time asks nobody.
 	const listen = () => { if ((settings.on && sessionView.visible) || sessions.own.length > 0) void sessions.listen(settings.showTraffic); };
 
@@ -114,7 +119,8 @@ export function activate(ctx: vscode.ExtensionContext): void {
 		vscode.workspace.registerFileSystemProvider(fileScheme, targetFiles, { isReadonly: true, isCaseSensitive: true }),
 		vscode.workspace.registerTextDocumentContentProvider(requestScheme, requests),
 		settings.onChange(() => { draw(); listen(); }),
-		sessions.onChange(() => { draw(); listen(); }),
+		sessions.onChange(() => { soon(); listen(); }),
+		{ dispose: () => clearTimeout(timer) },
 		sessions.onEnd((id) => void tools.forget(id)),
 		sessionView.onDidChangeVisibility(({ visible }) => { if (visible) void sessions.listen(settings.showTraffic); }),
 	);

@@ -3,10 +3,13 @@ import { DaemonError, type Daemon } from './daemon';
 import { configFile, environment, merge, ownType, type Launch } from './launch';
 import type { Notifier } from './notify';
 import { pickTarget } from './picker';
-import { code, type Choice, type Client, type Overrides, type Verified } from './protocol';
+import { code, type Choice, type Client, type Overrides, type SessionStart, type Verified } from './protocol';
 import type { Running, Sessions } from './sessions';
 import type { Settings } from './settings';
 import { targetless } from './targets';
+
+/** How long a start may take, in ms, without a word. */
+const quick = 500;
 
 /** Who asks for a session. */
 export interface Asker {
@@ -71,21 +74,35 @@ export class Starter {
 			done();
 		}
 		if (!choice || token?.isCancellationRequested) return undefined;
-		const p = { ...choice, tied: true };
-		return vscode.window.withProgress({ location: vscode.ProgressLocation.Notification, title: `mirrord: ${a.name}`, cancellable: true }, async (progress, cancel) => {
-			const both = new vscode.CancellationTokenSource();
-			const heard = [cancel, token].map((t) => t?.onCancellationRequested(() => both.cancel()));
-			progress.report({ message: `connecting to ${p.overrides.target ?? 'the target'}` });
-			try {
-				return await this.sessions.start(a.key, p, (message) => progress.report({ message }), both.token);
-			} catch (e) {
-				this.fail(e);
-				return undefined;
-			} finally {
-				heard.forEach((h) => h?.dispose());
-				both.dispose();
-			}
-		});
+		return this.start(a, { ...choice, tied: true }, token);
+	}
+
+	/** Starts a session. Its progress shows where there is something to wait for: a flash would be of no use, and hold the window up. */
+	private async start(a: Asker, p: SessionStart, token?: vscode.CancellationToken): Promise<Running | undefined> {
+		const cancel = new vscode.CancellationTokenSource();
+		const heard = [token?.onCancellationRequested(() => cancel.cancel())];
+		let message = `connecting to ${p.overrides.target ?? 'the target'}`;
+		let report = (m: string) => { message = m; };
+		const started = this.sessions.start(a.key, p, (m) => report(m), cancel.token);
+		const shown = setTimeout(() => void vscode.window.withProgress(
+			{ location: vscode.ProgressLocation.Notification, title: `mirrord: ${a.name}`, cancellable: true },
+			async (progress, click) => {
+				heard.push(click.onCancellationRequested(() => cancel.cancel()));
+				report = (m) => progress.report({ message: m });
+				report(message);
+				await started.catch(() => undefined);
+			},
+		), quick);
+		try {
+			return await started;
+		} catch (e) {
+			this.fail(e);
+			return undefined;
+		} finally {
+			clearTimeout(shown);
+			heard.forEach((h) => h?.dispose());
+			cancel.dispose();
+		}
 	}
 
 	/** Lets the user choose the target of the launches to come. */

@@ -10,6 +10,7 @@ const icons: Record<State, string> = {
 
 /** The item in the status bar: off it turns mirrord on, else it opens the menu. */
 export class StatusItem {
+	private drawn = '';
 	private readonly item = vscode.window.createStatusBarItem('mirrord.status', vscode.StatusBarAlignment.Left, 100);
 
 	constructor(private readonly settings: Settings, private readonly sessions: Sessions) {
@@ -20,6 +21,9 @@ export class StatusItem {
 
 	draw(): void {
 		const { state, text, what } = this.describe();
+		const drawn = JSON.stringify([state, text, what]);
+		if (drawn === this.drawn) return; // each change is the window's work
+		this.drawn = drawn;
 		this.item.text = `${icons[state]} mirrord: ${text}`;
 		this.item.command = state === 'off' ? 'mirrord.toggle' : 'mirrord.menu';
 		this.item.backgroundColor = state === 'stopped' || state === 'trouble' ? new vscode.ThemeColor('statusBarItem.warningBackground') : undefined;

@@ -1,11 +1,14 @@
 // Work on files.
 //
 //	work blocks FILE SIZE      read a file in blocks; MB/s
+//	work again FILE SIZE       the same, of a file that was read before
+//	work tree DIR              list all directories and read all files; ms
 //	work files DIR N SECONDS [warm]  open, read and close DIR/0 to DIR/N-1; files/s
 //	work stat DIR N SECONDS [warm]   stat them; calls/s
 //	work stat-p50 FILE SECONDS [HOST PORT]  the median stat; µs; beside a transfer from a server
 #include "work.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,19 +20,31 @@
 
 static char buf[1 << 20];
 
-static void blocks(const char *path, size_t size)
+static double to_end(const char *path, int fd, size_t size)
 {
-	double began = now(), total = 0;
-	int fd = open(path, O_RDONLY);
-	if (fd < 0)
-		die(path);
+	double total = 0;
 	for (;;) {
 		ssize_t n = read(fd, buf, size);
 		if (n < 0)
 			die(path);
 		if (n == 0)
-			break;
+			return total;
 		total += n;
+	}
+}
+
+static void blocks(const char *path, size_t size, int again)
+{
+	double began = now(), total;
+	int fd = open(path, O_RDONLY);
+	if (fd < 0)
+		die(path);
+	total = to_end(path, fd, size);
+	if (again) {
+		if (lseek(fd, 0, SEEK_SET) < 0)
+			die(path);
+		began = now();
+		total = to_end(path, fd, size);
 	}
 	close(fd);
 	printf("%f\n", total / 1e6 / (now() - began));
@@ -43,6 +58,24 @@ static void small(const char *path)
 	if (read(fd, buf, sizeof buf) <= 0)
 		die(path);
 	close(fd);
+}
+
+static void tree(const char *dir)
+{
+	char path[4096];
+	DIR *d = opendir(dir);
+	if (d == NULL)
+		die(dir);
+	for (struct dirent *e; (e = readdir(d)) != NULL;) {
+		if (e->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
+		if (e->d_type == DT_DIR)
+			tree(path);
+		else
+			small(path);
+	}
+	closedir(d);
 }
 
 static void stated(const char *path)
@@ -106,13 +139,18 @@ static pid_t pump(char *host, char *port)
 
 int files(int argc, char **argv)
 {
-	if (strcmp(argv[1], "blocks") == 0 && argc == 4) {
+	int again = strcmp(argv[1], "again") == 0;
+	if ((again || strcmp(argv[1], "blocks") == 0) && argc == 4) {
 		size_t size = strtoul(argv[3], NULL, 10);
 		if (size == 0 || size > sizeof buf) {
 			fprintf(stderr, "work: blocks of %s bytes\n", argv[3]);
 			return 2;
 		}
-		blocks(argv[2], size);
+		blocks(argv[2], size, again);
+	} else if (strcmp(argv[1], "tree") == 0 && argc == 3) {
+		double began = now();
+		tree(argv[2]);
+		printf("%f\n", (now() - began) * 1e3);
 	} else if (strcmp(argv[1], "stat-p50") == 0 && (argc == 4 || argc == 6)) {
 		pid_t pid = argc == 6 ? pump(argv[4], argv[5]) : 0;
 		stat_p50(argv[2], atof(argv[3]));

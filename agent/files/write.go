@@ -1,0 +1,330 @@
+package files
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// openChange opens a file not only for reading, as the target's user. There is
+// always a handle to close: what may change is nobody's to keep.
+func (h *Handles) openChange(q protocol.Open) (protocol.OpenReply, error) {
+	var reply protocol.OpenReply
+	var f *os.File
+	err := h.act(q.Change.Umask, func() (err error) {
+		f, err = h.openAs(q)
+		return err
+	})
+	if err != nil {
+		return reply, err
+	}
+	n := node{file: f}
+	if err = unix.Fstat(int(f.Fd()), &n.stat); err == nil {
+		n.path, err = h.resolved(&n)
+	}
+	if err == nil {
+		reply = protocol.OpenReply{Attr: attrOf(&n.stat), Path: n.path}
+		reply.Handle, err = h.add(&n, f, q.Change.Write)
+	}
+	if err == nil && !q.Change.Temporary {
+		reply.Seq = h.settle(h.entry(&n))
+	}
+	if err != nil {
+		f.Close()
+	}
+	return reply, err
+}
+
+// entry is where n was found.
+func (t *Tree) entry(n *node) []touched {
+	p, err := t.place(protocol.Path(n.path))
+	if err != nil {
+		return nil // it is elsewhere by now, which the watch tells of
+	}
+	defer p.dir.Close()
+	return []touched{{p.dir.stat.Dev, p.dir.stat.Ino, p.name}}
+}
+
+// openAs opens q's file, with the rights of the thread. What is neither a
+// regular file nor a directory is not touched.
+func (t *Tree) openAs(q protocol.Open) (*os.File, error) {
+	c := q.Change
+	flags := unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY | access(c)
+	if c.Temporary {
+		flags |= unix.O_TMPFILE
+		if c.Exclusive {
+			flags |= unix.O_EXCL
+		}
+		return t.openAt(q.Path, flags, c.Mode)
+	}
+	if c.Truncate {
+		flags |= unix.O_TRUNC
+	}
+	if c.Create && strings.HasSuffix(q.Path, "/") { // no file is made so, as is the kernel's to tell
+		return t.openAt(q.Path, flags|unix.O_CREAT, c.Mode)
+	}
+	for range raceRetries {
+		n, err := t.open(q.Path, noFollow(q.NoFollow || c.Create && c.Exclusive), unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+		switch {
+		case err == nil:
+			f, err := n.openFor(q, flags)
+			n.Close()
+			return f, err
+		case err != unix.ENOENT || !c.Create:
+			return nil, err
+		}
+		making := flags | unix.O_CREAT
+		if c.Exclusive {
+			making |= unix.O_EXCL
+		}
+		if q.NoFollow {
+			making |= unix.O_NOFOLLOW
+		}
+		f, err := t.openAt(q.Path, making, c.Mode)
+		if c.Exclusive || err != unix.EEXIST {
+			return f, err
+		}
+		// Somebody else has made it, and takes care of what it is.
+	}
+	return nil, unix.EAGAIN
+}
+
+func access(c *protocol.OpenChange) int {
+	switch {
+	case c.Read && c.Write:
+		return unix.O_RDWR
+	case c.Write:
+		return unix.O_WRONLY
+	}
+	return unix.O_RDONLY
+}
+
+// openFor opens the node itself.
+func (n *node) openFor(q protocol.Open, flags int) (*os.File, error) {
+	c := q.Change
+	switch kind := n.kind(); {
+	case c.Create && c.Exclusive:
+		return nil, unix.EEXIST
+	case kind == unix.S_IFLNK:
+		return nil, unix.ELOOP
+	case q.Directory && kind != unix.S_IFDIR:
+		return nil, unix.ENOTDIR
+	case kind == unix.S_IFDIR:
+		return nil, unix.EISDIR
+	case kind != unix.S_IFREG:
+		return nil, fmt.Errorf("not a regular file: %w", unix.ENXIO)
+	}
+	fd, err := openRetrying(func() (int, error) { return unix.Open(procFD(n.file), flags, 0) })
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), q.Path), nil
+}
+
+// openAt opens, and makes, what a path leads to.
+func (t *Tree) openAt(path string, flags int, mode uint32) (*os.File, error) {
+	how := unix.OpenHow{Flags: uint64(flags), Mode: uint64(mode & 0o7777), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := openRetrying(func() (int, error) { return unix.Openat2(int(t.root.Fd()), path, &how) })
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = unix.ENXIO
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func openRetrying(open func() (int, error)) (fd int, err error) {
+	for range raceRetries {
+		if fd, err = open(); err != unix.EINTR && err != unix.EAGAIN {
+			break
+		}
+	}
+	return fd, err
+}
+
+// Write does to an open file what q asks, which is told even where nothing is
+// to be changed.
+func (h *Handles) Write(q protocol.Write, data []byte) (protocol.WriteReply, error) {
+	var reply protocol.WriteReply
+	o, err := h.get(q.Handle)
+	if err != nil {
+		return reply, err
+	}
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return reply, closed(err)
+	}
+	outer := raw.Control(func(fd uintptr) {
+		var st unix.Stat_t
+		if err = unix.Fstat(int(fd), &st); err != nil {
+			return
+		}
+		before := attrOf(&st)
+		reply.Before, reply.Attr = before.Stamp(), before
+		if reply.Offset, err = h.do(int(fd), q, data); err != nil || q.Do == protocol.WriteStat {
+			return
+		}
+		if err = unix.Fstat(int(fd), &st); err == nil {
+			reply.Attr = attrOf(&st)
+		}
+	})
+	if outer != nil {
+		err = closed(outer)
+	}
+	return reply, err
+}
+
+func (h *Handles) do(fd int, q protocol.Write, data []byte) (offset int64, err error) {
+	switch q.Do {
+	case protocol.WriteData:
+		return 0, writeAll(fd, q, data)
+	case protocol.WriteAttr:
+		if q.Set == nil {
+			return 0, unix.EINVAL
+		}
+		return 0, h.set(fd, q.Set)
+	case protocol.WriteSync:
+		if q.Flags&protocol.WriteDataOnly != 0 {
+			return 0, unix.Fdatasync(fd)
+		}
+		return 0, unix.Fsync(fd)
+	case protocol.WriteAllocate:
+		return 0, retrying(func() error { return unix.Fallocate(fd, q.Flags, q.Offset, q.Length) })
+	case protocol.WriteSeek:
+		if q.Whence != unix.SEEK_DATA && q.Whence != unix.SEEK_HOLE {
+			return 0, unix.EINVAL
+		}
+		return unix.Seek(fd, q.Offset, q.Whence)
+	case protocol.WriteStat:
+		return 0, nil
+	}
+	return 0, unix.ENOSYS
+}
+
+// Flags of pwritev2(2).
+const (
+	rwfDSync  = 0x2
+	rwfSync   = 0x4
+	rwfAppend = 0x10
+)
+
+func writeAll(fd int, q protocol.Write, data []byte) error {
+	if q.Offset < 0 {
+		return unix.EINVAL
+	}
+	flags := 0
+	for _, f := range [...]struct{ ours, theirs int }{
+		{protocol.WriteAppend, rwfAppend}, {protocol.WriteSynced, rwfSync}, {protocol.WriteDataOnly, rwfDSync},
+	} {
+		if q.Flags&uint32(f.ours) != 0 {
+			flags |= f.theirs
+		}
+	}
+	for off := q.Offset; len(data) > 0; {
+		n, err := unix.Pwritev2(fd, [][]byte{data}, off, flags)
+		switch {
+		case err == unix.EINTR || err == unix.EAGAIN:
+		case err != nil:
+			return err
+		case n == 0:
+			return unix.EIO
+		}
+		n = max(n, 0)
+		off, data = off+int64(n), data[n:]
+	}
+	return nil
+}
+
+func retrying(f func() error) error {
+	for {
+		if err := f(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// set changes attributes. The size is the descriptor's to change, all else the user's.
+func (h *Handles) set(fd int, s *protocol.SetAttr) error {
+	if s.Size != nil {
+		if err := retrying(func() error { return unix.Ftruncate(fd, *s.Size) }); err != nil {
+			return err
+		}
+	}
+	if s.Mode == nil && s.UID == nil && s.GID == nil && s.Atime == nil && s.Mtime == nil {
+		return nil
+	}
+	return h.act(0, func() error {
+		if s.UID != nil || s.GID != nil {
+			if err := unix.Fchown(fd, id(s.UID), id(s.GID)); err != nil {
+				return err
+			}
+		}
+		if s.Mode != nil {
+			if err := unix.Fchmod(fd, *s.Mode&0o7777); err != nil {
+				return err
+			}
+		}
+		if s.Atime == nil && s.Mtime == nil {
+			return nil
+		}
+		times := []unix.Timespec{timespec(s.Atime), timespec(s.Mtime)}
+		return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), times, 0)
+	})
+}
+
+func id(n *uint32) int {
+	if n == nil {
+		return -1
+	}
+	return int(*n)
+}
+
+func timespec(t *protocol.Time) unix.Timespec {
+	switch {
+	case t == nil:
+		return unix.Timespec{Nsec: unix.UTIME_OMIT}
+	case t.Now:
+		return unix.Timespec{Nsec: unix.UTIME_NOW}
+	}
+	return unix.NsecToTimespec(t.NS)
+}
+
+// A fileID is by which a file is the same one by all its names.
+type fileID struct{ dev, ino uint64 }
+
+func idOf(s *unix.Stat_t) fileID { return fileID{s.Dev, s.Ino} }
+
+// writers are the files that a client may write to: what was answered of them
+// is not to be kept.
+type writers struct {
+	mu sync.Mutex
+	m  map[fileID]int // guarded by mu
+}
+
+func (w *writers) add(id fileID, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.m == nil {
+		w.m = map[fileID]int{}
+	}
+	if w.m[id] += n; w.m[id] <= 0 {
+		delete(w.m, id)
+	}
+}
+
+func (w *writers) has(id fileID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.m[id] > 0
+}

@@ -1,0 +1,107 @@
+package mirrord_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mounted tells whether something is mounted at dir.
+func mounted(t *testing.T, dir string) bool {
+	t.Helper()
+	all, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(all), " "+dir+" ")
+}
+
+// A person looks into the target with the tools of this machine, until Ctrl+C or
+// the session's end; nothing is left of it.
+func TestSessionFiles(t *testing.T) {
+	namespace, dir := treeTarget(t)
+	write(t, dir, map[string]string{"a.txt": "text\n", "sub/b.txt": strings.Repeat("0123456789abcdef", 1<<16)})
+	for name, to := range map[string]string{"relative": "sub/b.txt", "absolute": "/srv/tree/a.txt", "nowhere": "/none"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	session := execute(t, nil, "-n", namespace, "-t", "pod/web", "--", "sh", "-c", "echo ready; exec sleep 1000")
+	session.line("ready")
+	look := func(args ...string) (d *debuggee, at string) {
+		t.Helper()
+		cmd := mirrord(t, append([]string{"session", "files"}, args...)...)
+		d = started(t, cmd, nil)
+		return d, d.line("/")
+	}
+
+	d, at := look()
+	if out, err := exec.Command("diff", "-r", "--no-dereference", dir+"/sub", at+"/srv/tree/sub").CombinedOutput(); err != nil {
+		t.Errorf("diff: %v\n%s", err, out)
+	}
+	for name, want := range map[string]string{"a.txt": "text\n", "absolute": "text\n", "relative": strings.Repeat("0123456789abcdef", 1<<16)} {
+		if b, err := os.ReadFile(at + "/srv/tree/" + name); err != nil || string(b) != want {
+			t.Errorf("%s has %d bytes, %v", name, len(b), err)
+		}
+	}
+	if to, err := os.Readlink(at + "/srv/tree/nowhere"); err != nil || !strings.HasSuffix(to, "none") || filepath.IsAbs(to) {
+		t.Errorf("a link that leads nowhere: %q, %v", to, err)
+	}
+	if b, err := os.ReadFile(at + "/proc/1/comm"); err != nil || string(b) != "shop\n" {
+		t.Errorf("the target's /proc: %q, %v", b, err)
+	}
+	if _, err := os.ReadFile(at + "/srv/tree/none"); !os.IsNotExist(err) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if err := os.WriteFile(at+"/srv/tree/new", nil, 0o600); err == nil || !strings.Contains(err.Error(), "read-only file system") {
+		t.Errorf("writing: %v", err)
+	}
+	d.signal(os.Interrupt)
+	if code := d.wait(); code != 0 || mounted(t, at) {
+		t.Errorf("after Ctrl+C: exit code %d, mounted %v; %s", code, mounted(t, at), d.errors())
+	}
+	if _, err := os.Stat(at); !os.IsNotExist(err) {
+		t.Errorf("the mount's directory is left: %v", err)
+	}
+
+	// Where there is no FUSE it says how to get it.
+	cmd := exec.Command("unshare", "-m", "sh", "-c", `mount -t tmpfs none /dev && exec "$0" session files`, mirrord(t).Path)
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "/dev/fuse") || !strings.Contains(string(out), "modprobe fuse") {
+		t.Errorf("without /dev/fuse: %v\n%s", err, out)
+	}
+
+	// One that was killed leaves a dead mount, which the next takes away.
+	d, at = look()
+	d.signal(os.Kill)
+	d.wait()
+	own := filepath.Join(t.TempDir(), "web")
+	d, at2 := look("--mount", own)
+	if at2 != own || mounted(t, at) && filepath.Dir(at) == filepath.Dir(own) {
+		t.Errorf("mounted at %s", at2)
+	}
+	d2, again := look()
+	if again != at {
+		t.Errorf("the next is at %s, not %s", again, at)
+	}
+	if b, err := os.ReadFile(again + "/srv/tree/a.txt"); err != nil || string(b) != "text\n" {
+		t.Errorf("after one was killed: %q, %v", b, err)
+	}
+
+	// The session's end is theirs.
+	session.signal(os.Interrupt)
+	session.wait()
+	for _, d := range []*debuggee{d, d2} {
+		began := time.Now()
+		if code := d.wait(); code != 0 || !strings.Contains(d.errors(), "the session has ended") {
+			t.Errorf("after the session's end (%v): exit code %d; %s", time.Since(began), code, d.errors())
+		}
+	}
+	for _, dir := range []string{at, own} {
+		if _, err := os.Stat(dir); !os.IsNotExist(err) || mounted(t, dir) {
+			t.Errorf("%s is left: %v", dir, err)
+		}
+	}
+}

@@ -1,0 +1,240 @@
+package mirrord_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A writablePod is a pod whose files may be written, as its own user.
+type writablePod struct {
+	namespace string
+	root      string // its files, as they are seen from here
+}
+
+func newWritablePod(t *testing.T) writablePod {
+	t.Helper()
+	namespace := ownNamespace(t)
+	apply(t, namespace, pod("web", `args: [sleep]
+    securityContext: {runAsUser: 1000, runAsGroup: 2000}
+    volumeMounts:
+    - {name: data, mountPath: /srv/data}
+    - {name: small, mountPath: /srv/small}
+    - {name: data, mountPath: /srv/ro, readOnly: true}
+  volumes:
+  - {name: data, emptyDir: {}}
+  - {name: small, emptyDir: {medium: Memory, sizeLimit: 1Mi}}`))
+	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	return writablePod{namespace, fmt.Sprintf("/proc/%d/root", processOf(t, namespace, "web"))}
+}
+
+// start runs a command whose files are the pod's, in mode write.
+func (w writablePod) start(t *testing.T, command ...string) *debuggee {
+	t.Helper()
+	return execute(t, nil, append([]string{"-n", w.namespace, "--target", "pod/web", "--fs-mode", "write", "-f", file(t, "mirrord.json", `{"skip_build_tools": false}`), "--"}, command...)...)
+}
+
+// run returns what the command prints.
+func (w writablePod) run(t *testing.T, command ...string) string {
+	t.Helper()
+	d := w.start(t, command...)
+	var out []string
+	for l := range d.lines {
+		out = append(out, l)
+	}
+	if code := d.wait(); code != 0 {
+		t.Errorf("%.100q ends with %d: %q", command, code, out)
+	}
+	return strings.Join(out, "\n")
+}
+
+func (w writablePod) file(name string) string { return filepath.Join(w.root, name) }
+
+func TestWriteInTheTarget(t *testing.T) {
+	w := newWritablePod(t)
+	got := w.run(t, "sh", "-c", `cd "$1" && umask 027
+echo one > /srv/data/a; echo two >> /srv/data/a; cat /srv/data/a
+stat -c '%a %u:%g %s' /srv/data/a
+(echo x > /srv/ro/a) 2>&1
+head -c 3000000 /dev/urandom > local; cp local /srv/data/big; cmp local /srv/data/big && echo same
+truncate -s 5 /srv/data/a; cat /srv/data/a; dd if=/dev/zero of=/srv/data/a bs=1 count=1 seek=9 conv=notrunc 2>/dev/null; stat -c %s /srv/data/a
+flock /srv/data/lock sh -c 'flock -n /srv/data/lock true || echo locked'`, "sh", t.TempDir())
+	want := "one\ntwo\n640 1000:2000 8\nsh: 4: cannot create /srv/ro/a: Read-only file system\nsame\none\nt10\nlocked"
+	if got != want {
+		t.Errorf("prints\n%q\nwant\n%q", got, want)
+	}
+	if b, err := os.ReadFile(w.file("/srv/data/a")); string(b) != "one\nt\x00\x00\x00\x00\x00" {
+		t.Errorf("the pod has %q, %v", b, err)
+	}
+}
+
+// Two who append at a time, by their own debuggees, lose nothing, and each line
+// stays whole; the pod's own writer too.
+func TestTwoAppend(t *testing.T) {
+	w := newWritablePod(t)
+	program := `import os, sys
+fd = os.open("/srv/data/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+print("open", flush=True); sys.stdin.read(0)
+for i in range(500): os.write(fd, (sys.argv[1] * (i % 97 + 1) + "\n").encode())
+os.fsync(fd); os.close(fd)`
+	one, two := w.start(t, "python3", "-c", program, "1"), w.start(t, "python3", "-c", program, "2")
+	one.line("open")
+	two.line("open")
+	own, err := os.OpenFile(w.file("/srv/data/log"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	for i := range 500 {
+		if _, err := fmt.Fprintln(own, strings.Repeat("3", i%97+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a, b := one.wait(), two.wait(); a != 0 || b != 0 {
+		t.Fatalf("they end with %d and %d", a, b)
+	}
+	b, err := os.ReadFile(w.file("/srv/data/log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]int{}
+	for l := range strings.Lines(string(b)) {
+		seen[strings.TrimSuffix(l, "\n")]++
+	}
+	var want []string
+	for _, who := range []string{"1", "2", "3"} {
+		for i := range 97 {
+			want = append(want, strings.Repeat(who, i+1))
+		}
+	}
+	for _, l := range want {
+		if n := 5 + (500-5*97-len(l))/97; seen[l] < 5 || seen[l] > 6 {
+			t.Errorf("%d times a line of %d %c, want %d", seen[l], len(l), l[0], n)
+		}
+	}
+	total := 0
+	for l, n := range seen {
+		if total += n; !slices.Contains(want, l) {
+			t.Errorf("a line %.100q", l)
+		}
+	}
+	if total != 1500 {
+		t.Errorf("%d lines, want 1500", total)
+	}
+}
+
+// A database that two processes write to is whole, whichever way it journals.
+func TestDatabaseInTheTarget(t *testing.T) {
+	w := newWritablePod(t)
+	program := file(t, "database.py", `
+import sqlite3, subprocess, sys
+path, mode, child = sys.argv[1:]
+db = sqlite3.connect(path, timeout=60)
+assert db.execute("pragma journal_mode=" + mode).fetchone() == (mode,)
+db.execute("create table if not exists t (a integer primary key, b text)")
+others = [subprocess.Popen([sys.executable, *sys.argv[:3], "1"]) for _ in range(2)] if child == "0" else []
+for i in range(30):
+    with db: db.execute("insert into t(b) values (?)", ("x" * 300,))
+for o in others: assert o.wait() == 0
+if child == "0": print(db.execute("select count(*) from t").fetchone(), db.execute("pragma integrity_check").fetchone())
+`)
+	for _, mode := range []string{"delete", "truncate", "persist", "wal"} {
+		if got := w.run(t, "python3", program, "/srv/data/"+mode+".db", mode, "0"); got != "(90,) ('ok',)" {
+			t.Errorf("%s: %q", mode, got)
+		}
+	}
+}
+
+// Tools that make and replace files by the hundred do so in the target; another
+// process of the target's machine finds what they have made.
+func TestToolsWriteInTheTarget(t *testing.T) {
+	w := newWritablePod(t)
+	dir := t.TempDir()
+	got := w.run(t, "sh", "-e", "-c", `cd "$0"
+mkdir -p tree/a/b; for i in 1 2 3 4 5 6 7 8 9; do echo "$i" > tree/a/$i; head -c ${i}0000 /dev/urandom > tree/a/b/$i; done
+ln -s a/1 tree/link; chmod 640 tree/a/1
+tar cf t.tar tree; tar xf t.tar --no-same-owner -C /srv/data; diff -r tree /srv/data/tree && echo tar
+export HOME="$0" GIT_CONFIG_GLOBAL="$0/config" GIT_CONFIG_NOSYSTEM=1 GIT_PAGER=cat
+git config --global user.name t; git config --global user.email t@example.com; git config --global init.defaultBranch main
+git config --global safe.directory '*'
+cd tree; g() { git --git-dir=/srv/data/repo --work-tree=. "$@"; }
+g init -q; echo two > two; g add a two; g commit -qm first; g status --short; echo three >> two; g status --short -uno; g commit -qam second
+g log --format=%s; g fsck --full --no-progress && echo git
+rm -r /srv/data/tree; ls /srv/data`, dir)
+	if want := "tar\n?? link\n M two\nsecond\nfirst\ngit\nrepo"; got != want {
+		t.Errorf("prints\n%q\nwant\n%q", got, want)
+	}
+	git := exec.Command("git", "--git-dir="+w.file("/srv/data/repo"), "-c", "safe.directory=*", "show", "HEAD:two")
+	if b, err := git.Output(); string(b) != "two\nthree\n" {
+		t.Errorf("the pod's repository has %q, %v", b, err)
+	}
+}
+
+// Random things done to a file of the target have the outcome that they have
+// here; see testdata/apps/scribe. MIRRORD_TEST_SOAK has them done for so long.
+func TestScribe(t *testing.T) {
+	w := newWritablePod(t)
+	long := "5s"
+	if soak := os.Getenv("MIRRORD_TEST_SOAK"); soak != "" {
+		long = soak
+	}
+	scribe, double := buildFor(t, "./testdata/apps/scribe"), filepath.Join(t.TempDir(), "double")
+	if got := w.run(t, scribe, "-for", long, "/srv/data/file", double); !strings.HasPrefix(got, "alike") {
+		t.Error(got)
+	}
+	got, err := os.ReadFile(w.file("/srv/data/file"))
+	want, err2 := os.ReadFile(double)
+	if string(got) != string(want) || err != nil || err2 != nil {
+		t.Errorf("the pod has %d bytes, want %d; %v %v", len(got), len(want), err, err2)
+	}
+}
+
+// What the pod's disk refuses the debuggee hears of, at the latest when it closes.
+func TestWriteErrorsOfTheTarget(t *testing.T) {
+	w := newWritablePod(t)
+	if err := os.WriteFile(w.file("/srv/data/theirs"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := w.run(t, "python3", "-c", `
+import errno, os
+def tell(f):
+    try: return f()
+    except OSError as e: return errno.errorcode[e.errno]
+def fill(finish):
+    fd = os.open("/srv/small/f", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        for _ in range(64): os.write(fd, b"x" * (64 << 10))
+    except OSError as e: return errno.errorcode[e.errno]
+    return tell(lambda: finish(fd))
+print(fill(os.fsync), fill(os.close), tell(lambda: os.open("/srv/data/theirs", os.O_RDWR)), tell(lambda: os.open("/srv/ro/new", os.O_RDWR | os.O_CREAT)),
+    tell(lambda: os.open("/srv/data/none/x", os.O_RDWR | os.O_CREAT)))
+fd = os.open("/srv/data/new", os.O_WRONLY | os.O_CREAT)
+print(tell(lambda: os.read(fd, 1)), tell(lambda: (os.pwrite(fd, b"x", 1 << 62), os.fsync(fd))))`)
+	if want := "ENOSPC ENOSPC EACCES EROFS ENOENT\nEBADF EFBIG"; got != want {
+		t.Errorf("prints\n%q\nwant\n%q", got, want)
+	}
+}
+
+// Without its agent a writer gets EIO, soon.
+func TestWriteWithoutAgent(t *testing.T) {
+	w := newWritablePod(t)
+	d := w.start(t, "python3", "-c", `
+import errno, os, time
+fd = os.open("/srv/data/f", os.O_WRONLY | os.O_CREAT)
+print("open", flush=True)
+try:
+    while True: os.write(fd, b"x" * 4096); os.fsync(fd)
+except OSError as e: print(errno.errorcode[e.errno], flush=True)
+try: os.write(fd, b"x"); os.close(fd)
+except OSError as e: print(errno.errorcode[e.errno])`)
+	d.line("open")
+	kubectl(t, "delete", "pod", "-n", w.namespace, "-l", "app.kubernetes.io/name=mirrord-agent", "--grace-period=0", "--force")
+	begin := time.Now()
+	d.line("EIO")
+	t.Logf("after %v", time.Since(begin))
+}

@@ -1,0 +1,129 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	wire "mirrord/protocol/layer"
+)
+
+// writing makes a world whose files may be written.
+func writing(t *testing.T) *world {
+	w := newWorld(t)
+	w.policy.FSMode = "write"
+	return w
+}
+
+func (w *world) holds(t *testing.T, name, want string) {
+	t.Helper()
+	if b, err := os.ReadFile(w.Root + name); err != nil || string(b) != want {
+		t.Errorf("%s holds %q, %v; want %q", name, b, err, want)
+	}
+}
+
+func TestWriting(t *testing.T) {
+	w := writing(t)
+	w.want(t, "", "sh", "-c", "echo one > /app/new; echo two >> /app/new; echo red > /app/link")
+	w.holds(t, "/app/new", "one\ntwo\n")
+	w.holds(t, "/etc/shop/config.yaml", "red\n")
+	w.want(t, "3\n", "sh", "-c", "umask 027; > /app/masked; set -C; (> /app/masked) 2>/dev/null || echo 3")
+	if st, err := os.Stat(w.Root + "/app/masked"); err != nil || st.Mode().Perm() != 0o640 {
+		t.Errorf("masked is %v, %v", st.Mode(), err)
+	}
+	w.want(t, "", "cp", "/app/big", "/app/copy")
+	big, _ := os.ReadFile(w.Root + "/app/big")
+	w.holds(t, "/app/copy", string(big))
+	w.want(t, "", "sh", "-c", "dd if=/dev/zero of=/app/sparse bs=1 count=1 seek=4095 2>/dev/null; truncate -s 10 /app/sparse")
+	if st, err := os.Stat(w.Root + "/app/sparse"); err != nil || st.Size() != 4096 { // truncate opens, and sets the size by descriptor
+		if err != nil || st.Size() != 10 {
+			t.Errorf("sparse is %v, %v", st, err)
+		}
+	}
+}
+
+// Each flag of open(2) means what it means on a disk.
+func TestOpenFlags(t *testing.T) {
+	w := writing(t)
+	w.want(t, "", "python3", "-c", fmt.Sprintf(`
+import os, fcntl, errno
+A, L = "/app/", %q
+os.makedirs(L + "/dir", exist_ok=True)
+for d in (L + "/",):
+    open(d + "a", "w").write("0123456789"); os.chmod(d + "a", 0o644)
+    os.symlink("a", d + "ln"); os.symlink("gone", d + "dangling")
+def seen(dir, name, flags):
+    try:
+        fd = os.open(dir + name, flags, 0o6666)
+    except OSError as e:
+        return errno.errorcode[e.errno]
+    st = os.fstat(fd)
+    got = [fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_NONBLOCK), oct(st.st_mode), st.st_size]
+    try: os.write(fd, b"xyz")
+    except OSError as e: got.append(errno.errorcode[e.errno])
+    try: got.append(os.pread(fd, 100, 0))
+    except OSError as e: got.append(errno.errorcode[e.errno])
+    got.append(os.fstat(fd).st_size)
+    os.close(fd)
+    return got
+R, W, RW, C, E, T, AP = os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_EXCL, os.O_TRUNC, os.O_APPEND
+n = 0
+for name in ("a", "ln", "dangling", "none", "dir", "a/", "none/x", "new1"):
+    for flags in (W, RW, RW | AP, RW | C, W | C | E, RW | T, RW | C | T, R | C, R | T, RW | os.O_NOFOLLOW, RW | C | os.O_NOFOLLOW, RW | C | os.O_SYNC,
+                  RW | os.O_DSYNC | os.O_NONBLOCK, W | os.O_DIRECTORY, RW | os.O_TMPFILE, os.O_PATH | RW):
+        here, there = seen(L + "/", name, flags), seen(A + "t/", name, flags)
+        if here != there and not (flags & os.O_PATH): print(name, oct(flags), "local", here, "remote", there)
+        n += 1
+`, prepared(t, w)))
+}
+
+// prepared makes the same files in the target as the program makes here.
+func prepared(t *testing.T, w *world) string {
+	t.Helper()
+	for _, err := range []error{
+		os.MkdirAll(w.Root+"/app/t/dir", 0o755), os.WriteFile(w.Root+"/app/t/a", []byte("0123456789"), 0o644),
+		os.Symlink("a", w.Root+"/app/t/ln"), os.Symlink("gone", w.Root+"/app/t/dangling"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(w.dir, "here")
+}
+
+// What a debuggee changes it sees at once, whatever was kept.
+func TestOwnChangesAreSeen(t *testing.T) {
+	w := writing(t)
+	w.Leases = true
+	w.want(t, "color: blue\nFalse 12\nred\n4 4\nTrue\n", "python3", "-c", `
+import os
+p = "/app/link"
+print(open(p).read(), end="")
+print(os.path.exists("/app/late"), os.stat(p).st_size)
+f = open("/etc/shop/config.yaml", "w"); f.write("red\n"); f.flush()
+print(open(p).read(), end="")
+print(os.fstat(f.fileno()).st_size, os.stat(p).st_size)
+open("/app/late", "w").close()
+print(os.path.exists("/app/late"))`)
+}
+
+// In mode read, and where the user says so in mode write, nothing is written.
+func TestReadOnlyPaths(t *testing.T) {
+	w := writing(t)
+	w.policy.ReadOnly = []string{"^/app/dir/"}
+	w.want(t, "EROFS EROFS EEXIST EROFS\n", "python3", "-c", `
+import os, errno
+def no(name, flags):
+    try: os.open(name, flags)
+    except OSError as e: return errno.errorcode[e.errno]
+print(no("/app/dir/a", os.O_WRONLY), no("/app/dir/new", os.O_RDWR | os.O_CREAT), no("/app/dir/a", os.O_RDWR | os.O_CREAT | os.O_EXCL), no("/app/dir/a", os.O_TRUNC))`)
+	w.holds(t, "/app/dir/a", "a")
+	if w.Calls(wire.OpOpen) > 0 {
+		for _, name := range []string{"/app/dir/a", "/app/dir/new"} {
+			if n := w.Asked(wire.OpOpen, name); n != 0 {
+				t.Errorf("%s was asked to be opened", name)
+			}
+		}
+	}
+}

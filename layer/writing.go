@@ -1,0 +1,70 @@
+package layer
+
+import (
+	"golang.org/x/sys/unix"
+
+	wire "mirrord/protocol/layer"
+)
+
+// changeFlags are those of an opening that is not only for reading what is
+// there, 0 for one that is.
+func changeFlags(flags int) (f uint32) {
+	switch flags & unix.O_ACCMODE {
+	case unix.O_RDONLY:
+	case unix.O_WRONLY:
+		f |= wire.OpenWrite
+	default:
+		f |= wire.OpenWrite | wire.OpenRead
+	}
+	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
+		f |= wire.OpenTemporary
+	} else if flags&unix.O_CREAT != 0 {
+		f |= wire.OpenCreate
+	}
+	if flags&unix.O_TRUNC != 0 {
+		f |= wire.OpenTruncate
+	}
+	if f == 0 {
+		return 0
+	}
+	if flags&unix.O_ACCMODE == unix.O_RDONLY {
+		f |= wire.OpenRead
+	}
+	if flags&unix.O_EXCL != 0 {
+		f |= wire.OpenExclusive
+	}
+	return f
+}
+
+// openTries is how often a node is asked for that was gone when it was opened.
+const openTries = 3
+
+// openChange has the target's file opened, and made or emptied.
+func (c *call) openChange(flags int, mode uint32) answer {
+	q := wire.Request{Op: wire.OpOpen, Flags: openFlags(flags) | changeFlags(flags), Mode: c.TID, Path: c.path}
+	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
+		q.Flags &^= wire.OpenDirectory // is a part of O_TMPFILE
+	}
+	if q.Flags&(wire.OpenCreate|wire.OpenTemporary) != 0 {
+		umask, err := c.mask()
+		if err != nil {
+			return failWith(err)
+		}
+		q.Node = uint64(mode&0o7777) | uint64(umask)<<32
+	}
+	for try := 1; ; try++ {
+		r := c.l.Daemon.call(&q)
+		if r.Errno != 0 {
+			closeFD(r.fd)
+			return fail(unix.Errno(r.Errno))
+		}
+		fd, err := c.l.files.open(r, c.path, flags)
+		switch {
+		case err == nil:
+			return give(fd, flags)
+		case err != unix.ENOENT && err != unix.ESTALE || try == openTries || q.Flags&wire.OpenTemporary != 0:
+			return failWith(err)
+		}
+		q.Flags &^= wire.OpenExclusive | wire.OpenTruncate // that is done
+	}
+}
