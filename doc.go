@@ -71,7 +71,10 @@
 // debuggee gets a real descriptor; its reads and writes are never trapped.
 //
 // What the agent answered about a file the launcher keeps (layer/cache.go)
-// until the agent says that it has changed (agent/files/lease.go). A program's
+// until the agent says that it has changed (agent/files/lease.go). What is open
+// for writing is one node for all who have it open (daemon/session/shared.go);
+// what is done to it goes to the agent in order, in a stream of its own
+// (daemon/tunnel/write.go, agent/files/write.go). A program's
 // way through a directory is guessed, and answered ahead (agent/files/ahead.go).
 //
 // Who asks is told what goes through a session (daemon/traffic): copies of what

@@ -17,10 +17,11 @@
 //
 // # Writing
 //
-// What is opened for reading is a node of its own, whose attributes and content
-// do not change while it is open. What is open for writing is one node for all
-// who have it open, whatever name they opened it by (layer.SharedName): they
-// share the kernel's page cache, mappings and locks. Such a node's attributes
+// What can only be read is a node of its own, whose attributes and content do
+// not change while it is open. What is open for writing, or may be, is one node
+// for all who have it open, whatever name they opened it by (layer.SharedName):
+// they share the kernel's page cache, mappings and locks. What is fetched ahead
+// of its readers is forgotten, for good, with the first change. Such a node's attributes
 // are kept for sharedTime; where others have written to the file its mtime
 // changes, and the kernel drops what it has cached. Its data are written
 // through, in the order of the calls, but a write waits only until the Source

@@ -73,10 +73,12 @@ func (fs *nodes) release(id, handle uint64) {
 	if !last {
 		return
 	}
-	if n.content != nil {
+	if n.shared != nil {
+		fs.dropContent(n)
+	} else if n.content != nil {
 		fs.cache.close(n.content)
-		fs.pool.closed()
 	}
+	fs.pool.closed()
 	fs.end(n)
 }
 
@@ -86,8 +88,12 @@ func (fs *nodes) Read(interrupt <-chan struct{}, in *fuse.ReadIn, buf []byte) (f
 		return nil, fuse.Status(syscall.ESTALE)
 	}
 	size := min(len(buf), maxRead)
-	if n.content != nil {
-		parts, errno := fs.cache.read(interrupt, n.content, int64(in.Offset), size)
+	content := n.content
+	if n.shared != nil {
+		content = n.shared.content.Load()
+	}
+	if content != nil {
+		parts, errno := fs.cache.read(interrupt, content, int64(in.Offset), size)
 		if errno != 0 {
 			return nil, fuse.Status(errno)
 		}

@@ -24,6 +24,9 @@ type shared struct {
 
 	openings map[uint64]int // by handle: the process that opened it for the debuggee, and has not closed it yet
 
+	// what is fetched ahead of readers, until the file changes
+	content atomic.Pointer[content]
+	seen    atomic.Pointer[protocol.Attr] // as the daemon told last
 	changes atomic.Uint64
 	late    atomic.Uint32 // errno of a write that nobody waited for
 }
@@ -38,9 +41,23 @@ func (s *shared) age() uint64 {
 }
 
 // written says that what was read before is not for who asks from now on.
-func (s *shared) written() {
-	if s != nil {
-		s.changes.Add(1)
+func (fs *nodes) written(n *node) {
+	if n.shared != nil {
+		n.shared.changes.Add(1)
+		fs.dropContent(n)
+	}
+}
+
+func (fs *nodes) dropContent(n *node) {
+	if c := n.shared.content.Swap(nil); c != nil {
+		fs.cache.close(c)
+	}
+}
+
+// told takes what the daemon tells of a shared node: others may have changed it.
+func (fs *nodes) told(n *node, a protocol.Attr) {
+	if old := n.shared.seen.Swap(&a); old != nil && (old.Size != a.Size || old.Mtime != a.Mtime) {
+		fs.dropContent(n)
 	}
 }
 
@@ -65,6 +82,7 @@ func (fs *nodes) lookupShared(interrupt <-chan struct{}, number uint64, out *fus
 	n.lookups++
 	n.shared.pending++
 	fs.mu.Unlock()
+	fs.told(n, c.Attr)
 	out.NodeId, out.Generation = n.id+firstID, 1
 	out.SetAttrTimeout(sharedTime)
 	fs.setAttr(&out.Attr, c.Attr)
@@ -76,6 +94,9 @@ func (fs *nodes) claimed(c Claim) *node {
 	n := fs.m[c.Node+firstID]
 	if n == nil {
 		n = &node{id: c.Node, shared: new(shared)}
+		if c.Attr.Size > 0 {
+			n.shared.content.Store(newContent(c.Node, c.Attr.Size))
+		}
 		fs.m[c.Node+firstID] = n
 	}
 	n.shared.claims = max(n.shared.claims, c.Count)
@@ -109,6 +130,7 @@ func (fs *nodes) sharedAttr(interrupt <-chan struct{}, n *node, out *fuse.AttrOu
 	if !ok {
 		return fuse.EIO
 	}
+	fs.told(n, attr)
 	out.SetTimeout(sharedTime)
 	fs.setAttr(&out.Attr, attr)
 	return fuse.OK
@@ -153,7 +175,7 @@ func (fs *nodes) Writev(interrupt <-chan struct{}, in *fuse.WriteIn, data [][]by
 	} else if f.errno != 0 {
 		return 0, fuse.Status(f.errno)
 	}
-	n.shared.written()
+	fs.written(n)
 	return in.Size, fuse.OK
 }
 
@@ -213,7 +235,7 @@ func (fs *nodes) change(interrupt <-chan struct{}, n *node, q protocol.Write) (r
 		return r, errno
 	}
 	came := f.waitFor(interrupt, changePatience)
-	n.shared.written()
+	fs.written(n)
 	switch {
 	case !came:
 		return r, syscall.EINTR

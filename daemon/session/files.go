@@ -40,10 +40,10 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) 
 	if !l.nodes {
 		return l.stand(r.Path, opened)
 	}
-	if l.share(reply, opened, nil) {
+	changes := r.Flags&layer.OpenMayChange != 0
+	if l.share(reply, opened, nil, changes) {
 		return nil, nil
 	}
-	changes := r.Flags&layer.OpenMayChange != 0
 	reply.Node = l.m.nodes.add(l, t, opened, changes)
 	reply.Flags |= layer.ReplyNode
 	if changes {
@@ -68,14 +68,14 @@ func (l *launcher) openChange(r *layer.Request, reply *layer.Reply) error {
 		return err
 	}
 	reply.Attr, reply.Data = opened.Attr, cut(opened.Path)
-	l.share(reply, opened, change)
+	l.share(reply, opened, change, true)
 	l.settle(opened.Seq)
 	return nil
 }
 
 // share answers with a shared node if that is what was opened.
-func (l *launcher) share(reply *layer.Reply, o protocol.OpenReply, change *protocol.OpenChange) bool {
-	num, s, ok := l.m.nodes.share(l, l.s.agent.tunnel, o, change)
+func (l *launcher) share(reply *layer.Reply, o protocol.OpenReply, change *protocol.OpenChange, may bool) bool {
+	num, s, ok := l.m.nodes.share(l, l.s.agent.tunnel, o, change, may)
 	if ok {
 		reply.Node, reply.File = num, s.id
 		reply.Flags |= layer.ReplyNode | layer.ReplyShared

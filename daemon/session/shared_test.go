@@ -104,6 +104,39 @@ func TestSharedFile(t *testing.T) {
 	}
 }
 
+// Who has a large file open for reading sees what is written after it, where the
+// policy lets it be written.
+func TestReaderSeesWriter(t *testing.T) {
+	m := manager(t)
+	_, c := start(t, m)
+	withNodes(t, c)
+	path := filepath.Join(t.TempDir(), "file")
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := c.call(layer.Request{Op: layer.OpOpen, Path: path, Flags: layer.OpenMayChange})
+	if r.Flags&layer.ReplyShared == 0 {
+		t.Fatalf("reply %+v", r)
+	}
+	reader := c.open(r, unix.O_RDONLY)
+	got := make([]byte, len(content)+1)
+	if n, _ := reader.ReadAt(got[:len(got)/2], 0); !bytes.Equal(got[:n], content[:len(got)/2]) { // the rest may be on its way
+		t.Error("it reads something else")
+	}
+	writer := c.open(c.writable(path, layer.OpenWrite), unix.O_WRONLY)
+	copy(content[len(content)-100:], "written")
+	if _, err := writer.WriteAt([]byte("written"), int64(len(content)-100)); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := reader.ReadAt(got, 0); !bytes.Equal(got[:n], content) {
+		t.Error("what was written is not read")
+	}
+	if _, err := reader.Write([]byte("x")); err == nil {
+		t.Error("a descriptor for reading writes")
+	}
+}
+
 // What others write, on the target, is seen after sharedTime at most.
 func TestSharedFileChangedByOthers(t *testing.T) {
 	m := manager(t)

@@ -19,15 +19,15 @@ type number struct {
 	added time.Time
 }
 
-// share gives a number for what was opened to be written, or that is open for
-// that already. ok: it is so.
-func (n *nodes) share(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply, c *protocol.OpenChange) (num uint64, s *shared, ok bool) {
+// share gives a number for what was opened to be written, or may be (so that who
+// opened it for reading sees it), or is open for that already. ok: it is so.
+func (n *nodes) share(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply, c *protocol.OpenChange, may bool) (num uint64, s *shared, ok bool) {
 	key := sharedKey{t, o.Attr.Dev, o.Attr.Ino}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s, ok = n.shared[key]
 	switch {
-	case !ok && c == nil:
+	case !ok && !may || o.Attr.Mode&unix.S_IFMT != unix.S_IFREG:
 		return 0, nil, false
 	case !ok:
 		n.last++
