@@ -17,8 +17,9 @@
 //
 // # Writing
 //
-// What is opened for reading is a node of its own, whose attributes and content
-// do not change while it is open. What is open for writing is one node for all
+// What is opened for reading is a node of its own. A regular file's attributes are
+// looked at again after sharedTime: what was read of one that has changed is
+// dropped, and what grows is read on. What is open for writing is one node for all
 // who have it open, whatever name they opened it by (layer.SharedName): they
 // share the kernel's page cache, mappings and locks. Such a node's attributes
 // are kept for sharedTime; where others have written to the file its mtime

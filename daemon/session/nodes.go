@@ -70,9 +70,9 @@ func (n *nodes) Attr(ctx context.Context, id uint64) (protocol.Attr, error) {
 		return protocol.Attr{}, err
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	f.seen = true
-	return f.attr, nil
+	n.mu.Unlock()
+	return n.attr(ctx, id)
 }
 
 // Read fills p from off on, unless the file ends before.
