@@ -36,7 +36,7 @@ stat(link, &st): ok
 syscall(SYS_faccessat2, f, "", R_OK, AT_EMPTY_PATH): ok
 syscall(SYS_faccessat2, f, "", W_OK, AT_EMPTY_PATH): EROFS
 fstatfs(big, &fs): ok
-kind: 65735546
+as by path: 1
 name_to_handle_at(d, "big", &handle.h, &mount, 0): EOPNOTSUPP
 name_to_handle_at(big, "", &handle.h, &mount, AT_EMPTY_PATH): EOPNOTSUPP
 inotify_add_watch(inotify_init(), "/app/big", IN_MODIFY): EOPNOTSUPP
