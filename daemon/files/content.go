@@ -29,6 +29,7 @@ type cache struct {
 // A content is one regular file in the cache.
 type content struct {
 	node uint64
+	most int64 // blocks that are fetched ahead
 
 	// guarded by cache.mu
 	size   int64
@@ -60,7 +61,15 @@ func newCache(p *pool) *cache {
 }
 
 func newContent(node uint64, size int64) *content {
-	return &content{node: node, size: size, blocks: make(map[int64]*run)}
+	return &content{node: node, size: size, most: maxAhead, blocks: make(map[int64]*run)}
+}
+
+// blocksAhead are those that hold so many bytes; -1: as many as make sense.
+func blocksAhead(bytes int64) int64 {
+	if bytes < 0 {
+		return maxAhead
+	}
+	return min((bytes+blockSize-1)/blockSize, maxAhead)
 }
 
 // read answers a READ of at most n bytes at off. EINTR: the reader was interrupted.
@@ -142,10 +151,10 @@ func (c *cache) changed(f *content, size int64) {
 // ahead fetches what follows block last, more the longer the reader has been
 // sequential. It waits until a worthwhile part is missing. c.mu is held.
 func (c *cache) ahead(f *content, last int64) {
-	if f.streak == 0 || c.pool.busy() {
+	if f.streak == 0 || f.most == 0 || c.pool.busy() {
 		return
 	}
-	window := min(int64(1)<<min(f.streak, 10), maxAhead)
+	window := min(int64(1)<<min(f.streak, 10), f.most)
 	eof := (f.size - 1) / blockSize
 	end := min(last+window, eof)
 	b := last + 1

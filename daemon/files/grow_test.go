@@ -2,7 +2,10 @@ package files
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -71,4 +74,36 @@ func readMore(t *testing.T, f *os.File, n int) []byte {
 		}
 	}
 	return b
+}
+
+// limited limits what is read ahead.
+type limited struct {
+	*disk
+	most int64
+	read atomic.Int64 // bytes that were asked for
+}
+
+func (l *limited) Ahead(uint64) (int64, bool) { return l.most, true }
+
+func (l *limited) Read(ctx context.Context, node uint64, p []byte, off int64) (int, error) {
+	l.read.Add(int64(len(p)))
+	return l.disk.Read(ctx, node, p, off)
+}
+
+// No more is fetched ahead of a reader than may be.
+func TestReadAheadLimit(t *testing.T) {
+	path, _ := bigFile(t, 16<<20)
+	for most, limit := range map[int64]int64{0: 1 << 20, 100_000: 2 << 20} {
+		d := &limited{disk: newDisk(t), most: most}
+		f := mustOpen(t, serveDisk(t, d), d.add(t, path))
+		for range 8 { // in order, which is when a reader is read ahead of
+			if _, err := io.ReadFull(f, make([]byte, 64<<10)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.Close()
+		if got := d.read.Load(); got > limit {
+			t.Errorf("with %d bytes ahead: %d were fetched for %d", most, got, 8*64<<10)
+		}
+	}
 }

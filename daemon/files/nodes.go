@@ -99,13 +99,14 @@ func (fs *nodes) Lookup(interrupt <-chan struct{}, h *fuse.InHeader, name string
 		if errno != 0 {
 			return fuse.Status(errno)
 		}
-		attr, ok := decodeAttr(b)
+		attr, ahead, ok := decodeAttrAhead(b)
 		if !ok {
 			return fuse.EIO
 		}
 		n = &node{id: num, attr: attr}
 		if attr.Mode&unix.S_IFMT == unix.S_IFREG && attr.Size > 0 {
 			n.content = newContent(num, attr.Size)
+			n.content.most = blocksAhead(ahead)
 		}
 	}
 	fs.mu.Lock()
@@ -215,7 +216,7 @@ func (fs *nodes) freshAttr(interrupt <-chan struct{}, n *node, out *fuse.AttrOut
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	attr, ok := decodeAttr(b)
+	attr, _, ok := decodeAttrAhead(b)
 	if !ok {
 		return fuse.EIO
 	}

@@ -105,7 +105,7 @@ func (fs *nodes) sharedAttr(interrupt <-chan struct{}, n *node, out *fuse.AttrOu
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	attr, ok := decodeAttr(b)
+	attr, _, ok := decodeAttrAhead(b)
 	if !ok {
 		return fuse.EIO
 	}
