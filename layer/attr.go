@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,7 @@ func quickFstat(c *call) bool {
 // what was so when it was opened.
 func slowFstat(c *call) answer {
 	f := c.file
-	if f.id == 0 {
+	if f.id == 0 || time.Now().Before(f.until) {
 		return c.tell(c.attrOf(f))
 	}
 	if !c.l.files.inUse(f.id) {

@@ -247,7 +247,7 @@ func (f *follower) read(in *followed, flags uint32) (reply, *kept) {
 		return r, nil
 	}
 	k.attr.Size, in.size = at, at // more may have come since it was asked for
-	f.l.files.addMemfd(st.Ino, &file{path: k.path, attr: k.attr})
+	f.l.files.addMemfd(st.Ino, &file{path: k.path, attr: k.attr, whole: true, seen: f.l.files.changes.Load()})
 	return r, k
 }
 

@@ -28,6 +28,7 @@ type file struct {
 	whole bool                         // it came whole: a memfd stands for it
 	seen  uint64                       // of injected.changes, when it was opened
 	newer *atomic.Pointer[changedAttr] // of whole: what is so after a change of ours
+	until time.Time                    // of what has an id: attr is taken as true till then
 }
 
 // A changedAttr is what was told of a file after so many changes.
@@ -219,6 +220,8 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 			f.id = r.File
 		} else if r.Flags&wire.ReplyChanges != 0 {
 			f.id = r.Node
+		} else if r.Attr.Mode&unix.S_IFMT == unix.S_IFREG { // others may change it
+			f.id, f.until = r.Node, time.Now().Add(followEach)
 		}
 		flags = flags&kept | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		for {

@@ -77,6 +77,7 @@ type FS struct {
 	Local     []string
 	NotFound  []string
 	Mapping   []Replacement
+	ReadAhead *int          // bytes of a large file that are read ahead at most; nil: as many as it takes
 	CacheTime time.Duration // what is known of files is kept so long, if no change is heard of
 }
 

@@ -176,6 +176,9 @@ func (s *setting) store(c *Config, v *node) error {
 			port, _ := item.port() // check passed it
 			*to = append(*to, port)
 		}
+	case **int:
+		n, _ := strconv.Atoi(v.text) // check passed it
+		*to = &n
 	case *time.Duration:
 		n, _ := strconv.Atoi(v.text) // check passed it
 		*to = time.Duration(n) * time.Second

@@ -71,7 +71,9 @@ var featureSettings = []setting{
 	{key: "feature.fs.cache_time", takes: seconds,
 		doc:   "How many seconds attributes and content of the target's files are kept, where no change of them is heard of; 0: each call asks.",
 		field: func(c *Config) any { return &c.FS.CacheTime }},
-	{key: "feature.fs.readonly_file_buffer", takes: integer, why: moot, doc: "Read-ahead of remote files."},
+	{key: "feature.fs.readonly_file_buffer", takes: integer,
+		doc:   "How many bytes of a large file are read ahead of who reads it in order, at most; 0: none. Not given, as many as the network takes.",
+		field: func(c *Config) any { return &c.FS.ReadAhead }},
 
 	{key: "feature.hostname", takes: boolean, doc: "Show the debuggee the target's host name.",
 		field: func(c *Config) any { return &c.Hostname }},

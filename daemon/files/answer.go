@@ -164,7 +164,7 @@ func (a *answerer) tell(ctx context.Context, r request, slot uint32, b []byte) (
 		return b, a.src.Flush(ctx, r.node)
 	case opAttr:
 		attr, err := a.src.Attr(ctx, r.node)
-		return appendAttr(b, attr), err
+		return appendAhead(appendAttr(b, attr), a.src, r.node), err
 	case opReadDir:
 		list, more, err := a.src.ReadDir(ctx, r.node, int(r.off))
 		if err != nil {

@@ -29,9 +29,10 @@ type cache struct {
 // A content is one regular file in the cache.
 type content struct {
 	node uint64
-	size int64
+	most int64 // blocks that are fetched ahead
 
 	// guarded by cache.mu
+	size   int64
 	blocks map[int64]*run
 	next   int64 // where the last read ended
 	streak int   // reads that began where the one before ended
@@ -47,6 +48,7 @@ type run struct {
 	slot  uint32
 
 	// guarded by cache.mu
+	stale bool          // the file has changed since it began
 	left  int           // bytes not read yet
 	users int           // the cache, and those who read the data; the last one frees the slot
 	elem  *list.Element // in cache.runs
@@ -59,16 +61,24 @@ func newCache(p *pool) *cache {
 }
 
 func newContent(node uint64, size int64) *content {
-	return &content{node: node, size: size, blocks: make(map[int64]*run)}
+	return &content{node: node, size: size, most: maxAhead, blocks: make(map[int64]*run)}
+}
+
+// blocksAhead are those that hold so many bytes; -1: as many as make sense.
+func blocksAhead(bytes int64) int64 {
+	if bytes < 0 {
+		return maxAhead
+	}
+	return min((bytes+blockSize-1)/blockSize, maxAhead)
 }
 
 // read answers a READ of at most n bytes at off. EINTR: the reader was interrupted.
 func (c *cache) read(interrupt <-chan struct{}, f *content, off int64, n int) (*parts, syscall.Errno) {
-	if off >= f.size {
+	p := &parts{cache: c}
+	end := off + int64(n)
+	if p.runs, end = c.plan(f, off, end); len(p.runs) == 0 {
 		return new(parts), 0
 	}
-	end := min(off+int64(n), f.size)
-	p := &parts{cache: c, runs: c.plan(f, off, end)}
 	for _, r := range p.runs {
 		if !r.wait(interrupt) {
 			p.Done()
@@ -91,12 +101,15 @@ func (c *cache) read(interrupt <-chan struct{}, f *content, off int64, n int) (*
 	return p, 0
 }
 
-// plan returns the fetches that hold [off, end), beginning those that are
-// missing and, for a sequential reader, those that it will need next. The
-// caller becomes a user of them.
-func (c *cache) plan(f *content, off, end int64) []*run {
+// plan returns the fetches that hold [off, end), as far as the file goes, beginning
+// those that are missing and, for a sequential reader, those that it will need next.
+// The caller becomes a user of them.
+func (c *cache) plan(f *content, off, end int64) ([]*run, int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if end = min(end, f.size); off >= end {
+		return nil, end
+	}
 	switch {
 	case off <= f.next && f.next < end:
 		f.streak++
@@ -119,16 +132,29 @@ func (c *cache) plan(f *content, off, end int64) []*run {
 		b = r.first + r.count
 	}
 	c.ahead(f, last)
-	return runs
+	return runs, end
+}
+
+// changed forgets what was fetched of a file, or is on its way: it is of so many
+// bytes now, and what was its end may be in the middle of a block.
+func (c *cache) changed(f *content, size int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.size = size
+	for b, r := range f.blocks {
+		r.stale = true
+		c.drop(r)
+		delete(f.blocks, b)
+	}
 }
 
 // ahead fetches what follows block last, more the longer the reader has been
 // sequential. It waits until a worthwhile part is missing. c.mu is held.
 func (c *cache) ahead(f *content, last int64) {
-	if f.streak == 0 || c.pool.busy() {
+	if f.streak == 0 || f.most == 0 || c.pool.busy() {
 		return
 	}
-	window := min(int64(1)<<min(f.streak, 10), maxAhead)
+	window := min(int64(1)<<min(f.streak, 10), f.most)
 	eof := (f.size - 1) / blockSize
 	end := min(last+window, eof)
 	b := last + 1
@@ -174,7 +200,7 @@ func (c *cache) keep(r *run) {
 	defer c.mu.Unlock()
 	r.left = len(r.data)
 	r.elem = c.runs.PushBack(r)
-	if r.errno != 0 || r.of.closed {
+	if r.errno != 0 || r.of.closed || r.stale {
 		c.drop(r)
 	} else if c.want > 0 {
 		c.drop(c.runs.Front().Value.(*run))

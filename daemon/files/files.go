@@ -17,11 +17,13 @@
 //
 // # Writing
 //
-// What can only be read is a node of its own, whose attributes and content do
-// not change while it is open. What is open for writing, or may be, is one node
-// for all who have it open, whatever name they opened it by (layer.SharedName):
-// they share the kernel's page cache, mappings and locks. What is fetched ahead
-// of its readers is forgotten, for good, with the first change. Such a node's attributes
+// What can only be read is a node of its own. A regular file's attributes are
+// looked at again after sharedTime: what was read of one that has changed is
+// dropped, and what grows is read on. What is open for writing, or may be, is one
+// node for all who have it open, whatever name they opened it by
+// (layer.SharedName): they share the kernel's page cache, mappings and locks.
+// What is fetched ahead of its readers is forgotten, for good, with the first
+// change. Such a node's attributes
 // are kept for sharedTime; where others have written to the file its mtime
 // changes, and the kernel drops what it has cached. Its data are written
 // through, in the order of the calls, but a write waits only until the Source

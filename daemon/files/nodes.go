@@ -27,6 +27,7 @@ type nodes struct {
 	fetches            fetches
 	cache              *cache
 	real               bool // owners are shown as they are in the target
+	server             *fuse.Server
 
 	mu      sync.Mutex
 	m       map[uint64]*node // guarded by mu; by FUSE id
@@ -98,13 +99,14 @@ func (fs *nodes) Lookup(interrupt <-chan struct{}, h *fuse.InHeader, name string
 		if errno != 0 {
 			return fuse.Status(errno)
 		}
-		attr, ok := decodeAttr(b)
+		attr, ahead, ok := decodeAttrAhead(b)
 		if !ok {
 			return fuse.EIO
 		}
 		n = &node{id: num, attr: attr}
 		if attr.Mode&unix.S_IFMT == unix.S_IFREG && attr.Size > 0 {
 			n.content = newContent(num, attr.Size)
+			n.content.most = blocksAhead(ahead)
 		}
 	}
 	fs.mu.Lock()
@@ -116,7 +118,7 @@ func (fs *nodes) Lookup(interrupt <-chan struct{}, h *fuse.InHeader, name string
 	attr := n.attr
 	fs.mu.Unlock()
 	out.NodeId, out.Generation = id, 1
-	out.SetAttrTimeout(forever)
+	out.SetAttrTimeout(n.attrTime())
 	fs.setAttr(&out.Attr, attr)
 	return fuse.OK
 }
@@ -190,9 +192,49 @@ func (fs *nodes) GetAttr(interrupt <-chan struct{}, in *fuse.GetAttrIn, out *fus
 	if n.shared != nil {
 		return fs.sharedAttr(interrupt, n, out)
 	}
+	if n.content != nil {
+		return fs.freshAttr(interrupt, n, out)
+	}
 	fs.setAttr(&out.Attr, fs.attrOf(n))
 	return fuse.OK
 }
+
+// attrTime is how long the kernel may keep attributes: a regular file can grow
+// while it is open, which a reader at its end asks for.
+func (n *node) attrTime() time.Duration {
+	if n.content != nil {
+		return sharedTime
+	}
+	return forever
+}
+
+// freshAttr asks what has become of a regular file. Of one that has changed the
+// kernel must not keep a page: the last may have zeros where there is something
+// now. It takes no notice of an answer that it was told so before, and asks again.
+func (fs *nodes) freshAttr(interrupt <-chan struct{}, n *node, out *fuse.AttrOut) fuse.Status {
+	b, errno := fs.fetches.do(interrupt, request{op: opAttr, node: n.id})
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	attr, _, ok := decodeAttrAhead(b)
+	if !ok {
+		return fuse.EIO
+	}
+	fs.mu.Lock()
+	old := n.attr
+	n.attr = attr
+	fs.mu.Unlock()
+	if old.Size != attr.Size || old.Mtime != attr.Mtime {
+		fs.cache.changed(n.content, attr.Size)
+		fs.server.InodeNotify(n.id+firstID, 0, 0)
+	}
+	out.SetTimeout(sharedTime)
+	fs.setAttr(&out.Attr, attr)
+	return fuse.OK
+}
+
+// Init is called before any other.
+func (fs *nodes) Init(s *fuse.Server) { fs.server = s }
 
 func (fs *nodes) attrOf(n *node) protocol.Attr {
 	fs.mu.Lock()

@@ -11,8 +11,12 @@ func newTestPool(t *testing.T) *pool {
 		t.Fatal(err)
 	}
 	memory.Close()
-	t.Cleanup(a.unmap)
-	return newPool(nil, a, time.Minute)
+	p := newPool(nil, a, time.Minute)
+	t.Cleanup(func() {
+		p.resting.Stop() // else it would trim what is mapped there next
+		a.unmap()
+	})
+	return p
 }
 
 // A slot that is free again is used before those that never were, so that a

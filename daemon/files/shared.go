@@ -126,7 +126,7 @@ func (fs *nodes) sharedAttr(interrupt <-chan struct{}, n *node, out *fuse.AttrOu
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	attr, ok := decodeAttr(b)
+	attr, _, ok := decodeAttrAhead(b)
 	if !ok {
 		return fuse.EIO
 	}
@@ -268,10 +268,10 @@ func (fs *nodes) SetAttr(interrupt <-chan struct{}, in *fuse.SetAttrIn, out *fus
 		return fuse.OK
 	}
 	fs.mu.Lock()
-	r.Attr.Size = n.attr.Size // which does not change
+	r.Attr.Size, r.Attr.Mtime = n.attr.Size, n.attr.Mtime // whose change freshAttr must see
 	n.attr = r.Attr
 	fs.mu.Unlock()
-	out.SetTimeout(forever)
+	out.SetTimeout(n.attrTime())
 	fs.setAttr(&out.Attr, r.Attr)
 	return fuse.OK
 }

@@ -14,7 +14,7 @@ import (
 type op uint32
 
 const (
-	opAttr    op = 1 // answered with an attribute
+	opAttr    op = 1 // answered with an attribute, and how many bytes to read ahead at most 8 (-1: as it comes)
 	opRead    op = 2 // answered with at most n bytes in the slot
 	opReadDir op = 3 // answered with a byte that tells whether more follow, and entries
 	opRelease op = 4 // not answered
@@ -107,6 +107,30 @@ func appendAttr(b []byte, a protocol.Attr) []byte {
 		panic(err) // Attr has a field without fixed size
 	}
 	return b
+}
+
+// An aheader is a Source that limits how much is read ahead of its readers.
+type aheader interface {
+	Ahead(node uint64) (bytes int64, limited bool)
+}
+
+func appendAhead(b []byte, src Source, node uint64) []byte {
+	limit := int64(-1)
+	if a, ok := src.(aheader); ok {
+		if bytes, limited := a.Ahead(node); limited {
+			limit = bytes
+		}
+	}
+	return le.AppendUint64(b, uint64(limit))
+}
+
+// decodeAttrAhead reads the answer to opAttr.
+func decodeAttrAhead(b []byte) (a protocol.Attr, ahead int64, ok bool) {
+	if len(b) < 8 {
+		return a, 0, false
+	}
+	a, ok = decodeAttr(b[:len(b)-8])
+	return a, int64(le.Uint64(b[len(b)-8:])), ok
 }
 
 func decodeAttr(b []byte) (a protocol.Attr, ok bool) {

@@ -70,9 +70,24 @@ func (n *nodes) Attr(ctx context.Context, id uint64) (protocol.Attr, error) {
 		return protocol.Attr{}, err
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	f.seen = true
-	return f.attr, nil
+	n.mu.Unlock()
+	return n.attr(ctx, id)
+}
+
+// Ahead tells the file server how much to read ahead of a node's readers.
+func (n *nodes) Ahead(id uint64) (bytes int64, limited bool) {
+	f, err := n.get(id)
+	if err != nil || f.owner == nil || f.owner.s == nil {
+		return 0, false
+	}
+	s := f.owner.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.config == nil || s.config.FS.ReadAhead == nil {
+		return 0, false
+	}
+	return int64(*s.config.FS.ReadAhead), true
 }
 
 // Read fills p from off on, unless the file ends before.

@@ -148,7 +148,8 @@ static int path(void)
 	SHOW(syscall(SYS_faccessat2, f, "", R_OK, AT_EMPTY_PATH));
 	SHOW(syscall(SYS_faccessat2, f, "", W_OK, AT_EMPTY_PATH));
 	SHOW(fstatfs(big, &fs));
-	printf("kind: %lx\n", (long)fs.f_type);
+	struct statfs by_path;
+	printf("as by path: %d\n", !statfs("/app/big", &by_path) && by_path.f_type == fs.f_type && by_path.f_blocks == fs.f_blocks);
 	SHOW(name_to_handle_at(d, "big", &handle.h, &mount, 0));
 	SHOW(name_to_handle_at(big, "", &handle.h, &mount, AT_EMPTY_PATH));
 	SHOW(inotify_add_watch(inotify_init(), "/app/big", IN_MODIFY));
