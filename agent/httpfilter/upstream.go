@@ -78,11 +78,13 @@ func (u *upstream) unasked() {
 	if has {
 		c.tunnel, c.current = u, u
 		c.changed.Broadcast()
+	} else {
+		u.forget()
 	}
 	c.mu.Unlock()
 	switch {
 	case !has:
-		u.drop()
+		u.leave()
 		return
 	case first:
 		c.exits.Spoke(true)
@@ -108,15 +110,25 @@ func (u *upstream) becomes() {
 	u.pipe()
 }
 
-// drop forgets the upstream.
-func (u *upstream) drop() {
-	u.c.mu.Lock()
+// forget lets no request go to the upstream any more. c.mu is held since it was
+// seen that none is there.
+func (u *upstream) forget() {
 	if u.c.ups[u.holder] == u {
 		delete(u.c.ups, u.holder)
 	}
-	u.c.mu.Unlock()
+}
+
+// leave ends the connection of a forgotten upstream.
+func (u *upstream) leave() {
 	_ = u.conn.CloseWrite()
 	_ = u.conn.Close()
+}
+
+func (u *upstream) drop() {
+	u.c.mu.Lock()
+	u.forget()
+	u.c.mu.Unlock()
+	u.leave()
 }
 
 // ended tells of the upstream's end, at which no part of an answer was left.
@@ -125,13 +137,17 @@ func (u *upstream) ended(err error) {
 	c.mu.Lock()
 	dead, has, asked := c.dead || c.over, u.has(), len(u.asked)
 	passes := !dead && has && asked == 0 && err == io.EOF
-	if passes {
+	switch {
+	case passes:
 		c.tunnel, c.current = u, u
 		c.changed.Broadcast()
+	case asked == 0:
+		u.forget()
 	}
 	c.mu.Unlock()
 	switch {
-	case dead || errors.Is(err, os.ErrDeadlineExceeded):
+	case dead, errors.Is(err, os.ErrDeadlineExceeded):
+		u.leave()
 	case passes:
 		_ = c.client.CloseWrite()
 	case asked > 0 && u.holder != nil:
@@ -141,7 +157,7 @@ func (u *upstream) ended(err error) {
 	case asked > 0 || has:
 		c.kill()
 	default:
-		u.drop()
+		u.leave()
 	}
 }
 

@@ -72,10 +72,7 @@ func (c *checker) unserved(s *setting, f field) {
 		return
 	}
 	msg := "not served by this version: it has no effect"
-	switch {
-	case strings.HasPrefix(s.key, filterKey+"."):
-		msg = "not served by this version: nothing is stolen, so that others keep their requests"
-	case s.why == operator:
+	if s.why == operator {
 		msg = "this needs the paid operator of another product: it has no effect"
 	}
 	c.warn(f.pos, s.key, msg)

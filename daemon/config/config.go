@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 )
 
@@ -83,6 +84,8 @@ type Incoming struct {
 	Mode        string // off, mirror, steal
 	Ports       []uint16
 	IgnorePorts []uint16
+	Filter      *protocol.Filter // of what is stolen; nil: all of it
+	FilterPorts []uint16         // only there; empty: everywhere
 	// WhileRestarting is how long connections wait for a debuggee that is being
 	// restarted; 0: they go to the pod. WhileStopped, for one that its debugger
 	// has stopped.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 )
 
@@ -152,6 +153,20 @@ func TestErrors(t *testing.T) {
 			`mirrord.json:1:49: feature.env.exclude: excludes feature.env.include: give only one of them`},
 		{"mirrord.json", `{"feature": {"network": {"incoming": {"http_filter": {"path_filter": ""}}}}}`,
 			`mirrord.json:1:70: feature.network.incoming.http_filter.path_filter: an empty filter matches nothing: leave it out`},
+		{"mirrord.yaml", "feature:\n  network:\n    incoming:\n      http_filter:\n        header_filter: '^x: (y'\n",
+			`mirrord.yaml:5:24: feature.network.incoming.http_filter.header_filter: "^x: (y" is no regular expression: error parsing regexp: missing closing ) in ` + "`^x: (y`"},
+		{"mirrord.yaml", "feature:\n  network:\n    incoming:\n      http_filter:\n        all_of:\n        - path: a\n        - body: json\n          query: $[\n          matches: a\n",
+			`mirrord.yaml:8:18: feature.network.incoming.http_filter.all_of: "$[" is no JSONPath: jsonpath: unexpected eof at position 3`},
+		{"mirrord.json", `{"feature": {"network": {"incoming": {"http_filter": {"any_of": [{"path": "a", "header": "b"}]}}}}}`,
+			`mirrord.json:1:80: feature.network.incoming.http_filter.any_of: "header" beside "path": give one of them, or a list`},
+		{"mirrord.json", `{"feature": {"network": {"incoming": {"http_filter": {"any_of": []}}}}}`,
+			`mirrord.json:1:65: feature.network.incoming.http_filter.any_of: it is not a list of filters, such as [{"path": "^/orders"}]`},
+		{"mirrord.json", `{"feature": {"network": {"incoming": {"http_filter": {"body_filter": {"body": "xml"}}}}}}`,
+			`mirrord.json:1:79: feature.network.incoming.http_filter.body_filter: "xml" is none of json, jq`},
+		{"mirrord.json", `{"feature": {"network": {"incoming": {"http_filter": {"body_filter": {"body": "json", "query": "$"}}}}}}`,
+			`mirrord.json:1:70: feature.network.incoming.http_filter.body_filter: a body filter of json needs matches, one of jq has none`},
+		{"mirrord.json", `{"feature": {"network": {"incoming": {"http_filter": {"ports": ["x"]}}}}}`,
+			`mirrord.json:1:65: feature.network.incoming.http_filter.ports: entry 1: "x" is not a port (1 to 65535)`},
 		{"mirrord.json", `{"feature": {"fs": {"local": ["ok", "("]}}}`, `mirrord.json:1:37: feature.fs.local: "(" is no regular expression`},
 		{"mirrord.json", `{"agent": {"address": "nowhere"}}`, `mirrord.json:1:23: agent.address: "nowhere" is not HOST:PORT`},
 		{"mirrord.json", `{"target": "a", "target": "b"}`, `mirrord.json:1:17: target: given twice`},
@@ -214,12 +229,48 @@ func TestNoKnownKeyIsUnknown(t *testing.T) {
 	}
 }
 
-// Where filters cannot be served, nothing may be stolen.
-func TestFilterStealsNothing(t *testing.T) {
-	text := `{"feature": {"network": {"incoming": {"mode": "steal", "http_filter": {"header_filter": "x: y"}}}}}`
-	c := load1(t, text, ide.Overrides{Steal: true})
-	if c.Policy(nil).Steal {
-		t.Error("it steals")
+// A filter is read in the words of the peer.
+func TestFilter(t *testing.T) {
+	for text, want := range map[string]protocol.Filter{
+		`{"header_filter": "^x-user: {{ key }}$"}`:                               {Header: "^x-user: me$"},
+		`{"header_filter_jq": "test(\"a\")"}`:                                    {HeaderJQ: `test("a")`},
+		`{"path_filter": "^/(?!health)"}`:                                        {Path: "^/(?!health)"},
+		`{"method_filter": "post"}`:                                              {Method: "post"},
+		`{"body_filter": {"body": "json", "query": "$.a[*]", "matches": "^1$"}}`: {Body: &protocol.BodyFilter{Query: "$.a[*]", Matches: "^1$"}},
+		`{"all_of": [{"header": "a"}, {"any_of": [{"path": "b"}, {"method": "c"}]}, {"body": "jq", "query": ".a"}]}`: {All: []protocol.Filter{
+			{Header: "a"}, {Any: []protocol.Filter{{Path: "b"}, {Method: "c"}}}, {Body: &protocol.BodyFilter{Query: ".a", JQ: true}},
+		}},
+		`{"any_of": [{"path": "a"}]}`: {Any: []protocol.Filter{{Path: "a"}}},
+	} {
+		c := load1(t, `{"key": "me", "feature": {"network": {"incoming": {"mode": "steal", "http_filter": `+text+`}}}}`, ide.Overrides{})
+		if !cmp.Equal(c.Incoming.FilterOf(80), &want) || !c.Policy(nil).Steal {
+			t.Errorf("%s: %+v", text, c.Incoming.FilterOf(80))
+		}
+	}
+}
+
+// The ports of a filter are taken beside those that are named without one.
+func TestFilterPorts(t *testing.T) {
+	for text, want := range map[string]struct{ taken, not, filtered []uint16 }{
+		`"http_filter": {"path_filter": "a"}`:                                       {nil, nil, []uint16{1, 2, 3}},
+		`"http_filter": {"path_filter": "a", "ports": [1, "*"]}`:                    {nil, nil, []uint16{1, 2, 3}},
+		`"http_filter": {"path_filter": "a", "ports": [2, 1]}`:                      {[]uint16{1, 2}, nil, []uint16{1, 2}},
+		`"http_filter": {"path_filter": "a", "ports": [1]}, "ports": [3, 1]`:        {[]uint16{1, 3}, nil, []uint16{1}},
+		`"http_filter": {"path_filter": "a", "ports": [1, 2]}, "ignore_ports": [2]`: {[]uint16{1}, nil, []uint16{1, 2}},
+		`"http_filter": {"path_filter": "a"}, "ignore_ports": [2]`:                  {nil, []uint16{2}, []uint16{1, 2, 3}},
+		`"http_filter": {"ports": [1]}`:                                             {nil, nil, nil},
+	} {
+		c := load1(t, `{"feature": {"network": {"incoming": {"mode": "steal", `+text+`}}}}`, ide.Overrides{})
+		var filtered []uint16
+		for _, port := range []uint16{1, 2, 3} {
+			if c.Incoming.FilterOf(port) != nil {
+				filtered = append(filtered, port)
+			}
+		}
+		p := c.Policy(nil)
+		if !cmp.Equal(p.Ports, want.taken) || !cmp.Equal(p.IgnorePorts, want.not) || !cmp.Equal(filtered, want.filtered) {
+			t.Errorf("%s: takes %v, not %v, filters %v", text, p.Ports, p.IgnorePorts, filtered)
+		}
 	}
 }
 

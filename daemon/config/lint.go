@@ -36,15 +36,23 @@ func (c *checker) exclusive(keys ...string) {
 }
 
 func (c *checker) lintFilter() {
-	var kinds []string
-	for _, kind := range []string{"header_filter", "header_filter_jq", "path_filter", "method_filter", "body_filter", "all_of", "any_of"} {
-		key := filterKey + "." + kind
-		kinds = append(kinds, key)
+	for _, key := range filterKinds() {
 		if g, ok := c.given[key]; ok && g.value.kind == isText && g.value.text == "" {
 			c.fail(g.at, key, "an empty filter matches nothing: leave it out")
 		}
 	}
-	c.exclusive(kinds...)
+	c.exclusive(filterKinds()...)
+}
+
+// filterKinds are the keys of filters.
+func filterKinds() []string {
+	var keys []string
+	for _, s := range filterSettings {
+		if s.takes&ports == 0 {
+			keys = append(keys, s.key)
+		}
+	}
+	return keys
 }
 
 // lintPairs: a list of pairs maps each port once.
@@ -113,13 +121,9 @@ func (c *checker) limit() {
 		c.warn(at, key, "writing in the target is not served by this version: write acts as read")
 		cfg.FS.Mode = "read"
 	}
-	if cfg.Incoming.Mode != "steal" {
-		return
-	}
-	for key := range c.given { // which the file was warned of
-		if strings.HasPrefix(key, filterKey+".") {
-			cfg.Incoming.Mode = "off"
-		}
+	if cfg.Incoming.Mode == "mirror" && cfg.Incoming.Filter != nil {
+		at, key, _ := c.where(filterKinds()...)
+		c.warn(at, key, "only what is stolen is filtered: all is mirrored")
 	}
 }
 

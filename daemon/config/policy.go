@@ -9,6 +9,7 @@ import (
 // Policy is the part of the configuration that the layer decides by. mounts
 // are the paths of the target's volume mounts.
 func (c *Config) Policy(mounts []string) ide.Policy {
+	ports, not := c.Incoming.taken()
 	p := ide.Policy{
 		FSMode:        c.FS.Mode,
 		ReadWrite:     c.FS.ReadWrite,
@@ -18,8 +19,8 @@ func (c *Config) Policy(mounts []string) ide.Policy {
 		NotFound:      c.FS.NotFound,
 		Steal:         c.Incoming.Mode == "steal",
 		Mirror:        c.Incoming.Mode == "mirror",
-		Ports:         c.Incoming.Ports,
-		IgnorePorts:   c.Incoming.IgnorePorts,
+		Ports:         ports,
+		IgnorePorts:   not,
 		OutgoingTCP:   c.Outgoing.TCP,
 		OutgoingUDP:   c.Outgoing.UDP,
 		DNS:           c.DNS,

@@ -86,7 +86,11 @@ func (s *setting) forms() []*schema {
 	add(text, &schema{Type: "string", Enum: s.enum})
 	add(texts, &schema{Type: "string"}, &schema{Type: "array", Items: str})
 	add(table, &schema{Type: "object", Additional: str})
-	add(ports, &schema{Type: "array", Items: port})
+	one := port
+	if s.takes&wildcard != 0 {
+		one = &schema{AnyOf: []*schema{port, {Type: "string", Enum: []string{"*"}}}}
+	}
+	add(ports, &schema{Type: "array", Items: one})
 	add(pairs, &schema{Type: "array", Items: &schema{Type: "array", Items: port, MinItems: 2, MaxItems: 2}})
 	if s.takes&anything != 0 {
 		return []*schema{{}}

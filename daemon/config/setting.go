@@ -47,11 +47,12 @@ const (
 	table          // of texts, by name
 	ports          // a list of port numbers
 	pairs          // a list of pairs of port numbers
+	wildcard       // or "*" among the ports
 	anything       // not looked into
 )
 
 var shapeNames = []string{"true or false", "a number", "a number of seconds", "text", "text or a list of texts",
-	"a table of texts", "a list of ports", "a list of pairs of ports", "anything"}
+	"a table of texts", "a list of ports", "a list of pairs of ports", `"*" among them`, "anything"}
 
 func (s shape) String() string {
 	var names []string
@@ -121,6 +122,7 @@ func (s *setting) checkList(v *node) error {
 		switch {
 		case s.takes&texts != 0 && item.kind != isText:
 			err = fmt.Errorf("%v is not text", item)
+		case s.takes&wildcard != 0 && item.kind == isText && item.text == "*":
 		case s.takes&ports != 0:
 			_, err = item.port()
 		case s.takes&pairs != 0:

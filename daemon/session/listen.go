@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"syscall"
 	"time"
@@ -32,6 +33,7 @@ type listener struct {
 	lost     *lost            // guarded by Session.mu; nil: it listens
 	mirror   bool
 	patience uint32 // see protocol.Steal
+	filter   *protocol.Filter
 	release  func()
 }
 
@@ -61,8 +63,11 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		Port: port, Mirror: r.Flags&layer.ListenMirror != 0, Probed: slices.Contains(s.target.probed, int(port)),
 	}
 	s.mu.Lock()
-	steal.Patience = s.patience()
-	l := &listener{at: at, owner: owner, by: s.debuggeesOf(owner), mirror: steal.Mirror, patience: steal.Patience}
+	steal.Patience, steal.Filter = s.patience(), s.filterOf(port, steal.Mirror)
+	l := &listener{
+		at: at, owner: owner, by: s.debuggeesOf(owner),
+		mirror: steal.Mirror, patience: steal.Patience, filter: steal.Filter,
+	}
 	s.mu.Unlock()
 	release, err := s.agent.tunnel.Steal(ctx, steal, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
@@ -118,7 +123,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	if l == nil {
 		return false
 	}
-	if l.mirror != mirror || l.patience != s.patience() { // the configuration was read again
+	if l.mirror != mirror || l.patience != s.patience() || !reflect.DeepEqual(l.filter, s.filterOf(port, mirror)) { // the configuration was read again
 		s.giveBack(port, "it is taken in another way")
 		return false
 	}
@@ -135,6 +140,14 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 		s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
 	}
 	return true
+}
+
+// filterOf chooses what is stolen from a port; nil: all. s.mu is held.
+func (s *Session) filterOf(port uint16, mirror bool) *protocol.Filter {
+	if mirror {
+		return nil
+	}
+	return s.config.Incoming.FilterOf(port)
 }
 
 // patience is how many seconds a connection may wait for its debuggee. s.mu is held.

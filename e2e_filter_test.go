@@ -1,0 +1,156 @@
+package mirrord_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// dialFrom connects from a pod.
+func dialFrom(t *testing.T, namespace, pod, address string) net.Conn {
+	t.Helper()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", processOf(t, namespace, pod)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	var c net.Conn
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			c, err = net.DialTimeout("tcp", address, patience)
+		}
+	}()
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// over is an HTTP client that has one connection and no other.
+func over(t *testing.T, c net.Conn) *http.Client {
+	first := true
+	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		if !first {
+			return nil, fmt.Errorf("the connection was not kept")
+		}
+		first = false
+		return c, nil
+	}}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: patience}
+}
+
+// asUser asks as a user would.
+func asUser(t *testing.T, c *http.Client, user, path string) string {
+	t.Helper()
+	r, err := http.NewRequest("GET", "http://shop"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("X-User", user)
+	a, err := c.Do(r)
+	if err != nil {
+		t.Fatalf("%s as %q: %v", path, user, err)
+	}
+	defer a.Body.Close()
+	b, err := io.ReadAll(a.Body)
+	if err != nil {
+		t.Fatalf("%s as %q: %v", path, user, err)
+	}
+	return string(b)
+}
+
+// filtering starts a debuggee of a user's own daemon, which gets his requests.
+func filtering(t *testing.T, namespace, user, program string) *debuggee {
+	t.Helper()
+	ownDaemon(t)
+	config := filepath.Join(t.TempDir(), "mirrord.json")
+	text := fmt.Sprintf(`{"key": %q, "feature": {"network": {"incoming": {"mode": "steal",
+		"http_filter": {"header_filter": "^x-user: {{ key }}$"}}}}}`, user)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := started(t, mirrord(t, append(onTarget(namespace, "-f", config), "--", "python3", "-c", program)...), nil)
+	d.line("listening")
+	return d
+}
+
+// naming is a program that tells what it hears at 8080, keeps connections and
+// answers with its name.
+func naming(name string) string {
+	return fmt.Sprintf(`
+from http.server import *
+class H(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        print("heard", self.path, flush=True)
+        self.send_response(200)
+        self.send_header("Content-Length", "%d")
+        self.end_headers()
+        self.wfile.write(b"%s")
+    def log_message(self, *a): pass
+s = ThreadingHTTPServer(("", 8080), H)
+print("listening", flush=True)
+s.serve_forever()
+`, len(name), name)
+}
+
+// Two users' daemons share a port by filters: each debuggee gets its user's
+// requests and no other, all on one connection that is kept; when one ends, his
+// are the pod's, on the same connection.
+func TestFiltersShareAPort(t *testing.T) {
+	namespace, address := ownShop(t)
+	alice := filtering(t, namespace, "alice", naming("alice's"))
+	bob := filtering(t, namespace, "bob", naming("bob's"))
+	agentPod(t, namespace)
+	client := over(t, dialFrom(t, namespace, "client", address))
+	expect := func(user, path, want string, d *debuggee) {
+		t.Helper()
+		if got := asUser(t, client, user, path); !strings.Contains(got, want) {
+			t.Errorf("%s as %q: %q, not %q", path, user, got, want)
+		}
+		if d != nil {
+			if got := d.line("heard"); got != "heard "+path {
+				t.Errorf("the debuggee %s, not %s", got, path)
+			}
+		}
+	}
+	for i := range 3 {
+		path := func(user string) string { return fmt.Sprintf("/%s/%d", user, i) }
+		expect("alice", path("alice"), "alice's", alice)
+		expect("", path("nobody"), fromPod, nil)
+		expect("bob", path("bob"), "bob's", bob)
+		expect("carol", path("carol"), fromPod, nil)
+	}
+	ownDaemon(t)
+	all := started(t, mirrord(t, append(onTarget(namespace, "--steal"), "--", "python3", "-c", naming("all"))...), nil)
+	all.wait() // it cannot listen
+	if said := all.errors(); !strings.Contains(said, "with a filter") || !strings.Contains(said, "steals it already") {
+		t.Errorf("who wants all was told %q", said)
+	}
+	bob.signal(syscall.SIGTERM)
+	bob.wait()
+	expect("bob", "/late", fromPod, nil)
+	expect("alice", "/late", "alice's", alice)
+	alice.signal(syscall.SIGTERM)
+	alice.wait()
+	expect("alice", "/last", fromPod, nil)
+	if got := asUser(t, over(t, dialFrom(t, namespace, "client", address)), "alice", "/new"); !strings.Contains(got, fromPod) {
+		t.Errorf("a new connection: %q", got)
+	}
+}
