@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // However a body comes in pieces, it has the same end; and what collects it
@@ -107,6 +109,40 @@ func FuzzPassing(f *testing.F) {
 		}
 		if b := <-heard; !bytes.HasPrefix(said, b) {
 			t.Errorf("the pod got %q of %q", b, said)
+		}
+	})
+}
+
+// Whatever frames come from either side, the connection ends with its client.
+func FuzzFrames(f *testing.F) {
+	var said bytes.Buffer
+	w := http2.NewFramer(&said, nil)
+	_ = w.WriteSettings()
+	settings := said.Len()
+	block := []byte{0x82, 0x86, 0x84} // GET http /
+	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block, EndHeaders: true})
+	_ = w.WriteData(1, true, []byte("words"))
+	_ = w.WriteWindowUpdate(0, 9)
+	_ = w.WriteRSTStream(1, 3)
+	f.Add(said.Bytes(), said.Bytes()[:settings])
+	f.Add(said.Bytes()[:settings+9+3], append(bytes.Clone(said.Bytes()[:settings]), 0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88)) // 200
+	f.Fuzz(func(t *testing.T, said, answer []byte) {
+		pod := &place{name: "pod", serve: func(c *duplex) {
+			defer c.Close()
+			go io.Copy(io.Discard, c)
+			_, _ = c.Write(answer)
+			_ = c.CloseWrite()
+		}}
+		c := (&world{pod: pod}).client(t)
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+		go func() {
+			_, _ = io.WriteString(c, http2.ClientPreface)
+			_, _ = c.Write(said)
+			_ = c.CloseWrite()
+		}()
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("the connection does not end: %v", err)
 		}
 	})
 }

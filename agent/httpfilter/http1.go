@@ -1,6 +1,7 @@
 package httpfilter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"mirrord/protocol/filter"
 )
@@ -45,7 +48,11 @@ func Serve(ctx context.Context, client Conn, exits Exits) error {
 	c.changed.L = &c.mu
 	stop := context.AfterFunc(ctx, c.kill)
 	err := c.requests()
-	c.end(err)
+	if err == errHTTP2 {
+		err = c.upgrade(ctx)
+	} else {
+		c.end(err)
+	}
 	c.wg.Wait()
 	c.in.free()
 	stop()
@@ -102,11 +109,16 @@ func (c *conn1) next() (*head, error) {
 		if len(b) > 0 {
 			h, err := parseRequest(b)
 			switch {
+			case prefaced(b):
+				if len(b) >= len(http2.ClientPreface) {
+					return nil, c.speak2()
+				}
 			case err == nil:
 				return h, c.speak()
 			case err == errForeign || len(b) >= maxHead:
 				return nil, errForeign
-			case !limited:
+			}
+			if !limited {
 				limited = true
 				_ = c.client.SetReadDeadline(time.Now().Add(headTime))
 				defer func() { _ = c.client.SetReadDeadline(time.Time{}) }()
@@ -125,6 +137,35 @@ func (c *conn1) next() (*head, error) {
 			return nil, err
 		}
 	}
+}
+
+// prefaced tells whether b may be how HTTP/2 begins.
+func prefaced(b []byte) bool {
+	n := min(len(b), len(http2.ClientPreface))
+	return string(b[:n]) == http2.ClientPreface[:n]
+}
+
+// speak2 notes that the client speaks HTTP/2, as it may from the beginning on.
+func (c *conn1) speak2() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.spoken || c.tunnel != nil {
+		return errForeign
+	}
+	c.spoken, c.current = true, &upstream{} // who was opened meanwhile has no say
+	c.exits.Spoke(false)
+	return errHTTP2
+}
+
+// upgrade goes on in HTTP/2.
+func (c *conn1) upgrade(ctx context.Context) error {
+	c.mu.Lock()
+	idle := slices.Collect(maps.Values(c.ups))
+	c.mu.Unlock()
+	for _, u := range idle {
+		u.drop()
+	}
+	return serve2(ctx, c.client, io.MultiReader(bytes.NewReader(c.in.kept()), c.client), c.exits)
 }
 
 // begun tells whether anybody but the client knows of the connection.

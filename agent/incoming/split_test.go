@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
@@ -275,5 +276,34 @@ func TestHolderGoes(t *testing.T) {
 	}
 	if got := visitor(t, pod)("alice", "/"); got != "pod" {
 		t.Errorf("the next one was answered by %q", got)
+	}
+}
+
+// Streams of one HTTP/2 connection belong to whom they should, kubelet's to the pod.
+func TestSharedStreams(t *testing.T) {
+	in := newIncoming(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	for _, name := range []string{"alice", "bob"} {
+		steal(t, in, protocol.Steal{Port: pod.Port(), Probed: true, Filter: user(name)}, relayedTo(t, server(t, name)))
+	}
+	conn, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(dial(t, pod))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	for _, c := range []struct{ user, path, want string }{
+		{"alice", "/", "alice"}, {"", "/", "pod"}, {"bob", "/", "bob"}, {"alice", healthCheck, "pod"}, {"alice", "/", "alice"},
+	} {
+		r, _ := http.NewRequest("POST", "http://"+pod.String()+c.path, strings.NewReader("words"))
+		r.Header.Set("X-User", c.user)
+		a, err := conn.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(a.Body)
+		a.Body.Close()
+		if err != nil || string(b) != c.want+string(sum("words")) {
+			t.Errorf("%s as %q was answered by %.6q, %v", c.path, c.user, b, err)
+		}
 	}
 }

@@ -1,0 +1,254 @@
+package httpfilter
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// web2 is a place with a real server of HTTP/2.
+func web2(t *testing.T, name, wants string, h http.HandlerFunc) *place {
+	l := listener{make(chan net.Conn)}
+	srv := &http.Server{Handler: h, Protocols: new(http.Protocols)}
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		close(l.conn)
+		srv.Close()
+		<-done
+	})
+	return &place{name: name, wants: wants, serve: func(c *duplex) { l.conn <- c }}
+}
+
+// returns gives each body back while it comes, its name in a field and a trailer.
+func returns(name string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Name", name)
+		w.Header().Set("Trailer", "X-End")
+		w.(http.Flusher).Flush()
+		_, _ = io.Copy(flushing{w}, r.Body)
+		w.Header().Set("X-End", name+r.Trailer.Get("X-End"))
+	}
+}
+
+type flushing struct{ http.ResponseWriter }
+
+func (f flushing) Write(b []byte) (int, error) {
+	n, err := f.ResponseWriter.Write(b)
+	f.ResponseWriter.(http.Flusher).Flush()
+	return n, err
+}
+
+// client2 is a client of HTTP/2 with one connection.
+func (w *world) client2(t *testing.T) *http.Client {
+	c := w.client(t)
+	_ = c.SetDeadline(time.Time{})
+	conn, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &http.Client{Transport: conn, Timeout: 60 * time.Second}
+}
+
+// Streams of one connection go to three places at once, whatever their size.
+func TestStreams(t *testing.T) {
+	w := &world{
+		pod:     web2(t, "pod", "", returns("pod")),
+		holders: []*place{web2(t, "alice's", "alice", returns("alice's")), web2(t, "bob's", "bob", returns("bob's"))},
+	}
+	client := w.client2(t)
+	names := map[string]string{"alice": "alice's", "bob": "bob's", "": "pod", "carol": "pod"}
+	var wg sync.WaitGroup
+	for i := range 60 {
+		wg.Go(func() {
+			user := []string{"alice", "", "bob", "carol"}[i%4]
+			size := []int64{0, 100, 1 << 20, 5 << 20}[i/4%4]
+			sent, got := sha256.New(), sha256.New()
+			body := io.LimitReader(rand.NewChaCha8([32]byte{byte(i)}), size)
+			r, _ := http.NewRequest("POST", "http://shop/", io.TeeReader(body, sent))
+			r.Header.Set("X-User", user)
+			r.Trailer = http.Header{"X-End": {user}}
+			a, err := client.Do(r)
+			if err != nil {
+				t.Errorf("request %d: %v", i, err)
+				return
+			}
+			defer a.Body.Close()
+			n, err := io.Copy(got, a.Body)
+			if n != size || err != nil || !bytes.Equal(sent.Sum(nil), got.Sum(nil)) || a.Header.Get("X-Name") != names[user] || a.Trailer.Get("X-End") != names[user]+user {
+				t.Errorf("request %d of %q: %d of %d bytes, %v, %v, %v", i, user, n, size, err, a.Header, a.Trailer)
+			}
+		})
+	}
+	wg.Wait()
+	for _, p := range append(w.holders, w.pod) {
+		if n := p.taken.Load(); n != 1 {
+			t.Errorf("%s has %d connections", p.name, n)
+		}
+	}
+}
+
+// Client and server talk on one stream, as gRPC does, and either may end it.
+func TestStreaming(t *testing.T) {
+	ended := make(chan string, 1)
+	alice := web2(t, "alice's", "alice", func(w http.ResponseWriter, r *http.Request) {
+		returns("alice's")(w, r)
+		<-r.Context().Done()
+		ended <- "canceled"
+	})
+	w := &world{pod: web2(t, "pod", "", returns("pod")), holders: []*place{alice}}
+	client := w.client2(t)
+	for _, user := range []string{"alice", ""} {
+		ctx, cancel := context.WithCancel(t.Context())
+		out, in := io.Pipe()
+		r, _ := http.NewRequestWithContext(ctx, "POST", "http://shop/", out)
+		r.Header.Set("X-User", user)
+		a, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 100 {
+			words := fmt.Sprintf("message %d", i)
+			go io.WriteString(in, words)
+			b := make([]byte, len(words))
+			if _, err := io.ReadFull(a.Body, b); err != nil || string(b) != words {
+				t.Fatalf("%q, %v, not %q", b, err, words)
+			}
+		}
+		if user == "" {
+			in.Close()
+			if b, err := io.ReadAll(a.Body); err != nil || len(b) > 0 {
+				t.Errorf("%q, %v", b, err)
+			}
+		}
+		cancel()
+		a.Body.Close()
+	}
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("the debuggee was not told that the client has given up")
+	}
+}
+
+// What is not taken is the pod's; what is taken and not answered is told.
+func TestStreamsRefused(t *testing.T) {
+	breaks := &place{name: "bob", wants: "bob", serve: func(c *duplex) {
+		f := http2.NewFramer(io.Discard, c)
+		_, _ = io.ReadFull(c, make([]byte, len(http2.ClientPreface)))
+		for {
+			fr, err := f.ReadFrame()
+			if _, ok := fr.(*http2.HeadersFrame); ok || err != nil {
+				c.Close()
+				return
+			}
+		}
+	}}
+	w := &world{pod: web2(t, "pod", "", returns("pod")), holders: []*place{{name: "alice", wants: "alice", no: errors.New("gone")}, breaks}}
+	client := w.client2(t)
+	for i, user := range []string{"alice", "bob", "bob", "alice", ""} {
+		r, _ := http.NewRequest("GET", "http://shop/", nil)
+		r.Header.Set("X-User", user)
+		if i == 2 {
+			r.Header.Set("Content-Type", "application/grpc")
+		}
+		a, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(a.Body)
+		a.Body.Close()
+		switch {
+		case i == 2:
+			if a.StatusCode != 200 || a.Header.Get("Grpc-Status") != "14" || !strings.Contains(a.Header.Get("Grpc-Message"), "bob") {
+				t.Errorf("%s, %v", a.Status, a.Header)
+			}
+		case user == "bob":
+			if a.StatusCode != 502 || !strings.Contains(string(b), "the debuggee of bob") {
+				t.Errorf("%s, %q", a.Status, b)
+			}
+		case a.Header.Get("X-Name") != "pod":
+			t.Errorf("%q was answered by %v, %q", user, a.Header, b)
+		}
+	}
+}
+
+// A body decides where it must.
+func TestStreamBodyDecides(t *testing.T) {
+	w := &world{pod: web2(t, "pod", "", returns("pod")), holders: []*place{web2(t, "mine", "", returns("mine"))}}
+	client := w.client2(t)
+	for body, want := range map[string]string{"debug": "mine", "other": "pod", "": "pod", strings.Repeat("debug", 20000): "pod"} {
+		a, err := client.Post("http://shop/", "text/plain", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(a.Body)
+		a.Body.Close()
+		if a.Header.Get("X-Name") != want || string(b) != body {
+			t.Errorf("%.20q went to %v", body, a.Header)
+		}
+	}
+}
+
+// Floods end the connection, and are bounded before.
+func TestFloods(t *testing.T) {
+	var block bytes.Buffer
+	e := hpack.NewEncoder(&block)
+	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "shop"}, {":path", "/"}} {
+		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+	}
+	id := uint32(1)
+	for name, flood := range map[string]func(f *http2.Framer) error{
+		"rapid reset": func(f *http2.Framer) error {
+			id += 2
+			return errors.Join(f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}), f.WriteRSTStream(id, http2.ErrCodeCancel))
+		},
+		"settings": func(f *http2.Framer) error {
+			return f.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 1 << 15})
+		},
+		"pings": func(f *http2.Framer) error { return f.WritePing(false, [8]byte{1}) },
+		"continuation": func(f *http2.Framer) error {
+			if id == 1 {
+				id += 2
+				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes()})
+			}
+			b := append([]byte{0, 1, 'x', 0x7f, 0x80, 0x7f}, bytes.Repeat([]byte{'y'}, 16<<10-1)...)
+			return f.WriteContinuation(id, false, b)
+		},
+	} {
+		id = 1
+		w := &world{pod: web2(t, "pod", "", returns("pod"))}
+		c := w.client(t)
+		say(t, c, http2.ClientPreface)
+		f := http2.NewFramer(c, nil)
+		if name == "rapid reset" { // the others read nothing
+			go io.Copy(io.Discard, c)
+		}
+		err := f.WriteSettings()
+		for n := 0; err == nil && n < 200_000; n++ {
+			err = flood(f)
+		}
+		if err == nil || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+		c.Close()
+	}
+}
