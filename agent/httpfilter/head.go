@@ -35,21 +35,23 @@ type head struct {
 // keeps tells whether the connection may be used for more after it.
 func (h *head) keeps() bool { return !h.close && (h.minor == '1' || h.keep) }
 
-// split cuts b, which begins with a head, into its lines.
-func split(b []byte) (lines []string, size int, err error) {
+// split cuts off b, which begins with a head, its first line and the others, up
+// to the empty one.
+func split(b []byte) (first, rest string, size int, err error) {
 	end := bytes.Index(b, []byte("\r\n\r\n"))
 	if end < 0 {
 		if i := bytes.IndexByte(b, '\n'); i == 0 || i > 0 && b[i-1] != '\r' {
-			return nil, 0, errForeign
+			return "", "", 0, errForeign
 		}
-		return nil, 0, errMore
+		return "", "", 0, errMore
 	}
-	return strings.Split(string(b[:end]), "\r\n"), end + 4, nil
+	first, rest, _ = strings.Cut(string(b[:end+2]), "\r\n")
+	return first, rest, end + 4, nil
 }
 
 // parseRequest reads the request that b begins with.
 func parseRequest(b []byte) (*head, error) {
-	lines, size, err := split(b)
+	first, rest, size, err := split(b)
 	if err != nil {
 		if !mayBegin(b) {
 			err = errForeign
@@ -59,12 +61,13 @@ func parseRequest(b []byte) (*head, error) {
 	h := &head{size: size}
 	var version string
 	var ok, whole bool
-	h.method, version, ok = strings.Cut(lines[0], " ")
+	h.method, version, ok = strings.Cut(first, " ")
 	h.target, version, whole = strings.Cut(version, " ")
 	if !ok || !whole || !isToken(h.method) || !isTarget(h.target) || !h.version(version) {
 		return nil, errForeign
 	}
-	if err := h.read(lines[1:]); err != nil {
+	h.fields = make([]filter.Field, 0, usualFields)
+	if err := h.read(rest); err != nil {
 		return nil, err
 	}
 	if h.lengths == 0 && !h.encoded {
@@ -75,7 +78,7 @@ func parseRequest(b []byte) (*head, error) {
 
 // parseAnswer reads the answer that b begins with, to a request of a method.
 func parseAnswer(b []byte, method string) (*head, error) {
-	lines, size, err := split(b)
+	first, fields, size, err := split(b)
 	if err != nil {
 		const version = "HTTP/1."
 		if n := min(len(b), len(version)); string(b[:n]) != version[:n] {
@@ -84,13 +87,13 @@ func parseAnswer(b []byte, method string) (*head, error) {
 		return nil, err
 	}
 	h := &head{size: size}
-	version, rest, ok := strings.Cut(lines[0], " ")
+	version, rest, ok := strings.Cut(first, " ")
 	code, _, _ := strings.Cut(rest, " ")
 	h.status, err = strconv.Atoi(code)
 	if !ok || !h.version(version) || err != nil || len(code) != 3 || h.status < 100 || !isText(rest) {
 		return nil, errForeign
 	}
-	if err := h.read(lines[1:]); err != nil {
+	if err := h.read(fields); err != nil {
 		return nil, err
 	}
 	switch {
@@ -110,19 +113,31 @@ func (h *head) version(s string) bool {
 	return true
 }
 
-// read reads the fields and what they say of the body.
-func (h *head) read(lines []string) error {
-	h.fields = make([]filter.Field, 0, len(lines))
-	for _, line := range lines {
+// usualFields of a request need no more memory.
+const usualFields = 12
+
+// read reads the fields and what they say of the body. It keeps them where there
+// is a place for them.
+func (h *head) read(lines string) error {
+	for lines != "" {
+		var line string
+		line, lines, _ = strings.Cut(lines, "\r\n")
 		name, value, ok := strings.Cut(line, ":")
 		if !ok || !isToken(name) { // so is a folded line
 			return errForeign
 		}
+		raw := value
 		value = strings.Trim(value, " \t")
 		if !isText(value) {
 			return errForeign
 		}
-		h.fields = append(h.fields, filter.Field{Name: name, Value: value})
+		if h.fields != nil {
+			f := filter.Field{Name: name, Value: value}
+			if len(raw) == len(value)+1 && raw[0] == ' ' && value != "" {
+				f.Line = line
+			}
+			h.fields = append(h.fields, f)
+		}
 		if err := h.field(name, value); err != nil {
 			return err
 		}
@@ -236,7 +251,7 @@ func isTarget(s string) bool {
 // isText tells whether s has no controls but tabs.
 func isText(s string) bool {
 	for i := range len(s) {
-		if s[i] < ' ' && s[i] != '\t' || s[i] == 0x7f {
+		if c := s[i]; (c < ' ' || c == 0x7f) && c != '\t' {
 			return false
 		}
 	}

@@ -56,7 +56,7 @@ func Serve(ctx context.Context, client Conn, exits Exits) error {
 	c.wg.Wait()
 	c.in.free()
 	stop()
-	if err == errOver {
+	if err == errOver || err == io.EOF {
 		err = nil
 	}
 	return err
@@ -381,7 +381,6 @@ func (c *conn1) end(err error) {
 		_, _ = io.Copy(io.Discard, c.client)
 	}
 	c.wg.Wait()
-	_ = c.client.CloseWrite()
 	_ = c.client.Close()
 	for _, u := range c.ups {
 		_ = u.conn.Close()
@@ -395,7 +394,10 @@ func (c *conn1) farewell(last bool) {
 	ups := slices.Collect(maps.Values(c.ups))
 	c.mu.Unlock()
 	for _, u := range ups {
-		_ = u.conn.CloseWrite()
+		if !u.left {
+			u.left = true
+			_ = u.conn.CloseWrite()
+		}
 		if last {
 			_ = u.conn.SetReadDeadline(time.Now().Add(lingerTime))
 		}

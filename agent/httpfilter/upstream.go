@@ -26,6 +26,7 @@ type upstream struct {
 	in     source        // its goroutine's
 	used   bool          // its goroutine's; it has answered before
 	done   chan struct{} // closed when no more answers come
+	left   bool          // the client's goroutine's; farewell was said
 
 	asked []*exchange // in order; guarded by conn1.mu
 }

@@ -11,11 +11,12 @@ import (
 	"mirrord/agent/httpfilter"
 	"mirrord/protocol"
 	"mirrord/protocol/filter"
+	"mirrord/protocol/socket"
 )
 
 // split brings the requests of one stolen connection to whom they belong.
 func (in *Incoming) split(ctx context.Context, log *slog.Logger, conn *net.TCPConn, p *port, client, local netip.AddrPort) {
-	err := httpfilter.Serve(ctx, conn, &exits{
+	err := httpfilter.Serve(ctx, newDirect(conn, func() {}), &exits{
 		in: in, ctx: ctx, port: p, offer: protocol.Incoming{Port: local.Port(), Client: client, Local: local},
 	})
 	log.Debug("stolen connection ended", "err", err)
@@ -34,7 +35,7 @@ func (e *exits) Pod() (httpfilter.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &podConn{TCPConn: c, undo: sync.OnceFunc(undo)}, nil
+	return newDirect(c, undo), nil
 }
 
 // Choose gives a request to the oldest holder that wants it and has not left its
@@ -94,16 +95,24 @@ func (h holding) Take() (httpfilter.Conn, error) {
 	return protocol.NewChunked(stream), nil
 }
 
-// podConn is a connection to the pod's own container.
-type podConn struct {
+// A direct is a TCP connection that is read and written with less ado.
+type direct struct {
 	*net.TCPConn
-	undo func() // of its exemption
+	fast net.Conn
+	undo func() // when it is closed
 }
 
-// NetConn is what may be written to and read from in the same way.
-func (c *podConn) NetConn() net.Conn { return c.TCPConn }
+func newDirect(c *net.TCPConn, undo func()) *direct {
+	return &direct{c, socket.New(c), sync.OnceFunc(undo)}
+}
 
-func (c *podConn) Close() error {
-	defer c.undo()
-	return c.TCPConn.Close()
+func (d *direct) Read(b []byte) (int, error)  { return d.fast.Read(b) }
+func (d *direct) Write(b []byte) (int, error) { return d.fast.Write(b) }
+
+// NetConn is for who has the kernel move bytes.
+func (d *direct) NetConn() net.Conn { return d.TCPConn }
+
+func (d *direct) Close() error {
+	defer d.undo()
+	return d.TCPConn.Close()
 }

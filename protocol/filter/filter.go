@@ -37,7 +37,17 @@ const (
 )
 
 // A Field is a header field.
-type Field struct{ Name, Value string }
+type Field struct {
+	Name, Value string
+	Line        string // "Name: value", or empty
+}
+
+func (f *Field) line() string {
+	if f.Line != "" {
+		return f.Line
+	}
+	return f.Name + ": " + f.Value
+}
 
 // A Request is what is known of one.
 type Request struct {
@@ -136,15 +146,14 @@ func header(pattern string) (*Filter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Filter{func(r *Request) Answer {
-		return r.anyField(func(field string) (bool, error) { return re.MatchString(field) })
-	}}, nil
+	known := memory{match: re.MatchString, known: map[string]bool{}}
+	return &Filter{func(r *Request) Answer { return r.anyField(known.Match) }}, nil
 }
 
 // anyField asks ok about each field as "Name: value"; an error ends it.
 func (r *Request) anyField(ok func(string) (bool, error)) Answer {
-	for _, h := range r.Header {
-		yes, err := ok(h.Name + ": " + h.Value)
+	for i := range r.Header {
+		yes, err := ok(r.Header[i].line())
 		if yes || err != nil {
 			return answer(yes)
 		}

@@ -26,7 +26,7 @@ func compiled(t *testing.T, text string) *Filter {
 func order(method, path, body string) *Request {
 	return &Request{
 		Method: method, Path: path, Body: []byte(body), Whole: true,
-		Header: []Field{{"Host", "shop"}, {"X-User", "alice"}, {"baggage", "a=1,mirrord-session=alice,b=2"}},
+		Header: []Field{{Name: "Host", Value: "shop"}, {Name: "X-User", Value: "alice"}, {Name: "baggage", Value: "a=1,mirrord-session=alice,b=2"}},
 	}
 }
 
@@ -151,7 +151,7 @@ func FuzzMatch(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, path, header, body string) {
 		name, value, _ := strings.Cut(header, ":")
 		judge := func() Answer {
-			return filter.Match(&Request{Method: method, Path: path, Header: []Field{{name, value}}, Body: []byte(body), Whole: true})
+			return filter.Match(&Request{Method: method, Path: path, Header: []Field{{Name: name, Value: value}}, Body: []byte(body), Whole: true})
 		}
 		if one, two := judge(), judge(); one != two || one == Unsure {
 			t.Errorf("%v, then %v", one, two)
