@@ -7,12 +7,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 
+	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,7 +78,7 @@ func asUser(t *testing.T, c *http.Client, user, path string) string {
 }
 
 // filtering starts a debuggee of a user's own daemon, which gets his requests.
-func filtering(t *testing.T, namespace, user, program string) *debuggee {
+func filtering(t *testing.T, namespace, user string, program ...string) *debuggee {
 	t.Helper()
 	ownDaemon(t)
 	config := filepath.Join(t.TempDir(), "mirrord.json")
@@ -85,7 +87,7 @@ func filtering(t *testing.T, namespace, user, program string) *debuggee {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d := started(t, mirrord(t, append(onTarget(namespace, "-f", config), "--", "python3", "-c", program)...), nil)
+	d := started(t, mirrord(t, append(onTarget(namespace, "-f", config, "--"), program...)...), nil)
 	d.line("listening")
 	return d
 }
@@ -115,8 +117,8 @@ s.serve_forever()
 // are the pod's, on the same connection.
 func TestFiltersShareAPort(t *testing.T) {
 	namespace, address := ownShop(t)
-	alice := filtering(t, namespace, "alice", naming("alice's"))
-	bob := filtering(t, namespace, "bob", naming("bob's"))
+	alice := filtering(t, namespace, "alice", "python3", "-c", naming("alice's"))
+	bob := filtering(t, namespace, "bob", "python3", "-c", naming("bob's"))
 	agentPod(t, namespace)
 	client := over(t, dialFrom(t, namespace, "client", address))
 	expect := func(user, path, want string, d *debuggee) {
@@ -152,5 +154,103 @@ func TestFiltersShareAPort(t *testing.T) {
 	expect("alice", "/last", fromPod, nil)
 	if got := asUser(t, over(t, dialFrom(t, namespace, "client", address)), "alice", "/new"); !strings.Contains(got, fromPod) {
 		t.Errorf("a new connection: %q", got)
+	}
+}
+
+// streams builds a server of HTTP/2, and a pod that runs it.
+func streams(t *testing.T) (program, namespace, address string) {
+	t.Helper()
+	namespace = ownNamespace(t)
+	dir := t.TempDir()
+	program, image := filepath.Join(dir, "streams"), filepath.Join(dir, "image.tar")
+	for _, command := range [][]string{
+		{"go", "build", "-ldflags=-s -w", "-o", program, "./testdata/apps/streams"},
+		{"go", "run", "./agent/image", "-o", image, "-name", "streams:1", program},
+		{"bin/cluster", "load", image},
+	} {
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", command, err, out)
+		}
+	}
+	web := strings.Replace(pod("web", "args: [pod]"), "shop:1", "streams:1", 1)
+	apply(t, namespace, web+"---"+pod("client", "args: [sleep]"))
+	kubectl(t, "wait", "pod/web", "pod/client", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	return program, namespace, podIP(t, namespace, "web") + ":8080"
+}
+
+// Streams of one HTTP/2 connection go to two users' debuggees and the pod, while
+// all are open, as calls of gRPC are.
+func TestFiltersShareStreams(t *testing.T) {
+	program, namespace, address := streams(t)
+	alice := filtering(t, namespace, "alice", program, "alice's")
+	bob := filtering(t, namespace, "bob", program, "bob's")
+	conn, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(dialFrom(t, namespace, "client", address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	type call struct {
+		name string
+		in   *io.PipeWriter
+		out  *http.Response
+	}
+	var calls []call
+	for _, c := range []struct {
+		user, name string
+		by         *debuggee
+	}{{"alice", "alice's", alice}, {"", "pod", nil}, {"bob", "bob's", bob}, {"carol", "pod", nil}} {
+		out, in := io.Pipe()
+		t.Cleanup(func() { in.Close() })
+		r, err := http.NewRequest("POST", "http://shop/"+c.user, out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-User", c.user)
+		a, err := conn.RoundTrip(r)
+		if err != nil {
+			t.Fatalf("calling as %q: %v", c.user, err)
+		}
+		t.Cleanup(func() { a.Body.Close() })
+		if got := a.Header.Get("X-Name"); got != c.name {
+			t.Errorf("the call of %q is answered by %q, not %q", c.user, got, c.name)
+		}
+		if c.by != nil {
+			c.by.line("heard /" + c.user)
+		}
+		calls = append(calls, call{c.name, in, a})
+	}
+	for round := range 20 {
+		for _, c := range calls {
+			words := fmt.Sprintf("message %d to %s", round, c.name)
+			b := make([]byte, len(words))
+			if _, err := io.WriteString(c.in, words); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c.out.Body, b); err != nil || string(b) != words {
+				t.Fatalf("%q, %v, not %q", b, err, words)
+			}
+		}
+	}
+	for _, c := range calls {
+		c.in.Close()
+		if b, err := io.ReadAll(c.out.Body); err != nil || len(b) > 0 || c.out.Trailer.Get("X-End") != c.name {
+			t.Errorf("%s ends with %q, %v, %v", c.name, b, err, c.out.Trailer)
+		}
+	}
+	for _, d := range []*debuggee{alice, bob} {
+		d.signal(syscall.SIGTERM)
+		d.wait()
+	}
+	r, _ := http.NewRequest("POST", "http://shop/late", strings.NewReader("x"))
+	r.Header.Set("X-User", "alice")
+	a, err := conn.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	if got := a.Header.Get("X-Name"); got != "pod" {
+		t.Errorf("when both have gone, %q answers", got)
 	}
 }
