@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 )
 
@@ -186,7 +185,11 @@ func TestFiltersShareStreams(t *testing.T) {
 	program, namespace, address := streams(t)
 	alice := filtering(t, namespace, "alice", program, "alice's")
 	bob := filtering(t, namespace, "bob", program, "bob's")
-	conn, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(dialFrom(t, namespace, "client", address))
+	tr := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return dialFrom(t, namespace, "client", address), nil
+	}}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	conn, err := tr.NewClientConn(t.Context(), "http", "shop:80")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,11 @@ func (f flushing) Write(b []byte) (int, error) {
 func (w *world) client2(t *testing.T) *http.Client {
 	c := w.client(t)
 	_ = c.SetDeadline(time.Time{})
-	conn, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(c)
+	tr := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return c, nil
+	}}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	conn, err := tr.NewClientConn(t.Context(), "http", "shop:80")
 	if err != nil {
 		t.Fatal(err)
 	}

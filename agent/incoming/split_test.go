@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
@@ -286,7 +285,11 @@ func TestSharedStreams(t *testing.T) {
 	for _, name := range []string{"alice", "bob"} {
 		steal(t, in, protocol.Steal{Port: pod.Port(), Probed: true, Filter: user(name)}, relayedTo(t, server(t, name)))
 	}
-	conn, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(dial(t, pod))
+	tr := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return dial(t, pod), nil
+	}}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	conn, err := tr.NewClientConn(t.Context(), "http", "shop:80")
 	if err != nil {
 		t.Fatal(err)
 	}
