@@ -32,6 +32,7 @@ type conn1 struct {
 	current *upstream            // who may write to the client, nil: nobody yet; guarded by mu
 	spoken  bool                 // the client has sent a request; guarded by mu
 	tunnel  *upstream            // all that the client still says is for it; guarded by mu
+	agreed  *offer               // the pod goes on in HTTP/2; guarded by mu
 	over    bool                 // the client gets nothing more; guarded by mu
 	dead    bool                 // guarded by mu; all is being closed
 }
@@ -165,7 +166,7 @@ func (c *conn1) upgrade(ctx context.Context) error {
 	for _, u := range idle {
 		u.drop()
 	}
-	return serve2(ctx, c.client, io.MultiReader(bytes.NewReader(c.in.kept()), c.client), c.exits)
+	return serve2(ctx, c.client, io.MultiReader(bytes.NewReader(c.in.kept()), c.client), c.exits, c.agreed)
 }
 
 // begun tells whether anybody but the client knows of the connection.
@@ -192,7 +193,14 @@ func (c *conn1) speak() error {
 // request passes one request on.
 func (c *conn1) request(h *head) error {
 	holder := c.choose(h)
-	x := &exchange{method: h.method, keeps: h.keeps(), expects: h.expects, upgrades: h.upgrades && h.upgrade != "" || h.method == "CONNECT"}
+	o := offers(h)
+	if o != nil && holder != nil {
+		o, h.upgrades = nil, false
+		head := withoutOffer(c.in.kept()[:h.size])
+		c.in.replace(h.size, head)
+		h.size = len(head)
+	}
+	x := &exchange{offer: o, method: h.method, keeps: h.keeps(), expects: h.expects, upgrades: h.upgrades && h.upgrade != "" || h.method == "CONNECT"}
 	if holder != nil && h.framing.kind == noBody && repeatable(h.method) {
 		x.again = append([]byte{}, c.in.kept()[:h.size]...)
 	}
@@ -322,10 +330,13 @@ func (c *conn1) sent(x *exchange) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x.sent = true
-	for x.upgrades && !x.settled && !c.stopped() {
+	for (x.upgrades || x.offer != nil) && !x.settled && !c.stopped() {
 		c.changed.Wait()
 	}
-	if c.over || c.dead {
+	switch {
+	case c.agreed != nil:
+		return errHTTP2
+	case c.over || c.dead:
 		return errOver
 	}
 	return nil

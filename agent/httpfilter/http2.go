@@ -90,7 +90,8 @@ type item struct {
 }
 
 // serve2 splits the streams of a client that speaks HTTP/2; in is what it says.
-func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits) error {
+// Unless it is nil, an offer was agreed to before.
+func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits, o *offer) error {
 	c := &conn2{
 		exits: exits, sides: map[Holder]*side{}, open: map[*side]bool{}, streams: map[uint32]*stream{},
 		resets: resetsAtOnce, since: time.Now(),
@@ -100,8 +101,8 @@ func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits) error {
 	defer c.wg.Wait()
 	defer c.kill()
 	defer context.AfterFunc(ctx, c.kill)()
-	if _, err := io.ReadFull(in, make([]byte, len(http2.ClientPreface))); err != nil {
-		return err
+	if o != nil {
+		c.adopt(o)
 	}
 	c.mu.Lock()
 	_ = c.client.framer.WriteSettings(append(ourSettings(), http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: maxStreams})...)
@@ -109,7 +110,11 @@ func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits) error {
 	c.client.wake()
 	c.mu.Unlock()
 	c.wg.Go(c.client.write)
-	err := c.client.read(in)
+	preface := make([]byte, len(http2.ClientPreface))
+	_, err := io.ReadFull(in, preface)
+	if err == nil && string(preface) == http2.ClientPreface {
+		err = c.client.read(in)
+	}
 	if err == io.EOF {
 		return nil
 	}
