@@ -36,9 +36,10 @@
 //	    layer/launch: the launcher. layer/keeper: its keeper.
 //	  - agent: what runs beside the target. agent/serve: its streams.
 //	    agent/target: finding and entering the target. agent/files, agent/outgoing,
-//	    agent/incoming: what it does there.
-//	  - protocol: daemon and agent (PROTOCOL.md); protocol/link: a connection that
-//	    survives; protocol/ide: clients and daemon (IDE.md); protocol/layer:
+//	    agent/incoming: what it does there. agent/httpfilter: requests of one
+//	    connection for several holders of its port.
+//	  - protocol: daemon and agent (PROTOCOL.md); protocol/filter: which requests a
+//	    user wants; protocol/link: a connection that survives; protocol/ide: clients and daemon (IDE.md); protocol/layer:
 //	    launchers and daemon.
 //
 // # mirrord exec --target deployment/web -- ./web
