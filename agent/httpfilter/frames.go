@@ -68,7 +68,7 @@ func (s *side) stream(id uint32) *stream {
 	return s.byID[id]
 }
 
-// half is what a side sends of a stream, and other what is sent to it.
+// halves are what a side sends of a stream, and what is sent to it.
 func (s *side) halves(st *stream) (half, other *half) {
 	if s == s.c.client {
 		return &st.request, &st.answer
@@ -90,7 +90,7 @@ func (s *side) take(frame http2.Frame) error {
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return s.more(h.StreamID, item{fields: fields, end: h.StreamEnded()})
+		return s.says(h.StreamID, item{fields: fields, end: h.StreamEnded()})
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -132,8 +132,8 @@ func (s *side) known(id uint32) bool {
 	return s.c.streams[id] != nil
 }
 
-// more adds to what a side has said on a stream. c.mu is held.
-func (s *side) more(id uint32, i item) error {
+// says adds to what a side has said on a stream. c.mu is held.
+func (s *side) says(id uint32, i item) error {
 	c := s.c
 	st := s.stream(id)
 	if st == nil {
@@ -185,7 +185,7 @@ func (s *side) data(f *http2.DataFrame) error {
 	if n == 0 && !f.StreamEnded() {
 		return nil
 	}
-	return s.more(f.StreamID, item{data: slices.Clone(f.Data()), end: f.StreamEnded()})
+	return s.says(f.StreamID, item{data: slices.Clone(f.Data()), end: f.StreamEnded()})
 }
 
 func (s *side) settings(f *http2.SettingsFrame) error {

@@ -84,7 +84,7 @@ func TestStreams(t *testing.T) {
 	for i := range 60 {
 		wg.Go(func() {
 			user := []string{"alice", "", "bob", "carol"}[i%4]
-			size := []int64{0, 100, 1 << 20, 5 << 20}[i/4%4]
+			size := []int64{0, 100, 300 << 10, 2 << 20}[i/4%4]
 			sent, got := sha256.New(), sha256.New()
 			body := io.LimitReader(rand.NewChaCha8([32]byte{byte(i)}), size)
 			r, _ := http.NewRequest("POST", "http://shop/", io.TeeReader(body, sent))

@@ -244,6 +244,7 @@ func (s *side) frame(st *stream) bool {
 			id = s.nextID
 			s.nextID += 2
 			st.upID, s.byID[id] = id, st
+			s.c.heads -= st.size
 			h.window += s.initial
 		}
 		s.headers(id, i)
