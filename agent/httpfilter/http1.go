@@ -23,7 +23,9 @@ import (
 type conn1 struct {
 	exits  Exits
 	client Conn
-	in     source // of the client; the caller's
+	in     source         // of the client; the caller's
+	fields []filter.Field // of the latest request; the caller's
+	said   bool           // there was a request; the caller's
 	wg     sync.WaitGroup
 
 	mu      sync.Mutex
@@ -108,13 +110,14 @@ func (c *conn1) next() (*head, error) {
 	for {
 		b := c.in.kept()
 		if len(b) > 0 {
-			h, err := parseRequest(b)
+			h, err := parseRequest(b, c.fields)
 			switch {
 			case prefaced(b):
 				if len(b) >= len(http2.ClientPreface) {
 					return nil, c.speak2()
 				}
 			case err == nil:
+				c.fields = h.fields
 				return h, c.speak()
 			case err == errForeign || len(b) >= maxHead:
 				return nil, errForeign
@@ -178,6 +181,10 @@ func (c *conn1) begun() bool {
 
 // speak notes that the client has sent a request, unless its bytes are somebody's already.
 func (c *conn1) speak() error {
+	if c.said { // whose its bytes are is seen later
+		return nil
+	}
+	c.said = true
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.tunnel != nil {
@@ -303,6 +310,9 @@ func (c *conn1) stopped() bool { return c.tunnel != nil || c.over || c.dead }
 // ask notes a request that is about to be written to where it belongs; nil: it
 // is somebody's already.
 func (c *conn1) ask(holder Holder, x *exchange) (*upstream, error) {
+	if u := c.askAgain(holder, x); u != nil {
+		return u, nil
+	}
 	for {
 		u, err := c.turn(holder)
 		if u == nil || err != nil {
@@ -325,8 +335,23 @@ func (c *conn1) ask(holder Holder, x *exchange) (*upstream, error) {
 	}
 }
 
+// askAgain is ask where nothing has to be waited for, as mostly.
+func (c *conn1) askAgain(holder Holder, x *exchange) *upstream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u := c.ups[holder]
+	if u == nil || u != c.current || c.stopped() || len(u.asked) >= maxAsked {
+		return nil
+	}
+	u.asked = append(u.asked, x)
+	return u
+}
+
 // sent notes that a request is written. What may become a tunnel is waited for.
 func (c *conn1) sent(x *exchange) error {
+	if !x.expects && !x.upgrades && x.offer == nil {
+		return nil // nobody asks
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x.sent = true

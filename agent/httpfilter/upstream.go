@@ -229,9 +229,12 @@ func (u *upstream) answer(x *exchange) bool {
 // final passes an answer on.
 func (u *upstream) final(x *exchange, h *head) bool {
 	c := u.c
-	c.mu.Lock()
-	early := x.expects && !x.sent // the body may never come
-	c.mu.Unlock()
+	early := false // the body may never come
+	if x.expects {
+		c.mu.Lock()
+		early = !x.sent
+		c.mu.Unlock()
+	}
 	err := u.in.pass(c.client, h.size, &h.framing)
 	_, theirs := errors.AsType[writeError](err)
 	switch {
@@ -278,7 +281,7 @@ func (u *upstream) settle(x *exchange, tunnel bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x.settled = true
-	u.asked = u.asked[1:]
+	u.asked = append(u.asked[:0], u.asked[1:]...) // in the same memory
 	if tunnel {
 		c.tunnel, c.current = u, u
 	}
