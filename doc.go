@@ -38,9 +38,10 @@
 //	  - agent: what runs beside the target. agent/serve: its streams.
 //	    agent/target: finding and entering the target. agent/files, agent/outgoing,
 //	    agent/incoming: what it does there. agent/httpfilter: whose the requests of a
-//	    shared port are, by protocol/filter.
-//	  - protocol: daemon and agent (PROTOCOL.md); protocol/link: a connection that
-//	    survives; protocol/ide: clients and daemon (IDE.md); protocol/layer:
+//	    shared port are.
+//	  - protocol: daemon and agent (PROTOCOL.md); protocol/filter: which requests a
+//	    user wants; protocol/link: a connection that survives; protocol/ide: clients
+//	    and daemon (IDE.md); protocol/layer:
 //	    launchers and daemon.
 //
 // # mirrord exec --target deployment/web -- ./web

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
-	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 )
 
@@ -186,7 +186,11 @@ func TestFiltersShareStreams(t *testing.T) {
 	program, namespace, address := streams(t)
 	alice := filtering(t, namespace, "alice", program, "alice's")
 	bob := filtering(t, namespace, "bob", program, "bob's")
-	conn, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(dialFrom(t, namespace, "client", address))
+	tr := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return dialFrom(t, namespace, "client", address), nil
+	}}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	conn, err := tr.NewClientConn(t.Context(), "http", "shop:80")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,4 +257,48 @@ func TestFiltersShareStreams(t *testing.T) {
 	if got := a.Header.Get("X-Name"); got != "pod" {
 		t.Errorf("when both have gone, %q answers", got)
 	}
+}
+
+// Those whose requests are not filtered notice neither a filter's begin nor its
+// daemon's death; that of the agent costs them what is in flight.
+func TestFilterDeaths(t *testing.T) {
+	namespace, address := ownShop(t)
+	l := loadFrom(t, namespace, "client", address)
+	l.until(10, fromPod)
+	alice := filtering(t, namespace, "alice", "python3", "-c", naming("alice's"))
+	l.until(200, fromPod)
+	mine := func() string {
+		return asUser(t, over(t, dialFrom(t, namespace, "client", address)), "alice", "/mine")
+	}
+	if got := mine(); !strings.Contains(got, "alice's") {
+		t.Errorf("before: %q", got)
+	}
+	pids := daemonsIn(t, filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "mirrord"))
+	if len(pids) != 1 {
+		t.Fatalf("the daemons are %v", pids)
+	}
+	gone := pidfd(t, pids[0])
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, gone[0])
+	l.until(200, fromPod)
+	for !strings.Contains(mine(), "alice's") { // her launcher starts another
+	}
+	l.mu.Lock()
+	failed := failures(l.answers)
+	l.mu.Unlock()
+	if len(failed) > 0 {
+		t.Errorf("%d of the others' requests failed, the first: %v", len(failed), failed[0].err)
+	}
+	agent := processOf(t, namespace, agentPod(t, namespace))
+	killed := time.Now()
+	if err := syscall.Kill(agent, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	l.until(100, fromPod)
+	cost := l.brief(killed, 100*time.Millisecond)
+	alice.signal(syscall.SIGTERM)
+	alice.wait()
+	report(t, "filtered port: daemon killed, then agent killed", "others' requests do not notice the first; the second costs those in flight", "%s", cost)
 }

@@ -11,10 +11,13 @@ import (
 )
 
 // read takes a side's frames to its connection's end.
-func (s *side) read(in io.Reader) error {
+func (s *side) read(in io.Reader) error { return s.readWith(in, tableSize) }
+
+func (s *side) readWith(in io.Reader, table uint32) error {
 	f := http2.NewFramer(nil, bufio.NewReaderSize(in, initialFrame))
 	f.SetReuseFrames()
 	f.ReadMetaHeaders = hpack.NewDecoder(tableSize, nil)
+	f.ReadMetaHeaders.SetAllowedMaxDynamicTableSize(table)
 	f.MaxHeaderListSize = maxHead
 	for first := true; ; first = false {
 		frame, err := f.ReadFrame()
@@ -65,7 +68,7 @@ func (s *side) stream(id uint32) *stream {
 	return s.byID[id]
 }
 
-// half is what a side sends of a stream, and other what is sent to it.
+// halves are what a side sends of a stream, and what is sent to it.
 func (s *side) halves(st *stream) (half, other *half) {
 	if s == s.c.client {
 		return &st.request, &st.answer
@@ -87,7 +90,7 @@ func (s *side) take(frame http2.Frame) error {
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return s.more(h.StreamID, item{fields: fields, end: h.StreamEnded()})
+		return s.says(h.StreamID, item{fields: fields, end: h.StreamEnded()})
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,8 +132,8 @@ func (s *side) known(id uint32) bool {
 	return s.c.streams[id] != nil
 }
 
-// more adds to what a side has said on a stream. c.mu is held.
-func (s *side) more(id uint32, i item) error {
+// says adds to what a side has said on a stream. c.mu is held.
+func (s *side) says(id uint32, i item) error {
 	c := s.c
 	st := s.stream(id)
 	if st == nil {
@@ -182,7 +185,7 @@ func (s *side) data(f *http2.DataFrame) error {
 	if n == 0 && !f.StreamEnded() {
 		return nil
 	}
-	return s.more(f.StreamID, item{data: slices.Clone(f.Data()), end: f.StreamEnded()})
+	return s.says(f.StreamID, item{data: slices.Clone(f.Data()), end: f.StreamEnded()})
 }
 
 func (s *side) settings(f *http2.SettingsFrame) error {
@@ -193,22 +196,7 @@ func (s *side) settings(f *http2.SettingsFrame) error {
 		if err := v.Valid(); err != nil {
 			return err
 		}
-		switch v.ID {
-		case http2.SettingHeaderTableSize:
-			s.encoder.SetMaxDynamicTableSize(min(v.Val, tableSize))
-		case http2.SettingMaxFrameSize:
-			s.maxFrame = int(min(v.Val, outgoing))
-		case http2.SettingMaxConcurrentStreams:
-			s.limit = v.Val
-		case http2.SettingInitialWindowSize:
-			wider := int64(v.Val) - s.initial
-			s.initial = int64(v.Val)
-			for _, st := range s.c.streams {
-				if _, other := s.halves(st); s == s.c.client || st.up == s && st.upID != 0 {
-					other.window += wider
-				}
-			}
-		}
+		s.setting(v)
 		return nil
 	})
 	if err != nil {
@@ -217,6 +205,26 @@ func (s *side) settings(f *http2.SettingsFrame) error {
 	_ = s.framer.WriteSettingsAck()
 	s.wake()
 	return s.flooded()
+}
+
+// setting takes one that a side has made. c.mu is held.
+func (s *side) setting(v http2.Setting) {
+	switch v.ID {
+	case http2.SettingHeaderTableSize:
+		s.encoder.SetMaxDynamicTableSize(min(v.Val, tableSize))
+	case http2.SettingMaxFrameSize:
+		s.maxFrame = int(min(v.Val, outgoing))
+	case http2.SettingMaxConcurrentStreams:
+		s.limit = v.Val
+	case http2.SettingInitialWindowSize:
+		wider := int64(v.Val) - s.initial
+		s.initial = int64(v.Val)
+		for _, st := range s.c.streams {
+			if _, other := s.halves(st); s == s.c.client || st.up == s && st.upID != 0 {
+				other.window += wider
+			}
+		}
+	}
 }
 
 // widen gives more room for what is sent to a side. c.mu is held.

@@ -50,7 +50,7 @@ func FuzzHead(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte, n int) {
 		n = min(max(n, 0), len(in))
 		for _, parse := range []func([]byte) (*head, error){
-			parseRequest, func(b []byte) (*head, error) { return parseAnswer(b, "GET") },
+			func(b []byte) (*head, error) { return parseRequest(b, nil) }, func(b []byte) (*head, error) { return parseAnswer(b, "GET") },
 		} {
 			_, early := parse(in[:n])
 			h, late := parse(in)

@@ -49,8 +49,9 @@ func split(b []byte) (first, rest string, size int, err error) {
 	return first, rest, end + 4, nil
 }
 
-// parseRequest reads the request that b begins with.
-func parseRequest(b []byte) (*head, error) {
+// parseRequest reads the request that b begins with. It keeps its fields in place
+// of others.
+func parseRequest(b []byte, fields []filter.Field) (*head, error) {
 	first, rest, size, err := split(b)
 	if err != nil {
 		if !mayBegin(b) {
@@ -66,7 +67,9 @@ func parseRequest(b []byte) (*head, error) {
 	if !ok || !whole || !isToken(h.method) || !isTarget(h.target) || !h.version(version) {
 		return nil, errForeign
 	}
-	h.fields = make([]filter.Field, 0, usualFields)
+	if h.fields = fields[:0]; h.fields == nil {
+		h.fields = make([]filter.Field, 0, usualFields)
+	}
 	if err := h.read(rest); err != nil {
 		return nil, err
 	}

@@ -23,7 +23,9 @@ import (
 type conn1 struct {
 	exits  Exits
 	client Conn
-	in     source // of the client; the caller's
+	in     source         // of the client; the caller's
+	fields []filter.Field // of the latest request; the caller's
+	said   bool           // there was a request; the caller's
 	wg     sync.WaitGroup
 
 	mu      sync.Mutex
@@ -32,6 +34,7 @@ type conn1 struct {
 	current *upstream            // who may write to the client, nil: nobody yet; guarded by mu
 	spoken  bool                 // the client has sent a request; guarded by mu
 	tunnel  *upstream            // all that the client still says is for it; guarded by mu
+	agreed  *offer               // the pod goes on in HTTP/2; guarded by mu
 	over    bool                 // the client gets nothing more; guarded by mu
 	dead    bool                 // guarded by mu; all is being closed
 }
@@ -107,13 +110,14 @@ func (c *conn1) next() (*head, error) {
 	for {
 		b := c.in.kept()
 		if len(b) > 0 {
-			h, err := parseRequest(b)
+			h, err := parseRequest(b, c.fields)
 			switch {
 			case prefaced(b):
 				if len(b) >= len(http2.ClientPreface) {
 					return nil, c.speak2()
 				}
 			case err == nil:
+				c.fields = h.fields
 				return h, c.speak()
 			case err == errForeign || len(b) >= maxHead:
 				return nil, errForeign
@@ -165,7 +169,7 @@ func (c *conn1) upgrade(ctx context.Context) error {
 	for _, u := range idle {
 		u.drop()
 	}
-	return serve2(ctx, c.client, io.MultiReader(bytes.NewReader(c.in.kept()), c.client), c.exits)
+	return serve2(ctx, c.client, io.MultiReader(bytes.NewReader(c.in.kept()), c.client), c.exits, c.agreed)
 }
 
 // begun tells whether anybody but the client knows of the connection.
@@ -177,6 +181,10 @@ func (c *conn1) begun() bool {
 
 // speak notes that the client has sent a request, unless its bytes are somebody's already.
 func (c *conn1) speak() error {
+	if c.said { // whose its bytes are is seen later
+		return nil
+	}
+	c.said = true
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.tunnel != nil {
@@ -192,7 +200,14 @@ func (c *conn1) speak() error {
 // request passes one request on.
 func (c *conn1) request(h *head) error {
 	holder := c.choose(h)
-	x := &exchange{method: h.method, keeps: h.keeps(), expects: h.expects, upgrades: h.upgrades && h.upgrade != "" || h.method == "CONNECT"}
+	o := offers(h)
+	if o != nil && holder != nil {
+		o, h.upgrades = nil, false
+		head := withoutOffer(c.in.kept()[:h.size])
+		c.in.replace(h.size, head)
+		h.size = len(head)
+	}
+	x := &exchange{offer: o, method: h.method, keeps: h.keeps(), expects: h.expects, upgrades: h.upgrades && h.upgrade != "" || h.method == "CONNECT"}
 	if holder != nil && h.framing.kind == noBody && repeatable(h.method) {
 		x.again = append([]byte{}, c.in.kept()[:h.size]...)
 	}
@@ -295,6 +310,9 @@ func (c *conn1) stopped() bool { return c.tunnel != nil || c.over || c.dead }
 // ask notes a request that is about to be written to where it belongs; nil: it
 // is somebody's already.
 func (c *conn1) ask(holder Holder, x *exchange) (*upstream, error) {
+	if u := c.askAgain(holder, x); u != nil {
+		return u, nil
+	}
 	for {
 		u, err := c.turn(holder)
 		if u == nil || err != nil {
@@ -317,15 +335,33 @@ func (c *conn1) ask(holder Holder, x *exchange) (*upstream, error) {
 	}
 }
 
+// askAgain is ask where nothing has to be waited for, as mostly.
+func (c *conn1) askAgain(holder Holder, x *exchange) *upstream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u := c.ups[holder]
+	if u == nil || u != c.current || c.stopped() || len(u.asked) >= maxAsked {
+		return nil
+	}
+	u.asked = append(u.asked, x)
+	return u
+}
+
 // sent notes that a request is written. What may become a tunnel is waited for.
 func (c *conn1) sent(x *exchange) error {
+	if !x.expects && !x.upgrades && x.offer == nil {
+		return nil // nobody asks
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x.sent = true
-	for x.upgrades && !x.settled && !c.stopped() {
+	for (x.upgrades || x.offer != nil) && !x.settled && !c.stopped() {
 		c.changed.Wait()
 	}
-	if c.over || c.dead {
+	switch {
+	case c.agreed != nil:
+		return errHTTP2
+	case c.over || c.dead:
 		return errOver
 	}
 	return nil

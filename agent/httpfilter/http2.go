@@ -23,6 +23,7 @@ const (
 	streamWindow  = 256 << 10 // of what a side may send, and so is kept of a stream
 	connWindow    = 1 << 20   // and of all its streams
 	maxStreams    = 250       // that we allow the client at one time
+	maxHeads      = 1 << 20   // bytes of their fields that wait for a side
 	maxControl    = 64 << 10  // bytes that answer a side's settings, pings and the like
 	resetsAtOnce  = 1000      // of streams by the client
 	resetsPerTime = 100       // more of them each second
@@ -50,6 +51,7 @@ type conn2 struct {
 	open    map[*side]bool     // all but the client's; guarded by mu
 	streams map[uint32]*stream // by the client's number; guarded by mu
 	last    uint32             // the client's highest number; guarded by mu
+	heads   int                // bytes of requests' fields that no side has got; guarded by mu
 	resets  float64            // that the client may still make; guarded by mu
 	since   time.Time          // resets is as of then; guarded by mu
 	dead    bool               // guarded by mu
@@ -66,8 +68,14 @@ type stream struct {
 	grpc     bool
 	head     bool
 
+	size   int             // of its fields
 	judged *filter.Request // while its body decides
 	timer  *time.Timer
+}
+
+// joins tells whether more data may be added to an item.
+func (i *item) joins() bool {
+	return i.fields == nil && !i.end && !i.reset && len(i.data) < initialFrame
 }
 
 // A half is a stream's one direction: what has come and is not passed on. Guarded by conn2.mu.
@@ -90,7 +98,8 @@ type item struct {
 }
 
 // serve2 splits the streams of a client that speaks HTTP/2; in is what it says.
-func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits) error {
+// Unless it is nil, an offer was agreed to before.
+func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits, o *offer) error {
 	c := &conn2{
 		exits: exits, sides: map[Holder]*side{}, open: map[*side]bool{}, streams: map[uint32]*stream{},
 		resets: resetsAtOnce, since: time.Now(),
@@ -100,8 +109,8 @@ func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits) error {
 	defer c.wg.Wait()
 	defer c.kill()
 	defer context.AfterFunc(ctx, c.kill)()
-	if _, err := io.ReadFull(in, make([]byte, len(http2.ClientPreface))); err != nil {
-		return err
+	if o != nil {
+		c.adopt(o)
 	}
 	c.mu.Lock()
 	_ = c.client.framer.WriteSettings(append(ourSettings(), http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: maxStreams})...)
@@ -109,7 +118,11 @@ func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits) error {
 	c.client.wake()
 	c.mu.Unlock()
 	c.wg.Go(c.client.write)
-	err := c.client.read(in)
+	preface := make([]byte, len(http2.ClientPreface))
+	_, err := io.ReadFull(in, preface)
+	if err == nil && string(preface) == http2.ClientPreface {
+		err = c.client.read(in)
+	}
 	if err == io.EOF {
 		return nil
 	}
@@ -188,6 +201,7 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 	st := &stream{id: id}
 	st.request.room, st.answer.room = streamWindow, streamWindow
 	for _, f := range fields {
+		st.size += int(f.Size())
 		switch f.Name {
 		case ":method":
 			r.Method = f.Value
@@ -217,11 +231,12 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	c.last = id
-	if len(c.streams) >= 2*maxStreams {
+	if len(c.streams) >= 2*maxStreams || c.heads+st.size > maxHeads {
 		c.client.reset(id, http2.ErrCodeRefusedStream)
 		return nil
 	}
 	c.streams[id] = st
+	c.heads += st.size
 	st.answer.window = c.client.initial
 	st.request.put(item{fields: fields, end: end})
 	if answer != filter.Unsure {
@@ -256,9 +271,15 @@ func (c *conn2) judge(st *stream) {
 	}
 }
 
-// put adds to what is to be passed on.
+// put adds to what is to be passed on. Small pieces of data become one, as what
+// keeps a piece takes room of its own.
 func (h *half) put(i item) {
-	h.items = append(h.items, i)
+	if n := len(h.items); n > 0 && i.fields == nil && !i.reset && h.items[n-1].joins() {
+		h.items[n-1].data = append(h.items[n-1].data, i.data...)
+		h.items[n-1].end = i.end
+	} else {
+		h.items = append(h.items, i)
+	}
 	h.ended = h.ended || i.end || i.reset
 }
 
@@ -277,6 +298,9 @@ func (c *conn2) remove(st *stream) {
 		st.timer.Stop()
 	}
 	delete(c.streams, st.id)
+	if st.upID == 0 {
+		c.heads -= st.size
+	}
 	c.client.give(st.request.drop())
 	if st.up != nil {
 		st.up.give(st.answer.drop())

@@ -74,16 +74,21 @@ func (s *side) run() {
 		return
 	}
 	s.conn = conn
-	s.out.WriteString(http2.ClientPreface)
-	_ = s.framer.WriteSettings(append(ourSettings(), http2.Setting{ID: http2.SettingEnablePush, Val: 0})...)
-	_ = s.framer.WriteWindowUpdate(0, connWindow-initialWindow)
+	s.greet()
 	c.wg.Go(s.write)
-	s.wake()
 	c.mu.Unlock()
 	err = s.read(conn)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.gone(err)
+}
+
+// greet begins what is said to an upstream. c.mu is held.
+func (s *side) greet() {
+	s.out.WriteString(http2.ClientPreface)
+	_ = s.framer.WriteSettings(append(ourSettings(), http2.Setting{ID: http2.SettingEnablePush, Val: 0})...)
+	_ = s.framer.WriteWindowUpdate(0, connWindow-initialWindow)
+	s.wake()
 }
 
 func (s *side) dial() (Conn, error) {
@@ -239,6 +244,7 @@ func (s *side) frame(st *stream) bool {
 			id = s.nextID
 			s.nextID += 2
 			st.upID, s.byID[id] = id, st
+			s.c.heads -= st.size
 			h.window += s.initial
 		}
 		s.headers(id, i)

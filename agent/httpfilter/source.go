@@ -62,6 +62,12 @@ func (s *source) drop(n int) {
 	}
 }
 
+// replace has other bytes, not more, in place of the first n that are kept.
+func (s *source) replace(n int, other []byte) {
+	s.from += n - len(other)
+	copy(s.buf[s.from:], other)
+}
+
 // fill reads more, at least a byte unless there is an error.
 func (s *source) fill() error {
 	if s.to == len(s.buf) && s.from > 0 {

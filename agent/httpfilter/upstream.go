@@ -1,10 +1,12 @@
 package httpfilter
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 // An exchange is a request that is not answered yet.
@@ -13,6 +15,7 @@ type exchange struct {
 	keeps    bool   // the client keeps the connection
 	expects  bool   // 100-continue
 	upgrades bool   // the connection may become a tunnel
+	offer    *offer // to go on in HTTP/2
 	again    []byte // the whole request, where it may be made once more
 	sent     bool   // it is written; guarded by conn1.mu
 	settled  bool   // it was answered; guarded by conn1.mu
@@ -205,6 +208,10 @@ func (u *upstream) answer(x *exchange) bool {
 				u.c.kill()
 				return false
 			}
+			if x.offer != nil && h.status == 101 && strings.EqualFold(h.upgrade, "h2c") {
+				u.hand(x)
+				return false
+			}
 			u.settle(x, true)
 			u.pipe()
 			return false
@@ -222,9 +229,12 @@ func (u *upstream) answer(x *exchange) bool {
 // final passes an answer on.
 func (u *upstream) final(x *exchange, h *head) bool {
 	c := u.c
-	c.mu.Lock()
-	early := x.expects && !x.sent // the body may never come
-	c.mu.Unlock()
+	early := false // the body may never come
+	if x.expects {
+		c.mu.Lock()
+		early = !x.sent
+		c.mu.Unlock()
+	}
 	err := u.in.pass(c.client, h.size, &h.framing)
 	_, theirs := errors.AsType[writeError](err)
 	switch {
@@ -252,13 +262,26 @@ func (u *upstream) final(x *exchange, h *head) bool {
 	return true
 }
 
+// hand gives the pod's connection to who goes on in HTTP/2.
+func (u *upstream) hand(x *exchange) {
+	c := u.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u.forget()
+	u.asked = nil
+	x.settled = true
+	x.offer.conn, x.offer.rest = u.conn, bytes.Clone(u.in.kept())
+	c.agreed, c.current = x.offer, &upstream{}
+	c.changed.Broadcast()
+}
+
 // settle notes that x was answered, and whether all that follows is u's.
 func (u *upstream) settle(x *exchange, tunnel bool) {
 	c := u.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x.settled = true
-	u.asked = u.asked[1:]
+	u.asked = append(u.asked[:0], u.asked[1:]...) // in the same memory
 	if tunnel {
 		c.tunnel, c.current = u, u
 	}

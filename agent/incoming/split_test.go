@@ -1,6 +1,7 @@
 package incoming
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -15,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
@@ -286,7 +286,11 @@ func TestSharedStreams(t *testing.T) {
 	for _, name := range []string{"alice", "bob"} {
 		steal(t, in, protocol.Steal{Port: pod.Port(), Probed: true, Filter: user(name)}, relayedTo(t, server(t, name)))
 	}
-	conn, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(dial(t, pod))
+	tr := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return dial(t, pod), nil
+	}}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	conn, err := tr.NewClientConn(t.Context(), "http", "shop:80")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,4 +310,84 @@ func TestSharedStreams(t *testing.T) {
 			t.Errorf("%s as %q was answered by %.6q, %v", c.path, c.user, b, err)
 		}
 	}
+}
+
+// A request that is at its holder when the port is given back is answered there.
+func TestReleasedInFlight(t *testing.T) {
+	in := newIncoming(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, answer := make(chan struct{}), make(chan struct{})
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(asked)
+		<-answer
+		_, _ = io.WriteString(w, "alice")
+	})}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		srv.Close()
+		<-served
+	})
+	s := steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, relayedTo(t, l.Addr().String()))
+	ask := visitor(t, pod)
+	got := make(chan string, 1)
+	go func() { got <- ask("alice", "/") }()
+	<-asked
+	s.Release()
+	close(answer)
+	if name := <-got; name != "alice" {
+		t.Errorf("it was answered by %q", name)
+	}
+	if name := ask("alice", "/"); name != "pod" {
+		t.Errorf("the next one was answered by %q", name)
+	}
+}
+
+// A thousand connections at one time are told apart, request by request.
+func TestManyVisitors(t *testing.T) {
+	in := newIncoming(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, relayedTo(t, server(t, "alice")))
+	const visitors = 1000
+	var wg, all sync.WaitGroup
+	all.Add(visitors)
+	for i := range visitors {
+		wg.Go(func() {
+			c, err := net.Dial("tcp", pod.String())
+			all.Done()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(time.Minute))
+			all.Wait()
+			r := bufio.NewReader(c)
+			for n := range 4 {
+				name := []string{"pod", "alice"}[(i+n)%2]
+				if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\nX-User: %s\r\n\r\n", name); err != nil {
+					t.Error(err)
+					return
+				}
+				a, err := http.ReadResponse(r, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				b, err := io.ReadAll(a.Body)
+				if err != nil || !strings.HasPrefix(string(b), name) {
+					t.Errorf("%q was answered by %.5q, %v", name, b, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
