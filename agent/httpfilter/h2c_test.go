@@ -17,7 +17,7 @@ const upgrading = "GET /first HTTP/1.1\r\nHost: shop\r\nConnection: keep-alive, 
 // A client that goes on in HTTP/2, as the pod agrees, has its streams split.
 func TestGoesOnInHTTP2(t *testing.T) {
 	l := listener{make(chan net.Conn)}
-	srv := &http.Server{Handler: h2c.NewHandler(returns("pod"), new(http2.Server))}
+	srv := &http.Server{Handler: h2c.NewHandler(returns("pod"), new(http2.Server))} //nolint:staticcheck // as above
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
