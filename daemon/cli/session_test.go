@@ -57,7 +57,7 @@ func serve(t *testing.T, list ...ide.Session) {
 func output(t *testing.T, args ...string) string {
 	t.Helper()
 	var out bytes.Buffer
-	cmd := command(nil)
+	cmd := command(&Full{})
 	cmd.SetArgs(args)
 	cmd.SetOut(&out)
 	cmd.SetErr(io.Discard)
