@@ -81,6 +81,12 @@ func asUser(t *testing.T, c *http.Client, user, path string) string {
 func filtering(t *testing.T, namespace, user string, program ...string) *debuggee {
 	t.Helper()
 	ownDaemon(t)
+	return filteringHere(t, namespace, user, program...)
+}
+
+// filteringHere does so by the daemon there is.
+func filteringHere(t *testing.T, namespace, user string, program ...string) *debuggee {
+	t.Helper()
 	config := filepath.Join(t.TempDir(), "mirrord.json")
 	text := fmt.Sprintf(`{"key": %q, "feature": {"network": {"incoming": {"mode": "steal",
 		"http_filter": {"header_filter": "^x-user: {{ key }}$"}}}}}`, user)
@@ -155,6 +161,27 @@ func TestFiltersShareAPort(t *testing.T) {
 	if got := asUser(t, over(t, dialFrom(t, namespace, "client", address)), "alice", "/new"); !strings.Contains(got, fromPod) {
 		t.Errorf("a new connection: %q", got)
 	}
+}
+
+// Two sessions of one daemon share a port as those of two users do.
+func TestFiltersOfOneUser(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	first := filteringHere(t, namespace, "first", "python3", "-c", naming("first's"))
+	second := filteringHere(t, namespace, "second", "python3", "-c", naming("second's"))
+	client := over(t, dialFrom(t, namespace, "client", address))
+	for user, want := range map[string]string{"first": "first's", "second": "second's", "": fromPod} {
+		if got := asUser(t, client, user, "/"); !strings.Contains(got, want) {
+			t.Errorf("%q is answered %q, not %q", user, got, want)
+		}
+	}
+	first.signal(syscall.SIGTERM)
+	first.wait()
+	if got := asUser(t, client, "second", "/"); !strings.Contains(got, "second's") {
+		t.Errorf("after the first has ended: %q", got)
+	}
+	second.signal(syscall.SIGTERM)
+	second.wait()
 }
 
 // streams builds a server of HTTP/2, and a pod that runs it.

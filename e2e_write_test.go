@@ -36,7 +36,7 @@ func newWritablePod(t *testing.T) writablePod {
 // start runs a command whose files are the pod's, in mode write.
 func (w writablePod) start(t *testing.T, command ...string) *debuggee {
 	t.Helper()
-	return execute(t, nil, append([]string{"-n", w.namespace, "--target", "pod/web", "--fs-mode", "write", "-f", file(t, "mirrord.json", `{"skip_build_tools": false}`), "--"}, command...)...)
+	return execute(t, nil, append([]string{"-n", w.namespace, "--target", "pod/web", "--fs-mode", "write", "--"}, command...)...)
 }
 
 // run returns what the command prints.

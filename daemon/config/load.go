@@ -214,15 +214,18 @@ func (c *Config) finish(client ide.Client) {
 	c.SkipProcesses = c.skip
 	if c.skipBuild {
 		c.SkipProcesses = slices.Concat(c.skip, buildTools, c.extraBuild)
+		if c.FS.Mode != "write" {
+			c.SkipProcesses = append(c.SkipProcesses, "git") // else it would write here what is meant for the target
+		}
 	}
 	slices.Sort(c.SkipProcesses)
 	c.SkipProcesses = slices.Compact(c.SkipProcesses)
 }
 
 // buildTools run while a program is built: what they read and connect to is
-// the developer's machine's. The list is the peer's.
+// the developer's machine's. The list is the peer's, which has git, too.
 var buildTools = []string{
-	"as", "cc", "ld", "go", "air", "asm", "cc1", "cgo", "dlv", "gcc", "git", "link", "math", "cargo", "hpack", "rustc",
+	"as", "cc", "ld", "go", "air", "asm", "cc1", "cgo", "dlv", "gcc", "link", "math", "cargo", "hpack", "rustc",
 	"compile", "collect2", "cargo-watch", "debugserver", "jspawnhelper", "bazel-real", "clang",
 }
 

@@ -26,7 +26,7 @@ var rootSettings = []setting{
 		field: func(c *Config) any { return &c.UseProxy }},
 	{key: "skip_processes", takes: texts, doc: "Names of programs that run as if mirrord were not there (text: separated by ;).",
 		set: func(c *Config, v *node) error { c.skip = split(v); return nil }},
-	{key: "skip_build_tools", takes: boolean, doc: "Treat compilers and their like as skip_processes.",
+	{key: "skip_build_tools", takes: boolean, doc: "Treat compilers and their like (go, gcc, cargo, link, dlv, …), and git but in fs mode write, as skip_processes; else true.",
 		field: func(c *Config) any { return &c.skipBuild }},
 	{key: "skip_extra_build_tools", takes: texts, doc: "More build tools.",
 		set: func(c *Config, v *node) error { c.extraBuild = split(v); return nil }},

@@ -120,10 +120,12 @@ func (t *Tunnel) Datagram(ctx context.Context, addr netip.AddrPort, first []byte
 	})
 }
 
-// A steal is a port that is taken, or mirrored: that may be done more than once.
+// A steal is a port that is taken. What is mirrored or filtered leaves it to
+// others, too.
 type steal struct {
 	port    uint16
 	mirror  bool
+	filter  bool
 	handler Handler
 }
 
@@ -132,14 +134,14 @@ type steal struct {
 func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler) (release func(), err error) {
 	t.mu.Lock()
 	for _, other := range t.steals {
-		if other.port == q.Port && !other.mirror && !q.Mirror {
+		if other.port == q.Port && !other.mirror && !q.Mirror && !(other.filter && q.Filter != nil) {
 			t.mu.Unlock()
 			return nil, fmt.Errorf("another session of yours holds it (mirrord session ls): %w", syscall.EADDRINUSE)
 		}
 	}
 	t.last++
 	q.ID = t.last
-	t.steals[q.ID] = steal{q.Port, q.Mirror, h}
+	t.steals[q.ID] = steal{q.Port, q.Mirror, q.Filter != nil, h}
 	t.mu.Unlock()
 	forget := func() {
 		t.mu.Lock()
