@@ -50,8 +50,8 @@ func (p *port) words() string {
 		if p.filtered {
 			of = "with a filter "
 		}
-		all = append(all, fmt.Sprintf("%s %sof agent process %d (since %s)",
-			s.client.Name(), of, unix.Getpid(), s.since.UTC().Format(time.RFC3339)))
+		all = append(all, fmt.Sprintf("%s %s(since %s, by agent process %d)",
+			s.client.Name(), of, s.since.UTC().Format(time.RFC3339), unix.Getpid()))
 	}
 	return strings.Join(all, " and ")
 }

@@ -87,7 +87,7 @@ func (e *execution) check() error {
 func (e *execution) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SetInterspersed(false) // flags behind the command are the command's
-	f.StringVarP(&e.choice.overrides.Target, "target", "t", "", "`target`: pod/NAME, deployment/NAME (with /container/NAME where it matters) or targetless")
+	f.StringVarP(&e.choice.overrides.Target, "target", "t", "", "`target`: pod/NAME, deployment/NAME, or another kind that ls lists (with /container/NAME where it matters), or targetless")
 	e.choice.add(cmd)
 	f.BoolVar(&e.choice.overrides.Steal, "steal", false, "take the connections to the ports that the debuggee listens on, instead of a copy")
 	f.StringVar(&e.choice.overrides.FSMode, "fs-mode", "", "which files are the target's: `mode` read, write, local or local-with-overrides (default read)")

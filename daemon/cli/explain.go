@@ -106,7 +106,7 @@ func (e *execution) explain(ctx context.Context, kind, subject string) (r ide.Co
 func printExplained(w io.Writer, r ide.ConfigExplainResult) error {
 	verdict := r.Verdict
 	if r.Kind == ide.ExplainPath && verdict == "remote" {
-		verdict += map[bool]string{false: ", read-only", true: ", read-write"}[r.Writable]
+		verdict += map[bool]string{false: ", read-only", true: ", read-write as far as its user may"}[r.Writable]
 	}
 	text := fmt.Sprintf("%s: %s\n  rule: %s\n", r.Subject, verdict, r.Rule)
 	switch {

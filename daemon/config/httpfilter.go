@@ -12,7 +12,7 @@ import (
 var filterSettings = []setting{
 	{key: filterKey + ".header_filter", takes: text, doc: "Steal requests with a header that matches, as NAME: VALUE in any case.",
 		set: only(func(f *protocol.Filter) *string { return &f.Header })},
-	{key: filterKey + ".header_filter_jq", takes: text, doc: "Steal requests with a header for which jq says true.",
+	{key: filterKey + ".header_filter_jq", takes: text, doc: "Steal requests with a header for which jq says true: it is asked for each, as a text \"Name: value\".",
 		set: only(func(f *protocol.Filter) *string { return &f.HeaderJQ })},
 	{key: filterKey + ".path_filter", takes: text, doc: "Steal requests whose path matches, without or with its query, in any case.",
 		set: only(func(f *protocol.Filter) *string { return &f.Path })},

@@ -123,7 +123,7 @@ func (s *Session) withoutFiles() []string {
 	if s.noFiles == nil {
 		return nil
 	}
-	return []string{fmt.Sprintf("files of the target are copied when they are opened; %s, and %s, cannot be opened: %v", tooLarge, tooMany, s.noFiles)}
+	return []string{fmt.Sprintf("files of the target are copied when they are opened, for reading only; %s, and %s, cannot be opened: %v", tooLarge, tooMany, s.noFiles)}
 }
 
 func splitEnviron(b []byte) []string {
