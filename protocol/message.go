@@ -74,12 +74,12 @@ type (
 	// Open asks for a file or directory of the target. Path is absolute;
 	// symlinks are resolved in the target's root.
 	Open struct {
-		Path      string `json:"path"`
-		Directory bool   `json:"dir,omitempty"`      // O_DIRECTORY
-		NoFollow  bool   `json:"nofollow,omitempty"` // O_NOFOLLOW
-		Inline    int    `json:"inline,omitempty"`   // most bytes of content wanted in the answer
-		Lease     bool   `json:"lease,omitempty"`    // the answer is to be kept: see Lease
-		Ahead     bool   `json:"ahead,omitempty"`    // so is what is likely to be asked next: see Ahead
+		Path      Path `json:"path"`
+		Directory bool `json:"dir,omitempty"`      // O_DIRECTORY
+		NoFollow  bool `json:"nofollow,omitempty"` // O_NOFOLLOW
+		Inline    int  `json:"inline,omitempty"`   // most bytes of content wanted in the answer
+		Lease     bool `json:"lease,omitempty"`    // the answer is to be kept: see Lease
+		Ahead     bool `json:"ahead,omitempty"`    // so is what is likely to be asked next: see Ahead
 
 		Change *OpenChange `json:"change,omitempty"` // not only for reading: Inline, Lease and Ahead do not matter
 	}
@@ -99,7 +99,7 @@ type (
 	OpenReply struct {
 		Handle uint64 `json:"handle,omitempty"`
 		Attr   Attr   `json:"attr"`
-		Path   string `json:"path"` // as resolved, in the target
+		Path   Path   `json:"path"` // as resolved, in the target
 		Lease  Lease  `json:"lease,omitzero"`
 		Ahead  bool   `json:"ahead,omitempty"` // frames with Ahead follow, to the stream's end
 		Seq    uint64 `json:"seq,omitempty"`   // with Open.Change, as of ChangeReply
@@ -170,10 +170,10 @@ type (
 	CloseReply struct{}
 
 	Stat struct {
-		Path     string `json:"path"`
-		NoFollow bool   `json:"nofollow,omitempty"`
-		Lease    bool   `json:"lease,omitempty"`
-		Ahead    bool   `json:"ahead,omitempty"`
+		Path     Path `json:"path"`
+		NoFollow bool `json:"nofollow,omitempty"`
+		Lease    bool `json:"lease,omitempty"`
+		Ahead    bool `json:"ahead,omitempty"`
 	}
 	StatReply struct {
 		Attr  Attr  `json:"attr"`
@@ -187,31 +187,31 @@ type (
 		Files []AheadFile `json:"files"`
 	}
 	AheadFile struct {
-		Name  string `json:"name"`
-		Path  string `json:"path,omitempty"` // of Open: as resolved
-		Size  int    `json:"size,omitempty"` // of Open: bytes of payload
-		Attr  Attr   `json:"attr"`
-		Lease Lease  `json:"lease"`
+		Name  Path  `json:"name"`
+		Path  Path  `json:"path,omitempty"` // of Open: as resolved
+		Size  int   `json:"size,omitempty"` // of Open: bytes of payload
+		Attr  Attr  `json:"attr"`
+		Lease Lease `json:"lease"`
 	}
 
 	Readlink struct {
-		Path string `json:"path"`
+		Path Path `json:"path"`
 	}
 	// ReadlinkReply's payload is the link's text.
 	ReadlinkReply struct{}
 
 	// Access asks as access(2) does, for the target's own user. Mode is R_OK|W_OK|X_OK.
 	Access struct {
-		Path string `json:"path"`
+		Path Path   `json:"path"`
 		Mode uint32 `json:"mode"`
 	}
 	AccessReply struct{}
 
 	// Xattr asks for an extended attribute, or without Name for the names of all.
 	Xattr struct {
-		Path     string `json:"path"`
-		NoFollow bool   `json:"nofollow,omitempty"`
-		Name     string `json:"name,omitempty"`
+		Path     Path `json:"path"`
+		NoFollow bool `json:"nofollow,omitempty"`
+		Name     Path `json:"name,omitempty"`
 	}
 	// XattrReply's payload is the value, or the names, each ended by NUL.
 	XattrReply struct{}

@@ -7,7 +7,8 @@ package protocol
 //
 //   - 1: first version
 //   - 2: two links per client
-//   - 3: files are changed; extended attributes; a steal may have a filter
+//   - 3: files are changed; extended attributes; a steal may have a filter;
+//     no path need be UTF-8
 const Version = 3
 
 // Build names this build of mirrord: daemon, clients and agent must be of the

@@ -184,18 +184,19 @@ func (b *Batch) Next() (a protocol.Ahead, contents []byte, ok bool) {
 		b.asked = nil
 	}
 	for len(b.names) > 0 && len(a.Files) < frameFiles && len(contents) <= frameSize-maxAheadSize {
-		file := protocol.AheadFile{Name: b.names[0]}
+		name := b.names[0]
+		file := protocol.AheadFile{Name: protocol.Path(name)}
 		b.names = b.names[1:]
 		var content []byte
 		var err error
 		if b.key.content {
 			var r protocol.OpenReply
 			r, content, err = b.h.open(protocol.Open{
-				Path: b.key.dir + file.Name, NoFollow: b.key.noFollow, Inline: maxAheadSize, Lease: true}, true)
+				Path: protocol.Path(b.key.dir + name), NoFollow: b.key.noFollow, Inline: maxAheadSize, Lease: true}, true)
 			file.Attr, file.Path, file.Lease = r.Attr, r.Path, r.Lease
 		} else {
 			var r protocol.StatReply
-			r, _, err = b.h.Stat(protocol.Stat{Path: b.key.dir + file.Name, NoFollow: b.key.noFollow, Lease: true})
+			r, _, err = b.h.Stat(protocol.Stat{Path: protocol.Path(b.key.dir + name), NoFollow: b.key.noFollow, Lease: true})
 			file.Attr, file.Lease = r.Attr, r.Lease
 		}
 		if err != nil || file.Lease.ID == 0 {

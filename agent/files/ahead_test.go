@@ -59,7 +59,7 @@ type reader struct {
 func (r *reader) read(name string) {
 	r.t.Helper()
 	if f, ok := r.known[name]; ok {
-		if want := "the text of " + name; r.text[name] != want || f.Attr.Size != int64(len(want)) || f.Path != "/many/"+name || f.Lease.ID == 0 {
+		if want := "the text of " + name; r.text[name] != want || f.Attr.Size != int64(len(want)) || string(f.Path) != "/many/"+name || f.Lease.ID == 0 {
 			r.t.Fatalf("%s, told ahead: %+v, %q", name, f, r.text[name])
 		}
 		return
@@ -73,7 +73,8 @@ func (r *reader) read(name string) {
 			r.t.Fatalf("a frame of %d files, %d bytes", len(a.Files), len(contents))
 		}
 		for _, f := range a.Files {
-			r.known[f.Name], r.text[f.Name] = f, string(contents[:f.Size])
+			name := string(f.Name)
+			r.known[name], r.text[name] = f, string(contents[:f.Size])
 			contents = contents[f.Size:]
 		}
 	}

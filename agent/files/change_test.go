@@ -329,7 +329,7 @@ func TestChangeIsTheKernels(t *testing.T) {
 		}
 		for _, path := range spellings {
 			for mode := range uint32(8) {
-				_, _, err := New(ours.root, user).Access(protocol.Access{Path: path, Mode: mode})
+				_, _, err := New(ours.root, user).Access(protocol.Access{Path: protocol.Path(path), Mode: mode})
 				want := theirs.kernel(user, 0, func() error { return unix.Access(path, mode) })
 				if mode&unix.W_OK != 0 && err != want {
 					t.Errorf("uid %d: access %s %o: %v, want %v", user.UID, path, mode, err, want)

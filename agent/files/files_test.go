@@ -88,12 +88,12 @@ func TestOpenResolves(t *testing.T) {
 		"/empty":                             {"/empty", ""},
 		"/etc/shop/..data/../../../../empty": {"/empty", ""},
 	} {
-		reply, content, err := h.Open(protocol.Open{Path: path, Inline: 64 << 10})
+		reply, content, err := h.Open(protocol.Open{Path: protocol.Path(path), Inline: 64 << 10})
 		if err != nil {
 			t.Errorf("%s: %v", path, err)
 			continue
 		}
-		if reply.Path != want.path || string(content) != want.content || reply.Handle != 0 || reply.Attr.Size != int64(len(content)) {
+		if string(reply.Path) != want.path || string(content) != want.content || reply.Handle != 0 || reply.Attr.Size != int64(len(content)) {
 			t.Errorf("%s: %+v with %d bytes", path, reply, len(content))
 		}
 	}
@@ -125,8 +125,8 @@ func TestOpenRefuses(t *testing.T) {
 		{protocol.Open{Path: "relative"}, unix.EINVAL},
 		{protocol.Open{Path: ""}, unix.EINVAL},
 		{protocol.Open{Path: "/nul\x00"}, unix.EINVAL},
-		{protocol.Open{Path: "/" + strings.Repeat("x", 256)}, unix.ENAMETOOLONG},
-		{protocol.Open{Path: strings.Repeat("/x", 2100)}, unix.ENAMETOOLONG},
+		{protocol.Open{Path: protocol.Path("/" + strings.Repeat("x", 256))}, unix.ENAMETOOLONG},
+		{protocol.Open{Path: protocol.Path(strings.Repeat("/x", 2100))}, unix.ENAMETOOLONG},
 	}
 	if unix.Mknod(filepath.Join(dir, "device"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) == nil {
 		tests = append(tests, struct {
@@ -151,7 +151,7 @@ func TestMagicLinks(t *testing.T) {
 	defer f.Close()
 	h := New(f, root).Handles()
 	for _, path := range []string{"/proc/self/exe", "/proc/self/root/etc/passwd", "/proc/self/cwd"} {
-		if _, _, err := h.Open(protocol.Open{Path: path}); !errors.Is(err, unix.ELOOP) {
+		if _, _, err := h.Open(protocol.Open{Path: protocol.Path(path)}); !errors.Is(err, unix.ELOOP) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -373,13 +373,13 @@ func TestPermissions(t *testing.T) {
 		{"/closed/open", 0, unix.EACCES}, {"/closed", 0, nil}, {"/closed", x, unix.EACCES},
 		{"/p/own", 8, unix.EINVAL}, {"/p/none", r, unix.ENOENT},
 	} {
-		if _, _, err := h.Access(protocol.Access{Path: test.path, Mode: test.mode}); !errors.Is(err, test.want) {
+		if _, _, err := h.Access(protocol.Access{Path: protocol.Path(test.path), Mode: test.mode}); !errors.Is(err, test.want) {
 			t.Errorf("access %s %o: %v, want %v", test.path, test.mode, err, test.want)
 		}
 		if test.mode != r {
 			continue
 		}
-		if _, _, err := h.Open(protocol.Open{Path: test.path, Inline: 1}); !errors.Is(err, test.want) {
+		if _, _, err := h.Open(protocol.Open{Path: protocol.Path(test.path), Inline: 1}); !errors.Is(err, test.want) {
 			t.Errorf("open %s: %v, want %v", test.path, err, test.want)
 		}
 	}
@@ -388,7 +388,7 @@ func TestPermissions(t *testing.T) {
 	}
 	privileged := New(h.root, root).Handles()
 	for path, want := range map[string]error{"/p/root": nil, "/closed/open": nil} {
-		if _, _, err := privileged.Open(protocol.Open{Path: path, Inline: 1}); !errors.Is(err, want) {
+		if _, _, err := privileged.Open(protocol.Open{Path: protocol.Path(path), Inline: 1}); !errors.Is(err, want) {
 			t.Errorf("root opens %s: %v", path, err)
 		}
 	}

@@ -70,7 +70,7 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 	if q.Directory {
 		flags |= unix.O_DIRECTORY
 	}
-	n, c, err := h.lookup(q.Path, flags, q.Lease)
+	n, c, err := h.lookup(string(q.Path), flags, q.Lease)
 	if err != nil {
 		return protocol.OpenReply{}, nil, err
 	}
@@ -95,7 +95,7 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 	if err != nil {
 		return protocol.OpenReply{}, nil, err
 	}
-	reply := protocol.OpenReply{Attr: attrOf(&n.stat), Path: n.path}
+	reply := protocol.OpenReply{Attr: attrOf(&n.stat), Path: protocol.Path(n.path)}
 	if small {
 		content, whole, err := readWhole(f, int(n.stat.Size), limit)
 		if err == nil && whole {
@@ -142,7 +142,7 @@ func (h *Handles) lookup(path string, flags uint64, lease bool) (n *node, c *cla
 
 // Stat tells a file's attributes.
 func (h *Handles) Stat(q protocol.Stat) (protocol.StatReply, []byte, error) {
-	n, c, err := h.lookup(q.Path, noFollow(q.NoFollow), q.Lease)
+	n, c, err := h.lookup(string(q.Path), noFollow(q.NoFollow), q.Lease)
 	if err != nil {
 		return protocol.StatReply{}, nil, err
 	}

@@ -30,7 +30,7 @@ func watching(t *testing.T) (dir string, h *Handles, l *Leases) {
 
 func lease(t *testing.T, h *Handles, path string) protocol.Lease {
 	t.Helper()
-	reply, _, err := h.Open(protocol.Open{Path: path, Inline: 64 << 10, Lease: true})
+	reply, _, err := h.Open(protocol.Open{Path: protocol.Path(path), Inline: 64 << 10, Lease: true})
 	if e, ok := errors.AsType[*protocol.Error](err); ok && errors.Is(err, unix.ENOENT) {
 		return e.Lease
 	}

@@ -64,7 +64,7 @@ func (t *Tree) Access(q protocol.Access) (protocol.AccessReply, []byte, error) {
 	case q.Mode&unix.W_OK != 0:
 		return reply, nil, t.act(0, func() error { return t.access(q) })
 	}
-	n, err := t.find(q.Path, 0)
+	n, err := t.find(string(q.Path), 0)
 	if err != nil {
 		return reply, nil, err
 	}
@@ -74,7 +74,7 @@ func (t *Tree) Access(q protocol.Access) (protocol.AccessReply, []byte, error) {
 
 // access asks for whoever this thread is.
 func (t *Tree) access(q protocol.Access) error {
-	n, err := t.locate(q.Path, 0)
+	n, err := t.locate(string(q.Path), 0)
 	if err != nil {
 		return err
 	}

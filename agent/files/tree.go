@@ -156,7 +156,7 @@ func (n *node) reopen() (*os.File, error) {
 // Readlink answers with the text of a link; EINVAL: it is none.
 func (t *Tree) Readlink(q protocol.Readlink) (protocol.ReadlinkReply, []byte, error) {
 	var reply protocol.ReadlinkReply
-	n, err := t.find(q.Path, unix.O_NOFOLLOW)
+	n, err := t.find(string(q.Path), unix.O_NOFOLLOW)
 	if err != nil {
 		return reply, nil, err
 	}

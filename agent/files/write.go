@@ -28,7 +28,7 @@ func (h *Handles) openChange(q protocol.Open) (protocol.OpenReply, error) {
 		n.path, err = h.resolved(&n)
 	}
 	if err == nil {
-		reply = protocol.OpenReply{Attr: attrOf(&n.stat), Path: n.path}
+		reply = protocol.OpenReply{Attr: attrOf(&n.stat), Path: protocol.Path(n.path)}
 		reply.Handle, err = h.add(&n, f, q.Change.Write)
 	}
 	if err == nil && !q.Change.Temporary {
@@ -60,16 +60,16 @@ func (t *Tree) openAs(q protocol.Open) (*os.File, error) {
 		if c.Exclusive {
 			flags |= unix.O_EXCL
 		}
-		return t.openAt(q.Path, flags, c.Mode)
+		return t.openAt(string(q.Path), flags, c.Mode)
 	}
 	if c.Truncate {
 		flags |= unix.O_TRUNC
 	}
-	if c.Create && strings.HasSuffix(q.Path, "/") { // no file is made so, as is the kernel's to tell
-		return t.openAt(q.Path, flags|unix.O_CREAT, c.Mode)
+	if c.Create && strings.HasSuffix(string(q.Path), "/") { // no file is made so, as is the kernel's to tell
+		return t.openAt(string(q.Path), flags|unix.O_CREAT, c.Mode)
 	}
 	for range raceRetries {
-		n, err := t.open(q.Path, noFollow(q.NoFollow || c.Create && c.Exclusive), unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+		n, err := t.open(string(q.Path), noFollow(q.NoFollow || c.Create && c.Exclusive), unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 		switch {
 		case err == nil:
 			f, err := n.openFor(q, flags)
@@ -85,7 +85,7 @@ func (t *Tree) openAs(q protocol.Open) (*os.File, error) {
 		if q.NoFollow {
 			making |= unix.O_NOFOLLOW
 		}
-		f, err := t.openAt(q.Path, making, c.Mode)
+		f, err := t.openAt(string(q.Path), making, c.Mode)
 		if c.Exclusive || err != unix.EEXIST {
 			return f, err
 		}
@@ -123,7 +123,7 @@ func (n *node) openFor(q protocol.Open, flags int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), q.Path), nil
+	return os.NewFile(uintptr(fd), n.path), nil
 }
 
 // openAt opens, and makes, what a path leads to.

@@ -22,7 +22,7 @@ import (
 func opening(path string, flags int, mode uint32) protocol.Open {
 	acc := flags & unix.O_ACCMODE
 	return protocol.Open{
-		Path: path, NoFollow: flags&unix.O_NOFOLLOW != 0, Directory: flags&unix.O_DIRECTORY != 0 && flags&unix.O_TMPFILE != unix.O_TMPFILE,
+		Path: protocol.Path(path), NoFollow: flags&unix.O_NOFOLLOW != 0, Directory: flags&unix.O_DIRECTORY != 0 && flags&unix.O_TMPFILE != unix.O_TMPFILE,
 		Change: &protocol.OpenChange{
 			Read: acc != unix.O_WRONLY, Write: acc != unix.O_RDONLY, Create: flags&unix.O_CREAT != 0, Exclusive: flags&unix.O_EXCL != 0,
 			Truncate: flags&unix.O_TRUNC != 0, Temporary: flags&unix.O_TMPFILE == unix.O_TMPFILE, Mode: mode,

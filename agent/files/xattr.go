@@ -19,7 +19,7 @@ const (
 // as far as the target's user may know them.
 func (t *Tree) Xattr(q protocol.Xattr) (protocol.XattrReply, []byte, error) {
 	var reply protocol.XattrReply
-	n, err := t.find(q.Path, noFollow(q.NoFollow))
+	n, err := t.find(string(q.Path), noFollow(q.NoFollow))
 	if err != nil {
 		return reply, nil, err
 	}
@@ -28,10 +28,10 @@ func (t *Tree) Xattr(q protocol.Xattr) (protocol.XattrReply, []byte, error) {
 		names, err := all(func(to []byte) (int, error) { return unix.Listxattr(procFD(n.file), to) })
 		return reply, t.knownXattrs(names), err
 	}
-	if err := t.mayKnow(n, q.Name); err != nil {
+	if err := t.mayKnow(n, string(q.Name)); err != nil {
 		return reply, nil, err
 	}
-	value, err := all(func(to []byte) (int, error) { return unix.Getxattr(procFD(n.file), q.Name, to) })
+	value, err := all(func(to []byte) (int, error) { return unix.Getxattr(procFD(n.file), string(q.Name), to) })
 	return reply, value, err
 }
 

@@ -34,13 +34,13 @@ func TestXattr(t *testing.T) {
 		{"/fifo", "user.origin", "", unix.ENODATA},
 		{"/none", "user.origin", "", unix.ENOENT},
 	} {
-		_, value, err := h.Xattr(protocol.Xattr{Path: test.path, Name: test.name})
+		_, value, err := h.Xattr(protocol.Xattr{Path: protocol.Path(test.path), Name: protocol.Path(test.name)})
 		if string(value) != test.want || !errors.Is(err, test.err) {
 			t.Errorf("%s of %s: %q, %v, want %q, %v", test.name, test.path, value, err, test.want, test.err)
 		}
 	}
 	names := func(h *Handles, path string, noFollow bool) string {
-		_, names, err := h.Xattr(protocol.Xattr{Path: path, NoFollow: noFollow})
+		_, names, err := h.Xattr(protocol.Xattr{Path: protocol.Path(path), NoFollow: noFollow})
 		if err != nil {
 			t.Error(err)
 		}

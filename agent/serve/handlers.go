@@ -110,11 +110,11 @@ func (c *client) done() { <-c.busy }
 
 var (
 	open = answerAhead(onPath((*files.Handles).Open), func(c *client, q protocol.Open, r *protocol.OpenReply) (b *files.Batch) {
-		b, r.Ahead = c.ahead(q.Ahead, r.Lease, q.Path, true, q.NoFollow)
+		b, r.Ahead = c.ahead(q.Ahead, r.Lease, string(q.Path), true, q.NoFollow)
 		return b
 	})
 	stat = answerAhead(onPath((*files.Handles).Stat), func(c *client, q protocol.Stat, r *protocol.StatReply) (b *files.Batch) {
-		b, r.Ahead = c.ahead(q.Ahead, r.Lease, q.Path, false, q.NoFollow)
+		b, r.Ahead = c.ahead(q.Ahead, r.Lease, string(q.Path), false, q.NoFollow)
 		return b
 	})
 )

@@ -142,7 +142,7 @@ func TestTwoLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	var open protocol.OpenReply
-	if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: name}, &open); err != nil {
+	if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: protocol.Path(name)}, &open); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -198,7 +198,7 @@ func TestReadsInOneStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	var open protocol.OpenReply
-	if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: name}, &open); err != nil {
+	if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: protocol.Path(name)}, &open); err != nil {
 		t.Fatal(err)
 	}
 	for end, test := range map[string]struct {
@@ -208,7 +208,7 @@ func TestReadsInOneStream(t *testing.T) {
 	}{
 		"failure": {protocol.KindRead, protocol.Read{Handle: open.Handle + 1, Len: 1}, unix.EBADF},
 		"garbage": {protocol.KindRead, "read", unix.EINVAL},
-		"stat":    {protocol.KindStat, protocol.Stat{Path: name}, unix.EPROTO},
+		"stat":    {protocol.KindStat, protocol.Stat{Path: protocol.Path(name)}, unix.EPROTO},
 	} {
 		s := c.Stream()
 		for off := 0; off < len(words); off += 300_000 {
@@ -234,11 +234,11 @@ func TestLimits(t *testing.T) {
 	c, _ := agenttest.New(t, addr)
 	name := t.TempDir()
 	for range files.MaxHandles {
-		if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: name, Directory: true}, new(protocol.OpenReply)); err != nil {
+		if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: protocol.Path(name), Directory: true}, new(protocol.OpenReply)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err := c.Ask(protocol.KindOpen, protocol.Open{Path: name}, new(protocol.OpenReply))
+	_, err := c.Ask(protocol.KindOpen, protocol.Open{Path: protocol.Path(name)}, new(protocol.OpenReply))
 	if !errors.Is(err, unix.EMFILE) {
 		t.Errorf("one handle too many: %v", err)
 	}
@@ -253,7 +253,7 @@ func TestLimits(t *testing.T) {
 	}
 	other, _ := agenttest.New(t, addr)
 	var open protocol.OpenReply
-	if _, err := other.Ask(protocol.KindOpen, protocol.Open{Path: name, Directory: true}, &open); err != nil || open.Handle == 0 {
+	if _, err := other.Ask(protocol.KindOpen, protocol.Open{Path: protocol.Path(name), Directory: true}, &open); err != nil || open.Handle == 0 {
 		t.Errorf("another client: %+v, %v", open, err)
 	}
 	before := descriptors(t)

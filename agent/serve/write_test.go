@@ -18,7 +18,7 @@ func TestWriteStream(t *testing.T) {
 	c, _ := agenttest.New(t, run(t))
 	path := filepath.Join(t.TempDir(), "file")
 	var opened protocol.OpenReply
-	q := protocol.Open{Path: path, Change: &protocol.OpenChange{Write: true, Create: true, Mode: 0o640}}
+	q := protocol.Open{Path: protocol.Path(path), Change: &protocol.OpenChange{Write: true, Create: true, Mode: 0o640}}
 	if _, err := c.Ask(protocol.KindOpen, q, &opened); err != nil {
 		t.Skip("opening to write:", err) // where the agent may not act as the target's user
 	}

@@ -28,7 +28,7 @@ const (
 // ListFiles lists a directory of the target.
 func (m *Manager) ListFiles(ctx context.Context, p ide.FileParams) (r ide.FileListResult, err error) {
 	err = m.look(ctx, "listing", p.ID, p.Path, func(ctx context.Context, s *Session) error {
-		n, _, err := m.openFile(ctx, s, protocol.Open{Path: p.Path, Directory: true})
+		n, _, err := m.openFile(ctx, s, protocol.Open{Path: protocol.Path(p.Path), Directory: true})
 		if err != nil {
 			return err
 		}
@@ -90,7 +90,7 @@ func (s *Session) entry(ctx context.Context, at string, d protocol.DirEntry) (*i
 	if e.Kind != ide.FileSymlink {
 		return &e, nil
 	}
-	text, err := s.agent.tunnel.Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: at}, new(protocol.ReadlinkReply))
+	text, err := s.agent.tunnel.Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(at)}, new(protocol.ReadlinkReply))
 	if err != nil {
 		return &e, notErrno(err) // it was replaced
 	}
@@ -120,7 +120,7 @@ func (m *Manager) StatFile(ctx context.Context, p ide.FileParams) (e ide.FileEnt
 		link := kindOf(attr.Mode) == ide.FileSymlink
 		var text []byte
 		if link {
-			if text, err = s.agent.tunnel.Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: p.Path}, new(protocol.ReadlinkReply)); err != nil {
+			if text, err = s.agent.tunnel.Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(p.Path)}, new(protocol.ReadlinkReply)); err != nil {
 				return err
 			}
 			if attr, err = s.stat(ctx, p.Path, true); err != nil {
@@ -141,7 +141,7 @@ func (m *Manager) ReadFile(ctx context.Context, p ide.FileReadParams) (r ide.Fil
 	}
 	length := min(cmp.Or(p.Length, ide.MaxFileRead), ide.MaxFileRead)
 	err = m.look(ctx, "reading", p.ID, p.Path, func(ctx context.Context, s *Session) error {
-		n, content, err := m.openFile(ctx, s, protocol.Open{Path: p.Path, Inline: inline})
+		n, content, err := m.openFile(ctx, s, protocol.Open{Path: protocol.Path(p.Path), Inline: inline})
 		if err != nil {
 			return err
 		}
@@ -218,7 +218,7 @@ func fileError(what string, err error) error {
 
 func (s *Session) stat(ctx context.Context, at string, follow bool) (protocol.Attr, error) {
 	var r protocol.StatReply
-	_, err := s.agent.tunnel.Call(ctx, protocol.KindStat, protocol.Stat{Path: at, NoFollow: !follow}, &r)
+	_, err := s.agent.tunnel.Call(ctx, protocol.KindStat, protocol.Stat{Path: protocol.Path(at), NoFollow: !follow}, &r)
 	return r.Attr, err
 }
 

@@ -23,14 +23,14 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) 
 		return nil, l.openChange(r, reply)
 	}
 	request := protocol.Open{
-		Path: r.Path, Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
+		Path: protocol.Path(r.Path), Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
 	}
 	var opened protocol.OpenReply
 	content, err := t.CallAhead(l.ctx, protocol.KindOpen, request, &opened, func() bool { return opened.Ahead }, l.tellAhead(r, layer.AheadContent))
 	if err != nil {
 		return nil, err
 	}
-	reply.Attr, reply.Data, reply.Lease = opened.Attr, cut(opened.Path), opened.Lease
+	reply.Attr, reply.Data, reply.Lease = opened.Attr, cut(string(opened.Path)), opened.Lease
 	if opened.Handle == 0 {
 		return sealed(opened.Attr.Mode, func(w io.Writer) error {
 			_, err := w.Write(content)
@@ -62,12 +62,12 @@ func (l *launcher) openChange(r *layer.Request, reply *layer.Reply) error {
 		Exclusive: r.Flags&layer.OpenExclusive != 0, Truncate: r.Flags&layer.OpenTruncate != 0, Temporary: r.Flags&layer.OpenTemporary != 0,
 		Mode: uint32(r.Node), Umask: uint32(r.Node >> 32),
 	}
-	request := protocol.Open{Path: r.Path, Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Change: change}
+	request := protocol.Open{Path: protocol.Path(r.Path), Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Change: change}
 	var opened protocol.OpenReply
 	if _, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindOpen, request, &opened); err != nil {
 		return err
 	}
-	reply.Attr, reply.Data = opened.Attr, cut(opened.Path)
+	reply.Attr, reply.Data = opened.Attr, cut(string(opened.Path))
 	l.share(reply, opened, change, true)
 	l.settle(opened.Seq)
 	return nil
@@ -89,7 +89,7 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 		return err
 	}
 	var stat protocol.StatReply
-	request := protocol.Stat{Path: r.Path, NoFollow: r.Flags&layer.OpenNoFollow != 0, Lease: true, Ahead: true}
+	request := protocol.Stat{Path: protocol.Path(r.Path), NoFollow: r.Flags&layer.OpenNoFollow != 0, Lease: true, Ahead: true}
 	_, err = l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() bool { return stat.Ahead }, l.tellAhead(r, 0))
 	reply.Attr, reply.Lease = stat.Attr, stat.Lease
 	return err
@@ -104,7 +104,7 @@ func (l *launcher) tellAhead(r *layer.Request, flags uint32) func(protocol.Ahead
 			if f.Size < 0 || f.Size > len(contents) {
 				return
 			}
-			known := layer.Ahead{Path: dir + f.Name, Resolved: f.Path, Content: contents[:f.Size]}
+			known := layer.Ahead{Path: dir + string(f.Name), Resolved: string(f.Path), Content: contents[:f.Size]}
 			contents = contents[f.Size:]
 			notice := layer.Reply{Flags: layer.ReplyAhead, Node: uint64(flags), Lease: f.Lease, Attr: f.Attr}
 			if notice.Data = known.Append(nil); len(notice.Data) > layer.MaxAhead {
@@ -118,19 +118,19 @@ func (l *launcher) tellAhead(r *layer.Request, flags uint32) func(protocol.Ahead
 }
 
 func (l *launcher) readlink(r *layer.Request, reply *layer.Reply) error {
-	text, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindReadlink, protocol.Readlink{Path: r.Path}, new(protocol.ReadlinkReply))
+	text, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(r.Path)}, new(protocol.ReadlinkReply))
 	reply.Data = cut(string(text))
 	return err
 }
 
 func (l *launcher) access(r *layer.Request) error {
-	_, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindAccess, protocol.Access{Path: r.Path, Mode: r.Mode}, new(protocol.AccessReply))
+	_, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindAccess, protocol.Access{Path: protocol.Path(r.Path), Mode: r.Mode}, new(protocol.AccessReply))
 	return err
 }
 
 func (l *launcher) xattr(r *layer.Request, reply *layer.Reply) (err error) {
 	at, name, _ := strings.Cut(r.Path, "\x00")
-	request := protocol.Xattr{Path: at, NoFollow: r.Flags&layer.OpenNoFollow != 0, Name: name}
+	request := protocol.Xattr{Path: protocol.Path(at), NoFollow: r.Flags&layer.OpenNoFollow != 0, Name: protocol.Path(name)}
 	reply.Data, err = l.s.agent.tunnel.Call(l.ctx, protocol.KindXattr, request, new(protocol.XattrReply))
 	if err == nil && len(reply.Data) > layer.MaxAhead {
 		return unix.E2BIG

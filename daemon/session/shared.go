@@ -58,7 +58,7 @@ type shared struct {
 
 func newShared(id uint64, key sharedKey, o protocol.OpenReply) *shared {
 	return &shared{
-		id: id, key: key, path: o.Path, writer: key.tunnel.Writer(), attr: o.Attr, known: o.Attr.Stamp(), checked: time.Now(),
+		id: id, key: key, path: string(o.Path), writer: key.tunnel.Writer(), attr: o.Attr, known: o.Attr.Stamp(), checked: time.Now(),
 		size: o.Attr.Size, base: o.Attr.Mtime, progress: make(chan struct{}),
 	}
 }

@@ -36,7 +36,7 @@ func (l *launcher) stand(path string, o protocol.OpenReply) (*os.File, error) {
 	defer l.m.nodes.close(n)
 	switch {
 	case o.Attr.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return l.directories.open(l, path, n, o.Path)
+		return l.directories.open(l, path, n, string(o.Path))
 	case o.Attr.Size > maxCopy:
 		return nil, l.s.needFiles(path, tooLarge)
 	}
