@@ -13,8 +13,8 @@ import (
 )
 
 // What changes files is done as the target's user, so that the kernel itself
-// judges, by ACLs too, and what is made is that user's. The file system ids
-// are a thread's own: each function gets a thread, which becomes that user and
+// judges, by ACLs too, and what is made is that user's. To the kernel, ids are
+// a thread's own: each function gets a thread, which becomes that user and
 // never anybody else, and ends with the function.
 
 // fileCaps are the capabilities that the kernel asks for when files are
@@ -100,16 +100,21 @@ func (a *acting) become(umask uint32) error {
 	if err := a.setGroups(); err != nil {
 		return err
 	}
-	// These two never tell an error. A number that cannot be one changes nothing.
-	const nobody = -1
+	// The effective ids, which those of the file system follow: by them /proc/sys
+	// judges. The others stay ours, so that the user cannot send the thread a
+	// signal. Raw: package unix changes all threads.
+	const asIs = ^uint32(0)
 	for _, id := range []struct {
 		name string
 		want uint32
-		set  func(int) (int, error)
-	}{{"gid", a.user.GID, unix.SetfsgidRetGid}, {"uid", a.user.UID, unix.SetfsuidRetUid}} {
-		_, _ = id.set(int(id.want))
-		if got, _ := id.set(nobody); uint32(got) != id.want {
-			return fmt.Errorf("becoming the target's %s %d (it needs CAP_SET%s): %w", id.name, id.want, strings.ToUpper(id.name), unix.EPERM)
+		call uintptr
+	}{{"gid", a.user.GID, unix.SYS_SETRESGID}, {"uid", a.user.UID, unix.SYS_SETRESUID}} {
+		_, _, errno := unix.RawSyscall(id.call, uintptr(asIs), uintptr(id.want), uintptr(asIs))
+		if id.want == asIs {
+			errno = unix.EINVAL
+		}
+		if errno != 0 {
+			return fmt.Errorf("becoming the target's %s %d (it needs CAP_SET%s): %w", id.name, id.want, strings.ToUpper(id.name), errno)
 		}
 	}
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

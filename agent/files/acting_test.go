@@ -172,6 +172,41 @@ func TestActingIsAThreads(t *testing.T) {
 	}
 }
 
+// What judges by the effective user, as /proc/sys does, judges by the target's.
+func TestActingIsEffective(t *testing.T) {
+	asRoot(t)
+	const dir = "/proc/sys"
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil || fs.Flags&unix.ST_RDONLY != 0 {
+		t.Skipf("%s cannot be written to here: %v", dir, err)
+	}
+	for name, test := range map[string]struct {
+		user target.User
+		want error
+	}{
+		"root":          {target.User{}, nil},
+		"alice":         {alice, unix.EACCES},
+		"root's group":  {target.User{UID: 1000}, unix.EACCES},
+		"all for files": {target.User{UID: 1000, GID: 2000, Caps: 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER}, unix.EACCES},
+	} {
+		h := tree(t, dir, test.user).Handles()
+		if _, _, err := h.Open(opening("/vm/overcommit_memory", unix.O_WRONLY, 0)); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
+		h.CloseAll()
+	}
+	err := tree(t, dir, alice).act(0, func() error {
+		ruid, _, suid := unix.Getresuid()
+		if ruid == int(alice.UID) || suid == int(alice.UID) {
+			t.Errorf("real uid %d, saved uid %d: the user may send signals", ruid, suid)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // An agent without a capability of the target's says so.
 func TestActingLacks(t *testing.T) {
 	asRoot(t)
