@@ -119,7 +119,7 @@ func (n *node) openFor(q protocol.Open, flags int) (*os.File, error) {
 	case kind != unix.S_IFREG:
 		return nil, fmt.Errorf("not a regular file: %w", unix.ENXIO)
 	}
-	fd, err := openRetrying(func() (int, error) { return unix.Open(procFD(n.file), flags, 0) })
+	fd, err := persisting(func() (int, error) { return unix.Open(procFD(n.file), flags, 0) })
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (n *node) openFor(q protocol.Open, flags int) (*os.File, error) {
 // openAt opens, and makes, what a path leads to.
 func (t *Tree) openAt(path string, flags int, mode uint32) (*os.File, error) {
 	how := unix.OpenHow{Flags: uint64(flags), Mode: uint64(mode & 0o7777), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := openRetrying(func() (int, error) { return unix.Openat2(int(t.root.Fd()), path, &how) })
+	fd, err := persisting(func() (int, error) { return unix.Openat2(int(t.root.Fd()), path, &how) })
 	if err != nil {
 		return nil, err
 	}
@@ -144,13 +144,16 @@ func (t *Tree) openAt(path string, flags int, mode uint32) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func openRetrying(open func() (int, error)) (fd int, err error) {
+// persisting tries again what was interrupted or is to be tried again. Not for
+// ever: a file of the kernel's may mean by EAGAIN that it cannot, as
+// memory.reclaim of cgroups does.
+func persisting(f func() (int, error)) (n int, err error) {
 	for range raceRetries {
-		if fd, err = open(); err != unix.EINTR && err != unix.EAGAIN {
+		if n, err = f(); err != unix.EINTR && err != unix.EAGAIN {
 			break
 		}
 	}
-	return fd, err
+	return n, err
 }
 
 // Write does to an open file what q asks, which is told even where nothing is
@@ -232,15 +235,13 @@ func writeAll(fd int, q protocol.Write, data []byte) error {
 		}
 	}
 	for off := q.Offset; len(data) > 0; {
-		n, err := unix.Pwritev2(fd, [][]byte{data}, off, flags)
+		n, err := persisting(func() (int, error) { return unix.Pwritev2(fd, [][]byte{data}, off, flags) })
 		switch {
-		case err == unix.EINTR || err == unix.EAGAIN:
 		case err != nil:
 			return err
 		case n == 0:
 			return unix.EIO
 		}
-		n = max(n, 0)
 		off, data = off+int64(n), data[n:]
 	}
 	return nil

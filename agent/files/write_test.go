@@ -299,6 +299,28 @@ func TestWriteErrors(t *testing.T) {
 	}
 }
 
+// What is to be tried again is, but not for ever.
+func TestPersisting(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.EAGAIN, unix.EINTR} {
+		tries := 0
+		n, err := persisting(func() (int, error) {
+			if tries++; tries == 3 {
+				return 7, nil
+			}
+			return -1, errno
+		})
+		if n != 7 || err != nil || tries != 3 {
+			t.Errorf("%v twice: %d, %v after %d tries", errno, n, err, tries)
+		}
+		if _, err := persisting(func() (int, error) { return -1, errno }); err != errno {
+			t.Errorf("always %v: %v", errno, err)
+		}
+	}
+	if _, err := persisting(func() (int, error) { return -1, unix.EIO }); err != unix.EIO {
+		t.Error(err)
+	}
+}
+
 // What is open for writing is neither kept by leases, nor told whole.
 func TestNoLeaseOfWhatIsWritten(t *testing.T) {
 	dir, h := build(t, root)
