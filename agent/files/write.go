@@ -51,7 +51,7 @@ func (t *Tree) entry(n *node) []touched {
 }
 
 // openAs opens q's file, with the rights of the thread. What is neither a
-// regular file nor a directory is not touched.
+// regular file nor a directory is not touched, unless it is made meanwhile.
 func (t *Tree) openAs(q protocol.Open) (*os.File, error) {
 	c := q.Change
 	flags := unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY | access(c)
@@ -68,30 +68,24 @@ func (t *Tree) openAs(q protocol.Open) (*os.File, error) {
 	if c.Create && strings.HasSuffix(string(q.Path), "/") { // no file is made so, as is the kernel's to tell
 		return t.openAt(string(q.Path), flags|unix.O_CREAT, c.Mode)
 	}
-	for range raceRetries {
-		n, err := t.open(string(q.Path), noFollow(q.NoFollow || c.Create && c.Exclusive), unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
-		switch {
-		case err == nil:
-			f, err := n.openFor(q, flags)
-			n.Close()
-			return f, err
-		case err != unix.ENOENT || !c.Create:
-			return nil, err
-		}
-		making := flags | unix.O_CREAT
-		if c.Exclusive {
-			making |= unix.O_EXCL
-		}
-		if q.NoFollow {
-			making |= unix.O_NOFOLLOW
-		}
-		f, err := t.openAt(string(q.Path), making, c.Mode)
-		if c.Exclusive || err != unix.EEXIST {
-			return f, err
-		}
-		// Somebody else has made it, and takes care of what it is.
+	n, err := t.open(string(q.Path), noFollow(q.NoFollow || c.Create && c.Exclusive), unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	switch {
+	case err == nil:
+		defer n.Close()
+		return n.openFor(q, flags)
+	case err != unix.ENOENT || !c.Create:
+		return nil, err
 	}
-	return nil, unix.EAGAIN
+	flags |= unix.O_CREAT
+	if c.Exclusive {
+		flags |= unix.O_EXCL
+	}
+	if q.NoFollow {
+		flags |= unix.O_NOFOLLOW
+	}
+	// What somebody else has made by now is opened, as on a local disk. Only a
+	// FIFO or device made in this moment is touched: opened, and closed again.
+	return t.openAt(string(q.Path), flags, c.Mode)
 }
 
 func access(c *protocol.OpenChange) int {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -170,6 +171,28 @@ func TestOpenChangeTouchesNoDevice(t *testing.T) {
 	if _, _, err := h.Open(opening("/magic", unix.O_WRONLY, 0)); err == nil {
 		t.Error("a magic link was followed")
 	}
+}
+
+// Who opens or makes a file has one, whenever others make and remove it.
+func TestOpenChangeRaces(t *testing.T) {
+	dir, h := build(t, root)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 100 {
+				reply, _, err := h.Open(opening("/raced", unix.O_RDWR|unix.O_CREAT, 0o600))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				h.Close(protocol.Close{Handle: reply.Handle})
+				if err := os.Remove(filepath.Join(dir, "raced")); err != nil && !errors.Is(err, os.ErrNotExist) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // A writer is a file that a client has open.
