@@ -103,12 +103,22 @@ func (c *change) at(path protocol.Path, do func(place) error) error {
 	if err := do(p); err != nil {
 		return err
 	}
-	c.touch(p)
+	c.touched = append(c.touched, p.touched())
 	return nil
 }
 
-func (c *change) touch(p place) {
-	c.touched = append(c.touched, touched{p.dir.stat.Dev, p.dir.stat.Ino, strings.TrimRight(p.name, "/")})
+func (p place) touched() touched {
+	return touched{p.dir.stat.Dev, p.dir.stat.Ino, strings.TrimRight(p.name, "/")}
+}
+
+// entry is where n was found.
+func (t *Tree) entry(n *node) []touched {
+	p, err := t.place(protocol.Path(n.path))
+	if err != nil {
+		return nil // it is elsewhere by now, which the watch tells of
+	}
+	defer p.dir.Close()
+	return []touched{p.touched()}
 }
 
 // of has do change the file that the path leads to.
@@ -124,17 +134,7 @@ func (c *change) of(do func(*node) error) error {
 	if err := do(n); err != nil {
 		return err
 	}
-	return c.touchFile(n)
-}
-
-// touchFile notes the entry that n was found at.
-func (c *change) touchFile(n *node) error {
-	p, err := c.place(protocol.Path(n.path))
-	if err != nil {
-		return nil // it is elsewhere by now, which the watch tells of
-	}
-	defer p.dir.Close()
-	c.touch(p)
+	c.touched = append(c.touched, c.entry(n)...)
 	return nil
 }
 

@@ -40,16 +40,6 @@ func (h *Handles) openChange(q protocol.Open) (protocol.OpenReply, error) {
 	return reply, err
 }
 
-// entry is where n was found.
-func (t *Tree) entry(n *node) []touched {
-	p, err := t.place(protocol.Path(n.path))
-	if err != nil {
-		return nil // it is elsewhere by now, which the watch tells of
-	}
-	defer p.dir.Close()
-	return []touched{{p.dir.stat.Dev, p.dir.stat.Ino, p.name}}
-}
-
 // openAs opens q's file, with the rights of the thread. What is neither a
 // regular file nor a directory is not touched, unless it is made meanwhile.
 func (t *Tree) openAs(q protocol.Open) (*os.File, error) {
@@ -274,7 +264,7 @@ func (h *Handles) set(fd int, s *protocol.SetAttr) error {
 			return nil
 		}
 		times := []unix.Timespec{timespec(s.Atime), timespec(s.Mtime)}
-		return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), times, 0)
+		return unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH)
 	})
 }
 
