@@ -159,7 +159,7 @@ func (h *Handles) Write(q protocol.Write, data []byte) (protocol.WriteReply, err
 		}
 		before := attrOf(&st)
 		reply.Before, reply.Attr = before.Stamp(), before
-		if reply.Offset, err = h.do(int(fd), q, data); err != nil || q.Do == protocol.WriteStat {
+		if reply.Offset, err = h.do(int(fd), st.Mode, q, data); err != nil || q.Do == protocol.WriteStat {
 			return
 		}
 		if err = unix.Fstat(int(fd), &st); err == nil {
@@ -172,22 +172,24 @@ func (h *Handles) Write(q protocol.Write, data []byte) (protocol.WriteReply, err
 	return reply, err
 }
 
-func (h *Handles) do(fd int, q protocol.Write, data []byte) (offset int64, err error) {
+func (h *Handles) do(fd int, mode uint32, q protocol.Write, data []byte) (offset int64, err error) {
 	switch q.Do {
 	case protocol.WriteData:
-		return 0, writeAll(fd, q, data)
+		return 0, h.changing(mode, func() error { return writeAll(fd, q, data) })
 	case protocol.WriteAttr:
 		if q.Set == nil {
 			return 0, unix.EINVAL
 		}
-		return 0, h.set(fd, q.Set)
+		return 0, h.set(fd, mode, q.Set)
 	case protocol.WriteSync:
 		if q.Flags&protocol.WriteDataOnly != 0 {
 			return 0, unix.Fdatasync(fd)
 		}
 		return 0, unix.Fsync(fd)
 	case protocol.WriteAllocate:
-		return 0, retrying(func() error { return unix.Fallocate(fd, q.Flags, q.Offset, q.Length) })
+		return 0, h.changing(mode, func() error {
+			return retrying(func() error { return unix.Fallocate(fd, q.Flags, q.Offset, q.Length) })
+		})
 	case protocol.WriteSeek:
 		if q.Whence != unix.SEEK_DATA && q.Whence != unix.SEEK_HOLE {
 			return 0, unix.EINVAL
@@ -197,6 +199,16 @@ func (h *Handles) do(fd int, q protocol.Write, data []byte) (offset int64, err e
 		return 0, nil
 	}
 	return 0, unix.ENOSYS
+}
+
+// changing calls f, which changes the content of a file of that mode. A program
+// that runs as another stops to, by the kernel's doing, unless who changes it
+// may keep that: there it must be the target's user.
+func (t *Tree) changing(mode uint32, f func() error) error {
+	if mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
+		return f()
+	}
+	return t.act(0, f)
 }
 
 // Flags of pwritev2(2).
@@ -240,9 +252,12 @@ func retrying(f func() error) error {
 }
 
 // set changes attributes. The size is the descriptor's to change, all else the user's.
-func (h *Handles) set(fd int, s *protocol.SetAttr) error {
+func (h *Handles) set(fd int, mode uint32, s *protocol.SetAttr) error {
 	if s.Size != nil {
-		if err := retrying(func() error { return unix.Ftruncate(fd, *s.Size) }); err != nil {
+		err := h.changing(mode, func() error {
+			return retrying(func() error { return unix.Ftruncate(fd, *s.Size) })
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -273,6 +273,48 @@ func TestWrite(t *testing.T) {
 	}
 }
 
+// A program of another's loses the bits by which it runs as that one, as on a
+// local disk, whatever is done to its content.
+func TestWriteTakesSetuidAway(t *testing.T) {
+	asRoot(t)
+	size := int64(3)
+	for name, test := range map[string]struct {
+		q     protocol.Write
+		local func(fd int) error
+	}{
+		"write":    {protocol.Write{}, func(fd int) error { _, err := unix.Pwrite(fd, []byte("data"), 0); return err }},
+		"truncate": {protocol.Write{Do: protocol.WriteAttr, Set: &protocol.SetAttr{Size: &size}}, func(fd int) error { return unix.Ftruncate(fd, size) }},
+		"allocate": {protocol.Write{Do: protocol.WriteAllocate, Length: 100}, func(fd int) error { return unix.Fallocate(fd, 0, 0, 100) }},
+	} {
+		for who, user := range map[string]target.User{"alice": alice, "may keep": {UID: 1000, GID: 2000, Caps: 1 << unix.CAP_FSETID}} {
+			local, remote := shared(t), shared(t)
+			for _, dir := range []string{local, remote} {
+				file := filepath.Join(dir, "program")
+				if err := errors.Join(os.WriteFile(file, []byte("0123456789"), 0o600), unix.Chmod(file, 0o6777)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := tree(t, local, user).act(0, func() error {
+				fd, err := unix.Open(filepath.Join(local, "program"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+				if err != nil {
+					return err
+				}
+				defer unix.Close(fd)
+				return test.local(fd)
+			})
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			h := tree(t, remote, user).Handles()
+			openWriter(t, h, "/program", unix.O_WRONLY).do(test.q, "data")
+			h.CloseAll()
+			if want, got := listing(t, local), listing(t, remote); !slices.Equal(want[1:], got[1:]) {
+				t.Errorf("%s, %s: %q, want %q", name, who, got, want)
+			}
+		}
+	}
+}
+
 // What the disk refuses is told by its errno.
 func TestWriteErrors(t *testing.T) {
 	asRoot(t)
