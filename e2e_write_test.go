@@ -63,12 +63,16 @@ stat -c '%a %u:%g %s' /srv/data/a
 (echo x > /srv/ro/a) 2>&1
 head -c 3000000 /dev/urandom > local; cp local /srv/data/big; cmp local /srv/data/big && echo same
 truncate -s 5 /srv/data/a; cat /srv/data/a; dd if=/dev/zero of=/srv/data/a bs=1 count=1 seek=9 conv=notrunc 2>/dev/null; stat -c %s /srv/data/a
-flock /srv/data/lock sh -c 'flock -n /srv/data/lock true || echo locked'`, "sh", t.TempDir())
-	want := "one\ntwo\n640 1000:2000 8\nsh: 4: cannot create /srv/ro/a: Read-only file system\nsame\none\nt10\nlocked"
+flock /srv/data/lock sh -c 'flock -n /srv/data/lock true || echo locked'
+n=$(printf '/srv/data/caf\351'); echo bytes > "$n"; cat "$n"; stat -c %s "$n"; (cd /srv/data && printf '%s ' caf* | od -An -tx1)`, "sh", t.TempDir())
+	want := "one\ntwo\n640 1000:2000 8\nsh: 4: cannot create /srv/ro/a: Read-only file system\nsame\none\nt10\nlocked\nbytes\n6\n 63 61 66 e9 20"
 	if got != want {
 		t.Errorf("prints\n%q\nwant\n%q", got, want)
 	}
 	if b, err := os.ReadFile(w.file("/srv/data/a")); string(b) != "one\nt\x00\x00\x00\x00\x00" {
+		t.Errorf("the pod has %q, %v", b, err)
+	}
+	if b, err := os.ReadFile(w.file("/srv/data/caf\xe9")); string(b) != "bytes\n" { // not UTF-8
 		t.Errorf("the pod has %q, %v", b, err)
 	}
 }
