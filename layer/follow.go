@@ -208,6 +208,7 @@ func changed(a, b *protocol.Attr) bool {
 // read fetches what is new in a file. nil: it is not to be followed any more, or
 // (EIO) not now.
 func (f *follower) read(in *followed, flags uint32) (reply, *kept) {
+	seen := f.l.files.changes.Load()
 	r := f.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Path: in.asked.path, Flags: flags})
 	if r.Errno != 0 {
 		return r, nil
@@ -247,7 +248,7 @@ func (f *follower) read(in *followed, flags uint32) (reply, *kept) {
 		return r, nil
 	}
 	k.attr.Size, in.size = at, at // more may have come since it was asked for
-	f.l.files.addMemfd(st.Ino, &file{path: k.path, attr: k.attr, whole: true, seen: f.l.files.changes.Load()})
+	f.l.files.update(st.Ino, k.attr, seen)
 	return r, k
 }
 

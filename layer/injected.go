@@ -104,6 +104,17 @@ func (t *injected) addMemfd(ino uint64, f *file) {
 	t.order = remember(t.memfds, t.order, ino, f)
 }
 
+// update gives a memfd the attributes that it has after so many changes.
+func (t *injected) update(ino uint64, attr protocol.Attr, changes uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f := t.memfds[ino]; f != nil {
+		g := *f // calls are using f
+		g.attr, g.seen, g.newer = attr, changes, new(atomic.Pointer[changedAttr])
+		t.memfds[ino] = &g
+	}
+}
+
 func (t *injected) addNode(node uint64, f *file) {
 	t.any.Add(1)
 	t.mu.Lock()

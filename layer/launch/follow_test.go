@@ -79,6 +79,40 @@ func add(path, text string) error {
 	return err
 }
 
+// What has grown while it was open is still the target's to change, or nobody's.
+func TestFollowedFilesAreChangedThere(t *testing.T) {
+	for mode, want := range map[string]string{"read": "EROFS EROFS 0o644", "write": "done done 0o600"} {
+		t.Run(mode, func(t *testing.T) {
+			w := newWorld(t)
+			w.Leases = true
+			w.policy.FSMode = mode
+			w.write(t, "/app/log", "one\n")
+			w.Hold = func(q *wire.Request) {
+				if q.Op == wire.OpReadlink && q.Path == "/more" {
+					if err := add(w.Root+"/app/log", "two\n"); err != nil {
+						t.Error(err)
+					}
+					w.Expire()
+				}
+			}
+			w.want(t, want+"\n", "python3", "-c", `
+import errno, os, time
+def do(f, *args):
+    try: f(*args); return "done"
+    except OSError as e: return errno.errorcode[e.errno]
+log = os.open("/app/log", os.O_RDONLY)
+do(os.readlink, "/more")
+end = time.monotonic() + 30
+while os.pread(log, 9, 0) != b"one\ntwo\n" and time.monotonic() < end: time.sleep(0.01)
+print(do(os.fchmod, log, 0o600), do(os.utime, log, (1, 2)), oct(os.fstat(log).st_mode & 0o777))`)
+			st, err := os.Stat(w.Root + "/app/log")
+			if err != nil || mode == "write" && (st.Mode().Perm() != 0o600 || st.ModTime().Unix() != 2) {
+				t.Errorf("the target's is %v of %v, %v", st.Mode(), st.ModTime(), err)
+			}
+		})
+	}
+}
+
 // coreutils' tail polls what it cannot watch.
 func TestTail(t *testing.T) {
 	w := newWorld(t)
