@@ -48,11 +48,11 @@ func (c *call) throughFD() bool {
 	if c.l.files.any.Load() == 0 {
 		return false
 	}
-	fd, rest, ok := c.cutFD(c.path)
+	task, fd, rest, ok := c.cutFD(c.path)
 	if !ok || rest == "" && !c.follows() {
 		return false
 	}
-	f := c.l.files.byFD(c, fd)
+	f := c.l.files.of(task, fd)
 	if f == nil || rest == "" && !f.bare && c.reads() {
 		return false // the kernel opens anew what stands for it
 	}
@@ -61,39 +61,52 @@ func (c *call) throughFD() bool {
 	return true
 }
 
-// procFD reads a path that names one of the caller's own descriptors:
-// /proc/self/fd/3, /dev/fd/3.
-func (c *call) procFD(path string) (int32, bool) {
-	fd, rest, ok := c.cutFD(path)
-	return fd, ok && rest == ""
-}
-
-// cutFD cuts such a path off its beginning.
-func (c *call) cutFD(path string) (fd int32, rest string, ok bool) {
-	switch path {
-	case "/dev/stdin":
-		return 0, "", true
-	case "/dev/stdout":
-		return 1, "", true
-	case "/dev/stderr":
-		return 2, "", true
-	}
-	number, ok := strings.CutPrefix(path, "/dev/fd/")
-	if !ok {
-		if path, ok = strings.CutPrefix(path, "/proc/"); !ok {
-			return 0, "", false
-		}
-		var who string
-		if who, number, ok = strings.Cut(path, "/fd/"); !ok || !c.is(who) {
-			return 0, "", false
+// cutFD cuts off a path's beginning what names a descriptor, of the caller or of
+// another: /proc/self/fd/3, /proc/7/task/8/fd/3, /dev/fd/3.
+func (c *call) cutFD(path string) (task string, fd int32, rest string, ok bool) {
+	next := func() string {
+		for {
+			path = strings.TrimLeft(path, "/")
+			name, _, _ := strings.Cut(path, "/")
+			if path = path[len(name):]; name != "." {
+				return name
+			}
 		}
 	}
-	rest = strings.TrimLeft(number, "0123456789")
-	if rest != "" && rest[0] != '/' {
-		return 0, "", false
+	task = c.proc("")
+	switch next() {
+	case "dev":
+		switch next() {
+		case "stdin":
+			return task, 0, path, true
+		case "stdout":
+			return task, 1, path, true
+		case "stderr":
+			return task, 2, path, true
+		case "fd":
+		default:
+			return "", 0, "", false
+		}
+	case "proc":
+		what := ""
+		who := next()
+		if what = next(); what == "task" {
+			who, what = next(), next()
+		}
+		if what != "fd" {
+			return "", 0, "", false
+		}
+		if !c.is(who) {
+			if _, err := strconv.ParseUint(who, 10, 31); err != nil {
+				return "", 0, "", false
+			}
+			task = "/proc/" + who + "/"
+		}
+	default:
+		return "", 0, "", false
 	}
-	n, err := strconv.ParseUint(number[:len(number)-len(rest)], 10, 31)
-	return int32(n), rest, err == nil
+	n, err := strconv.ParseUint(next(), 10, 31)
+	return task, int32(n), path, err == nil
 }
 
 // is tells whether a name in /proc is the caller's.

@@ -186,18 +186,22 @@ func (t *injected) byText(text, fdinfo string) *file {
 // memfdText is what /proc says of a memfd, before its name.
 const memfdText = "/memfd:"
 
-// byFD finds what task tid has open as fd. It makes no call that can wait.
-func (t *injected) byFD(c *call, fd int32) *file {
+// byFD finds what the calling thread has open as fd.
+func (t *injected) byFD(c *call, fd int32) *file { return t.of(c.proc(""), fd) }
+
+// of finds what a task, by its directory in /proc, has open as fd. It makes no
+// call that can wait.
+func (t *injected) of(task string, fd int32) *file {
 	if t.any.Load() == 0 {
 		return nil
 	}
-	link := c.proc("fd/" + strconv.Itoa(int(fd)))
+	link := task + "fd/" + strconv.Itoa(int(fd))
 	text, err := os.Readlink(link)
 	if err != nil {
 		return nil
 	}
 	if !strings.HasPrefix(text, memfdText) {
-		return t.byText(text, c.proc("fdinfo/"+strconv.Itoa(int(fd))))
+		return t.byText(text, task+"fdinfo/"+strconv.Itoa(int(fd)))
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(link, &st); err != nil {

@@ -137,16 +137,30 @@ until [ $(wc -l < out) = 3 ]; do sleep 0.05; kill -0 $! || exit 1; done
 kill $!; cat out; true`)
 }
 
-// The debuggee cannot change what it was given.
+// The debuggee cannot change what it was given, whatever it calls it.
 func TestFollowedFilesAreNotWritten(t *testing.T) {
 	w := newWorld(t)
-	w.want(t, "30 9 color: blue\n", "python3", "-c", `
-import os
+	w.Leases = true
+	w.want(t, "30 9 "+strings.Repeat("30 30 ", 10)+"color: blue\n", "python3", "-c", `
+import os, threading
 fd = os.open("/etc/shop/config.yaml", 0)
-def errno(call):
-    try: call()
+def errno(call, *args):
+    try: call(*args); return "done"
     except OSError as e: return e.errno
-print(errno(lambda: os.open("/proc/self/fd/%d" % fd, os.O_RDWR)), errno(lambda: os.write(fd, b"x")), os.read(fd, 99).decode(), end="")`)
+print(errno(os.open, "/proc/self/fd/%d" % fd, os.O_RDWR), errno(os.write, fd, b"x"), end=" ", flush=True)
+def each(names):
+    for name in names: print(errno(os.open, name % fd, os.O_RDWR), errno(os.truncate, name % fd, 0), end=" ", flush=True)
+me = os.getpid()
+each(["/dev/fd/%d", "/proc//self/./fd/%d", f"/proc/{me}/task/{me}/fd/%d", "/proc/self/task/%d/fd/%%d" % me, "/proc/thread-self/fd/%d"])
+t = threading.Thread(target=each, args=(["/proc/thread-self/fd/%d", f"/proc/self/task/{me}/fd/%d"],)); t.start(); t.join()
+if not (child := os.fork()):
+    os.close(fd)
+    each([f"/proc/{me}/fd/%d", f"/proc/{me}/task/{me}/fd/%d"])
+    os._exit(0)
+os.waitpid(child, 0)
+os.chdir("/proc/self/fd")
+each(["%d"])
+print(open("/etc/shop/config.yaml").read(), end="")`)
 }
 
 // What is known is kept no longer than the configuration says.
