@@ -96,8 +96,6 @@ func quickSymlink(c *call) bool {
 
 func slowSymlink(c *call) answer {
 	switch {
-	case c.fault != 0:
-		return fail(c.fault)
 	case c.readOnly():
 		return slowCreate(c)
 	}
@@ -129,7 +127,11 @@ func quickFileAt(c *call) bool {
 	if c.path != "" || !none && !c.flag(unix.AT_EMPTY_PATH) {
 		return true
 	}
-	return quickFile(c)
+	carryOn := quickFile(c)
+	if none && !carryOn && c.file.bare {
+		c.fault = unix.EBADF
+	}
+	return carryOn
 }
 
 // quickFile decides about a call with a descriptor only. A file server's node of
@@ -140,6 +142,7 @@ func quickFile(c *call) bool {
 		return true
 	}
 	c.file, c.path, c.verdict = f, f.path, c.remote(f.path)
+	c.needs(f)
 	return false
 }
 
@@ -194,8 +197,6 @@ func quickTimes(c *call) bool {
 func slowTimes(c *call) answer {
 	times, errno := c.times()
 	switch {
-	case c.fault != 0:
-		return fail(c.fault)
 	case errno != 0:
 		return fail(errno)
 	case c.badFlags(unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH):

@@ -17,7 +17,15 @@ func quickFD(c *call) bool {
 		return true
 	}
 	c.path, c.verdict = f.path, c.remote(f.path)
+	c.needs(f)
 	return false
+}
+
+// needs: a descriptor with O_PATH is, without a path, for fstat and fstatfs only.
+func (c *call) needs(f *file) {
+	if f.bare && c.hook.path == no && c.hook.Call != seccomp.Fstatfs {
+		c.fault = unix.EBADF
+	}
 }
 
 // quickEmptyPath decides about a call where an empty path may stand for the
