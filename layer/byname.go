@@ -138,7 +138,11 @@ func quickFileAt(c *call) bool {
 // a regular file is the file server's to change.
 func quickFile(c *call) bool {
 	f := c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
-	if f == nil || !f.whole && !f.bare && f.attr.Mode&unix.S_IFMT == unix.S_IFREG {
+	if f == nil {
+		c.forgets(c.proc(""), int32(c.Args[c.hook.dir]))
+		return true
+	}
+	if !f.whole && !f.bare && f.attr.Mode&unix.S_IFMT == unix.S_IFREG {
 		return true
 	}
 	c.file, c.path, c.verdict = f, f.path, c.remote(f.path)

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"os"
 	"strconv"
 	"strings"
 
@@ -61,11 +62,29 @@ func (c *call) throughFD() bool {
 		return false
 	}
 	f := c.l.files.of(task, fd)
+	if f == nil && (rest != "" || !c.reads()) && c.forgets(task, fd) {
+		return true
+	}
 	if f == nil || rest == "" && !f.bare && c.reads() {
 		return false // the kernel opens anew what stands for it
 	}
 	c.path = f.path + rest
 	c.verdict = c.remote(c.path)
+	return true
+}
+
+// forgets tells whether what a task has open as fd, and is nothing that we know,
+// is of the target: what the call wants of it cannot be done then.
+func (c *call) forgets(task string, fd int32) bool {
+	if c.l.files.any.Load() == 0 {
+		return false
+	}
+	link := task + "fd/" + strconv.Itoa(int(fd))
+	text, err := os.Readlink(link)
+	if err != nil || !c.l.files.forgotten(link, text) {
+		return false
+	}
+	c.doubt = errForgotten
 	return true
 }
 

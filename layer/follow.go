@@ -51,7 +51,7 @@ type followed struct {
 // newFollowable makes a file in memory that can be followed: how often it is open
 // the kernel counts only of what was opened by a path.
 func newFollowable(content []byte) (int, error) {
-	memfd, err := unix.MemfdCreate("mirrord", unix.MFD_CLOEXEC)
+	memfd, err := unix.MemfdCreate(memfdName, unix.MFD_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}

@@ -125,6 +125,10 @@ func (c *call) directory(dir int8) (string, bool) {
 	if f := c.l.files.byText(text, fdinfo); f != nil {
 		return f.path, true
 	}
+	if c.l.files.any.Load() > 0 && c.l.files.forgotten(c.proc(base), text) {
+		c.doubt = errForgotten
+		return "", false
+	}
 	return text, true
 }
 
