@@ -54,23 +54,32 @@ func (c *call) remote(path string) policy.Verdict {
 // throughFD finds a path that leads through a descriptor which is the target's,
 // as /proc/self/fd/3 does: it is the target's then, and the path there.
 func (c *call) throughFD() bool {
-	if c.l.files.any.Load() == 0 {
-		return false
-	}
-	task, fd, rest, ok := c.cutFD(c.path)
-	if !ok || rest == "" && !c.follows() {
-		return false
-	}
-	f := c.l.files.of(task, fd)
-	if f == nil && (rest != "" || !c.reads()) && c.forgets(task, fd) {
-		return true
-	}
-	if f == nil || rest == "" && !f.bare && c.reads() {
-		return false // the kernel opens anew what stands for it
+	f, rest := c.through(c.path, c.follows())
+	if f == nil {
+		return c.doubt != nil
 	}
 	c.path = f.path + rest
 	c.verdict = c.remote(c.path)
 	return true
+}
+
+// through is the file whose descriptor a path leads through, and what follows it.
+func (c *call) through(path string, follows bool) (*file, string) {
+	if c.l.files.any.Load() == 0 {
+		return nil, ""
+	}
+	task, fd, rest, ok := c.cutFD(path)
+	if !ok || rest == "" && !follows {
+		return nil, ""
+	}
+	f := c.l.files.of(task, fd)
+	switch {
+	case f == nil && (rest != "" || !c.reads()):
+		c.forgets(task, fd)
+	case f != nil && rest == "" && !f.bare && c.reads():
+		return nil, "" // the kernel opens anew what stands for it
+	}
+	return f, rest
 }
 
 // forgets tells whether what a task has open as fd, and is nothing that we know,
@@ -161,7 +170,7 @@ func (c *call) follows() bool {
 	case seccomp.Openat2:
 		how, _ := c.how()
 		return how.Flags&unix.O_NOFOLLOW == 0
-	case seccomp.NameToHandleAt:
+	case seccomp.NameToHandleAt, seccomp.Linkat:
 		return flags&unix.AT_SYMLINK_FOLLOW != 0
 	case seccomp.InotifyAddWatch:
 		return c.Args[2]&unix.IN_DONT_FOLLOW == 0
@@ -171,7 +180,7 @@ func (c *call) follows() bool {
 		return c.Args[4]&unix.AT_SYMLINK_NOFOLLOW == 0
 	case seccomp.Lstat, seccomp.Readlink, seccomp.Readlinkat, seccomp.Lchown, seccomp.Lgetxattr, seccomp.Llistxattr, seccomp.Lsetxattr,
 		seccomp.Lremovexattr, seccomp.Unlink, seccomp.Unlinkat, seccomp.Rmdir, seccomp.Mkdir, seccomp.Mkdirat, seccomp.Mknod, seccomp.Mknodat,
-		seccomp.Symlink, seccomp.Symlinkat:
+		seccomp.Symlink, seccomp.Symlinkat, seccomp.Link, seccomp.Rename, seccomp.Renameat, seccomp.Renameat2:
 		return false
 	}
 	return flags&unix.AT_SYMLINK_NOFOLLOW == 0
