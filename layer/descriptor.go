@@ -216,7 +216,7 @@ func (c *call) openPath(flags int) answer {
 	if flags&unix.O_DIRECTORY != 0 && r.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return fail(unix.ENOTDIR)
 	}
-	memfd, err := newMemfd(nil)
+	memfd, err := newEmpty()
 	if err != nil {
 		return failWith(err)
 	}

@@ -182,7 +182,11 @@ func (f *follower) update(file *followed) (stays bool) {
 	k := file.kept
 	if changed(&r.Attr, &file.attr) {
 		if r, k = f.read(file, q.Flags); k == nil {
-			return r.Errno == uint32(unix.EIO) || f.drop(file)
+			if r.Errno == uint32(unix.EIO) {
+				return true
+			}
+			unix.Close(file.memfd)
+			return false
 		}
 	}
 	if r.Lease.ID == 0 || !k.whole {
@@ -193,11 +197,6 @@ func (f *follower) update(file *followed) (stays bool) {
 		file.kept = k
 		return true
 	}
-	return false
-}
-
-func (f *follower) drop(file *followed) bool {
-	unix.Close(file.memfd)
 	return false
 }
 
