@@ -82,7 +82,7 @@
 // the relays move are looked at elsewhere, and made only then.
 //
 // Where the policy lets the debuggee write, the target's user does (agent/files/acting.go):
-// by name, one request each (layer/modify.go, agent/files/change.go); or in an open
+// by name, one request each (layer/byname.go, agent/files/change.go); or in an open
 // file, which is one node for all who have it open (daemon/session/sharing.go,
 // daemon/files/shared.go), so that they see what each other write.
 //

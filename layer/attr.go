@@ -141,14 +141,14 @@ func quickReadlink(c *call) bool {
 	if !quickPath(c) {
 		return false
 	}
-	switch fd, ok := c.procFD(c.path); {
+	switch task, fd, rest, ok := c.cutFD(c.path); {
 	case c.path == "" && c.hook.dir != no: // it may be the descriptor of a link
 		if f := c.l.files.byFD(c, int32(c.Args[c.hook.dir])); f != nil && f.bare {
 			c.path, c.verdict = f.path, c.remote(f.path)
 			return false
 		}
-	case ok && c.verdict.Kind == policy.Local:
-		c.file = c.l.files.byFD(c, fd)
+	case ok && rest == "" && c.verdict.Kind == policy.Local:
+		c.file = c.l.files.of(task, fd)
 	case c.namesCwd():
 		c.file = c.workingDir()
 	}

@@ -96,8 +96,6 @@ func quickSymlink(c *call) bool {
 
 func slowSymlink(c *call) answer {
 	switch {
-	case c.fault != 0:
-		return fail(c.fault)
 	case c.readOnly():
 		return slowCreate(c)
 	}
@@ -129,17 +127,26 @@ func quickFileAt(c *call) bool {
 	if c.path != "" || !none && !c.flag(unix.AT_EMPTY_PATH) {
 		return true
 	}
-	return quickFile(c)
+	carryOn := quickFile(c)
+	if none && !carryOn && c.file.bare {
+		c.fault = unix.EBADF
+	}
+	return carryOn
 }
 
 // quickFile decides about a call with a descriptor only. A file server's node of
 // a regular file is the file server's to change.
 func quickFile(c *call) bool {
 	f := c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
-	if f == nil || !f.whole && !f.bare && f.attr.Mode&unix.S_IFMT == unix.S_IFREG {
+	if f == nil {
+		c.forgets(c.proc(""), int32(c.Args[c.hook.dir]))
+		return true
+	}
+	if !f.whole && !f.bare && f.attr.Mode&unix.S_IFMT == unix.S_IFREG {
 		return true
 	}
 	c.file, c.path, c.verdict = f, f.path, c.remote(f.path)
+	c.needs(f)
 	return false
 }
 
@@ -194,8 +201,6 @@ func quickTimes(c *call) bool {
 func slowTimes(c *call) answer {
 	times, errno := c.times()
 	switch {
-	case c.fault != 0:
-		return fail(c.fault)
 	case errno != 0:
 		return fail(errno)
 	case c.badFlags(unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH):

@@ -25,7 +25,7 @@ type call struct {
 	addr    sockaddr       // of calls with an address
 	socket  uint64         // the inode of the socket in question
 	file    *file
-	fault   unix.Errno // of what is in memory beside paths
+	fault   unix.Errno // of a descriptor, or of what is in memory beside paths
 	doubt   error      // what kept quick from knowing: the call fails with EIO
 }
 
@@ -167,6 +167,8 @@ func (c *call) answer() answer {
 	case c.doubt != nil:
 		c.l.log.Error("looking at a call of the debuggee", "op", c.hook.Call, "err", c.doubt)
 		return fail(unix.EIO)
+	case c.fault != 0:
+		return fail(c.fault)
 	}
 	return c.hook.slow(c)
 }

@@ -89,7 +89,11 @@ func (c *call) workingDir() *file {
 	if err != nil {
 		return nil
 	}
-	return c.l.files.byText(text, "")
+	f := c.l.files.byText(text, "")
+	if f == nil && c.l.files.forgotten(c.proc("cwd"), text) {
+		c.doubt = errForgotten
+	}
+	return f
 }
 
 func slowGetcwd(c *call) answer {

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"os"
 	"strconv"
 	"strings"
 
@@ -17,7 +18,15 @@ func quickFD(c *call) bool {
 		return true
 	}
 	c.path, c.verdict = f.path, c.remote(f.path)
+	c.needs(f)
 	return false
+}
+
+// needs: a descriptor with O_PATH is, without a path, for fstat and fstatfs only.
+func (c *call) needs(f *file) {
+	if f.bare && c.hook.path == no && c.hook.Call != seccomp.Fstatfs {
+		c.fault = unix.EBADF
+	}
 }
 
 // quickEmptyPath decides about a call where an empty path may stand for the
@@ -45,55 +54,95 @@ func (c *call) remote(path string) policy.Verdict {
 // throughFD finds a path that leads through a descriptor which is the target's,
 // as /proc/self/fd/3 does: it is the target's then, and the path there.
 func (c *call) throughFD() bool {
-	if c.l.files.any.Load() == 0 {
-		return false
-	}
-	fd, rest, ok := c.cutFD(c.path)
-	if !ok || rest == "" && !c.follows() {
-		return false
-	}
-	f := c.l.files.byFD(c, fd)
-	if f == nil || rest == "" && !f.bare && c.reads() {
-		return false // the kernel opens anew what stands for it
+	f, rest := c.through(c.path, c.follows())
+	if f == nil {
+		return c.doubt != nil
 	}
 	c.path = f.path + rest
 	c.verdict = c.remote(c.path)
 	return true
 }
 
-// procFD reads a path that names one of the caller's own descriptors:
-// /proc/self/fd/3, /dev/fd/3.
-func (c *call) procFD(path string) (int32, bool) {
-	fd, rest, ok := c.cutFD(path)
-	return fd, ok && rest == ""
+// through is the file whose descriptor a path leads through, and what follows it.
+func (c *call) through(path string, follows bool) (*file, string) {
+	if c.l.files.any.Load() == 0 {
+		return nil, ""
+	}
+	task, fd, rest, ok := c.cutFD(path)
+	if !ok || rest == "" && !follows {
+		return nil, ""
+	}
+	f := c.l.files.of(task, fd)
+	switch {
+	case f == nil && (rest != "" || !c.reads()):
+		c.forgets(task, fd)
+	case f != nil && rest == "" && !f.bare && c.reads():
+		return nil, "" // the kernel opens anew what stands for it
+	}
+	return f, rest
 }
 
-// cutFD cuts such a path off its beginning.
-func (c *call) cutFD(path string) (fd int32, rest string, ok bool) {
-	switch path {
-	case "/dev/stdin":
-		return 0, "", true
-	case "/dev/stdout":
-		return 1, "", true
-	case "/dev/stderr":
-		return 2, "", true
+// forgets tells whether what a task has open as fd, and is nothing that we know,
+// is of the target: what the call wants of it cannot be done then.
+func (c *call) forgets(task string, fd int32) bool {
+	if c.l.files.any.Load() == 0 {
+		return false
 	}
-	number, ok := strings.CutPrefix(path, "/dev/fd/")
-	if !ok {
-		if path, ok = strings.CutPrefix(path, "/proc/"); !ok {
-			return 0, "", false
+	link := task + "fd/" + strconv.Itoa(int(fd))
+	text, err := os.Readlink(link)
+	if err != nil || !c.l.files.forgotten(link, text) {
+		return false
+	}
+	c.doubt = errForgotten
+	return true
+}
+
+// cutFD cuts off a path's beginning what names a descriptor, of the caller or of
+// another: /proc/self/fd/3, /proc/7/task/8/fd/3, /dev/fd/3.
+func (c *call) cutFD(path string) (task string, fd int32, rest string, ok bool) {
+	next := func() string {
+		for {
+			path = strings.TrimLeft(path, "/")
+			name, _, _ := strings.Cut(path, "/")
+			if path = path[len(name):]; name != "." {
+				return name
+			}
 		}
-		var who string
-		if who, number, ok = strings.Cut(path, "/fd/"); !ok || !c.is(who) {
-			return 0, "", false
+	}
+	task = c.proc("")
+	switch next() {
+	case "dev":
+		switch next() {
+		case "stdin":
+			return task, 0, path, true
+		case "stdout":
+			return task, 1, path, true
+		case "stderr":
+			return task, 2, path, true
+		case "fd":
+		default:
+			return "", 0, "", false
 		}
+	case "proc":
+		what := ""
+		who := next()
+		if what = next(); what == "task" {
+			who, what = next(), next()
+		}
+		if what != "fd" {
+			return "", 0, "", false
+		}
+		if !c.is(who) {
+			if _, err := strconv.ParseUint(who, 10, 31); err != nil {
+				return "", 0, "", false
+			}
+			task = "/proc/" + who + "/"
+		}
+	default:
+		return "", 0, "", false
 	}
-	rest = strings.TrimLeft(number, "0123456789")
-	if rest != "" && rest[0] != '/' {
-		return 0, "", false
-	}
-	n, err := strconv.ParseUint(number[:len(number)-len(rest)], 10, 31)
-	return int32(n), rest, err == nil
+	n, err := strconv.ParseUint(next(), 10, 31)
+	return task, int32(n), path, err == nil
 }
 
 // is tells whether a name in /proc is the caller's.
@@ -121,7 +170,7 @@ func (c *call) follows() bool {
 	case seccomp.Openat2:
 		how, _ := c.how()
 		return how.Flags&unix.O_NOFOLLOW == 0
-	case seccomp.NameToHandleAt:
+	case seccomp.NameToHandleAt, seccomp.Linkat:
 		return flags&unix.AT_SYMLINK_FOLLOW != 0
 	case seccomp.InotifyAddWatch:
 		return c.Args[2]&unix.IN_DONT_FOLLOW == 0
@@ -131,7 +180,7 @@ func (c *call) follows() bool {
 		return c.Args[4]&unix.AT_SYMLINK_NOFOLLOW == 0
 	case seccomp.Lstat, seccomp.Readlink, seccomp.Readlinkat, seccomp.Lchown, seccomp.Lgetxattr, seccomp.Llistxattr, seccomp.Lsetxattr,
 		seccomp.Lremovexattr, seccomp.Unlink, seccomp.Unlinkat, seccomp.Rmdir, seccomp.Mkdir, seccomp.Mkdirat, seccomp.Mknod, seccomp.Mknodat,
-		seccomp.Symlink, seccomp.Symlinkat:
+		seccomp.Symlink, seccomp.Symlinkat, seccomp.Link, seccomp.Rename, seccomp.Renameat, seccomp.Renameat2:
 		return false
 	}
 	return flags&unix.AT_SYMLINK_NOFOLLOW == 0
@@ -167,7 +216,7 @@ func (c *call) openPath(flags int) answer {
 	if flags&unix.O_DIRECTORY != 0 && r.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return fail(unix.ENOTDIR)
 	}
-	memfd, err := newMemfd(nil)
+	memfd, err := newEmpty()
 	if err != nil {
 		return failWith(err)
 	}

@@ -51,7 +51,7 @@ type followed struct {
 // newFollowable makes a file in memory that can be followed: how often it is open
 // the kernel counts only of what was opened by a path.
 func newFollowable(content []byte) (int, error) {
-	memfd, err := unix.MemfdCreate("mirrord", unix.MFD_CLOEXEC)
+	memfd, err := unix.MemfdCreate(memfdName, unix.MFD_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}
@@ -182,7 +182,11 @@ func (f *follower) update(file *followed) (stays bool) {
 	k := file.kept
 	if changed(&r.Attr, &file.attr) {
 		if r, k = f.read(file, q.Flags); k == nil {
-			return r.Errno == uint32(unix.EIO) || f.drop(file)
+			if r.Errno == uint32(unix.EIO) {
+				return true
+			}
+			unix.Close(file.memfd)
+			return false
 		}
 	}
 	if r.Lease.ID == 0 || !k.whole {
@@ -196,11 +200,6 @@ func (f *follower) update(file *followed) (stays bool) {
 	return false
 }
 
-func (f *follower) drop(file *followed) bool {
-	unix.Close(file.memfd)
-	return false
-}
-
 func changed(a, b *protocol.Attr) bool {
 	return a.Size != b.Size || a.Mtime != b.Mtime || a.Ctime != b.Ctime
 }
@@ -208,6 +207,7 @@ func changed(a, b *protocol.Attr) bool {
 // read fetches what is new in a file. nil: it is not to be followed any more, or
 // (EIO) not now.
 func (f *follower) read(in *followed, flags uint32) (reply, *kept) {
+	seen := f.l.files.changes.Load()
 	r := f.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Path: in.asked.path, Flags: flags})
 	if r.Errno != 0 {
 		return r, nil
@@ -247,7 +247,7 @@ func (f *follower) read(in *followed, flags uint32) (reply, *kept) {
 		return r, nil
 	}
 	k.attr.Size, in.size = at, at // more may have come since it was asked for
-	f.l.files.addMemfd(st.Ino, &file{path: k.path, attr: k.attr, whole: true, seen: f.l.files.changes.Load()})
+	f.l.files.update(st.Ino, k.attr, seen)
 	return r, k
 }
 

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -14,9 +15,12 @@ import (
 	wire "mirrord/protocol/layer"
 )
 
-// maxFiles bounds what is remembered of injected files; the oldest go first.
-// What is forgotten still reads rightly, and tells its attributes as set on it.
+// maxFiles bounds what is remembered of injected files, and as much of those that
+// paths lead through; the oldest go first. What is forgotten still reads rightly,
+// and tells its attributes as set on it; what needs its path fails.
 const maxFiles = 1 << 16
+
+var errForgotten = errors.New("a descriptor of the target's is older than what is remembered of them")
 
 // A file is a file of the target that the debuggee was given.
 type file struct {
@@ -51,14 +55,37 @@ type injected struct {
 	any     atomic.Int64  // how many were ever given
 	changes atomic.Uint64 // how often the debuggee has changed files by name
 
+	max int // maxFiles, but in tests
+
 	mu      sync.RWMutex
-	servers []server         // guarded by mu; the last is the one in use
-	memfds  map[uint64]*file // guarded by mu
-	nodes   map[uint64]*file // guarded by mu
-	dirs    map[string]*file // guarded by mu; by path of what stands in for them
-	order   []uint64         // of memfds, oldest first; guarded by mu
-	order2  []uint64         // of nodes; guarded by mu
-	order3  []string         // of dirs; guarded by mu
+	servers []server      // guarded by mu; the last is the one in use
+	memfds  table[uint64] // guarded by mu
+	nodes   table[uint64] // guarded by mu
+	dirs    table[string] // guarded by mu; by path of what stands in for them
+}
+
+// A table has files by what tells them apart.
+type table[K comparable] struct {
+	files map[K]*file
+	order [2][]K // oldest first; the second: of those that paths lead through
+}
+
+func (t *table[K]) add(max int, key K, f *file) {
+	if t.files == nil {
+		t.files = make(map[K]*file)
+	}
+	if _, known := t.files[key]; !known {
+		order := &t.order[0]
+		if f.bare || f.attr.Mode&unix.S_IFMT == unix.S_IFDIR {
+			order = &t.order[1]
+		}
+		if len(*order) >= max {
+			delete(t.files, (*order)[0])
+			*order = (*order)[1:]
+		}
+		*order = append(*order, key)
+	}
+	t.files[key] = f
 }
 
 // A server is a daemon's file server.
@@ -71,7 +98,7 @@ type server struct {
 const rootKept = 5 * time.Second
 
 func (t *injected) init(root *os.File) {
-	t.memfds, t.nodes, t.dirs = make(map[uint64]*file), make(map[uint64]*file), make(map[string]*file)
+	t.max = maxFiles
 	t.serve(root)
 }
 
@@ -101,33 +128,32 @@ func (t *injected) addMemfd(ino uint64, f *file) {
 	t.any.Add(1)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.order = remember(t.memfds, t.order, ino, f)
+	t.memfds.add(t.max, ino, f)
+}
+
+// update gives a memfd the attributes that it has after so many changes.
+func (t *injected) update(ino uint64, attr protocol.Attr, changes uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f := t.memfds.files[ino]; f != nil {
+		g := *f // calls are using f
+		g.attr, g.seen, g.newer = attr, changes, new(atomic.Pointer[changedAttr])
+		t.memfds.files[ino] = &g
+	}
 }
 
 func (t *injected) addNode(node uint64, f *file) {
 	t.any.Add(1)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.order2 = remember(t.nodes, t.order2, node, f)
+	t.nodes.add(t.max, node, f)
 }
 
 func (t *injected) addDir(path string, f *file) {
 	t.any.Add(1)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.order3 = remember(t.dirs, t.order3, path, f)
-}
-
-func remember[K comparable](m map[K]*file, order []K, key K, f *file) []K {
-	if _, known := m[key]; !known {
-		if len(order) >= maxFiles {
-			delete(m, order[0])
-			order = order[1:]
-		}
-		order = append(order, key)
-	}
-	m[key] = f
-	return order
+	t.dirs.add(t.max, path, f)
 }
 
 // mountID reads the mount id of a descriptor from its fdinfo (proc_pid_fdinfo(5)).
@@ -144,22 +170,15 @@ func mountID(fdinfo string) string {
 func (t *injected) byText(text, fdinfo string) *file {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if f := t.dirs[text]; f != nil {
+	if f := t.dirs.files[text]; f != nil {
 		return f
 	}
 	mount := ""
 	for i := len(t.servers) - 1; i >= 0; i-- {
 		s := &t.servers[i]
-		if s.mount == "" || !strings.HasPrefix(text, s.text) {
-			continue
-		}
-		name := strings.TrimSuffix(text[len(s.text):], " (deleted)")
-		if !strings.HasPrefix(name, "/n") && !strings.HasPrefix(name, "/w") { // wire.NodeName, wire.SharedName
-			continue
-		}
-		node, err := strconv.ParseUint(name[len("/n"):], 10, nodeBits)
-		f := t.nodes[nodeOf(i, node)]
-		if err != nil || f == nil {
+		node, ok := s.node(text)
+		f := t.nodes.files[nodeOf(i, node)]
+		if !ok || f == nil {
 			continue
 		}
 		if fdinfo != "" && mount == "" {
@@ -172,21 +191,69 @@ func (t *injected) byText(text, fdinfo string) *file {
 	return nil
 }
 
-// memfdText is what /proc says of a memfd, before its name.
-const memfdText = "/memfd:"
+// node is the node whose /proc text that is, if it is s's.
+func (s *server) node(text string) (uint64, bool) {
+	if s.mount == "" || !strings.HasPrefix(text, s.text) {
+		return 0, false
+	}
+	name := strings.TrimSuffix(text[len(s.text):], " (deleted)")
+	if !strings.HasPrefix(name, "/n") && !strings.HasPrefix(name, "/w") { // wire.NodeName, wire.SharedName
+		return 0, false
+	}
+	node, err := strconv.ParseUint(name[len("/n"):], 10, nodeBits)
+	return node, err == nil
+}
 
-// byFD finds what task tid has open as fd. It makes no call that can wait.
-func (t *injected) byFD(c *call, fd int32) *file {
+// forgotten tells whether a link in /proc that says text, and is nothing that we
+// know, leads to what the debuggee was given.
+func (t *injected) forgotten(link, text string) bool {
+	if strings.HasPrefix(text, memfdText) {
+		return strings.HasPrefix(text, memfdText+memfdName)
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	mount := ""
+	for i := range t.servers {
+		s := &t.servers[i]
+		if _, ok := s.node(text); !ok {
+			continue
+		}
+		if mount == "" {
+			var st unix.Statx_t
+			if unix.Statx(unix.AT_FDCWD, link, unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st) != nil {
+				return true
+			}
+			mount = strconv.FormatUint(st.Mnt_id, 10)
+		}
+		if mount == s.mount {
+			return true
+		}
+	}
+	return false
+}
+
+// memfdText is what /proc says of a memfd, before its name.
+const (
+	memfdText = "/memfd:"
+	memfdName = "mirrord"
+)
+
+// byFD finds what the calling thread has open as fd.
+func (t *injected) byFD(c *call, fd int32) *file { return t.of(c.proc(""), fd) }
+
+// of finds what a task, by its directory in /proc, has open as fd. It makes no
+// call that can wait.
+func (t *injected) of(task string, fd int32) *file {
 	if t.any.Load() == 0 {
 		return nil
 	}
-	link := c.proc("fd/" + strconv.Itoa(int(fd)))
+	link := task + "fd/" + strconv.Itoa(int(fd))
 	text, err := os.Readlink(link)
 	if err != nil {
 		return nil
 	}
 	if !strings.HasPrefix(text, memfdText) {
-		return t.byText(text, c.proc("fdinfo/"+strconv.Itoa(int(fd))))
+		return t.byText(text, task+"fdinfo/"+strconv.Itoa(int(fd)))
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(link, &st); err != nil {
@@ -194,7 +261,7 @@ func (t *injected) byFD(c *call, fd int32) *file {
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.memfds[st.Ino]
+	return t.memfds.files[st.Ino]
 }
 
 // open makes the descriptor for a reply to OpOpen. A node that it fails to open
@@ -251,21 +318,13 @@ func (t *injected) open(r reply, path string, flags int) (int, error) {
 	return -1, unix.EIO
 }
 
-// newMemfd makes a file in memory that nobody can change.
-func newMemfd(content []byte) (fd int, err error) {
-	fd, err = unix.MemfdCreate("mirrord", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+// newEmpty makes an empty file in memory that nobody can change.
+func newEmpty() (fd int, err error) {
+	fd, err = unix.MemfdCreate(memfdName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return -1, err
 	}
-	for rest := content; len(rest) > 0 && err == nil; {
-		var n int
-		n, err = unix.Write(fd, rest)
-		rest = rest[max(n, 0):]
-	}
-	if err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
-	}
-	if err != nil {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}

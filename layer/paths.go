@@ -38,15 +38,28 @@ func quickTwoPaths(c *call) bool {
 	if !ok || !ok2 || two == "" || one == "" && !c.linksDescriptor() {
 		return true
 	}
-	c.path2, c.other = c.decide(two)
-	if one == "" {
-		c.file = c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
-		if c.file == nil {
-			c.verdict = policy.Verdict{Kind: policy.Local}
-		} else {
-			c.path, c.verdict = c.file.path, c.remote(c.file.path)
-		}
+	if f, rest := c.through(two, false); f != nil {
+		c.path2 = f.path + rest
+		c.other = c.remote(c.path2)
 	} else {
+		c.path2, c.other = c.decide(two)
+	}
+	f, rest := (*file)(nil), ""
+	if one == "" {
+		f = c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
+	} else {
+		f, rest = c.through(one, c.follows())
+	}
+	switch {
+	case f != nil:
+		c.path = f.path + rest
+		c.verdict = c.remote(c.path)
+		if rest == "" { // that file, whatever has its name by now
+			c.file = f
+		}
+	case one == "":
+		c.verdict = policy.Verdict{Kind: policy.Local}
+	default:
 		c.path, c.verdict = c.decide(one)
 	}
 	return c.verdict.Kind == policy.Local && c.other.Kind == policy.Local
@@ -124,6 +137,10 @@ func (c *call) directory(dir int8) (string, bool) {
 	}
 	if f := c.l.files.byText(text, fdinfo); f != nil {
 		return f.path, true
+	}
+	if c.l.files.any.Load() > 0 && c.l.files.forgotten(c.proc(base), text) {
+		c.doubt = errForgotten
+		return "", false
 	}
 	return text, true
 }

@@ -16,9 +16,9 @@ func (t *injected) renamed(from, to string, exchange bool) {
 		}
 		return path, false
 	}
-	moveAll(t.memfds, move)
-	moveAll(t.nodes, move)
-	moveAll(t.dirs, move)
+	moveAll(t.memfds.files, move)
+	moveAll(t.nodes.files, move)
+	moveAll(t.dirs.files, move)
 }
 
 // moveAll puts others in the place of files, which calls are using.

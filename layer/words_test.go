@@ -80,7 +80,7 @@ var said = map[seccomp.Call]words{
 	seccomp.Renameat:        {"as rename", asOwner},
 	seccomp.Renameat2:       {"as rename", asOwner},
 	seccomp.Link:            {"as rename", asOwner},
-	seccomp.Linkat:          {"as rename", asOwner},
+	seccomp.Linkat:          {"as rename", asOwner + "; of a file that has no name (O_TMPFILE): ENOENT"},
 	seccomp.Symlink:         {erofs, asOwner},
 	seccomp.Symlinkat:       {erofs, asOwner},
 	seccomp.Chmod:           {erofs, asOwner},

@@ -14,16 +14,17 @@ func (fs *nodes) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	if n == nil {
 		return fuse.Status(syscall.ESTALE)
 	}
+	writing := in.Flags&unix.O_ACCMODE != unix.O_RDONLY
+	if writing && (n.shared == nil || n.shared.pending == 0) {
+		return fuse.Status(syscall.EROFS) // as a second opening through /proc, which nobody has allowed
+	}
 	if n.shared != nil {
 		n.opens++
 		out.Fh, out.OpenFlags = fs.opened(n, in), fuse.FOPEN_KEEP_CACHE
-		if in.Flags&unix.O_ACCMODE == unix.O_RDONLY {
+		if !writing {
 			out.OpenFlags |= fuse.FOPEN_NOFLUSH
 		}
 		return fuse.OK
-	}
-	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
-		return fuse.Status(syscall.EROFS) // as a second opening through /proc
 	}
 	n.opens++
 	out.OpenFlags = fuse.FOPEN_NOFLUSH | fuse.FOPEN_KEEP_CACHE

@@ -256,6 +256,24 @@ func TestReadOnlyNodes(t *testing.T) {
 	}
 }
 
+// Who has a shared node for reading cannot make more of it.
+func TestSharedForReadingOnly(t *testing.T) {
+	s := serveDisk(t, newWritable(t))
+	writer := openShared(t, s, 1, unix.O_RDWR)
+	if _, err := writer.WriteString("text"); err != nil {
+		t.Fatal(err)
+	}
+	link := fmt.Sprintf("/proc/self/fd/%d", openShared(t, s, 2, unix.O_RDONLY).Fd())
+	for _, flags := range []int{os.O_RDWR, os.O_WRONLY, os.O_WRONLY | os.O_TRUNC} {
+		if again, err := os.OpenFile(link, flags, 0); !errors.Is(err, unix.EROFS) {
+			t.Errorf("opened again with %#x: %v %v", flags, again, err)
+		}
+	}
+	if b, err := os.ReadFile(link); err != nil || string(b) != "text" {
+		t.Errorf("opened again for reading: %q, %v", b, err)
+	}
+}
+
 // Others' changes are seen when the attributes' time is over.
 func TestSharedChangedByOthers(t *testing.T) {
 	w := newWritable(t)

@@ -35,6 +35,15 @@ size: 1048576
 stat(link, &st): ok
 syscall(SYS_faccessat2, f, "", R_OK, AT_EMPTY_PATH): ok
 syscall(SYS_faccessat2, f, "", W_OK, AT_EMPTY_PATH): EROFS
+fchmod(f, 0600): EBADF
+fchown(f, 0, 0): EBADF
+futimens(f, NULL): EBADF
+fgetxattr(f, "user.origin", buf, 1): EBADF
+flistxattr(f, buf, 1): EBADF
+fsetxattr(f, "user.x", "y", 1, 0): EBADF
+fremovexattr(f, "user.x"): EBADF
+fchownat(f, "", 0, 0, AT_EMPTY_PATH): EROFS
+fstatfs(f, &fs): ok
 fstatfs(big, &fs): ok
 as by path: 1
 name_to_handle_at(d, "big", &handle.h, &mount, 0): EOPNOTSUPP

@@ -79,6 +79,40 @@ func add(path, text string) error {
 	return err
 }
 
+// What has grown while it was open is still the target's to change, or nobody's.
+func TestFollowedFilesAreChangedThere(t *testing.T) {
+	for mode, want := range map[string]string{"read": "EROFS EROFS 0o644", "write": "done done 0o600"} {
+		t.Run(mode, func(t *testing.T) {
+			w := newWorld(t)
+			w.Leases = true
+			w.policy.FSMode = mode
+			w.write(t, "/app/log", "one\n")
+			w.Hold = func(q *wire.Request) {
+				if q.Op == wire.OpReadlink && q.Path == "/more" {
+					if err := add(w.Root+"/app/log", "two\n"); err != nil {
+						t.Error(err)
+					}
+					w.Expire()
+				}
+			}
+			w.want(t, want+"\n", "python3", "-c", `
+import errno, os, time
+def do(f, *args):
+    try: f(*args); return "done"
+    except OSError as e: return errno.errorcode[e.errno]
+log = os.open("/app/log", os.O_RDONLY)
+do(os.readlink, "/more")
+end = time.monotonic() + 30
+while os.pread(log, 9, 0) != b"one\ntwo\n" and time.monotonic() < end: time.sleep(0.01)
+print(do(os.fchmod, log, 0o600), do(os.utime, log, (1, 2)), oct(os.fstat(log).st_mode & 0o777))`)
+			st, err := os.Stat(w.Root + "/app/log")
+			if err != nil || mode == "write" && (st.Mode().Perm() != 0o600 || st.ModTime().Unix() != 2) {
+				t.Errorf("the target's is %v of %v, %v", st.Mode(), st.ModTime(), err)
+			}
+		})
+	}
+}
+
 // coreutils' tail polls what it cannot watch.
 func TestTail(t *testing.T) {
 	w := newWorld(t)
@@ -103,16 +137,30 @@ until [ $(wc -l < out) = 3 ]; do sleep 0.05; kill -0 $! || exit 1; done
 kill $!; cat out; true`)
 }
 
-// The debuggee cannot change what it was given.
+// The debuggee cannot change what it was given, whatever it calls it.
 func TestFollowedFilesAreNotWritten(t *testing.T) {
 	w := newWorld(t)
-	w.want(t, "30 9 color: blue\n", "python3", "-c", `
-import os
+	w.Leases = true
+	w.want(t, "30 9 "+strings.Repeat("30 30 ", 10)+"color: blue\n", "python3", "-c", `
+import os, threading
 fd = os.open("/etc/shop/config.yaml", 0)
-def errno(call):
-    try: call()
+def errno(call, *args):
+    try: call(*args); return "done"
     except OSError as e: return e.errno
-print(errno(lambda: os.open("/proc/self/fd/%d" % fd, os.O_RDWR)), errno(lambda: os.write(fd, b"x")), os.read(fd, 99).decode(), end="")`)
+print(errno(os.open, "/proc/self/fd/%d" % fd, os.O_RDWR), errno(os.write, fd, b"x"), end=" ", flush=True)
+def each(names):
+    for name in names: print(errno(os.open, name % fd, os.O_RDWR), errno(os.truncate, name % fd, 0), end=" ", flush=True)
+me = os.getpid()
+each(["/dev/fd/%d", "/proc//self/./fd/%d", f"/proc/{me}/task/{me}/fd/%d", "/proc/self/task/%d/fd/%%d" % me, "/proc/thread-self/fd/%d"])
+t = threading.Thread(target=each, args=(["/proc/thread-self/fd/%d", f"/proc/self/task/{me}/fd/%d"],)); t.start(); t.join()
+if not (child := os.fork()):
+    os.close(fd)
+    each([f"/proc/{me}/fd/%d", f"/proc/{me}/task/{me}/fd/%d"])
+    os._exit(0)
+os.waitpid(child, 0)
+os.chdir("/proc/self/fd")
+each(["%d"])
+print(open("/etc/shop/config.yaml").read(), end="")`)
 }
 
 // What is known is kept no longer than the configuration says.

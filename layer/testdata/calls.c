@@ -147,6 +147,15 @@ static int path(void)
 	SHOW(stat(link, &st));
 	SHOW(syscall(SYS_faccessat2, f, "", R_OK, AT_EMPTY_PATH));
 	SHOW(syscall(SYS_faccessat2, f, "", W_OK, AT_EMPTY_PATH));
+	SHOW(fchmod(f, 0600));
+	SHOW(fchown(f, 0, 0));
+	SHOW(futimens(f, NULL));
+	SHOW(fgetxattr(f, "user.origin", buf, 1));
+	SHOW(flistxattr(f, buf, 1));
+	SHOW(fsetxattr(f, "user.x", "y", 1, 0));
+	SHOW(fremovexattr(f, "user.x"));
+	SHOW(fchownat(f, "", 0, 0, AT_EMPTY_PATH));
+	SHOW(fstatfs(f, &fs));
 	SHOW(fstatfs(big, &fs));
 	struct statfs by_path;
 	printf("as by path: %d\n", !statfs("/app/big", &by_path) && by_path.f_type == fs.f_type && by_path.f_blocks == fs.f_blocks);
