@@ -21,6 +21,13 @@ func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 	if err != nil {
 		return &ide.Error{Msg: err.Error(), Err: unix.EPROTO}
 	}
+	switch q.Op {
+	case protocol.ChangeMkdir, protocol.ChangeMknod, protocol.ChangeSymlink, protocol.ChangeUnlink, protocol.ChangeRmdir:
+	default: // the file is to be seen, or is changed, as it is written
+		if err := l.settlePath(string(q.Path), !q.NoFollow && q.Op != protocol.ChangeRename); err != nil {
+			return err
+		}
+	}
 	var reply protocol.ChangeReply
 	if err := l.askChange(q, &reply, answer); err != nil {
 		return err

@@ -169,10 +169,7 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 	if err := l.s.works(r.Op); err != nil {
 		return nil, err
 	}
-	if r.Path != "" { // what is asked by path comes after what was written
-		if err := l.m.nodes.settle(l.ctx, l.s.agent.tunnel); err != nil {
-			return nil, err
-		}
+	if r.Path != "" {
 		switch r.Op {
 		case layer.OpStat, layer.OpReadlink, layer.OpAccess, layer.OpXattr:
 		default: // it may make, change or remove a file

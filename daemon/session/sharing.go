@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -178,29 +177,6 @@ func (n *nodes) dropShared(which func(*number) bool) {
 			n.endUnused(g.s)
 		}
 	}
-}
-
-// settle waits until what was written to a target's files is there, so that who
-// asks for them by path sees it.
-func (n *nodes) settle(ctx context.Context, t *tunnel.Tunnel) error {
-	n.mu.Lock()
-	var list []*shared
-	for s := range n.ending {
-		if s.key.tunnel == t {
-			list = append(list, s)
-		}
-	}
-	for _, s := range n.shared {
-		if s.key.tunnel == t {
-			list = append(list, s)
-		}
-	}
-	n.mu.Unlock()
-	var errs []error
-	for _, s := range list {
-		errs = append(errs, s.settled(ctx))
-	}
-	return errors.Join(errs...)
 }
 
 // attr tells what fstat(2) does of a node that a launcher was told of.
