@@ -56,6 +56,19 @@ func (p pending) wait(ctx context.Context, key sharedKey) (there bool, err error
 	return len(list) > 0, nil
 }
 
+// drain waits, for a while, for all that is on its way.
+func (n *nodes) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	p := n.pending(nil)
+	for key := range p {
+		if _, err := p.wait(ctx, key); err != nil {
+			n.log.Warn("what was written to files may be lost", "err", err)
+			return
+		}
+	}
+}
+
 // pending is what is on its way to the target's files.
 func (l *launcher) pending() pending { return l.m.nodes.pending(l.s.agent.tunnel) }
 

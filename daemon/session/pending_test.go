@@ -12,6 +12,8 @@ import (
 	"mirrord/daemon/files/filestest"
 	"mirrord/protocol"
 	"mirrord/protocol/layer"
+	"mirrord/protocol/link"
+	"mirrord/protocol/link/linktest"
 )
 
 // A write that hangs in the target holds up who asks for that file by path, for
@@ -61,5 +63,34 @@ func TestStuckWrite(t *testing.T) {
 	}
 	if r, _ := c.call(layer.Request{Op: layer.OpStat, Path: path}); r.Errno != 0 || r.Attr.Size != int64(len("written")) {
 		t.Errorf("after the write: %+v", r)
+	}
+}
+
+// What was taken of a file that nobody has any more is written although the
+// daemon ends, and although the agent is out of reach then.
+func TestEndWritesFirst(t *testing.T) {
+	n := linktest.New(t, agentAddress(t))
+	path := filepath.Join(t.TempDir(), "file")
+	m, stop := managerUntil(t)
+	stop = sync.OnceFunc(stop)
+	defer stop()
+	_, c := startWith(t, m, n.Addr())
+	withNodes(t, c)
+	r := c.writable(path, layer.OpenWrite|layer.OpenCreate)
+	claim, err := m.nodes.Claim(t.Context(), r.Node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Set(linktest.Refuses, link.Control, link.Bulk)
+	if err := m.nodes.Write(claim.Node, []byte("written"), 0, 0)(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.nodes.Left(claim.Node, claim.Count)
+	var wg sync.WaitGroup
+	wg.Go(stop)
+	n.Set(linktest.Works, link.Control, link.Bulk)
+	wg.Wait()
+	if b, err := os.ReadFile(path); string(b) != "written" {
+		t.Errorf("the file has %q, %v", b, err)
 	}
 }

@@ -94,11 +94,9 @@ func (n *nodes) endUnused(s *shared) {
 }
 
 // finish waits for what is on its way, of which there is nothing but after an
-// interrupted close.
+// interrupted close: as long as the tunnel lives, as it is told to be written.
 func (n *nodes) finish(s *shared) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	if err := s.flush(ctx); err != nil {
+	if err := s.flush(context.Background()); err != nil {
 		n.log.Warn("what was written to a file is lost", "path", s.path, "err", err)
 	}
 	n.mu.Lock()
