@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -187,21 +186,6 @@ func (n *node) Getattr(ctx context.Context, _ fs.FileHandle, out *fuse.AttrOut) 
 	return 0
 }
 
-// Readlink leads absolute links to where they lead in the target.
-func (n *node) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
-	e, err := n.entry(ctx, n.path())
-	switch {
-	case err != nil:
-		return nil, errno(err)
-	case e.Kind != ide.FileSymlink:
-		return nil, syscall.EINVAL
-	}
-	if rest, absolute := strings.CutPrefix(e.Target, "/"); absolute {
-		return []byte(strings.Repeat("../", strings.Count(n.path(), "/")-1) + "./" + rest), 0
-	}
-	return []byte(e.Target), 0
-}
-
 // Open lets read what there is of a file that claims to be empty, as those of
 // procfs do.
 func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
@@ -259,6 +243,9 @@ func errno(err error) syscall.Errno {
 				return no
 			}
 		}
+	}
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return e
 	}
 	return syscall.EIO
 }
