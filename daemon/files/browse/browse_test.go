@@ -3,6 +3,7 @@ package browse
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -125,4 +126,50 @@ func TestLinksStayInside(t *testing.T) {
 	if to, err := os.Readlink(filepath.Join(dir, "a/up")); to != "../f" || err != nil {
 		t.Errorf("a link that stays inside by itself: %q, %v", to, err)
 	}
+}
+
+// What is left of a Mount that was killed is taken away, and nobody else's.
+func TestSweep(t *testing.T) {
+	for _, tt := range []struct {
+		source, kind string
+		ours         bool
+	}{{"mirrord", "fuse.mirrord", true}, {"host:/home", "fuse.sshfs", false}, {"mirrord", "fuse.sshfs", false}} {
+		dir := filepath.Join(t.TempDir(), "a mount")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		dead(t, dir, tt.source, tt.kind)
+		Sweep(dir)
+		var st unix.Stat_t
+		want := unix.ENOTCONN
+		if tt.ours {
+			want = unix.ENOENT
+		}
+		if err := unix.Stat(dir, &st); err != want {
+			t.Errorf("%s of type %s after Sweep: %v, want %v", tt.source, tt.kind, err, want)
+		}
+	}
+	// Neither is what is alive, nor what has nothing mounted.
+	dir := t.TempDir()
+	Sweep(dir)
+	mount(t, tree(t.TempDir()), dir)
+	Sweep(dir)
+	if !ours(dir) {
+		t.Error("Sweep took away what is alive")
+	}
+}
+
+// dead mounts at dir what nobody serves.
+func dead(t *testing.T, dir, source, kind string) {
+	t.Helper()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	err = unix.Mount(source, dir, kind, 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
+	unix.Close(fd)
+	if err != nil {
+		t.Skipf("mounting: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
