@@ -94,3 +94,42 @@ func TestEndWritesFirst(t *testing.T) {
 		t.Errorf("the file has %q, %v", b, err)
 	}
 }
+
+// What is only looked at leaves the attributes of open files known.
+func TestReadingChangesNothing(t *testing.T) {
+	m := manager(t)
+	_, c := start(t, m)
+	withNodes(t, c)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	changes := func(r layer.Request) uint64 {
+		t.Helper()
+		m.nodes.mu.Lock()
+		before := m.nodes.changes
+		m.nodes.mu.Unlock()
+		if r, _ := c.call(r); r.Errno != 0 {
+			t.Fatalf("%v: %s", unix.Errno(r.Errno), r.Data)
+		}
+		m.nodes.mu.Lock()
+		defer m.nodes.mu.Unlock()
+		return m.nodes.changes - before
+	}
+	mkdir := protocol.Change{Op: protocol.ChangeMkdir, Path: protocol.Path(dir + "/new"), Mode: 0o700}
+	for _, tt := range []struct {
+		r    layer.Request
+		want uint64
+	}{
+		{layer.Request{Op: layer.OpOpen, Path: path}, 0},
+		{layer.Request{Op: layer.OpOpen, Path: path, Flags: layer.OpenMayChange}, 0},
+		{layer.Request{Op: layer.OpStatfs, Path: path}, 0},
+		{layer.Request{Op: layer.OpOpen, Path: path, Flags: layer.OpenWrite}, 1},
+		{layer.Request{Op: layer.OpChange, Path: string(layer.AppendChange(nil, &mkdir))}, 1},
+	} {
+		if got := changes(tt.r); got != tt.want {
+			t.Errorf("%+v: %d changes, want %d", tt.r, got, tt.want)
+		}
+	}
+}
