@@ -42,7 +42,7 @@ func (l *launcher) settle(seq uint64) {
 		ctx, cancel := context.WithTimeout(l.ctx, settleTime)
 		defer cancel()
 		if h.until(ctx, seq) != nil {
-			l.notices.expired(protocol.Expired{Seq: seq, All: true})
+			h.missed(seq, l.notices.expired)
 		}
 	}
 	_ = l.passOn() // its failure ends read as well
