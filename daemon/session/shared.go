@@ -99,17 +99,24 @@ func (s *shared) stale() {
 func (s *shared) begin(q protocol.Write, data []byte, then func(error)) *tunnel.Writing {
 	s.under++
 	s.unwritten += len(data)
-	s.last = s.writer.Begin(q, data, func(r protocol.WriteReply, err error) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
+	done := func(r protocol.WriteReply, err error) { // s.mu is held
 		s.under--
 		s.unwritten -= len(data)
 		close(s.progress)
 		s.progress = make(chan struct{})
 		s.answered(q, r, err)
 		then(err)
+	}
+	x, begun := s.writer.Begin(q, data, func(r protocol.WriteReply, err error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		done(r, err)
 	})
-	return s.last
+	if !begun {
+		done(x.Reply, x.Err)
+	}
+	s.last = x
+	return x
 }
 
 // answered takes what the agent says of the file. s.mu is held.
