@@ -19,12 +19,12 @@
 //
 // What can only be read is a node of its own; where the Source lets them, its mode,
 // owner and times may be set all the same. A regular file's attributes are
-// looked at again after sharedTime: what was read of one that has changed is
+// looked at again after SharedTime: what was read of one that has changed is
 // dropped, and what grows is read on. What is open for writing, or may be, is one
 // node for all who have it open, whatever name they opened it by
 // (layer.SharedName): they share the kernel's page cache, mappings and locks.
 // What is fetched ahead of its readers is forgotten, for good, with the first
-// change. Such a node's attributes are kept for sharedTime; where others have
+// change. Such a node's attributes are kept for SharedTime; where others have
 // written to the file its mtime changes, and the kernel drops what it has cached.
 // Its data are written through, in the order of the calls, but a write waits only
 // until the Source has taken it, and what fails later is told by the next write,
@@ -55,7 +55,7 @@ type Source interface {
 	// told, which is good for one claim.
 	Claim(ctx context.Context, number uint64) (Claim, error)
 
-	// Attr gives what fstat tells: of a regular file for sharedTime, of others
+	// Attr gives what fstat tells: of a regular file for SharedTime, of others
 	// for as long as the node is open, unless Change sets it.
 	Attr(ctx context.Context, node uint64) (protocol.Attr, error)
 
@@ -98,8 +98,9 @@ type Claim struct {
 	Attr  protocol.Attr
 }
 
-// sharedTime is how long the attributes of a shared node are kept.
-const sharedTime = time.Second
+// SharedTime is how long what was told of a file is taken as true, by the kernel
+// and by the Source, although others may change it.
+const SharedTime = time.Second
 
 // fetchTimeout is the longest that a call of the debuggee waits for its
 // Source, and that a Source is waited for. It then ends with EIO.

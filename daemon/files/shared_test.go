@@ -277,7 +277,7 @@ func TestSharedChangedByOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		for begin := time.Now(); !read(content); time.Sleep(10 * time.Millisecond) {
-			if time.Since(begin) > 10*sharedTime {
+			if time.Since(begin) > 10*SharedTime {
 				t.Fatalf("%q is not seen", content)
 			}
 		}

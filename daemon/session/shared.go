@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/files"
 	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 )
@@ -16,10 +17,6 @@ import (
 // maxUnwritten is how many bytes of one file may be on their way to the target
 // while writers go on.
 const maxUnwritten = 8 << 20
-
-// sharedTime is how long what the agent told of a file is taken as true,
-// although others may change it.
-const sharedTime = time.Second
 
 // A sharedKey is by which all who open a file of a target find each other.
 type sharedKey struct {
@@ -166,7 +163,7 @@ func (s *shared) settled(ctx context.Context) error {
 // fresh asks the agent if what it told last may be untrue, or of old.
 func (s *shared) fresh(ctx context.Context, exact bool) error {
 	s.mu.Lock()
-	if time.Since(s.checked) < sharedTime && !(exact && s.under > 0) {
+	if time.Since(s.checked) < files.SharedTime && !(exact && s.under > 0) {
 		s.mu.Unlock()
 		return nil
 	}

@@ -188,7 +188,7 @@ func (n *nodes) attr(ctx context.Context, id uint64) (protocol.Attr, error) {
 	}
 	n.mu.Lock()
 	attr, now := f.attr, n.changes
-	known := f.at == now && time.Since(f.told) < sharedTime
+	known := f.at == now && time.Since(f.told) < files.SharedTime
 	n.mu.Unlock()
 	if known {
 		return attr, nil
