@@ -17,17 +17,18 @@
 //
 // # Writing
 //
-// What can only be read is a node of its own. A regular file's attributes are
-// looked at again after sharedTime: what was read of one that has changed is
+// What can only be read is a node of its own; where the Source lets them, its mode,
+// owner and times may be set all the same. A regular file's attributes are
+// looked at again after SharedTime: what was read of one that has changed is
 // dropped, and what grows is read on. What is open for writing, or may be, is one
 // node for all who have it open, whatever name they opened it by
 // (layer.SharedName): they share the kernel's page cache, mappings and locks.
 // What is fetched ahead of its readers is forgotten, for good, with the first
-// change. Such a node's attributes
-// are kept for sharedTime; where others have written to the file its mtime
-// changes, and the kernel drops what it has cached. Its data are written
-// through, in the order of the calls, but a write waits only until the Source
-// has taken it, and what fails later is told by the next write, fsync or close.
+// change. Such a node's attributes are kept for SharedTime; where others have
+// written to the file its mtime changes, and the kernel drops what it has cached.
+// Its data are written through, in the order of the calls, but a write waits only
+// until the Source has taken it, and what fails later is told by the next write,
+// fsync or close.
 //
 // # Waiting
 //
@@ -54,8 +55,8 @@ type Source interface {
 	// told, which is good for one claim.
 	Claim(ctx context.Context, number uint64) (Claim, error)
 
-	// Attr gives what fstat tells for as long as the node is open, or, of a
-	// shared one, for sharedTime.
+	// Attr gives what fstat tells: of a regular file for SharedTime, of others
+	// for as long as the node is open, unless Change sets it.
 	Attr(ctx context.Context, node uint64) (protocol.Attr, error)
 
 	// Read fills p (at most 1 MiB) from offset off on; fewer bytes mean the
@@ -97,8 +98,9 @@ type Claim struct {
 	Attr  protocol.Attr
 }
 
-// sharedTime is how long the attributes of a shared node are kept.
-const sharedTime = time.Second
+// SharedTime is how long what was told of a file is taken as true, by the kernel
+// and by the Source, although others may change it.
+const SharedTime = time.Second
 
 // fetchTimeout is the longest that a call of the debuggee waits for its
 // Source, and that a Source is waited for. It then ends with EIO.

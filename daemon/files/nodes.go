@@ -203,7 +203,7 @@ func (fs *nodes) GetAttr(interrupt <-chan struct{}, in *fuse.GetAttrIn, out *fus
 // while it is open, which a reader at its end asks for.
 func (n *node) attrTime() time.Duration {
 	if n.content != nil {
-		return sharedTime
+		return SharedTime
 	}
 	return forever
 }
@@ -228,7 +228,7 @@ func (fs *nodes) freshAttr(interrupt <-chan struct{}, n *node, out *fuse.AttrOut
 		fs.cache.changed(n.content, attr.Size)
 		fs.server.InodeNotify(n.id+firstID, 0, 0)
 	}
-	out.SetTimeout(sharedTime)
+	out.SetTimeout(SharedTime)
 	fs.setAttr(&out.Attr, attr)
 	return fuse.OK
 }

@@ -84,7 +84,7 @@ func (fs *nodes) lookupShared(interrupt <-chan struct{}, number uint64, out *fus
 	fs.mu.Unlock()
 	fs.told(n, c.Attr)
 	out.NodeId, out.Generation = n.id+firstID, 1
-	out.SetAttrTimeout(sharedTime)
+	out.SetAttrTimeout(SharedTime)
 	fs.setAttr(&out.Attr, c.Attr)
 	return fuse.OK
 }
@@ -131,7 +131,7 @@ func (fs *nodes) sharedAttr(interrupt <-chan struct{}, n *node, out *fuse.AttrOu
 		return fuse.EIO
 	}
 	fs.told(n, attr)
-	out.SetTimeout(sharedTime)
+	out.SetTimeout(SharedTime)
 	fs.setAttr(&out.Attr, attr)
 	return fuse.OK
 }
@@ -263,7 +263,7 @@ func (fs *nodes) SetAttr(interrupt <-chan struct{}, in *fuse.SetAttrIn, out *fus
 		return fuse.Status(errno)
 	}
 	if n.shared != nil {
-		out.SetTimeout(sharedTime)
+		out.SetTimeout(SharedTime)
 		fs.setAttr(&out.Attr, r.Attr)
 		return fuse.OK
 	}

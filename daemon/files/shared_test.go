@@ -295,7 +295,7 @@ func TestSharedChangedByOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		for begin := time.Now(); !read(content); time.Sleep(10 * time.Millisecond) {
-			if time.Since(begin) > 10*sharedTime {
+			if time.Since(begin) > 10*SharedTime {
 				t.Fatalf("%q is not seen", content)
 			}
 		}
@@ -355,12 +355,16 @@ func TestInterruptedWrite(t *testing.T) {
 	w.writing.Lock()
 	w.fail = &full
 	w.writing.Unlock()
+	if err := p.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
 	within(t, "stop", func() {
-		for state(t, p.Process.Pid) != "T" {
-			if err := p.Process.Signal(syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(time.Millisecond)
+		err := error(unix.EINTR)
+		for err == unix.EINTR {
+			err = unix.Waitid(unix.P_PID, p.Process.Pid, nil, unix.WSTOPPED, nil)
+		}
+		if err != nil {
+			t.Error(err)
 		}
 	})
 	close(w.stuck)
@@ -370,15 +374,6 @@ func TestInterruptedWrite(t *testing.T) {
 	if got := p.line(t); got != "no space left on device" {
 		t.Errorf("after a write that failed: %s", got)
 	}
-}
-
-func state(t *testing.T, pid int) string {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])[0])
 }
 
 // scribble writes until it fails.

@@ -58,21 +58,28 @@ func agentAddress(t *testing.T) string {
 // manager starts a manager that ends with the test.
 func manager(t *testing.T) *Manager {
 	t.Helper()
+	m, stop := managerUntil(t)
+	t.Cleanup(stop)
+	return m
+}
+
+// managerUntil starts a manager that ends with stop.
+func managerUntil(t *testing.T) (m *Manager, stop func()) {
+	t.Helper()
 	m, err := NewManager(slog.New(slog.DiscardHandler), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	served := make(chan error)
 	go func() { served <- m.Serve(ctx) }()
-	t.Cleanup(func() {
+	return m, func() {
 		cancel()
 		if err := <-served; err != nil {
 			t.Errorf("Serve = %v", err)
 		}
 		m.Close()
-	})
-	return m
+	}
 }
 
 // start makes a session and attaches to it as a launcher does.

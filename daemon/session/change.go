@@ -21,6 +21,13 @@ func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 	if err != nil {
 		return &ide.Error{Msg: err.Error(), Err: unix.EPROTO}
 	}
+	switch q.Op {
+	case protocol.ChangeMkdir, protocol.ChangeMknod, protocol.ChangeSymlink, protocol.ChangeUnlink, protocol.ChangeRmdir:
+	default: // the file is to be seen, or is changed, as it is written
+		if err := l.settlePath(string(q.Path), !q.NoFollow && q.Op != protocol.ChangeRename); err != nil {
+			return err
+		}
+	}
 	var reply protocol.ChangeReply
 	if err := l.askChange(q, &reply, answer); err != nil {
 		return err
@@ -35,7 +42,7 @@ func (l *launcher) settle(seq uint64) {
 		ctx, cancel := context.WithTimeout(l.ctx, settleTime)
 		defer cancel()
 		if h.until(ctx, seq) != nil {
-			l.notices.expired(protocol.Expired{Seq: seq, All: true})
+			h.missed(seq, l.notices.expired)
 		}
 	}
 	_ = l.passOn() // its failure ends read as well

@@ -17,7 +17,7 @@ import (
 // file server.
 const inline = 64 << 10
 
-func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) {
+func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err error) {
 	t := l.s.agent.tunnel
 	if r.Flags&layer.OpenChange != 0 {
 		return nil, l.openChange(r, reply)
@@ -26,9 +26,21 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (*os.File, error) 
 		Path: protocol.Path(r.Path), Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
 	}
 	var opened protocol.OpenReply
-	content, err := t.CallAhead(l.ctx, protocol.KindOpen, request, &opened, func() bool { return opened.Ahead }, l.tellAhead(r, layer.AheadContent))
-	if err != nil {
-		return nil, err
+	var content []byte
+	pending := l.pending()
+	for again := true; again; {
+		opened = protocol.OpenReply{}
+		content, err = t.CallAhead(l.ctx, protocol.KindOpen, request, &opened, func() bool { return opened.Ahead }, l.tellAhead(r, layer.AheadContent))
+		if err != nil {
+			return nil, err
+		}
+		again, err = l.settled(pending, &opened.Attr)
+		if (again || err != nil) && opened.Handle != 0 {
+			l.m.nodes.close(&node{tunnel: t, handle: opened.Handle})
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	reply.Attr, reply.Data, reply.Lease = opened.Attr, cut(string(opened.Path)), opened.Lease
 	if opened.Handle == 0 {
@@ -63,6 +75,11 @@ func (l *launcher) openChange(r *layer.Request, reply *layer.Reply) error {
 		Mode: uint32(r.Node), Umask: uint32(r.Node >> 32),
 	}
 	request := protocol.Open{Path: protocol.Path(r.Path), Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Change: change}
+	if change.Truncate {
+		if err := l.settlePath(r.Path, !request.NoFollow); err != nil {
+			return err
+		}
+	}
 	var opened protocol.OpenReply
 	if _, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindOpen, request, &opened); err != nil {
 		return err
@@ -90,9 +107,19 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 	}
 	var stat protocol.StatReply
 	request := protocol.Stat{Path: protocol.Path(r.Path), NoFollow: r.Flags&layer.OpenNoFollow != 0, Lease: true, Ahead: true}
-	_, err = l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() bool { return stat.Ahead }, l.tellAhead(r, 0))
+	pending := l.pending()
+	for again := true; again && err == nil; {
+		stat = protocol.StatReply{}
+		_, err = l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() bool { return stat.Ahead }, l.tellAhead(r, 0))
+		if err == nil {
+			again, err = l.settled(pending, &stat.Attr)
+		}
+	}
+	if err != nil {
+		return err
+	}
 	reply.Attr, reply.Lease = stat.Attr, stat.Lease
-	return err
+	return nil
 }
 
 // tellAhead passes on what is likely to be asked after r.

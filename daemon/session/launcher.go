@@ -169,15 +169,8 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 	if err := l.s.works(r.Op); err != nil {
 		return nil, err
 	}
-	if r.Path != "" { // what is asked by path comes after what was written
-		if err := l.m.nodes.settle(l.ctx, l.s.agent.tunnel); err != nil {
-			return nil, err
-		}
-		switch r.Op {
-		case layer.OpStat, layer.OpReadlink, layer.OpAccess, layer.OpXattr:
-		default: // it may make, change or remove a file
-			defer l.m.nodes.changed()
-		}
+	if r.Op == layer.OpChange || r.Op == layer.OpOpen && r.Flags&layer.OpenChange != 0 { // it may make, change or remove a file
+		defer l.m.nodes.changed()
 	}
 	switch r.Op {
 	case layer.OpOpen:

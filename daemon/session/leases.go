@@ -165,6 +165,16 @@ func (h *hearing) until(ctx context.Context, seq uint64) error {
 	}
 }
 
+// missed tells that no answer up to seq is to be kept, which has not been heard.
+// Where nothing is heard none is kept at all, as has been told.
+func (h *hearing) missed(seq uint64, tell func(protocol.Expired)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.deaf {
+		tell(protocol.Expired{Seq: max(seq, h.seq), All: true})
+	}
+}
+
 func (h *hearing) link(up bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

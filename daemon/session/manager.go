@@ -121,6 +121,7 @@ func (m *Manager) Close() {
 	defer os.Remove(m.standIns) // it is empty, or was never made
 	m.endAll()
 	m.debuggers.close()
+	m.nodes.drain()
 	m.agents.close()
 	m.filesMu.Lock()
 	defer m.filesMu.Unlock()

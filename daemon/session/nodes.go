@@ -14,8 +14,9 @@ import (
 
 // nodes are the files of all sessions that the file server shows.
 type nodes struct {
-	log     *slog.Logger
-	closing sync.WaitGroup // what is done at the end of shared ones
+	log      *slog.Logger
+	patience time.Duration
+	closing  sync.WaitGroup // what is done at the end of shared ones
 
 	mu         sync.Mutex // lock order: mu, then shared.mu
 	last       uint64
@@ -40,7 +41,7 @@ type node struct {
 }
 
 func newNodes(log *slog.Logger) *nodes {
-	return &nodes{log: log, open: map[uint64]*node{}, shared: map[sharedKey]*shared{}, sharedByID: map[uint64]*shared{}, numbers: map[uint64]*number{}, ending: map[*shared]bool{}}
+	return &nodes{log: log, patience: patience, open: map[uint64]*node{}, shared: map[sharedKey]*shared{}, sharedByID: map[uint64]*shared{}, numbers: map[uint64]*number{}, ending: map[*shared]bool{}}
 }
 
 func (n *nodes) add(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply, change bool) uint64 {

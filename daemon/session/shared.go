@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/files"
 	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 )
@@ -16,10 +17,6 @@ import (
 // maxUnwritten is how many bytes of one file may be on their way to the target
 // while writers go on.
 const maxUnwritten = 8 << 20
-
-// sharedTime is how long what the agent told of a file is taken as true,
-// although others may change it.
-const sharedTime = time.Second
 
 // A sharedKey is by which all who open a file of a target find each other.
 type sharedKey struct {
@@ -99,17 +96,24 @@ func (s *shared) stale() {
 func (s *shared) begin(q protocol.Write, data []byte, then func(error)) *tunnel.Writing {
 	s.under++
 	s.unwritten += len(data)
-	s.last = s.writer.Begin(q, data, func(r protocol.WriteReply, err error) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
+	done := func(r protocol.WriteReply, err error) { // s.mu is held
 		s.under--
 		s.unwritten -= len(data)
 		close(s.progress)
 		s.progress = make(chan struct{})
 		s.answered(q, r, err)
 		then(err)
+	}
+	x, begun := s.writer.Begin(q, data, func(r protocol.WriteReply, err error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		done(r, err)
 	})
-	return s.last
+	if !begun {
+		done(x.Reply, x.Err)
+	}
+	s.last = x
+	return x
 }
 
 // answered takes what the agent says of the file. s.mu is held.
@@ -159,7 +163,7 @@ func (s *shared) settled(ctx context.Context) error {
 // fresh asks the agent if what it told last may be untrue, or of old.
 func (s *shared) fresh(ctx context.Context, exact bool) error {
 	s.mu.Lock()
-	if time.Since(s.checked) < sharedTime && !(exact && s.under > 0) {
+	if time.Since(s.checked) < files.SharedTime && !(exact && s.under > 0) {
 		s.mu.Unlock()
 		return nil
 	}

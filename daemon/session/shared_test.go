@@ -137,7 +137,7 @@ func TestReaderSeesWriter(t *testing.T) {
 	}
 }
 
-// What others write, on the target, is seen after sharedTime at most.
+// What others write, on the target, is seen after files.SharedTime at most.
 func TestSharedFileChangedByOthers(t *testing.T) {
 	m := manager(t)
 	_, c := start(t, m)

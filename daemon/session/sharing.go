@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -95,11 +94,9 @@ func (n *nodes) endUnused(s *shared) {
 }
 
 // finish waits for what is on its way, of which there is nothing but after an
-// interrupted close.
+// interrupted close: as long as the tunnel lives, as it is told to be written.
 func (n *nodes) finish(s *shared) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	if err := s.flush(ctx); err != nil {
+	if err := s.flush(context.Background()); err != nil {
 		n.log.Warn("what was written to a file is lost", "path", s.path, "err", err)
 	}
 	n.mu.Lock()
@@ -180,29 +177,6 @@ func (n *nodes) dropShared(which func(*number) bool) {
 	}
 }
 
-// settle waits until what was written to a target's files is there, so that who
-// asks for them by path sees it.
-func (n *nodes) settle(ctx context.Context, t *tunnel.Tunnel) error {
-	n.mu.Lock()
-	var list []*shared
-	for s := range n.ending {
-		if s.key.tunnel == t {
-			list = append(list, s)
-		}
-	}
-	for _, s := range n.shared {
-		if s.key.tunnel == t {
-			list = append(list, s)
-		}
-	}
-	n.mu.Unlock()
-	var errs []error
-	for _, s := range list {
-		errs = append(errs, s.settled(ctx))
-	}
-	return errors.Join(errs...)
-}
-
 // attr tells what fstat(2) does of a node that a launcher was told of.
 func (n *nodes) attr(ctx context.Context, id uint64) (protocol.Attr, error) {
 	if s := n.sharedNode(id); s != nil {
@@ -214,7 +188,7 @@ func (n *nodes) attr(ctx context.Context, id uint64) (protocol.Attr, error) {
 	}
 	n.mu.Lock()
 	attr, now := f.attr, n.changes
-	known := f.at == now && time.Since(f.told) < sharedTime
+	known := f.at == now && time.Since(f.told) < files.SharedTime
 	n.mu.Unlock()
 	if known {
 		return attr, nil

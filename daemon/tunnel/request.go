@@ -35,14 +35,30 @@ func (t *Tunnel) CallAhead(ctx context.Context, k protocol.Kind, request, reply 
 		s.Close()
 		return payload, nil
 	}
-	t.ended.Go(func() {
+	begun := t.begin(func() {
 		defer s.Close()
 		defer abandon(ctx, s)()
 		if err := readAhead(s, k, each); err != nil && ctx.Err() == nil {
 			t.log.Debug("reading ahead", "stream", k, "err", err)
 		}
 	})
+	if !begun {
+		s.Close()
+	}
 	return payload, nil
+}
+
+// begin has goroutines do what Close waits for. After Close it begins nothing.
+func (t *Tunnel) begin(list ...func()) (begun bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil {
+		return false
+	}
+	for _, f := range list {
+		t.ended.Go(f)
+	}
+	return true
 }
 
 func readAhead(s net.Conn, k protocol.Kind, each func(protocol.Ahead, []byte)) error {

@@ -142,7 +142,9 @@ func (t *Tunnel) Err() error {
 
 // Close ends all streams.
 func (t *Tunnel) Close() {
-	t.cancel()
+	t.mu.Lock()
+	t.cancel() // from here on begin adds nothing to ended
+	t.mu.Unlock()
 	t.control.close()
 	t.bulk.close()
 	t.readers.end(true) // closing a stream waits for a link that is cut

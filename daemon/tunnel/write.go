@@ -17,7 +17,7 @@ import (
 type Writer struct {
 	t *Tunnel
 
-	mu        sync.Mutex
+	mu        sync.Mutex // lock order: mu, then Tunnel.mu
 	wake      sync.Cond
 	queue     []*Writing // guarded by mu; not sent
 	sent      []*Writing // guarded by mu; not answered, but the one that is being read
@@ -50,25 +50,26 @@ func (t *Tunnel) Writer() *Writer {
 
 // Begin has q done after all that was begun before. The writer keeps data. then
 // is called, in the order of the questions and before Done, by another goroutine.
-func (w *Writer) Begin(q protocol.Write, data []byte, then func(protocol.WriteReply, error)) *Writing {
-	x := &Writing{q: q, data: data, then: then, done: make(chan struct{})}
+// Where the tunnel was closed nothing is begun: then is not called, and it is done.
+func (w *Writer) Begin(q protocol.Write, data []byte, then func(protocol.WriteReply, error)) (x *Writing, begun bool) {
+	x = &Writing{q: q, data: data, then: then, done: make(chan struct{})}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.t.ctx.Err(); err != nil { // nobody waits for goroutines any more
-		x.Err = net.ErrClosed
-		go x.end()
-		return x
-	}
-	w.queue = append(w.queue, x)
+	var needed []func()
 	if !w.sending {
-		w.sending = true
-		w.t.ended.Go(w.send)
+		needed = append(needed, w.send)
 	}
 	if !w.receiving {
-		w.receiving = true
-		w.t.ended.Go(w.receive)
+		needed = append(needed, w.receive)
 	}
-	return x
+	if !w.t.begin(needed...) {
+		x.Err = net.ErrClosed
+		close(x.done)
+		return x, false
+	}
+	w.queue = append(w.queue, x)
+	w.sending, w.receiving = true, true
+	return x, true
 }
 
 func (x *Writing) end() {

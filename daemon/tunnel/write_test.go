@@ -61,12 +61,13 @@ func TestWriter(t *testing.T) {
 	var list []*Writing
 	var order []int64
 	for i := range int64(n) {
-		list = append(list, w.Begin(protocol.Write{Handle: 1, Offset: i}, make([]byte, i), func(r protocol.WriteReply, err error) {
+		x, _ := w.Begin(protocol.Write{Handle: 1, Offset: i}, make([]byte, i), func(r protocol.WriteReply, err error) {
 			if err != nil {
 				r.Offset = i
 			}
 			order = append(order, r.Offset)
-		}))
+		})
+		list = append(list, x)
 	}
 	select {
 	case <-list[0].Done():
@@ -91,7 +92,7 @@ func TestWriter(t *testing.T) {
 	if seen.Load() != n {
 		t.Errorf("agent saw %d writes", seen.Load())
 	}
-	again := w.Begin(protocol.Write{Offset: 2}, nil, func(protocol.WriteReply, error) {})
+	again, _ := w.Begin(protocol.Write{Offset: 2}, nil, func(protocol.WriteReply, error) {})
 	if <-again.Done(); again.Err != nil {
 		t.Errorf("after a rest: %v", again.Err)
 	}
@@ -134,7 +135,8 @@ func TestCutWritesAreDoneOnce(t *testing.T) {
 	})
 	var list []*Writing
 	for off := 0; off < len(want); off += 64 << 10 {
-		list = append(list, w.Begin(protocol.Write{}, want[off:][:64<<10], func(protocol.WriteReply, error) {}))
+		x, _ := w.Begin(protocol.Write{}, want[off:][:64<<10], func(protocol.WriteReply, error) {})
+		list = append(list, x)
 	}
 	for _, x := range list {
 		if <-x.Done(); x.Err != nil {
@@ -150,20 +152,30 @@ func TestCutWritesAreDoneOnce(t *testing.T) {
 	}
 }
 
-// Without the agent everything fails, what is on its way and what comes after.
+// Without the agent everything fails, what is on its way and what comes after;
+// nothing is begun that the tunnel's end does not wait for.
 func TestWriterWithoutAgent(t *testing.T) {
 	gate := make(chan struct{})
 	defer close(gate)
 	var seen atomic.Int64
 	tun := open(t, far(t, writes(gate, &seen)))
-	w := tun.Writer()
-	under := w.Begin(protocol.Write{}, nil, func(protocol.WriteReply, error) {})
-	tun.Close()
-	after := w.Begin(protocol.Write{}, nil, func(protocol.WriteReply, error) {})
-	for _, x := range []*Writing{under, after} {
-		if <-x.Done(); x.Err == nil {
-			t.Error("written without an agent")
-		}
+	var wg sync.WaitGroup
+	for range 20 {
+		w := tun.Writer()
+		defer w.Close()
+		wg.Go(func() {
+			for {
+				var told atomic.Bool
+				x, begun := w.Begin(protocol.Write{}, nil, func(protocol.WriteReply, error) { told.Store(true) })
+				if <-x.Done(); x.Err == nil || told.Load() != begun {
+					t.Errorf("begun %v, told %v, error %v", begun, told.Load(), x.Err)
+				}
+				if !begun {
+					return
+				}
+			}
+		})
 	}
-	w.Close()
+	tun.Close()
+	wg.Wait()
 }

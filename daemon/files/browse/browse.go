@@ -39,6 +39,7 @@ type Mount struct {
 }
 
 const (
+	name    = "mirrord" // of the mount's source, and of its type
 	keep    = time.Second
 	maxRead = 1 << 20
 )
@@ -53,7 +54,7 @@ func Start(t Target, dir string) (*Mount, error) {
 		EntryTimeout: &timeout, AttrTimeout: &timeout,
 		UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
 		MountOptions: fuse.MountOptions{
-			FsName: "mirrord", Name: "mirrord", Options: []string{"ro"}, DirectMount: true,
+			FsName: name, Name: name, Options: []string{"ro"}, DirectMount: true,
 			MaxWrite: maxRead, MaxReadAhead: maxRead, DisableXAttrs: true,
 		},
 	})
@@ -102,16 +103,43 @@ func (m *Mount) End() error {
 	return nil
 }
 
-// Sweep takes away a mount whose server was killed, and its directory.
+// Sweep takes away a mount of ours whose server was killed, and its directory.
 func Sweep(dir string) {
 	var st unix.Stat_t
-	if unix.Stat(dir, &st) != unix.ENOTCONN {
+	if unix.Stat(dir, &st) != unix.ENOTCONN || !ours(dir) {
 		return
 	}
 	if unix.Unmount(dir, unix.MNT_DETACH) != nil {
 		_ = exec.Command("fusermount3", "-uz", dir).Run()
 	}
 	_ = os.Remove(dir)
+}
+
+// ours tells whether what is mounted at dir, dead or not, is a Mount: others'
+// file systems answer ENOTCONN too.
+func ours(dir string) bool {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return false
+	}
+	_, after, _ := strings.Cut(string(info), "\nmnt_id:")
+	id, _, _ := strings.Cut(after, "\n")
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(mounts)) {
+		mount, what, _ := strings.Cut(line, " - ")
+		if strings.HasPrefix(mount, strings.TrimSpace(id)+" ") {
+			return strings.HasPrefix(what, "fuse."+name+" "+name+" ")
+		}
+	}
+	return false
 }
 
 // A node is a file of the target; its place in the tree is its path.
@@ -187,21 +215,6 @@ func (n *node) Getattr(ctx context.Context, _ fs.FileHandle, out *fuse.AttrOut) 
 	return 0
 }
 
-// Readlink leads absolute links to where they lead in the target.
-func (n *node) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
-	e, err := n.entry(ctx, n.path())
-	switch {
-	case err != nil:
-		return nil, errno(err)
-	case e.Kind != ide.FileSymlink:
-		return nil, syscall.EINVAL
-	}
-	if rest, absolute := strings.CutPrefix(e.Target, "/"); absolute {
-		return []byte(strings.Repeat("../", strings.Count(n.path(), "/")-1) + "./" + rest), 0
-	}
-	return []byte(e.Target), 0
-}
-
 // Open lets read what there is of a file that claims to be empty, as those of
 // procfs do.
 func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
@@ -259,6 +272,9 @@ func errno(err error) syscall.Errno {
 				return no
 			}
 		}
+	}
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return e
 	}
 	return syscall.EIO
 }

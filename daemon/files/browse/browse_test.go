@@ -1,0 +1,175 @@
+package browse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol/ide"
+)
+
+// A tree is a target whose files are below a directory.
+type tree string
+
+func told(err error) error {
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return &ide.Error{Msg: err.Error(), Errno: unix.ErrnoName(e)}
+	}
+	return err
+}
+
+func (d tree) Stat(_ context.Context, at string) (e ide.FileEntry, err error) {
+	st, err := os.Lstat(string(d) + at)
+	if err != nil {
+		return e, told(err)
+	}
+	e = ide.FileEntry{Name: path.Base(at), Kind: ide.FileRegular, Size: st.Size(), Mode: uint32(st.Mode().Perm())}
+	switch st.Mode().Type() {
+	case os.ModeDir:
+		e.Kind = ide.FileDirectory
+	case os.ModeSymlink:
+		e.Symlink = true
+		e.Target, err = os.Readlink(string(d) + at)
+	}
+	return e, told(err)
+}
+
+func (d tree) List(ctx context.Context, at string) (list []ide.FileEntry, err error) {
+	entries, err := os.ReadDir(string(d) + at)
+	for _, e := range entries {
+		if entry, err := d.Stat(ctx, path.Join(at, e.Name())); err == nil {
+			list = append(list, entry)
+		}
+	}
+	return list, told(err)
+}
+
+func (d tree) Read(_ context.Context, at string, off int64, n int) ([]byte, error) {
+	b, err := os.ReadFile(string(d) + at)
+	b = b[min(off, int64(len(b))):]
+	return b[:min(n, len(b))], told(err)
+}
+
+// mount mounts a target's files for the test.
+func mount(t *testing.T, target Target, dir string) *Mount {
+	t.Helper()
+	m, err := Start(target, dir)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() {
+		if err := m.End(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+// No link leads out of the mount: each leads where it does for a process whose
+// root the target's is.
+func TestLinksStayInside(t *testing.T) {
+	above, root := t.TempDir(), t.TempDir()
+	dir := filepath.Join(above, "mount")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(dir, 0o700))
+	must(os.WriteFile(filepath.Join(above, "f"), []byte("not the target's"), 0o600))
+	must(os.MkdirAll(filepath.Join(root, "a/b/c"), 0o700))
+	for _, name := range []string{"f", "a/f", "a/b/f"} {
+		must(os.WriteFile(filepath.Join(root, name), []byte("/"+name), 0o600))
+	}
+	links := []struct{ at, text, leads string }{
+		{"a/same", "f", "/a/f"},
+		{"a/up", "../f", "/f"},
+		{"a/over", "../../../../f", "/f"},
+		{"over", "../f", "/f"},
+		{"a/b/absolute", "/a/f", "/a/f"},
+		{"a/slashes", "//a//b/./f", "/a/b/f"},
+		{"a/b/absolute-over", "/../../a/../f", "/f"},
+		{"a/to-root", "/", ""},
+		{"a/b/to-c", "c", ""},
+		{"a/through", "to-root/../f", "/f"},
+		{"a/b/through", "../to-root/../../../f", "/f"},
+		{"a/deeper", "b/to-c/../f", "/a/b/f"},
+		{"a/to-deeper", "b/../to-root/a/b/c/../../f", "/a/f"},
+		{"a/by-mount", "/../mount/../f", ""},
+		{"a/no-directory", "f/../f", ""},
+		{"a/itself", "itself/../f", ""},
+	}
+	for _, l := range links {
+		must(os.Symlink(l.text, filepath.Join(root, l.at)))
+	}
+	mount(t, tree(root), dir)
+	for _, l := range links {
+		to, err := os.Readlink(filepath.Join(dir, l.at))
+		b, readErr := os.ReadFile(filepath.Join(dir, l.at))
+		if string(b) != l.leads || (readErr == nil) != (l.leads != "") {
+			t.Errorf("%s -> %s: shown as %q, %v, leads to %q, %v; want %q", l.at, l.text, to, err, b, readErr, l.leads)
+		}
+	}
+	for at, want := range map[string]error{"a/no-directory": syscall.ENOTDIR, "a/itself": syscall.ELOOP, "a/by-mount": syscall.ENOENT} {
+		if _, err := os.ReadFile(filepath.Join(dir, at)); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", at, err, want)
+		}
+	}
+	if to, err := os.Readlink(filepath.Join(dir, "a/up")); to != "../f" || err != nil {
+		t.Errorf("a link that stays inside by itself: %q, %v", to, err)
+	}
+}
+
+// What is left of a Mount that was killed is taken away, and nobody else's.
+func TestSweep(t *testing.T) {
+	for _, tt := range []struct {
+		source, kind string
+		ours         bool
+	}{{"mirrord", "fuse.mirrord", true}, {"host:/home", "fuse.sshfs", false}, {"mirrord", "fuse.sshfs", false}} {
+		dir := filepath.Join(t.TempDir(), "a mount")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		dead(t, dir, tt.source, tt.kind)
+		Sweep(dir)
+		var st unix.Stat_t
+		want := unix.ENOTCONN
+		if tt.ours {
+			want = unix.ENOENT
+		}
+		if err := unix.Stat(dir, &st); err != want {
+			t.Errorf("%s of type %s after Sweep: %v, want %v", tt.source, tt.kind, err, want)
+		}
+	}
+	// Neither is what is alive, nor what has nothing mounted.
+	dir := t.TempDir()
+	Sweep(dir)
+	mount(t, tree(t.TempDir()), dir)
+	Sweep(dir)
+	if !ours(dir) {
+		t.Error("Sweep took away what is alive")
+	}
+}
+
+// dead mounts at dir what nobody serves.
+func dead(t *testing.T, dir, source, kind string) {
+	t.Helper()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	err = unix.Mount(source, dir, kind, 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
+	unix.Close(fd)
+	if err != nil {
+		t.Skipf("mounting: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}

@@ -1,0 +1,84 @@
+package browse
+
+import (
+	"context"
+	"path"
+	"strings"
+	"syscall"
+
+	"mirrord/protocol/ide"
+)
+
+// maxLinks is how many symlinks lead on from one, as the kernel has it.
+const maxLinks = 40
+
+// Readlink leads links to where they lead in the target, whose root has nothing
+// above it.
+func (n *node) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
+	e, err := n.entry(ctx, n.path())
+	switch {
+	case err != nil:
+		return nil, errno(err)
+	case e.Kind != ide.FileSymlink:
+		return nil, syscall.EINVAL
+	}
+	text, err := n.within(ctx, path.Dir(n.path()), e.Target)
+	return []byte(text), errno(err)
+}
+
+// within spells the text of a link in dir so that it does not lead out of the
+// mount: ".." is only in front of names, and not more often than dir has parents.
+func (n *node) within(ctx context.Context, dir, text string) (string, error) {
+	ups := strings.Count(strings.TrimSuffix(dir, "/"), "/") // what is mounted has no links among a file's parents
+	parts := strings.Split(text, "/")
+	last, count := -1, 0 // of ".."
+	for i, part := range parts {
+		if part == ".." {
+			last, count = i, count+1
+		}
+	}
+	if !path.IsAbs(text) && last+1 == count && count <= ups {
+		return text, nil
+	}
+	if path.IsAbs(text) {
+		dir = "/"
+	}
+	left := maxLinks
+	at, err := n.walk(ctx, dir, strings.Join(parts[:last+1], "/"), &left)
+	if err != nil {
+		return "", err
+	}
+	rest := strings.TrimLeft(strings.Join(parts[last+1:], "/"), "/")
+	return strings.Repeat("../", ups) + "." + strings.TrimSuffix(at, "/") + "/" + rest, nil
+}
+
+// walk tells where a text leads in the target, a directory.
+func (n *node) walk(ctx context.Context, dir, text string, left *int) (string, error) {
+	if path.IsAbs(text) {
+		dir = "/"
+	}
+	for part := range strings.SplitSeq(text, "/") {
+		if part == "" || part == "." || part == ".." {
+			dir = path.Join(dir, part) // "/.." is "/"
+			continue
+		}
+		at := path.Join(dir, part)
+		e, err := n.entry(ctx, at)
+		switch {
+		case err != nil:
+			return "", err
+		case e.Kind == ide.FileDirectory:
+			dir = at
+		case e.Kind != ide.FileSymlink:
+			return "", syscall.ENOTDIR
+		case *left == 0:
+			return "", syscall.ELOOP
+		default:
+			*left--
+			if dir, err = n.walk(ctx, dir, e.Target, left); err != nil {
+				return "", err
+			}
+		}
+	}
+	return dir, nil
+}
