@@ -26,6 +26,8 @@ const (
 	syscallStop      = unix.SIGTRAP | 0x80
 )
 
+const restarts = -512 // ERESTARTSYS
+
 // A steered thread is held by the launcher's, which does not leave its own
 // thread meanwhile.
 type steered struct {
@@ -66,7 +68,6 @@ func (s *steered) hold(do bool, nr int32, fd int) error {
 		return s.lost(err)
 	}
 	var insn [2]byte
-	const restarts = -512 // ERESTARTSYS
 	if !do || int64(s.regs.Orig_rax) != int64(nr) || int64(s.regs.Rax) != restarts ||
 		seccomp.Read(uint32(s.tid), s.regs.Rip-2, insn[:]) != nil || insn != [2]byte{0x0f, 0x05} {
 		return errors.Join(errStrayed, s.detach(s.signal))
@@ -90,6 +91,9 @@ func (s *steered) redirect(fd int) error {
 		return err
 	}
 	result, err := s.call(unix.SYS_FCHDIR, uint64(fd))
+	for err == nil && int64(result) == restarts { // SIGSTOP came while it waited for the layer
+		result, err = s.call(unix.SYS_FCHDIR, uint64(fd))
+	}
 	if err == nil {
 		_, err = s.call(unix.SYS_CLOSE, uint64(fd))
 	}
@@ -130,16 +134,20 @@ func (s *steered) call(nr, arg uint64) (result uint64, err error) {
 	if err := unix.PtraceSetRegs(s.tid, &regs); err != nil {
 		return 0, err
 	}
+	signal := unix.Signal(0)
 	for stops := 0; stops < 2; { // at its begin and at its end
-		if err := unix.PtraceSyscall(s.tid, 0); err != nil {
+		if err := unix.PtraceSyscall(s.tid, int(signal)); err != nil {
 			return 0, err
 		}
 		ws, err := s.wait()
 		if err != nil {
 			return 0, err
 		}
-		if ws.StopSignal() == syscallStop {
+		switch signal = 0; {
+		case ws.StopSignal() == syscallStop:
 			stops++
+		case int(ws)>>16 == 0: // SIGSTOP, which no mask keeps: it stops when we leave it
+			signal = ws.StopSignal()
 		}
 	}
 	err = unix.PtraceGetRegs(s.tid, &regs)

@@ -78,6 +78,32 @@ assert len(os.listdir("/proc/self/fd")) == fds, os.listdir("/proc/self/fd")
 print("done")`)
 }
 
+// A process that is stopped on its way to a directory stops.
+func TestWorkingDirectoryAndStops(t *testing.T) {
+	canSteer(t)
+	w := newWorld(t)
+	w.want(t, "done\n", "python3", "-c", `
+import os, signal, time
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    while True:
+        for d in ("/app/dir", "/app"):
+            os.chdir(d)
+            assert os.getcwd() == d, (os.getcwd(), d)
+signal.alarm(30) # none of the stops may be lost
+for i in range(1500):
+    begin = time.perf_counter() # at any point of it
+    while time.perf_counter() - begin < i % 100 * 2e-5: pass
+    os.kill(child, signal.SIGSTOP)
+    _, status = os.waitpid(child, os.WUNTRACED)
+    assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP, status
+    os.kill(child, signal.SIGCONT)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+print("done")`)
+}
+
 // What cannot be is said: under a debugger, and without room for a descriptor.
 func TestNoWorkingDirectory(t *testing.T) {
 	w := newWorld(t)
