@@ -48,12 +48,16 @@ export class Notifications {
 		}
 	}
 
-	/** Closes all there are. */
+	/** Closes all there are. A progress that has ended may go by itself meanwhile. */
 	async clear(): Promise<void> {
-		while (await this.all.count() > 0) {
+		await until('the messages to close', async () => {
+			if (await this.all.count() === 0) {
+				return true;
+			}
+			const soon = { timeout: 2000 };
 			const first = this.all.first();
-			await first.hover();
-			await first.locator('.codicon-notifications-clear').click();
-		}
+			await first.hover(soon).then(() => first.locator('.codicon-notifications-clear').click(soon)).catch(() => undefined);
+			return false;
+		});
 	}
 }

@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import * as fs from 'node:fs';
+import * as net from 'node:net';
 import * as path from 'node:path';
 
 import type { Bench } from '../driver/bench.ts';
@@ -39,21 +40,40 @@ async function running(win: Window): Promise<void> {
 	await until('the program to answer', async () => (await suite.shop.ask('/up')).copy === 'node');
 }
 
+/** A kubeconfig of an API server that hears and never answers, until it is closed. */
+async function silentCluster(dir: string): Promise<{ kubeconfig: string; close: () => void }> {
+	const heard: net.Socket[] = [];
+	const server = net.createServer(c => heard.push(c.on('error', () => undefined)));
+	await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+	const { port } = server.address() as net.AddressInfo;
+	const kubeconfig = path.join(dir, 'silent.json');
+	fs.writeFileSync(kubeconfig, JSON.stringify({
+		apiVersion: 'v1', kind: 'Config', 'current-context': 'silent',
+		contexts: [{ name: 'silent', context: { cluster: 'silent', user: 'silent', namespace: 'shop' } }],
+		clusters: [{ name: 'silent', cluster: { server: `https://127.0.0.1:${port}` } }], users: [{ name: 'silent', user: { token: 'none' } }],
+	}));
+	return { kubeconfig, close: () => { heard.forEach(c => c.destroy()); server.close(); } };
+}
+
 suite.scenario('trouble: a start is cancelled', async bench => {
 	folder = bench.workspace('node');
-	configure(folder, { agent: { image: 'mirrord.test/pause:1' } }); // the test cluster has it; it never is ready
-	w = await bench.open(folder);
-	await turnOn(w);
-	await w.debugging.start('web');
-	await w.notifications.with('mirrord: web').waitFor();
-	await w.statusShows(statusId, /mirrord: starting/);
-	await w.shot('starting');
-	await w.notifications.click('mirrord: web', 'Cancel');
-	await w.statusShows(statusId, /^mirrord: on$/);
-	assert.equal(await w.debugging.toolbar.count(), 0);
-	await w.notifications.none();
-	await noSessions(bench);
-	await until('no agent', async () => (await suite.shop.agents()).length === 0);
+	const silent = await silentCluster(bench.dir);
+	try {
+		configure(folder, { kubeconfig: silent.kubeconfig });
+		w = await bench.open(folder);
+		await turnOn(w);
+		await w.debugging.start('web');
+		await w.notifications.with('mirrord: web').waitFor();
+		await w.statusShows(statusId, /mirrord: starting/);
+		await w.shot('starting');
+		await w.notifications.click('mirrord: web', 'Cancel');
+		await w.statusShows(statusId, /^mirrord: on$/);
+		assert.equal(await w.debugging.toolbar.count(), 0);
+		await w.notifications.none();
+		await noSessions(bench);
+	} finally {
+		silent.close();
+	}
 });
 
 suite.scenario('trouble: an agent that cannot start is told with the way out', async bench => {
