@@ -145,7 +145,6 @@ func (l listener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // web is a place with a real HTTP server, which answers with its name.
 func web(t *testing.T, name, wants string) *place {
-	l := listener{make(chan net.Conn)}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -156,17 +155,7 @@ func web(t *testing.T, name, wants string) *place {
 		w.(http.Flusher).Flush() // so it is chunked
 		w.Header().Set("X-End", r.Trailer.Get("X-End"))
 	})}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		close(l.conn)
-		srv.Close()
-		<-done
-	})
-	return &place{name: name, wants: wants, serve: func(c *duplex) { l.conn <- c }}
+	return &place{name: name, wants: wants, serve: serving(t, srv)}
 }
 
 // script is a place that expects words and answers with others, in turn. Words
@@ -236,4 +225,20 @@ func TestKeptConnection(t *testing.T) {
 			t.Errorf("%s has %d connections", p.name, n)
 		}
 	}
+}
+
+// serving has srv serve the connections that a place is given, until the test's end.
+func serving(t *testing.T, srv *http.Server) func(*duplex) {
+	l := listener{make(chan net.Conn)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		close(l.conn)
+		srv.Close()
+		<-done
+	})
+	return func(c *duplex) { l.conn <- c }
 }

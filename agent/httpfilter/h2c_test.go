@@ -3,7 +3,6 @@ package httpfilter
 import (
 	"bytes"
 	"io"
-	"net"
 	"net/http"
 	"testing"
 
@@ -16,20 +15,9 @@ const upgrading = "GET /first HTTP/1.1\r\nHost: shop\r\nConnection: keep-alive, 
 
 // A client that goes on in HTTP/2, as the pod agrees, has its streams split.
 func TestGoesOnInHTTP2(t *testing.T) {
-	l := listener{make(chan net.Conn)}
 	srv := &http.Server{Handler: h2c.NewHandler(returns("pod"), new(http2.Server))} //nolint:staticcheck // as above
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		close(l.conn)
-		srv.Close()
-		<-done
-	})
 	w := &world{
-		pod:     &place{name: "pod", serve: func(c *duplex) { l.conn <- c }},
+		pod:     &place{name: "pod", serve: serving(t, srv)},
 		holders: []*place{web2(t, "alice's", "alice", returns("alice's"))},
 	}
 	c := w.client(t)

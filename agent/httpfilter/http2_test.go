@@ -21,20 +21,9 @@ import (
 
 // web2 is a place with a real server of HTTP/2.
 func web2(t *testing.T, name, wants string, h http.HandlerFunc) *place {
-	l := listener{make(chan net.Conn)}
 	srv := &http.Server{Handler: h, Protocols: new(http.Protocols)}
 	srv.Protocols.SetUnencryptedHTTP2(true)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		close(l.conn)
-		srv.Close()
-		<-done
-	})
-	return &place{name: name, wants: wants, serve: func(c *duplex) { l.conn <- c }}
+	return &place{name: name, wants: wants, serve: serving(t, srv)}
 }
 
 // returns gives each body back while it comes, its name in a field and a trailer.
