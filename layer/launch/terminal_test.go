@@ -41,18 +41,26 @@ func TestTerminal(t *testing.T) {
 	master, slave := openTerminal(t)
 	// An interactive shell with job control stands for the user's.
 	cmd := exec.Command("bash", "--norc", "--noprofile", "-i")
+	// It waits in select, which its handlers' descriptor ends: a signal that comes
+	// just before a read would be heard only after it.
 	l := w.launcher(t, "python3", "-uc", `
-import os, signal, sys, time
+import os, select, signal, sys
 n = 0
 def got(s, f):
     global n; n += 1; print("interrupt", n)
 signal.signal(signal.SIGINT, got)
 signal.signal(signal.SIGCONT, lambda s, f: print("continued"))
+had, tell = os.pipe()
+os.set_blocking(tell, False)
+signal.set_wakeup_fd(tell)
 print("foreground", os.tcgetpgrp(0) == os.getpgrp(), sys.stdin.isatty())
 while True:
-    line = sys.stdin.readline().strip()
-    print("line", line)
-    if line == "end": sys.exit(5)`)
+    ready = select.select([0, had], [], [])[0]
+    if had in ready: os.read(had, 64)
+    if 0 in ready:
+        line = sys.stdin.readline().strip()
+        print("line", line)
+        if line == "end": sys.exit(5)`)
 	cmd.Env = append(l.Env, "PS1=prompt> ", "LAUNCHER="+l.Path, "TERM=dumb")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
