@@ -100,6 +100,7 @@ func messages() []struct {
 		{"datagram", KindDatagram, Datagram{Addr: netip.MustParseAddrPort("[fd00::10]:53")}, nil},
 		{"datagram reply", KindDatagram, DatagramReply{Local: netip.MustParseAddrPort("[fd00::7]:40000")}, nil},
 		{"change", KindChange, Change{Op: ChangeMkdir, Path: "/data/new", Mode: 0o777, Umask: 0o22}, nil},
+		{"change of a handle", KindChange, Change{Op: ChangeLink, Path: "/data/#7", Other: "/data/new", Handle: 7}, nil},
 		{"change reply", KindChange, ChangeReply{Seq: 8, From: "/data/a", To: "/data/b"}, nil},
 		{"rename", KindChange, Change{Op: ChangeRename, Path: "/data/a", Other: "/data/not UTF-8: \xff", Flags: 1}, nil},
 		{"chown", KindChange, Change{Op: ChangeOwner, Path: "/data/a", NoFollow: true, UID: 1000, GID: KeepID, Dev: 66306, Ino: 1311}, nil},

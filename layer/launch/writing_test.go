@@ -127,3 +127,31 @@ print(no("/app/dir/a", os.O_WRONLY), no("/app/dir/new", os.O_RDWR | os.O_CREAT),
 		}
 	}
 }
+
+// A file without a name is given one by its descriptor, in both ways of linkat(2).
+// What is renamed or has no name left is still the debuggee's to give away.
+func TestTemporaryFilesAreLinked(t *testing.T) {
+	w := writing(t)
+	w.want(t, "one two 2 EXDEV EEXIST\n7 8\n", "python3", "-c", fmt.Sprintf(`
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+def link(fd, old, new, flags):
+    if libc.linkat(fd, old, -100, new, flags): return errno.errorcode[ctypes.get_errno()]
+    os.write(fd, b"!")
+    return open(new).read()[:-1] if flags != 0x1000 or new.startswith(b"/app") else new
+def temp(text):
+    fd = os.open("/app/dir", os.O_TMPFILE | os.O_RDWR, 0o600)
+    os.write(fd, text)
+    return fd
+one, two = temp(b"one"), temp(b"two")
+print(link(one, b"/proc/self/fd/%%d" %% one, b"/app/one", 0x400), link(two, b"", b"/app/two", 0x1000), end=" ")
+os.rename("/app/two", "/app/three")
+print(len(os.listdir("/app/dir")), link(two, b"", %q.encode(), 0x1000), end=" ")
+try: os.link(str(one), "/app/one", src_dir_fd=os.open("/proc/self/fd", os.O_RDONLY), follow_symlinks=True)
+except OSError as e: print(errno.errorcode[e.errno])
+os.fchown(two, 7, 8)
+st = os.fstat(two)
+print(st.st_uid, st.st_gid)`, w.dir+"/here"))
+	w.holds(t, "/app/one", "one!")
+	w.holds(t, "/app/three", "two!")
+}

@@ -80,7 +80,8 @@ const (
 	// the size or, with OpenFailed, the errno. It is not answered.
 	OpOpened Op = 11
 	// OpChange changes files of the target by name: in place of Path comes what
-	// AppendChange makes. What was said before of those files, and could be
+	// AppendChange makes. Node, if set, is the File, or else the Node, of a reply to
+	// OpOpen: that file is meant, not the one that has its path. What was said before of those files, and could be
 	// kept, has been said to have expired when it is answered. The answer to a
 	// rename has in Data the two paths as resolved, NUL between them.
 	OpChange Op = 12
