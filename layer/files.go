@@ -185,18 +185,4 @@ func (c *call) mayWrite(flags int) unix.Errno {
 }
 
 // stat asks for the attributes of path in the target.
-func (c *call) stat(path string, noFollow bool) reply {
-	known := c.l.Daemon.kept()
-	question := question{path, noFollow}
-	if k := known.get(question); k != nil {
-		return reply{wire.Reply{Errno: uint32(k.errno), Attr: k.attr}, -1}
-	}
-	q := wire.Request{Op: wire.OpStat, Path: path}
-	if noFollow {
-		q.Flags = wire.OpenNoFollow
-	}
-	r := c.l.Daemon.call(&q)
-	closeFD(r.fd)
-	known.put(question, r.Lease, &kept{errno: unix.Errno(r.Errno), attr: r.Attr})
-	return r
-}
+func (c *call) stat(path string, noFollow bool) reply { return c.l.Daemon.stat(path, noFollow) }

@@ -25,6 +25,9 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err 
 	request := protocol.Open{
 		Path: protocol.Path(r.Path), Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
 	}
+	if l.visitor { // who follows what grows by its node
+		request.Inline, request.Lease, request.Ahead = 0, false, false
+	}
 	var opened protocol.OpenReply
 	var content []byte
 	pending := l.pending()

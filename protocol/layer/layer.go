@@ -32,7 +32,8 @@ type Op uint32
 
 const (
 	// OpAttach binds the connection to a session: Path is its id. The reply
-	// carries the file server's root directory where there is one.
+	// carries the file server's root directory where there is one. Flags:
+	// AttachVisitor.
 	OpAttach Op = 1
 	// OpOpen opens Path in the target; Flags: OpenDirectory, OpenNoFollow, and
 	// where it is not only for reading what is there OpenRead, OpenWrite,
@@ -94,8 +95,12 @@ const (
 	OpXattr Op = 20
 )
 
-// Flags of OpOpen and OpStat, of OpConnect, of OpListen.
+// Flags of OpAttach, of OpOpen and OpStat, of OpConnect, of OpListen.
 const (
+	// AttachVisitor: no debuggee asks but a person who looks at files, for whom no
+	// session goes on, nor content comes with an open.
+	AttachVisitor = 1 << 0
+
 	OpenDirectory = 1 << 0
 	OpenNoFollow  = 1 << 1
 	OpenWrite     = 1 << 2 // of OpOpen and OpOpened
