@@ -38,7 +38,7 @@ func changeFlags(flags int) (f uint32) {
 
 // openChange has the target's file opened, and made or emptied.
 func (c *call) openChange(flags int, mode uint32) answer {
-	q := wire.Request{Op: wire.OpOpen, Flags: openFlags(flags) | changeFlags(flags), Mode: c.TID, Path: c.path}
+	q := c.ask(wire.Request{Op: wire.OpOpen, Flags: openFlags(flags) | changeFlags(flags), Mode: c.TID})
 	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
 		q.Flags &^= wire.OpenDirectory // is a part of O_TMPFILE
 	}
@@ -49,7 +49,7 @@ func (c *call) openChange(flags int, mode uint32) answer {
 		}
 		q.Node = uint64(mode&0o7777) | uint64(umask)<<32
 	}
-	fd, err := c.l.Daemon.open(&q, &c.l.files, flags)
+	fd, err := c.l.Daemon.open(q, &c.l.files, flags)
 	if err != nil {
 		return failWith(err)
 	}

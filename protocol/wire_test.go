@@ -63,6 +63,7 @@ func messages() []struct {
 		{"open for writing", KindOpen, Open{Path: "/srv/log", Change: &OpenChange{Write: true, Create: true, Truncate: true, Mode: 0o666, Umask: 0o22}}, nil},
 		{"open for writing reply", KindOpen, OpenReply{Handle: 8, Attr: attr, Path: "/srv/log", Seq: 9}, nil},
 		{"open nameless", KindOpen, Open{Path: "/srv", Change: &OpenChange{Read: true, Write: true, Exclusive: true, Temporary: true, Mode: 0o600}}, nil},
+		{"open by a walk", KindOpen, Open{Path: "/srv", Inline: 65536, Walk: &Walk{Path: "../a", Resolve: 16}}, nil},
 		{"open by bytes", KindOpen, Open{Path: "/srv/caf\xe9", Inline: 65536}, nil},
 		{"open by bytes reply", KindOpen, OpenReply{Attr: attr, Path: "/srv/caf\xe9"}, nil},
 		{"write", KindWrite, Write{Handle: 8, Flags: WriteAppend, Offset: 4096}, []byte{255, 0}},

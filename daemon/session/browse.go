@@ -217,8 +217,12 @@ func fileError(what string, err error) error {
 }
 
 func (s *Session) stat(ctx context.Context, at string, follow bool) (protocol.Attr, error) {
+	return s.statBy(ctx, protocol.Path(at), nil, follow)
+}
+
+func (s *Session) statBy(ctx context.Context, at protocol.Path, walk *protocol.Walk, follow bool) (protocol.Attr, error) {
 	var r protocol.StatReply
-	_, err := s.agent.tunnel.Call(ctx, protocol.KindStat, protocol.Stat{Path: protocol.Path(at), NoFollow: !follow}, &r)
+	_, err := s.agent.tunnel.Call(ctx, protocol.KindStat, protocol.Stat{Path: at, NoFollow: !follow, Walk: walk}, &r)
 	return r.Attr, err
 }
 

@@ -37,7 +37,7 @@ func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 		if q.Handle != 0 {
 			break
 		}
-		if err := l.settlePath(string(q.Path), !q.NoFollow && q.Op != protocol.ChangeRename); err != nil {
+		if err := l.settlePath(q.Path, nil, !q.NoFollow && q.Op != protocol.ChangeRename); err != nil {
 			return err
 		}
 	}

@@ -43,8 +43,11 @@ const (
 	// content) or a Node to be opened below the file server's root as
 	// NodeName(Node), or, with ReplyShared, once, as SharedName(Node). Mode, as of
 	// OpConnect and OpDatagram, is the thread that asks, for who is told of it.
+	// WalkFlags of Flags are openat2's: Path is then that of a directory, NUL, and
+	// the path that is walked from there.
 	OpOpen Op = 2
-	// OpStat asks for Path's Attr; Flags: OpenNoFollow. Where Path is empty it
+	// OpStat asks for Path's Attr, as OpOpen has it; Flags: OpenNoFollow, WalkFlags (the resolved path is then in
+	// Data). Where Path is empty it
 	// asks for that of an open file: Node is the File, or else the Node, of a
 	// reply to OpOpen.
 	OpStat Op = 3
@@ -113,6 +116,10 @@ const (
 	// OpenMayChange: the policy lets the file be changed, so that attributes may
 	// be set by a descriptor for reading.
 	OpenMayChange = 1 << 10
+
+	// WalkFlags are above WalkShift RESOLVE_NO_XDEV and so on, as openat2(2) has them.
+	WalkShift = 24
+	WalkFlags = 0xff << WalkShift
 
 	// OpenChange are those of an opening that is not only for reading.
 	OpenChange = OpenWrite | OpenCreate | OpenTruncate | OpenTemporary
