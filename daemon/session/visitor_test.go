@@ -61,7 +61,7 @@ func TestVisitorChangesFiles(t *testing.T) {
 	defer unix.Umask(old)
 	for _, top := range []string{dir + "/disk", at + "/mount"} {
 		out, err := exec.Command("sh", "-ec", `mkdir "$0"; cd "$0"; mkdir -m 750 d; echo one > d/f; echo two >> d/f; ln d/f hard; ln -s e/f soft
-chmod 4711 d/f; touch -d @1000000000 hard; mv d e; : > e/empty; truncate -s 5 e/f; mkdir gone; rmdir gone
+chmod 4711 d/f; touch -d @1000000000 hard; mv d e; : > e/empty; truncate -s 5 e/f; mkdir gone; rmdir gone; printf x > "$(printf 'caf\351')"
 dd if=/dev/zero of=sparse bs=1 count=1 seek=100000 2>/dev/null; fallocate -l 4096 full; cp -p e/f copy; sync full; printf x | tee -a copy >/dev/null
 if mkdir e 2>/dev/null || rm none 2>/dev/null || rmdir e 2>/dev/null || ln -s x soft 2>/dev/null; then echo wrong; fi
 exec 3<> e/open; rm e/open; echo unseen >&3; chmod 600 /proc/self/fd/3 2>/dev/null || true; cat soft; git init -q repository; cd repository
