@@ -1,6 +1,7 @@
 package ide
 
 import (
+	"strings"
 	"testing"
 	"unicode/utf8"
 )
@@ -23,6 +24,9 @@ func FuzzName(f *testing.F) {
 	f.Add("caf\xe9")
 	f.Add("\xe2\x82")
 	f.Fuzz(func(t *testing.T, bytes string) {
+		if strings.Contains(bytes, escape) {
+			t.Skip() // no file's name has it
+		}
 		name := Name(bytes)
 		if !utf8.ValidString(name) {
 			t.Fatalf("Name(%q) = %q is not UTF-8", bytes, name)
