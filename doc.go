@@ -85,7 +85,9 @@
 // Where the policy lets the debuggee write, the target's user does (agent/files/acting.go):
 // by name, one request each (layer/byname.go, agent/files/change.go); or in an open
 // file, which is one node for all who have it open (daemon/session/sharing.go,
-// daemon/files/shared.go), so that they see what each other write.
+// daemon/files/shared.go), so that they see what each other write. A person who
+// looks at the files (daemon/cli/files.go, daemon/files/browse, layer/tree.go) is one
+// of them.
 //
 // A debuggee that its debugger has stopped, or is replacing by the next, is
 // waited for: daemon/session/debuggee.go, listen.go.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // mounted tells whether something is mounted at dir.
@@ -103,5 +105,55 @@ func TestSessionFiles(t *testing.T) {
 		if _, err := os.Stat(dir); !os.IsNotExist(err) || mounted(t, dir) {
 			t.Errorf("%s is left: %v", dir, err)
 		}
+	}
+}
+
+// In mode write a person edits files of the target with the tools of this machine,
+// as its user; what the debuggee has open is the same file.
+func TestSessionFilesAreChanged(t *testing.T) {
+	namespace, dir := treeTarget(t)
+	write(t, dir, map[string]string{"a.txt": "text\n", "keep/b.txt": "kept\n"})
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(t.TempDir(), "mirrord.json")
+	if err := os.WriteFile(config, []byte(`{"feature": {"fs": {"mode": "write", "read_only": ["^/srv/tree/keep"]}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wait := filepath.Join(t.TempDir(), "wait")
+	if err := unix.Mkfifo(wait, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	session := execute(t, nil, "-n", namespace, "-t", "pod/web", "-f", config, "--", "sh", "-c",
+		"exec 3<> /srv/tree/shared; echo ready; read line < "+wait+"; cat <&3; echo theirs >> /srv/tree/shared; echo done; exec sleep 1000")
+	session.line("ready")
+	d := started(t, mirrord(t, "session", "files"), nil)
+	at := d.line("/") + "/srv/tree"
+	out, err := exec.Command("sh", "-ec", `cd "$0"; umask 022; echo ours > shared; sed -i s/text/edited/ a.txt; mkdir new; cp a.txt new/b; chmod 640 new/b; mv new/b new/c; ln -s c new/l
+git init -q new/repository; cd new/repository; cp ../c .; git add c; git -c user.name=n -c user.email=e commit -qm c; git status --short`, at).CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("editing: %v\n%s", err, out)
+	}
+	if err := os.WriteFile(wait, []byte("go\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	session.line("ours")
+	session.line("done")
+	for name, want := range map[string]string{"a.txt": "edited\n", "new/c": "edited\n", "new/l": "edited\n", "shared": "ours\ntheirs\n"} {
+		for _, top := range []string{dir, at} {
+			if b, err := os.ReadFile(filepath.Join(top, name)); err != nil || string(b) != want {
+				t.Errorf("%s/%s holds %q, %v; want %q", top, name, b, err, want)
+			}
+		}
+	}
+	if st, err := os.Stat(dir + "/new/c"); err != nil || st.Mode() != 0o640 {
+		t.Errorf("what was made is %v, %v", st, err)
+	}
+	if err := os.WriteFile(at+"/keep/b.txt", nil, 0o600); err == nil || !strings.Contains(err.Error(), "read-only file system") {
+		t.Errorf("writing what is for reading: %v", err)
+	}
+	d.signal(os.Interrupt)
+	if code := d.wait(); code != 0 {
+		t.Errorf("exit code %d; %s", code, d.errors())
 	}
 }

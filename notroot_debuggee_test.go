@@ -1,6 +1,7 @@
 package mirrord_test
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -38,6 +40,9 @@ func asHelper() {
 		if err := json.NewEncoder(os.Stdout).Encode(seePod()); err != nil {
 			os.Exit(1)
 		}
+		os.Exit(0)
+	case "write-pod":
+		writePod(os.Args[2])
 		os.Exit(0)
 	case "serve-pod":
 		fmt.Fprintln(os.Stderr, servePod(os.Args[2]))
@@ -160,6 +165,70 @@ func mapPod() (hash string, size int64) {
 		return err.Error(), 0
 	}
 	return fmt.Sprintf("%x", sha256.Sum256(b)), info.Size()
+}
+
+// writePod changes files below a directory, and tells what came of each step.
+func writePod(dir string) {
+	unix.Umask(0o027)
+	name := func(n string) string { return dir + "/" + n }
+	step := func(what string, err error) bool {
+		if fmt.Printf("%s: %v\n", what, cmp.Or[any](err, "done")); err != nil {
+			return false
+		}
+		return true
+	}
+	defer fmt.Println("end")
+	read := func(at string) {
+		if b, err := os.ReadFile(name(at)); err != nil {
+			step("read", err)
+		} else {
+			fmt.Printf("read: %s\n", strings.ReplaceAll(string(b), "\n", "\\n"))
+		}
+	}
+	step("mkdir", os.Mkdir(dir, 0o777))
+	f, err := os.OpenFile(name("new"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if !step("create", err) {
+		step("mknod", unix.Mknod(name("new"), unix.S_IFREG|0o666, 0))
+		step("rename", os.Rename(name("new"), name("renamed")))
+		step("chmod", os.Chmod(name("renamed"), 0o604))
+		read("renamed")
+		return
+	}
+	_, err = f.WriteString("one\ntwo\n")
+	step("write", err)
+	more, err := os.OpenFile(name("new"), os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = more.WriteString("three\n")
+		err = errors.Join(err, more.Close())
+	}
+	step("append", err)
+	b, err := unix.Mmap(int(f.Fd()), 0, 8, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err == nil {
+		b[1] = 'N'
+		err = errors.Join(unix.Msync(b, unix.MS_SYNC), unix.Munmap(b))
+	}
+	step("map", err)
+	step("truncate", f.Truncate(10))
+	step("chmod", f.Chmod(0o640))
+	step("chown", f.Chown(1234, 5678))
+	step("sync", f.Sync())
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		step("of it", err)
+	} else {
+		fmt.Printf("of it: %o %d:%d %d\n", st.Mode&0o7777, st.Uid, st.Gid, st.Size)
+	}
+	step("close", f.Close())
+	_, err = os.OpenFile(name("new"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	step("again", err)
+	temporary, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
+	if step("temporary", err) {
+		_, err = temporary.WriteString("temporary")
+		step("link", errors.Join(err, unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", temporary.Fd()), unix.AT_FDCWD, name("linked"), unix.AT_SYMLINK_FOLLOW)))
+		temporary.Close()
+	}
+	step("rename", os.Rename(name("new"), name("renamed")))
+	read("renamed")
 }
 
 // talk reads what a server says.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,7 +58,7 @@ func (u *user) exec(env []string, args ...string) *debuggee {
 }
 
 // Somebody who is not root does all that root does, also where this machine
-// offers him no FUSE or no user namespaces.
+// offers him no FUSE or no user namespaces. Neither need root have it.
 func TestNotRoot(t *testing.T) {
 	w := newNotRoot(t)
 	fuse := filepath.Join(w.dir, "fuse")
@@ -68,25 +69,28 @@ func TestNotRoot(t *testing.T) {
 	if err := errors.Join(unix.Mknod(closed, unix.S_IFCHR, int(unix.Mkdev(10, 229))), os.Chmod(closed, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	for i, c := range []struct {
+	for _, c := range []struct {
 		name       string
+		id         int
 		device     string
 		namespaces bool
 		runtimeDir bool
 		lack       string // why there is no file server
 	}{
-		{"fuse", fuse, true, true, ""},
-		{"no fuse", closed, true, true, "opening /dev/fuse: permission denied; let user 1001 read and write /dev/fuse"},
-		{"no namespaces", fuse, false, true, "making a user namespace: none may be made; allow user namespaces (sysctl user.max_user_namespaces"},
-		{"no fuse driver or namespaces", "/dev/null", false, false, "making a user namespace"},
-		{"no runtime directory", fuse, true, false, ""},
+		{"fuse", 1000, fuse, true, true, ""},
+		{"root without fuse", 0, "/dev/null", true, true, "opening /dev/fuse: no such device; load the kernel's fuse module (modprobe fuse), or give the container the device /dev/fuse"},
+		{"no fuse", 1001, closed, true, true, "opening /dev/fuse: permission denied; let user 1001 read and write /dev/fuse"},
+		{"no namespaces", 1002, fuse, false, true, "making a user namespace: none may be made; allow user namespaces (sysctl user.max_user_namespaces"},
+		{"no fuse driver or namespaces", 1003, "/dev/null", false, false, "making a user namespace"},
+		{"no runtime directory", 1004, fuse, true, false, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			u := &user{notRoot: w, t: t, id: 1000 + i, namespaces: c.namespaces}
+			u := &user{notRoot: w, t: t, id: c.id, namespaces: c.namespaces}
 			u.begin(c.runtimeDir)
 			w.user.bind(c.device, "/dev/fuse")
 			defer w.user.do(func() error { return unix.Unmount("/dev/fuse", unix.MNT_DETACH) })
 			u.sees(c.lack)
+			u.writes(c.lack)
 			u.steals(syscall.SIGINT)
 			u.steals(syscall.SIGKILL)
 			u.end()
@@ -181,6 +185,62 @@ func (u *user) sees(lack string) {
 			u.t.Errorf("%q was told %d times:\n%s", begin, n, told)
 		}
 	}
+}
+
+// writes runs a debuggee that changes files, which are the pod's user's. Without
+// a file server they are changed by name only. lack: why there is none.
+func (u *user) writes(lack string) {
+	u.t.Helper()
+	dir := fmt.Sprint(podDir, "/of", u.id)
+	d := u.exec(nil, "--fs-mode", "write", "--", u.debuggee(), "write-pod", dir)
+	var got []string
+	for line := d.line(""); line != "end"; line = d.line("") {
+		got = append(got, line)
+	}
+	if code := d.wait(); code != 0 {
+		u.t.Errorf("exit code %d", code)
+	}
+	want := []string{
+		"mkdir: done", "create: done", "write: done", "append: done", "map: done", "truncate: done", "chmod: done", "chown: done", "sync: done",
+		"of it: 640 1234:5678 10", "close: done", "again: open " + dir + "/new: file exists", "temporary: done", "link: done", "rename: done", "read: oNe\\ntwo\\nth",
+	}
+	holds := []string{". 40750 0:0", "linked 100600 0:0 temporary", "renamed 100640 1234:5678 oNe\ntwo\nth"}
+	if lack != "" {
+		create := "create: open " + dir + "/new: operation not supported"
+		want, holds = []string{"mkdir: done", create, "mknod: done", "rename: done", "chmod: done", "read: "}, []string{". 40750 0:0", "renamed 100604 0:0 "}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		u.t.Errorf("the debuggee writes (-want +got):\n%s", diff)
+	}
+	var there []string
+	u.pod.do(func() (err error) {
+		there, err = contents(dir)
+		return err
+	})
+	if diff := cmp.Diff(holds, there); diff != "" {
+		u.t.Errorf("the pod has (-want +got):\n%s", diff)
+	}
+	told := d.errors()
+	for _, words := range []string{"what is changed by name (mkdir, rename, chmod, …) is changed there, but", "a file that is to be written of the target needs the file server"} {
+		if n := strings.Count(told, words); (n == 1) != (lack != "") || n > 1 {
+			u.t.Errorf("%q was told %d times:\n%s", words, n, told)
+		}
+	}
+	u.pod.do(func() error { return os.RemoveAll(dir) })
+}
+
+// contents lists a directory and what its files hold.
+func contents(dir string) (list []string, err error) {
+	return list, fs.WalkDir(os.DirFS(dir), ".", func(path string, d fs.DirEntry, err error) error {
+		var st unix.Stat_t
+		var b []byte
+		if err = errors.Join(err, unix.Lstat(filepath.Join(dir, path), &st)); err == nil && !d.IsDir() {
+			b, err = os.ReadFile(filepath.Join(dir, path))
+			b = append([]byte{' '}, b...)
+		}
+		list = append(list, fmt.Sprintf("%s %o %d:%d%s", path, st.Mode, st.Uid, st.Gid, b))
+		return err
+	})
 }
 
 // steals takes a port of the pod until a signal to the launcher.

@@ -13,6 +13,7 @@ import (
 	"mirrord/daemon/files/browse"
 	"mirrord/daemon/rpc"
 	"mirrord/daemon/session"
+	"mirrord/layer"
 )
 
 func main() {
@@ -20,8 +21,8 @@ func main() {
 	os.Exit(cli.Main(os.Args, &cli.Full{Manager: manager, Show: show, Sweep: browse.Sweep}))
 }
 
-func show(f *cli.Files, dir string) (undo func() error, err error) {
-	m, err := browse.Start(f, dir)
+func show(t *layer.Tree, dir string, writable bool) (undo func() error, err error) {
+	m, err := browse.Start(t, dir, writable)
 	if err != nil {
 		return nil, err
 	}

@@ -21,13 +21,18 @@ import (
 // change asks the target for what q says, of the call's paths.
 func (c *call) change(q protocol.Change) answer {
 	q.Path = protocol.Path(c.path)
-	if c.file != nil { // a descriptor's file, whatever has its name by now
-		q.Dev, q.Ino, q.NoFollow = c.file.attr.Dev, c.file.attr.Ino, true
+	var node uint64
+	switch f := c.file; { // a descriptor's file, whatever has its name by now
+	case f == nil:
+	case f.id != 0 && c.l.files.inUse(f.id):
+		node = f.id & (1<<nodeBits - 1)
+	default:
+		q.Dev, q.Ino, q.NoFollow = f.attr.Dev, f.attr.Ino, true
 	}
 	if len(q.Path) > wire.MaxPath || len(q.Other) > wire.MaxPath {
 		return fail(unix.ENAMETOOLONG)
 	}
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpChange, Path: string(wire.AppendChange(nil, &q))})
+	r := c.l.Daemon.call(&wire.Request{Op: wire.OpChange, Node: node, Path: string(wire.AppendChange(nil, &q))})
 	closeFD(r.fd)
 	if r.Errno == 0 {
 		c.l.files.changes.Add(1)
@@ -135,14 +140,15 @@ func quickFileAt(c *call) bool {
 }
 
 // quickFile decides about a call with a descriptor only. A file server's node of
-// a regular file is the file server's to change.
+// a regular file is the file server's to change, but for its owner: to the file
+// server of one who is not root there are no users but him.
 func quickFile(c *call) bool {
 	f := c.l.files.byFD(c, int32(c.Args[c.hook.dir]))
 	if f == nil {
 		c.forgets(c.proc(""), int32(c.Args[c.hook.dir]))
 		return true
 	}
-	if !f.whole && !f.bare && f.attr.Mode&unix.S_IFMT == unix.S_IFREG {
+	if !f.whole && !f.bare && f.attr.Mode&unix.S_IFMT == unix.S_IFREG && c.hook.Call != seccomp.Fchown && c.hook.Call != seccomp.Fchownat {
 		return true
 	}
 	c.file, c.path, c.verdict = f, f.path, c.remote(f.path)

@@ -20,6 +20,7 @@ type call struct {
 	flight  *flight
 	path    string // absolute, as the debuggee spelled it; "" for an empty one
 	path2   string // of calls with two paths; of others what else is in memory
+	walk    walk   // of openat2
 	verdict policy.Verdict
 	other   policy.Verdict // path2's
 	addr    sockaddr       // of calls with an address
@@ -32,7 +33,7 @@ type call struct {
 // same tells whether d asks what c asks.
 func (c *call) same(d *call) bool {
 	return c.Args == d.Args && c.path == d.path && c.path2 == d.path2 &&
-		c.addr == d.addr && c.socket == d.socket && c.file == d.file
+		c.walk == d.walk && c.addr == d.addr && c.socket == d.socket && c.file == d.file
 }
 
 // An answer is what a call comes to.

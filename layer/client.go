@@ -21,8 +21,9 @@ const outage = 2 * time.Second
 // so does one that was under way when the daemon ended, as on a broken disk or
 // a network that is down.
 type Client struct {
-	log  *slog.Logger
-	news chan string // what daemons say to the user without being asked
+	log   *slog.Logger
+	flags uint32      // of OpAttach
+	news  chan string // what daemons say to the user without being asked
 
 	mu      sync.Mutex
 	all     []*conn        // guarded by mu; the last is the one in use
@@ -64,7 +65,11 @@ func lostReply(op wire.Op) reply {
 
 // Dial connects to the daemon's layer socket and attaches to session.
 func Dial(ctx context.Context, log *slog.Logger, path, session string) (*Client, error) {
-	c := &Client{log: log, news: make(chan string, 16), changed: make(chan struct{})}
+	return dial(ctx, log, path, session, 0)
+}
+
+func dial(ctx context.Context, log *slog.Logger, path, session string, flags uint32) (*Client, error) {
+	c := &Client{log: log, flags: flags, news: make(chan string, 16), changed: make(chan struct{})}
 	k, err := c.dial(ctx, path, session)
 	if err != nil {
 		return nil, err
@@ -78,7 +83,7 @@ func (c *Client) dial(ctx context.Context, path, session string) (*conn, error) 
 	c.mu.Lock()
 	number := len(c.all)
 	c.mu.Unlock()
-	return dialConn(ctx, c.log, path, session, number, c.news)
+	return dialConn(ctx, c.log, path, session, c.flags, number, c.news)
 }
 
 func (c *Client) use(k *conn) {
@@ -205,4 +210,40 @@ func (c *Client) Close() error {
 		}
 	}
 	return err
+}
+
+// stat asks for the attributes of path in the target, unless they are known.
+func (c *Client) stat(path string, noFollow bool) reply {
+	known := c.kept()
+	question := question{path, noFollow}
+	if k := known.get(question); k != nil {
+		return reply{wire.Reply{Errno: uint32(k.errno), Attr: k.attr}, -1}
+	}
+	q := wire.Request{Op: wire.OpStat, Path: path}
+	if noFollow {
+		q.Flags = wire.OpenNoFollow
+	}
+	r := c.call(&q)
+	closeFD(r.fd)
+	known.put(question, r.Lease, &kept{errno: unix.Errno(r.Errno), attr: r.Attr})
+	return r
+}
+
+// openTries is how often a node is asked for that was gone when it was opened.
+const openTries = 3
+
+// open has the target's file opened as q says, and opens what stands for it.
+func (c *Client) open(q *wire.Request, given *injected, flags int) (int, error) {
+	for try := 1; ; try++ {
+		r := c.call(q)
+		if r.Errno != 0 {
+			closeFD(r.fd)
+			return -1, unix.Errno(r.Errno)
+		}
+		fd, err := given.open(r, q.Path, flags)
+		if err != unix.ENOENT && err != unix.ESTALE || try == openTries || q.Flags&wire.OpenTemporary != 0 {
+			return fd, err
+		}
+		q.Flags &^= wire.OpenExclusive | wire.OpenTruncate // that is done
+	}
 }

@@ -37,7 +37,7 @@ type conn struct {
 	waiting map[uint32]chan reply // guarded by mu, nil once the connection has ended
 }
 
-func dialConn(ctx context.Context, log *slog.Logger, path, session string, number int, news chan<- string) (*conn, error) {
+func dialConn(ctx context.Context, log *slog.Logger, path, session string, flags uint32, number int, news chan<- string) (*conn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unixpacket", path)
 	if err != nil {
@@ -49,7 +49,7 @@ func dialConn(ctx context.Context, log *slog.Logger, path, session string, numbe
 	}
 	go k.read()
 	stop := context.AfterFunc(ctx, func() { k.socket.Close() })
-	r, asked := k.call(&wire.Request{Op: wire.OpAttach, Path: session})
+	r, asked := k.call(&wire.Request{Op: wire.OpAttach, Flags: flags, Path: session})
 	stop()
 	switch {
 	case !asked || ctx.Err() != nil:

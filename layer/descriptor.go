@@ -168,8 +168,7 @@ func (c *call) follows() bool {
 	case seccomp.Open, seccomp.Openat:
 		return flags&unix.O_NOFOLLOW == 0
 	case seccomp.Openat2:
-		how, _ := c.how()
-		return how.Flags&unix.O_NOFOLLOW == 0
+		return c.walk.how.Flags&unix.O_NOFOLLOW == 0
 	case seccomp.NameToHandleAt, seccomp.Linkat:
 		return flags&unix.AT_SYMLINK_FOLLOW != 0
 	case seccomp.InotifyAddWatch:
@@ -193,11 +192,7 @@ func (c *call) reads() bool {
 	case seccomp.Open, seccomp.Openat:
 		flags = int(c.Args[c.hook.flags])
 	case seccomp.Openat2:
-		how, ok := c.how()
-		if !ok {
-			return true // the kernel says what is wrong
-		}
-		flags = int(how.Flags)
+		flags = int(c.walk.how.Flags)
 	default:
 		return false
 	}
@@ -209,7 +204,7 @@ func (c *call) reads() bool {
 // nobody give another a descriptor with O_PATH itself: a file in memory, open for
 // writing and sealed, does as well but for what fcntl(2) tells.
 func (c *call) openPath(flags int) answer {
-	r := c.stat(c.path, flags&unix.O_NOFOLLOW != 0)
+	r := c.statAsked(flags&unix.O_NOFOLLOW != 0)
 	if r.Errno != 0 {
 		return fail(unix.Errno(r.Errno))
 	}
@@ -230,6 +225,10 @@ func (c *call) openPath(flags int) answer {
 		unix.Close(fd)
 		return failWith(err)
 	}
-	c.l.files.addMemfd(st.Ino, &file{path: c.path, attr: r.Attr, bare: true})
+	at := c.path
+	if len(r.Data) > 0 {
+		at = string(r.Data)
+	}
+	c.l.files.addMemfd(st.Ino, &file{path: at, attr: r.Attr, bare: true})
 	return give(fd, flags)
 }

@@ -57,7 +57,7 @@ func give(fd, flags int) answer {
 func (c *call) openRemote(flags int) (int, error) {
 	known := c.l.Daemon.kept()
 	q := question{c.path, flags&unix.O_NOFOLLOW != 0}
-	if flags&unix.O_DIRECTORY == 0 {
+	if flags&unix.O_DIRECTORY == 0 && c.walk.dir == "" {
 		switch k := known.get(q); {
 		case k == nil:
 		case k.errno != 0:
@@ -72,7 +72,7 @@ func (c *call) openRemote(flags int) (int, error) {
 	if c.verdict.Writable {
 		ask |= wire.OpenMayChange
 	}
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpOpen, Flags: ask, Mode: c.TID, Path: c.path})
+	r := c.l.Daemon.call(c.ask(wire.Request{Op: wire.OpOpen, Flags: ask, Mode: c.TID}))
 	switch {
 	case r.Errno != 0:
 		known.put(q, r.Lease, &kept{errno: unix.Errno(r.Errno)})
@@ -80,6 +80,9 @@ func (c *call) openRemote(flags int) (int, error) {
 	case r.fd >= 0 && r.Flags&wire.ReplyNode == 0 && r.Attr.Mode&unix.S_IFMT == unix.S_IFREG && r.Attr.Size <= maxWhole:
 		if content, ok := contentOf(r.fd, r.Attr.Size); ok {
 			closeFD(r.fd)
+			if c.walk.dir != "" { // it is followed by its own path
+				q = question{string(r.Data), true}
+			}
 			k := &kept{asked: q, attr: r.Attr, path: string(r.Data), content: content, whole: true}
 			known.put(q, r.Lease, k)
 			return known.open(k, &c.l.files)
@@ -98,7 +101,6 @@ func (c *call) known() (answer, bool) {
 	if served, known := c.judged(); !known || !served {
 		return answer{}, false
 	}
-	const largeFile = 0o100000 // what musl adds
 	const plain = unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_NOFOLLOW | largeFile
 	cache := c.l.Daemon.kept()
 	var k *kept
@@ -133,6 +135,8 @@ func (c *call) known() (answer, bool) {
 	return give(fd, flags), true
 }
 
+const largeFile = 0o100000 // what musl adds
+
 // maxWhole is what comes whole with an open, at most. What is larger and comes so
 // all the same, for want of a file server, is not followed.
 const maxWhole = 64 << 10
@@ -161,7 +165,7 @@ func openFlags(flags int) uint32 {
 // mayWrite gives the errno of an open that is not only for reading, as a
 // read-only file system gives it; 0: it comes to no more than reading.
 func (c *call) mayWrite(flags int) unix.Errno {
-	r := c.stat(c.path, flags&unix.O_NOFOLLOW != 0)
+	r := c.statAsked(flags&unix.O_NOFOLLOW != 0)
 	creating := flags&unix.O_CREAT != 0
 	writing := flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0
 	switch {
@@ -185,18 +189,18 @@ func (c *call) mayWrite(flags int) unix.Errno {
 }
 
 // stat asks for the attributes of path in the target.
-func (c *call) stat(path string, noFollow bool) reply {
-	known := c.l.Daemon.kept()
-	question := question{path, noFollow}
-	if k := known.get(question); k != nil {
-		return reply{wire.Reply{Errno: uint32(k.errno), Attr: k.attr}, -1}
+func (c *call) stat(path string, noFollow bool) reply { return c.l.Daemon.stat(path, noFollow) }
+
+// statAsked asks for those of the call's own path.
+func (c *call) statAsked(noFollow bool) reply {
+	if c.walk.dir == "" {
+		return c.stat(c.path, noFollow)
 	}
-	q := wire.Request{Op: wire.OpStat, Path: path}
+	q := wire.Request{Op: wire.OpStat}
 	if noFollow {
 		q.Flags = wire.OpenNoFollow
 	}
-	r := c.l.Daemon.call(&q)
+	r := c.l.Daemon.call(c.ask(q))
 	closeFD(r.fd)
-	known.put(question, r.Lease, &kept{errno: unix.Errno(r.Errno), attr: r.Attr})
 	return r
 }

@@ -17,7 +17,12 @@ import (
 // A small file comes whole and is a file in memory here, which the debuggee may
 // have open for long: what is appended to it in the target must then be seen
 // (tail -f). So it is not sealed but ours to change, and nobody else's: an open
-// for writing by way of /proc/self/fd is answered by us, too.
+// for writing by way of /proc/self/fd is answered by us, too. One by way of a link
+// of this machine to there is the kernel's to refuse: nobody has the right to write
+// to the file, and for root, whom that does not stop, it is immutable, where the
+// kernel knows that of files in memory and we may say so (CAP_LINUX_IMMUTABLE).
+// A seal (F_SEAL_FUTURE_WRITE) would let us write through a mapping only, after
+// the file has grown: who reads meanwhile would read zeros.
 
 // Limits of following files.
 const (

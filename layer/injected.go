@@ -359,8 +359,8 @@ func (t *injected) leave(k *kept, memfd int) {
 }
 
 // openMemfd opens the memfd anew: with an offset of its own and for reading
-// only. Its mode and times are set to the target's, so that whoever looks past
-// the hooks sees no nonsense.
+// only. Its mode and times are set to the target's, but for the right to write, so
+// that whoever looks past the hooks sees no nonsense.
 func (t *injected) openMemfd(memfd int, f *file) (int, error) {
 	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(memfd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -371,14 +371,25 @@ func (t *injected) openMemfd(memfd int, f *file) (int, error) {
 		unix.Close(fd)
 		return -1, err
 	}
-	if st.Mode&0o7777 != f.attr.Mode&0o7777 {
-		_ = unix.Fchmod(fd, f.attr.Mode&0o7777)
-	}
-	if unix.TimespecToNsec(st.Mtim) != f.attr.Mtime {
+	if mode := f.attr.Mode & 0o7555; st.Mode&0o7777 != mode || unix.TimespecToNsec(st.Mtim) != f.attr.Mtime {
+		setImmutable(fd, false)
+		_ = unix.Fchmod(fd, mode)
 		times := []unix.Timespec{unix.NsecToTimespec(f.attr.Atime), unix.NsecToTimespec(f.attr.Mtime)}
 		_ = unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), times, 0)
+		setImmutable(fd, true)
 	}
 	f.whole, f.seen, f.newer = true, t.changes.Load(), new(atomic.Pointer[changedAttr])
 	t.addMemfd(st.Ino, f)
 	return fd, nil
+}
+
+// setImmutable keeps anybody from opening a memfd for writing, but not who has done
+// so before, where that can be had (ioctl_iflags(2)).
+func setImmutable(fd int, on bool) {
+	const immutable = 0x10 // FS_IMMUTABLE_FL
+	flags := 0
+	if on {
+		flags = immutable
+	}
+	_ = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, flags)
 }

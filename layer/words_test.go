@@ -32,7 +32,7 @@ const (
 var said = map[seccomp.Call]words{
 	seccomp.Open:            {opens, opensRW},
 	seccomp.Openat:          {opens, opensRW},
-	seccomp.Openat2:         {opens + ". RESOLVE_BENEATH, IN_ROOT, NO_SYMLINKS, NO_XDEV: ENOSYS, and programs walk by themselves; CACHED: EAGAIN", opensRW},
+	seccomp.Openat2:         {opens + ". RESOLVE_BENEATH, IN_ROOT, NO_SYMLINKS, NO_XDEV, NO_MAGICLINKS as here, in the target; CACHED: EAGAIN. Below a path that is mapped to another: ENOSYS", opensRW},
 	seccomp.Creat:           {"EROFS", "makes the file"},
 	seccomp.Stat:            {tells, ""},
 	seccomp.Lstat:           {tells, ""},

@@ -36,12 +36,9 @@ func changeFlags(flags int) (f uint32) {
 	return f
 }
 
-// openTries is how often a node is asked for that was gone when it was opened.
-const openTries = 3
-
 // openChange has the target's file opened, and made or emptied.
 func (c *call) openChange(flags int, mode uint32) answer {
-	q := wire.Request{Op: wire.OpOpen, Flags: openFlags(flags) | changeFlags(flags), Mode: c.TID, Path: c.path}
+	q := c.ask(wire.Request{Op: wire.OpOpen, Flags: openFlags(flags) | changeFlags(flags), Mode: c.TID})
 	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
 		q.Flags &^= wire.OpenDirectory // is a part of O_TMPFILE
 	}
@@ -52,19 +49,9 @@ func (c *call) openChange(flags int, mode uint32) answer {
 		}
 		q.Node = uint64(mode&0o7777) | uint64(umask)<<32
 	}
-	for try := 1; ; try++ {
-		r := c.l.Daemon.call(&q)
-		if r.Errno != 0 {
-			closeFD(r.fd)
-			return fail(unix.Errno(r.Errno))
-		}
-		fd, err := c.l.files.open(r, c.path, flags)
-		switch {
-		case err == nil:
-			return give(fd, flags)
-		case err != unix.ENOENT && err != unix.ESTALE || try == openTries || q.Flags&wire.OpenTemporary != 0:
-			return failWith(err)
-		}
-		q.Flags &^= wire.OpenExclusive | wire.OpenTruncate // that is done
+	fd, err := c.l.Daemon.open(q, &c.l.files, flags)
+	if err != nil {
+		return failWith(err)
 	}
+	return give(fd, flags)
 }

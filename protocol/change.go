@@ -56,6 +56,8 @@ type (
 		// Ino, if set, is what Path must still lead to: else it is ESTALE.
 		Dev uint64 `json:"dev,omitempty"`
 		Ino uint64 `json:"ino,omitempty"`
+		// Handle, if set, is the file instead of Path, of link, chmod, chown and utimens.
+		Handle uint64 `json:"handle,omitempty"`
 	}
 	// ChangeReply: what the client keeps of the changed files is not true any
 	// more until it has heard the Expired of this Seq, which may come later.

@@ -82,6 +82,12 @@ type (
 		Ahead     bool `json:"ahead,omitempty"`    // so is what is likely to be asked next: see Ahead
 
 		Change *OpenChange `json:"change,omitempty"` // not only for reading: Inline, Lease and Ahead do not matter
+		Walk   *Walk       `json:"walk,omitempty"`   // no answer may be kept
+	}
+	// A Walk goes on from the directory Path, as openat2(2) does with these flags.
+	Walk struct {
+		Path    Path   `json:"path"`
+		Resolve uint64 `json:"resolve"`
 	}
 	// OpenChange is what open(2) is asked for beside reading what there is.
 	OpenChange struct {
@@ -174,9 +180,12 @@ type (
 		NoFollow bool `json:"nofollow,omitempty"`
 		Lease    bool `json:"lease,omitempty"`
 		Ahead    bool `json:"ahead,omitempty"`
+
+		Walk *Walk `json:"walk,omitempty"` // no answer may be kept
 	}
 	StatReply struct {
 		Attr  Attr  `json:"attr"`
+		Path  Path  `json:"path,omitempty"` // with Stat.Walk: as resolved
 		Lease Lease `json:"lease,omitzero"`
 		Ahead bool  `json:"ahead,omitempty"`
 	}

@@ -9,7 +9,8 @@ package protocol
 //   - 2: two links per client
 //   - 3: files are changed; extended attributes; a steal may have a filter;
 //     no path need be UTF-8
-const Version = 3
+//   - 4: an open file is changed by its handle; a path is walked as openat2 says
+const Version = 4
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
 // same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.

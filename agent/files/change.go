@@ -13,6 +13,7 @@ import (
 type change struct {
 	*Tree
 	q       protocol.Change
+	opened  *handle // q's, if it has one
 	touched []touched
 	reply   protocol.ChangeReply
 }
@@ -49,6 +50,11 @@ func (h *Handles) Change(q protocol.Change) (reply protocol.ChangeReply, payload
 		return reply, nil, fmt.Errorf("change %d: %w", q.Op, unix.EINVAL)
 	}
 	c := &change{Tree: h.Tree, q: q}
+	if q.Handle != 0 {
+		if c.opened, err = h.get(q.Handle); err != nil {
+			return reply, nil, fmt.Errorf("%v: %w", q.Op, err)
+		}
+	}
 	if err := h.act(q.Umask, func() error { return do(c) }); err != nil {
 		return reply, nil, fmt.Errorf("%v: %w", q.Op, err)
 	}
@@ -123,6 +129,9 @@ func (t *Tree) entry(n *node) []touched {
 
 // of has do change the file that the path leads to.
 func (c *change) of(do func(*node) error) error {
+	if c.opened != nil {
+		return c.ofOpened(do)
+	}
 	n, err := c.locate(string(c.q.Path), noFollow(c.q.NoFollow))
 	if err != nil {
 		return err
@@ -136,6 +145,31 @@ func (c *change) of(do func(*node) error) error {
 	}
 	c.touched = append(c.touched, c.entry(n)...)
 	return nil
+}
+
+// ofOpened does so to the file that is open as c.opened.
+func (c *change) ofOpened(do func(*node) error) error {
+	raw, err := c.opened.file.SyscallConn()
+	if err != nil {
+		return closed(err)
+	}
+	outer := raw.Control(func(fd uintptr) { // it may be closed meanwhile
+		n := &node{file: c.opened.file}
+		if err = unix.Fstat(int(fd), &n.stat); err == nil {
+			err = do(n)
+		}
+		if err != nil {
+			return
+		}
+		if n.path, err = c.resolved(n); err == nil {
+			c.touched = append(c.touched, c.entry(n)...)
+		}
+		err = nil // without a path there is no answer about it
+	})
+	if outer != nil {
+		return closed(outer)
+	}
+	return err
 }
 
 func (c *change) mkdir() error {

@@ -349,3 +349,61 @@ func TestRenameTells(t *testing.T) {
 		t.Errorf("%+v, %v", reply, err)
 	}
 }
+
+// What is open is changed whatever has become of its name.
+func TestChangeOfOpenFiles(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to give files away")
+	}
+	dir := t.TempDir()
+	root, err := os.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	h := New(root, owner).Handles()
+	defer h.CloseAll()
+	open := func(path string, flags int) uint64 {
+		t.Helper()
+		r, _, err := h.Open(opening(path, flags, 0o600))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Handle
+	}
+	change := func(q protocol.Change) error {
+		_, _, err := h.Change(q)
+		return err
+	}
+	other := protocol.Path(dir + "/linked")
+	temporary, renamed := open(dir, unix.O_TMPFILE|unix.O_RDWR), open(dir+"/old", unix.O_CREAT|unix.O_RDWR)
+	private, gone := open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_EXCL), open(dir+"/gone", unix.O_CREAT|unix.O_RDWR)
+	if err := errors.Join(os.Rename(dir+"/old", dir+"/new"), os.WriteFile(dir+"/old", nil, 0o600), os.Remove(dir+"/gone")); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		what string
+		q    protocol.Change
+		want error
+	}{
+		{"a temporary file's name", protocol.Change{Op: protocol.ChangeLink, Handle: temporary, Other: other}, nil},
+		{"it again", protocol.Change{Op: protocol.ChangeLink, Handle: temporary, Other: other}, unix.EEXIST},
+		{"one that may have none", protocol.Change{Op: protocol.ChangeLink, Handle: private, Other: other + "2"}, unix.ENOENT},
+		{"one that had one", protocol.Change{Op: protocol.ChangeLink, Handle: gone, Other: other + "3"}, unix.ENOENT},
+		{"owner", protocol.Change{Op: protocol.ChangeOwner, Handle: renamed, Path: protocol.Path(dir + "/old"), UID: 12, GID: 34}, nil},
+		{"owner of what is gone", protocol.Change{Op: protocol.ChangeOwner, Handle: gone, UID: 12, GID: 34}, nil},
+		{"mode", protocol.Change{Op: protocol.ChangeMode, Handle: renamed, Mode: 0o640}, nil},
+		{"no such handle", protocol.Change{Op: protocol.ChangeMode, Handle: 99}, unix.EBADF},
+	} {
+		if err := change(tt.q); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+			t.Errorf("%s: %v, want %v", tt.what, err, tt.want)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir+"/new", &st); err != nil || st.Uid != 12 || st.Gid != 34 || st.Mode != unix.S_IFREG|0o640 {
+		t.Errorf("what was renamed is %d:%d's and %o, %v", st.Uid, st.Gid, st.Mode, err)
+	}
+	if err := unix.Stat(dir+"/old", &st); err != nil || st.Uid != 0 {
+		t.Errorf("what has its name is %d's, %v", st.Uid, err)
+	}
+}

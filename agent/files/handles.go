@@ -70,7 +70,7 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 	if q.Directory {
 		flags |= unix.O_DIRECTORY
 	}
-	n, c, err := h.lookup(string(q.Path), flags, q.Lease)
+	n, c, err := h.lookup(string(q.Path), q.Walk, flags, q.Lease)
 	if err != nil {
 		return protocol.OpenReply{}, nil, err
 	}
@@ -124,11 +124,11 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 
 // lookup finds path and, if lease asks for that, claims a lease on what will be
 // answered of it: c is given when nothing is looked at any more, or dropped.
-func (h *Handles) lookup(path string, flags uint64, lease bool) (n *node, c *claim, err error) {
-	if l := h.leases.Load(); lease && l != nil {
+func (h *Handles) lookup(path string, walk *protocol.Walk, flags uint64, lease bool) (n *node, c *claim, err error) {
+	if l := h.leases.Load(); lease && walk == nil && l != nil {
 		c = l.claim(path, flags&unix.O_NOFOLLOW == 0)
 	}
-	n, err = h.find(path, flags)
+	n, err = h.findBy(path, walk, flags)
 	if err == unix.ENOENT && c != nil {
 		e := protocol.AsError("open", err)
 		e.Lease = c.give(nil)
@@ -142,13 +142,17 @@ func (h *Handles) lookup(path string, flags uint64, lease bool) (n *node, c *cla
 
 // Stat tells a file's attributes.
 func (h *Handles) Stat(q protocol.Stat) (protocol.StatReply, []byte, error) {
-	n, c, err := h.lookup(string(q.Path), noFollow(q.NoFollow), q.Lease)
+	n, c, err := h.lookup(string(q.Path), q.Walk, noFollow(q.NoFollow), q.Lease)
 	if err != nil {
 		return protocol.StatReply{}, nil, err
 	}
 	defer c.drop()
 	defer n.Close()
-	return protocol.StatReply{Attr: attrOf(&n.stat), Lease: c.give(n)}, nil, nil
+	r := protocol.StatReply{Attr: attrOf(&n.stat), Lease: c.give(n)}
+	if q.Walk != nil {
+		r.Path = protocol.Path(n.path)
+	}
+	return r, nil, nil
 }
 
 // readWhole reads f to its end if that comes within limit bytes; the size that

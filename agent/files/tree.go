@@ -56,7 +56,11 @@ const raceRetries = 64
 // find looks path up with flags (O_NOFOLLOW, O_DIRECTORY) and checks that the
 // target's user may come there.
 func (t *Tree) find(path string, flags uint64) (*node, error) {
-	n, err := t.locate(path, flags)
+	return t.findBy(path, nil, flags)
+}
+
+func (t *Tree) findBy(path string, walk *protocol.Walk, flags uint64) (*node, error) {
+	n, err := t.locateBy(path, walk, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -69,10 +73,16 @@ func (t *Tree) find(path string, flags uint64) (*node, error) {
 
 // locate looks path up for whoever this thread is.
 func (t *Tree) locate(path string, flags uint64) (*node, error) {
-	if !strings.HasPrefix(path, "/") {
-		return nil, fmt.Errorf("%q is not an absolute path: %w", path, unix.EINVAL)
+	return t.locateBy(path, nil, flags)
+}
+
+func (t *Tree) locateBy(path string, walk *protocol.Walk, flags uint64) (*node, error) {
+	w, err := t.way(path, walk)
+	if err != nil {
+		return nil, err
 	}
-	n, err := t.open(path, flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	defer w.close()
+	n, err := w.open(flags)
 	if err != nil {
 		return nil, err
 	}
@@ -84,14 +94,20 @@ func (t *Tree) locate(path string, flags uint64) (*node, error) {
 }
 
 func (t *Tree) open(path string, flags, resolve uint64) (*node, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: resolve}
+	w := way{dir: t.root, path: path, resolve: resolve}
+	return w.open(flags)
+}
+
+// open opens what is at the way's end with O_PATH.
+func (w *way) open(flags uint64) (*node, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: w.resolve}
 	var fd int
 	err := unix.EAGAIN
 	for range raceRetries {
 		var e error
-		fd, e = unix.Openat2(int(t.root.Fd()), path, &how)
+		fd, e = unix.Openat2(int(w.dir.Fd()), w.path, &how)
 		if e == nil {
-			return newNode(fd, path)
+			return newNode(fd, w.path)
 		}
 		err, _ = e.(unix.Errno)
 		if err != unix.EAGAIN && err != unix.EINTR {

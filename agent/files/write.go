@@ -44,21 +44,26 @@ func (h *Handles) openChange(q protocol.Open) (protocol.OpenReply, error) {
 // regular file nor a directory is not touched, unless it is made meanwhile.
 func (t *Tree) openAs(q protocol.Open) (*os.File, error) {
 	c := q.Change
+	w, err := t.way(string(q.Path), q.Walk)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
 	flags := unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY | access(c)
 	if c.Temporary {
 		flags |= unix.O_TMPFILE
 		if c.Exclusive {
 			flags |= unix.O_EXCL
 		}
-		return t.openAt(string(q.Path), flags, c.Mode)
+		return w.openAt(flags, c.Mode)
 	}
 	if c.Truncate {
 		flags |= unix.O_TRUNC
 	}
-	if c.Create && strings.HasSuffix(string(q.Path), "/") { // no file is made so, as is the kernel's to tell
-		return t.openAt(string(q.Path), flags|unix.O_CREAT, c.Mode)
+	if c.Create && strings.HasSuffix(w.path, "/") { // no file is made so, as is the kernel's to tell
+		return w.openAt(flags|unix.O_CREAT, c.Mode)
 	}
-	n, err := t.open(string(q.Path), noFollow(q.NoFollow || c.Create && c.Exclusive), unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	n, err := w.open(noFollow(q.NoFollow || c.Create && c.Exclusive))
 	switch {
 	case err == nil:
 		defer n.Close()
@@ -75,7 +80,7 @@ func (t *Tree) openAs(q protocol.Open) (*os.File, error) {
 	}
 	// What somebody else has made by now is opened, as on a local disk. Only a
 	// FIFO or device made in this moment is touched: opened, and closed again.
-	return t.openAt(string(q.Path), flags, c.Mode)
+	return w.openAt(flags, c.Mode)
 }
 
 func access(c *protocol.OpenChange) int {
@@ -110,10 +115,10 @@ func (n *node) openFor(q protocol.Open, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), n.path), nil
 }
 
-// openAt opens, and makes, what a path leads to.
-func (t *Tree) openAt(path string, flags int, mode uint32) (*os.File, error) {
-	how := unix.OpenHow{Flags: uint64(flags), Mode: uint64(mode & 0o7777), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := persisting(func() (int, error) { return unix.Openat2(int(t.root.Fd()), path, &how) })
+// openAt opens, and makes, what the way leads to.
+func (w *way) openAt(flags int, mode uint32) (*os.File, error) {
+	how := unix.OpenHow{Flags: uint64(flags), Mode: uint64(mode & 0o7777), Resolve: w.resolve}
+	fd, err := persisting(func() (int, error) { return unix.Openat2(int(w.dir.Fd()), w.path, &how) })
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +130,7 @@ func (t *Tree) openAt(path string, flags int, mode uint32) (*os.File, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	return os.NewFile(uintptr(fd), w.path), nil
 }
 
 // persisting tries again what was interrupted or is to be tried again. Not for

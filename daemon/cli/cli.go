@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mirrord/daemon/rpc"
+	"mirrord/layer"
 	"mirrord/layer/launch"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
@@ -36,7 +37,7 @@ const (
 type Full struct {
 	Manager NewManager
 	// Show mounts files at a directory, until it is undone.
-	Show func(f *Files, dir string) (undo func() error, err error)
+	Show func(t *layer.Tree, dir string, writable bool) (undo func() error, err error)
 	// Sweep takes away what one that was killed has left at a directory.
 	Sweep func(dir string)
 }

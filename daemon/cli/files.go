@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"mirrord/daemon/rpc"
+	"mirrord/layer"
+	"mirrord/layer/policy"
 	"mirrord/protocol/ide"
 )
 
@@ -24,7 +27,10 @@ func filesCommand(full *Full) *cobra.Command {
 		Short: "Show the files of a session's target as a directory",
 		Long: `files mounts the files of session ID's target, to be looked at with whatever looks
 at files, and prints where. They are read as the user of the target's process may
-read them, and cannot be changed. Without ID it is the one session that runs.
+read them. In mode write, and where feature.fs.read_write says so, they can be
+changed, as far as the session's debuggee may: they are made and changed in the
+target, as that user, and what one writes the other reads a second later at most.
+Without ID it is the one session that runs.
 
 It goes on until it is interrupted (Ctrl+C) or the session ends, and takes the
 mount away.`,
@@ -76,8 +82,16 @@ func oneOf(ctx context.Context, c *rpc.Client, args []string) (ide.Session, erro
 }
 
 func showFiles(ctx context.Context, cmd *cobra.Command, c *rpc.Client, s ide.Session, full *Full, dir string) error {
-	f := &Files{c, s.ID}
-	if _, err := f.Stat(ctx, "/"); err != nil {
+	// It says why there are none, if so.
+	if err := c.Call(ctx, ide.MethodFileStat, ide.FileParams{ID: s.ID, Path: "/"}, new(ide.FileEntry)); err != nil {
+		return err
+	}
+	l, err := c.Launch(ctx, s.ID)
+	if err != nil {
+		return err
+	}
+	p, err := policy.New(l.Policy, policy.Client{})
+	if err != nil {
 		return err
 	}
 	base, err := runtimeDir()
@@ -101,11 +115,22 @@ func showFiles(ctx context.Context, cmd *cobra.Command, c *rpc.Client, s ide.Ses
 	if made {
 		defer os.Remove(dir)
 	}
-	undo, err := full.Show(f, dir)
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	tree, err := layer.DialTree(ctx, log, c.Info.Layer, s.ID, p)
+	if err != nil {
+		return fmt.Errorf("showing files: %w", err)
+	}
+	defer tree.Close()
+	writable := l.Policy.FSMode == "write" || len(l.Policy.ReadWrite) > 0
+	undo, err := full.Show(tree, dir, writable)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: the files of %s, until Ctrl+C\n", s.Target)
+	how := "to be read"
+	if writable {
+		how = "to be changed where the session may"
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: the files of %s, %s, until Ctrl+C\n", s.Target, how)
 	fmt.Fprintln(cmd.OutOrStdout(), dir)
 	err = c.Events(ctx, ide.SessionEventsParams{ID: s.ID}, func(ide.SessionEvent) {}) // its end is the session's
 	end := undo()
@@ -132,30 +157,4 @@ func place(dir string) (made bool, err error) {
 		return false, errors.New("the directory is not empty")
 	}
 	return false, nil
-}
-
-// Files are those of a session's target, as the daemon tells of them.
-type Files struct {
-	c  *rpc.Client
-	id string
-}
-
-// List lists a directory.
-func (f *Files) List(ctx context.Context, path string) ([]ide.FileEntry, error) {
-	var r ide.FileListResult
-	err := f.c.Call(ctx, ide.MethodFileList, ide.FileParams{ID: f.id, Path: path}, &r)
-	return r.Entries, err
-}
-
-// Stat tells of a file, or what a symlink leads to.
-func (f *Files) Stat(ctx context.Context, path string) (e ide.FileEntry, err error) {
-	err = f.c.Call(ctx, ide.MethodFileStat, ide.FileParams{ID: f.id, Path: path}, &e)
-	return e, err
-}
-
-// Read reads bytes of a file.
-func (f *Files) Read(ctx context.Context, path string, offset int64, length int) ([]byte, error) {
-	var r ide.FileReadResult
-	err := f.c.Call(ctx, ide.MethodFileRead, ide.FileReadParams{ID: f.id, Path: path, Offset: offset, Length: length}, &r)
-	return r.Data, err
 }

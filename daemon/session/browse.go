@@ -27,8 +27,8 @@ const (
 
 // ListFiles lists a directory of the target.
 func (m *Manager) ListFiles(ctx context.Context, p ide.FileParams) (r ide.FileListResult, err error) {
-	err = m.look(ctx, "listing", p.ID, p.Path, func(ctx context.Context, s *Session) error {
-		n, _, err := m.openFile(ctx, s, protocol.Open{Path: protocol.Path(p.Path), Directory: true})
+	err = m.look(ctx, "listing", p.ID, p.Path, func(ctx context.Context, s *Session, at string) error {
+		n, _, err := m.openFile(ctx, s, protocol.Open{Path: protocol.Path(at), Directory: true})
 		if err != nil {
 			return err
 		}
@@ -45,7 +45,7 @@ func (m *Manager) ListFiles(ctx context.Context, p ide.FileParams) (r ide.FileLi
 			}
 			list = append(list, part...)
 		}
-		r.Entries, err = s.entries(ctx, p.Path, list)
+		r.Entries, err = s.entries(ctx, at, list)
 		return err
 	})
 	return r, err
@@ -84,7 +84,7 @@ func (s *Session) entry(ctx context.Context, at string, d protocol.DirEntry) (*i
 	case notErrno(err) != nil:
 		return nil, err
 	case err != nil: // EACCES: who may list it need not be allowed to search it; ENOTCONN: a mount that is dead
-		return &ide.FileEntry{Name: d.Name, Kind: kindOf(uint32(d.Type) << 12)}, nil
+		return &ide.FileEntry{Name: ide.Name(d.Name), Kind: kindOf(uint32(d.Type) << 12)}, nil
 	}
 	e := entryOf(d.Name, attr)
 	if e.Kind != ide.FileSymlink {
@@ -94,7 +94,7 @@ func (s *Session) entry(ctx context.Context, at string, d protocol.DirEntry) (*i
 	if err != nil {
 		return &e, notErrno(err) // it was replaced
 	}
-	e.Target = string(text)
+	e.Target = ide.Name(string(text))
 	attr, err = s.stat(ctx, at, true)
 	if err == nil {
 		e.Leads = kindOf(attr.Mode)
@@ -112,23 +112,23 @@ func notErrno(err error) error {
 
 // StatFile tells of a file, and what a symlink leads to.
 func (m *Manager) StatFile(ctx context.Context, p ide.FileParams) (e ide.FileEntry, err error) {
-	err = m.look(ctx, "looking at", p.ID, p.Path, func(ctx context.Context, s *Session) error {
-		attr, err := s.stat(ctx, p.Path, false)
+	err = m.look(ctx, "looking at", p.ID, p.Path, func(ctx context.Context, s *Session, at string) error {
+		attr, err := s.stat(ctx, at, false)
 		if err != nil {
 			return err
 		}
 		link := kindOf(attr.Mode) == ide.FileSymlink
 		var text []byte
 		if link {
-			if text, err = s.agent.tunnel.Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(p.Path)}, new(protocol.ReadlinkReply)); err != nil {
+			if text, err = s.agent.tunnel.Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(at)}, new(protocol.ReadlinkReply)); err != nil {
 				return err
 			}
-			if attr, err = s.stat(ctx, p.Path, true); err != nil {
+			if attr, err = s.stat(ctx, at, true); err != nil {
 				return err
 			}
 		}
-		e = entryOf(path.Base(p.Path), attr)
-		e.Symlink, e.Target = link, string(text)
+		e = entryOf(path.Base(at), attr)
+		e.Symlink, e.Target = link, ide.Name(string(text))
 		return nil
 	})
 	return e, err
@@ -140,8 +140,8 @@ func (m *Manager) ReadFile(ctx context.Context, p ide.FileReadParams) (r ide.Fil
 		return r, &ide.Error{Code: ide.CodeParams, Msg: fmt.Sprintf("reading %d bytes at %d: neither may be negative", p.Length, p.Offset)}
 	}
 	length := min(cmp.Or(p.Length, ide.MaxFileRead), ide.MaxFileRead)
-	err = m.look(ctx, "reading", p.ID, p.Path, func(ctx context.Context, s *Session) error {
-		n, content, err := m.openFile(ctx, s, protocol.Open{Path: protocol.Path(p.Path), Inline: inline})
+	err = m.look(ctx, "reading", p.ID, p.Path, func(ctx context.Context, s *Session, at string) error {
+		n, content, err := m.openFile(ctx, s, protocol.Open{Path: protocol.Path(at), Inline: inline})
 		if err != nil {
 			return err
 		}
@@ -165,9 +165,13 @@ func (m *Manager) ReadFile(ctx context.Context, p ide.FileReadParams) (r ide.Fil
 }
 
 // look does something with a file of a session's target, until the session's end.
-func (m *Manager) look(ctx context.Context, what, id, at string, do func(context.Context, *Session) error) error {
-	if !path.IsAbs(at) {
-		return &ide.Error{Code: ide.CodeParams, Msg: fmt.Sprintf("%s %q of the target: the path is not absolute", what, at)}
+func (m *Manager) look(ctx context.Context, what, id, name string, do func(ctx context.Context, s *Session, at string) error) error {
+	at, err := ide.Bytes(name)
+	if err == nil && !path.IsAbs(at) {
+		err = errors.New("the path is not absolute")
+	}
+	if err != nil {
+		return &ide.Error{Code: ide.CodeParams, Msg: fmt.Sprintf("%s %q of the target: %v", what, name, err)}
 	}
 	s, err := m.session(id)
 	if err != nil {
@@ -179,7 +183,7 @@ func (m *Manager) look(ctx context.Context, what, id, at string, do func(context
 	own, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.ctx, func() { cancel(noSession(id)) })()
-	err = do(own, s)
+	err = do(own, s, at)
 	if err != nil && own.Err() != nil {
 		return context.Cause(own)
 	}
@@ -217,8 +221,12 @@ func fileError(what string, err error) error {
 }
 
 func (s *Session) stat(ctx context.Context, at string, follow bool) (protocol.Attr, error) {
+	return s.statBy(ctx, protocol.Path(at), nil, follow)
+}
+
+func (s *Session) statBy(ctx context.Context, at protocol.Path, walk *protocol.Walk, follow bool) (protocol.Attr, error) {
 	var r protocol.StatReply
-	_, err := s.agent.tunnel.Call(ctx, protocol.KindStat, protocol.Stat{Path: protocol.Path(at), NoFollow: !follow}, &r)
+	_, err := s.agent.tunnel.Call(ctx, protocol.KindStat, protocol.Stat{Path: at, NoFollow: !follow, Walk: walk}, &r)
 	return r.Attr, err
 }
 
@@ -265,7 +273,7 @@ func (m *Manager) closeFile(s *Session, n *node) {
 }
 
 func entryOf(name string, a protocol.Attr) ide.FileEntry {
-	return ide.FileEntry{Name: name, Kind: kindOf(a.Mode), Size: a.Size, Modified: a.Mtime / 1e6, Mode: a.Mode & 0o7777}
+	return ide.FileEntry{Name: ide.Name(name), Kind: kindOf(a.Mode), Size: a.Size, Modified: a.Mtime / 1e6, Mode: a.Mode & 0o7777}
 }
 
 func kindOf(mode uint32) string {

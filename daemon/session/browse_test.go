@@ -206,3 +206,34 @@ func TestCancelledBrowsing(t *testing.T) {
 		t.Errorf("after the session's end: %v", err)
 	}
 }
+
+// Names that are not UTF-8 lead to their files.
+func TestBrowsingByBytes(t *testing.T) {
+	m := manager(t)
+	s := startSession(t, m, agentAddress(t))
+	dir := t.TempDir() + "/\xff"
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(dir+"/caf\xe9", []byte("coffee"), 0o644), os.Symlink("caf\xe9", dir+"/link")); err != nil {
+		t.Fatal(err)
+	}
+	parent, err := m.ListFiles(t.Context(), ide.FileParams{ID: s.ID, Path: filepath.Dir(dir)})
+	if err != nil || len(parent.Entries) != 1 {
+		t.Fatalf("%+v, %v", parent, err)
+	}
+	at := filepath.Dir(dir) + "/" + parent.Entries[0].Name
+	list, err := m.ListFiles(t.Context(), ide.FileParams{ID: s.ID, Path: at})
+	if err != nil || len(list.Entries) != 2 || list.Entries[1].Target != list.Entries[0].Name {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, e := range list.Entries {
+		r, err := m.ReadFile(t.Context(), ide.FileReadParams{ID: s.ID, Path: at + "/" + e.Name})
+		if string(r.Data) != "coffee" {
+			t.Errorf("%q holds %q, %v", e.Name, r.Data, err)
+		}
+		if st, err := m.StatFile(t.Context(), ide.FileParams{ID: s.ID, Path: at + "/" + e.Name}); err != nil || st.Size != 6 || st.Name != e.Name {
+			t.Errorf("%q is %+v, %v", e.Name, st, err)
+		}
+	}
+	if _, err := m.ListFiles(t.Context(), ide.FileParams{ID: s.ID, Path: "/\x00"}); err == nil || !strings.Contains(err.Error(), "NUL is not followed") {
+		t.Errorf("a name that spells nothing: %v", err)
+	}
+}

@@ -22,9 +22,22 @@ func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 		return &ide.Error{Msg: err.Error(), Err: unix.EPROTO}
 	}
 	switch q.Op {
+	case protocol.ChangeLink, protocol.ChangeMode, protocol.ChangeOwner, protocol.ChangeTimes:
+		if r.Node == 0 {
+			break
+		}
+		if q.Handle, err = l.m.nodes.settledHandle(l.ctx, r.Node); err != nil {
+			return err
+		}
+		defer l.m.nodes.stale(r.Node)
+	}
+	switch q.Op {
 	case protocol.ChangeMkdir, protocol.ChangeMknod, protocol.ChangeSymlink, protocol.ChangeUnlink, protocol.ChangeRmdir:
 	default: // the file is to be seen, or is changed, as it is written
-		if err := l.settlePath(string(q.Path), !q.NoFollow && q.Op != protocol.ChangeRename); err != nil {
+		if q.Handle != 0 {
+			break
+		}
+		if err := l.settlePath(q.Path, nil, !q.NoFollow && q.Op != protocol.ChangeRename); err != nil {
 			return err
 		}
 	}

@@ -23,7 +23,11 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err 
 		return nil, l.openChange(r, reply)
 	}
 	request := protocol.Open{
-		Path: protocol.Path(r.Path), Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
+		Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
+	}
+	request.Path, request.Walk = walk(r)
+	if l.visitor { // who follows what grows by its node
+		request.Inline, request.Lease, request.Ahead = 0, false, false
 	}
 	var opened protocol.OpenReply
 	var content []byte
@@ -74,9 +78,10 @@ func (l *launcher) openChange(r *layer.Request, reply *layer.Reply) error {
 		Exclusive: r.Flags&layer.OpenExclusive != 0, Truncate: r.Flags&layer.OpenTruncate != 0, Temporary: r.Flags&layer.OpenTemporary != 0,
 		Mode: uint32(r.Node), Umask: uint32(r.Node >> 32),
 	}
-	request := protocol.Open{Path: protocol.Path(r.Path), Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Change: change}
+	request := protocol.Open{Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Change: change}
+	request.Path, request.Walk = walk(r)
 	if change.Truncate {
-		if err := l.settlePath(r.Path, !request.NoFollow); err != nil {
+		if err := l.settlePath(request.Path, request.Walk, !request.NoFollow); err != nil {
 			return err
 		}
 	}
@@ -106,7 +111,8 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 		return err
 	}
 	var stat protocol.StatReply
-	request := protocol.Stat{Path: protocol.Path(r.Path), NoFollow: r.Flags&layer.OpenNoFollow != 0, Lease: true, Ahead: true}
+	request := protocol.Stat{NoFollow: r.Flags&layer.OpenNoFollow != 0, Lease: true, Ahead: true}
+	request.Path, request.Walk = walk(r)
 	pending := l.pending()
 	for again := true; again && err == nil; {
 		stat = protocol.StatReply{}
@@ -118,8 +124,17 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 	if err != nil {
 		return err
 	}
-	reply.Attr, reply.Lease = stat.Attr, stat.Lease
+	reply.Attr, reply.Lease, reply.Data = stat.Attr, stat.Lease, cut(string(stat.Path))
 	return nil
+}
+
+// walk is the path that r asks for, and how it is walked on from there.
+func walk(r *layer.Request) (protocol.Path, *protocol.Walk) {
+	dir, rest, ok := strings.Cut(r.Path, "\x00")
+	if !ok {
+		return protocol.Path(r.Path), nil
+	}
+	return protocol.Path(dir), &protocol.Walk{Path: protocol.Path(rest), Resolve: uint64(r.Flags & layer.WalkFlags >> layer.WalkShift)}
 }
 
 // tellAhead passes on what is likely to be asked after r.

@@ -31,6 +31,7 @@ type launcher struct {
 	fast net.Conn        // conn, for packets without a descriptor
 	ctx  context.Context // until the socket ends
 
+	visitor     bool        // it has no debuggee
 	nodes       bool        // it can open the file server's
 	directories directories // where it cannot
 
@@ -108,6 +109,11 @@ func (l *launcher) read() (*layer.Request, error) {
 func (l *launcher) attach(r *layer.Request) error {
 	if r.Op != layer.OpAttach {
 		return l.refuse(r, unix.EPROTO, errors.New("first request must attach to a session"))
+	}
+	if l.visitor = r.Flags&layer.AttachVisitor != 0; l.visitor {
+		if err := l.m.startFiles(); err != nil { // which its session may do without
+			return l.refuse(r, unix.ENOTSUP, err)
+		}
 	}
 	s, err := l.m.attach(r.Path, l)
 	if err != nil {

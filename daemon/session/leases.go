@@ -223,8 +223,10 @@ func (m *Manager) expire(a *agent, e protocol.Expired) {
 			continue
 		}
 		s.mu.Lock()
-		for l := range s.launchers {
-			l.notices.expired(e)
+		for _, some := range []map[*launcher]bool{s.launchers, s.visitors} {
+			for l := range some {
+				l.notices.expired(e)
+			}
 		}
 		s.mu.Unlock()
 	}

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,14 +41,19 @@ func begin(t *testing.T, incoming string) (*Manager, ide.Session, <-chan ide.Ses
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	told, done := make(chan ide.SessionEvent, 100), make(chan error)
+	listens := sync.OnceFunc(func() { done <- nil })
 	go func() {
 		done <- m.Events(ctx, ide.SessionEventsParams{ID: s.ID}, func(e ide.SessionEvent) {
+			listens()
 			select {
 			case told <- e:
 			case <-ctx.Done():
 			}
 		})
 	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {

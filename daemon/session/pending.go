@@ -82,12 +82,12 @@ func (l *launcher) settled(p pending, a *protocol.Attr) (again bool, err error) 
 
 // settlePath does so for the file of that name, which is about to be changed. Of
 // one that is not found, the change itself tells.
-func (l *launcher) settlePath(path string, follow bool) error {
+func (l *launcher) settlePath(path protocol.Path, walk *protocol.Walk, follow bool) error {
 	p := l.pending()
 	if len(p) == 0 {
 		return nil
 	}
-	a, err := l.s.stat(l.ctx, path, follow)
+	a, err := l.s.statBy(l.ctx, path, walk, follow)
 	if err != nil {
 		return notErrno(err)
 	}

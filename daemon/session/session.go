@@ -50,6 +50,7 @@ type Session struct {
 	watching  bool                     // guarded by mu; watchDebuggees runs
 	holders   int                      // guarded by mu; connections that started it
 	launchers map[*launcher]bool       // guarded by mu
+	visitors  map[*launcher]bool       // guarded by mu; those without a debuggee
 	listeners map[uint16]*listener     // guarded by mu, by stolen port
 	taken     map[uint16]chan struct{} // guarded by mu; ports that are being taken, until it is closed
 	ending    error                    // guarded by mu; why no port is stolen any more
@@ -60,7 +61,7 @@ func newSession(log *slog.Logger, id string, a *agent, t target, e *events, cfg 
 	s := &Session{
 		id: id, log: log.With("session", id), agent: a, target: t, started: time.Now(), incoming: forward.NewIncoming(),
 		events: e, config: cfg, whileRestarting: cfg.Incoming.WhileRestarting, whileStopped: cfg.Incoming.WhileStopped,
-		holders: 1, listeners: map[uint16]*listener{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{},
+		holders: 1, listeners: map[uint16]*listener{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{}, visitors: map[*launcher]bool{},
 	}
 	s.traffic = traffic.New(func(ev ide.SessionEvent) {
 		ev.Session = s.id
@@ -107,6 +108,10 @@ func (s *Session) release() {
 func (s *Session) attach(l *launcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if l.visitor {
+		s.visitors[l] = true
+		return
+	}
 	s.launchers[l] = true
 	if s.traffic.Watched() {
 		l.notices.watched(true)
@@ -118,6 +123,10 @@ func (s *Session) attach(l *launcher) {
 func (s *Session) detach(l *launcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if l.visitor {
+		delete(s.visitors, l)
+		return
+	}
 	delete(s.launchers, l)
 	s.event(ide.SessionEvent{Kind: ide.EventLeft})
 	for port, at := range s.listeners {
@@ -142,6 +151,9 @@ const tellTime = time.Second
 func (s *Session) tell(words string, over bool) {
 	s.mu.Lock()
 	all := slices.Collect(maps.Keys(s.launchers))
+	if over {
+		all = slices.AppendSeq(all, maps.Keys(s.visitors))
+	}
 	s.mu.Unlock()
 	for _, l := range all {
 		if !over {

@@ -143,6 +143,30 @@ func (n *nodes) Change(ctx context.Context, id uint64, q protocol.Write) (r prot
 	return r, err
 }
 
+// settledHandle is by which a node is changed, when what was written to it is there.
+func (n *nodes) settledHandle(ctx context.Context, id uint64) (uint64, error) {
+	if s := n.sharedNode(id); s != nil {
+		if err := s.settled(ctx); err != nil {
+			return 0, err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.any(), nil
+	}
+	f, err := n.get(id)
+	if err != nil {
+		return 0, err
+	}
+	return f.handle, nil
+}
+
+// stale has the agent asked before anything is told of a node.
+func (n *nodes) stale(id uint64) {
+	if s := n.sharedNode(id); s != nil {
+		s.stale()
+	}
+}
+
 // do does something to what is open for reading.
 func (f *node) do(ctx context.Context, q protocol.Write) (r protocol.WriteReply, err error) {
 	q.Handle = f.handle

@@ -123,7 +123,11 @@ func (s *Session) withoutFiles() []string {
 	if s.noFiles == nil {
 		return nil
 	}
-	return []string{fmt.Sprintf("files of the target are copied when they are opened, for reading only; %s, and %s, cannot be opened: %v", tooLarge, tooMany, s.noFiles)}
+	changes := ""
+	if p := &s.launch.Policy; p.FSMode == "write" || len(p.ReadWrite) > 0 {
+		changes = "what is changed by name (mkdir, rename, chmod, …) is changed there, but no file can be opened to be written; "
+	}
+	return []string{fmt.Sprintf("files of the target are copied when they are opened, for reading only; %s%s, and %s, cannot be opened: %v", changes, tooLarge, tooMany, s.noFiles)}
 }
 
 func splitEnviron(b []byte) []string {

@@ -53,7 +53,7 @@ func (l *launcher) outgoing(proto string, r *layer.Request) forward.Watch {
 
 // tellOpened tells of a file that the target was asked for.
 func (l *launcher) tellOpened(r *layer.Request, attr protocol.Attr, err error) {
-	if !l.s.traffic.Watched() {
+	if l.visitor || !l.s.traffic.Watched() {
 		return
 	}
 	o := traffic.Opening{

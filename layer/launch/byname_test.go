@@ -62,19 +62,6 @@ func TestByName(t *testing.T) {
 	}
 }
 
-// A file without a name cannot get one: the target knows it by none.
-func TestNamelessFiles(t *testing.T) {
-	w := writing(t)
-	w.want(t, "ENOENT ENOENT False\n", "python3", "-c", `
-import errno, os
-fd = os.open("/app", os.O_TMPFILE | os.O_RDWR, 0o600)
-d = os.open("/proc/self/fd", os.O_RDONLY)
-def do(name):
-    try: os.link(name, "/app/named", src_dir_fd=d, follow_symlinks=True); return "done"
-    except OSError as e: return errno.errorcode[e.errno]
-print(do(str(fd)), do("/proc/self/fd/%d" % fd), os.path.exists("/app/named"))`)
-}
-
 // Where files are there for reading nothing is changed, here or there.
 func TestByNameReadOnly(t *testing.T) {
 	w := newWorld(t)

@@ -113,6 +113,56 @@ print(do(os.fchmod, log, 0o600), do(os.utime, log, (1, 2)), oct(os.fstat(log).st
 	}
 }
 
+// What stands for a small file is nobody's to write to, by whatever way it is
+// opened anew, and is still seen to grow.
+func TestFilesInMemoryAreNotWritten(t *testing.T) {
+	w := newWorld(t)
+	w.write(t, "/app/log", "one\n")
+	if err := os.Chmod(w.Root+"/app/log", 0o666); err != nil {
+		t.Fatal(err)
+	}
+	w.Hold = func(q *wire.Request) {
+		if q.Op == wire.OpReadlink && q.Path == "/more" {
+			if err := add(w.Root+"/app/log", "two\n"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to be refused as root and as another")
+	}
+	dir, err := os.MkdirTemp("", "links")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	refused := strings.Repeat("EPERM ", 5) + "EPERM\n"
+	for _, id := range []string{"0", "1000"} {
+		w.write(t, "/app/log", "one\n")
+		w.want(t, refused+"b'one\\ntwo\\n' True 0o100666 0o100444\n"+refused, "python3", "-c", `
+import errno, os, sys, time
+log = os.open("/app/log", os.O_RDONLY)
+link, way = "%s/link%s" % tuple(sys.argv[1:]), "%s/way%s" % tuple(sys.argv[1:])
+os.symlink("/proc/self/fd/%d" % log, link); os.symlink("/proc/self/fd", way)
+os.setresuid(*3 * [int(sys.argv[2])])
+def do(f, *args):
+    try: f(*args); return "done"
+    except OSError as e: return errno.errorcode[e.errno]
+def writes():
+    print(*(do(os.open, p, flags) for p in (link, "%s/%d" % (way, log)) for flags in (os.O_RDWR, os.O_WRONLY | os.O_TRUNC)), do(os.truncate, link, 0), do(os.chmod, link, 0o777))
+writes()
+do(os.readlink, "/more")
+end = time.monotonic() + 30
+while os.pread(log, 9, 0) != b"one\ntwo\n" and time.monotonic() < end: time.sleep(0.01)
+print(os.pread(log, 9, 0), open(link).read() == open("/app/log").read(), oct(os.fstat(log).st_mode), oct(os.stat(link).st_mode))
+writes()
+`, dir, id)
+	}
+}
+
 // coreutils' tail polls what it cannot watch.
 func TestTail(t *testing.T) {
 	w := newWorld(t)

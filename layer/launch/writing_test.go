@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -125,5 +126,85 @@ print(no("/app/dir/a", os.O_WRONLY), no("/app/dir/new", os.O_RDWR | os.O_CREAT),
 				t.Errorf("%s was asked to be opened", name)
 			}
 		}
+	}
+}
+
+// A file without a name is given one by its descriptor, in both ways of linkat(2).
+// What is renamed or has no name left is still the debuggee's to give away.
+func TestTemporaryFilesAreLinked(t *testing.T) {
+	w := writing(t)
+	w.want(t, "one two 2 EXDEV EEXIST\n7 8\n", "python3", "-c", fmt.Sprintf(`
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+def link(fd, old, new, flags):
+    if libc.linkat(fd, old, -100, new, flags): return errno.errorcode[ctypes.get_errno()]
+    os.write(fd, b"!")
+    return open(new).read()[:-1] if flags != 0x1000 or new.startswith(b"/app") else new
+def temp(text):
+    fd = os.open("/app/dir", os.O_TMPFILE | os.O_RDWR, 0o600)
+    os.write(fd, text)
+    return fd
+one, two = temp(b"one"), temp(b"two")
+print(link(one, b"/proc/self/fd/%%d" %% one, b"/app/one", 0x400), link(two, b"", b"/app/two", 0x1000), end=" ")
+os.rename("/app/two", "/app/three")
+print(len(os.listdir("/app/dir")), link(two, b"", %q.encode(), 0x1000), end=" ")
+try: os.link(str(one), "/app/one", src_dir_fd=os.open("/proc/self/fd", os.O_RDONLY), follow_symlinks=True)
+except OSError as e: print(errno.errorcode[e.errno])
+os.fchown(two, 7, 8)
+st = os.fstat(two)
+print(st.st_uid, st.st_gid)`, w.dir+"/here"))
+	w.holds(t, "/app/one", "one!")
+	w.holds(t, "/app/three", "two!")
+}
+
+// openat2 means of the target's files what it means of this machine's.
+func TestOpenat2(t *testing.T) {
+	for _, mode := range []string{"read", "write"} {
+		w := newWorld(t)
+		w.policy.FSMode = mode
+		here := prepared(t, w)
+		if err := errors.Join(os.Symlink("../a", w.Root+"/app/t/dir/up"), os.Symlink("/dir/f", w.Root+"/app/t/dir/scoped"), os.WriteFile(w.Root+"/app/t/dir/f", []byte("f"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		w.want(t, "True\n", "python3", "-c", fmt.Sprintf(`
+import ctypes, errno, os, struct
+L, mode = %q, %q
+libc = ctypes.CDLL(None, use_errno=True)
+os.makedirs(L + "/dir", exist_ok=True)
+for name, text in (("a", "0123456789"), ("dir/f", "f")):
+    open(L + "/" + name, "w").write(text); os.chmod(L + "/" + name, 0o644)
+for text, name in (("a", "ln"), ("gone", "dangling"), ("../a", "dir/up"), ("/dir/f", "dir/scoped")): os.symlink(text, L + "/" + name)
+def seen(top, dir, name, flags, mode, resolve, extra=b""):
+    d = os.open(top + dir, os.O_RDONLY | os.O_DIRECTORY)
+    how = struct.pack("QQQ", flags, mode, resolve) + extra
+    fd = libc.syscall(437, d, name.replace("TOP", top).encode(), how, ctypes.c_size_t(len(how)))
+    os.close(d)
+    if fd < 0: return errno.errorcode[ctypes.get_errno()]
+    got = [os.fstat(fd).st_size]
+    if not flags & os.O_PATH or resolve & ~2: got.append(os.readlink("/proc/self/fd/%%d" %% fd)[len(top):]) # else it is as it was spelled
+    if flags & os.O_ACCMODE and not flags & os.O_PATH: os.write(fd, b"x")
+    if not flags & os.O_PATH: got.append(os.fstat(fd).st_size)
+    os.close(fd)
+    return got
+R, W, C, E, N, P = os.O_RDONLY, os.O_RDWR, os.O_CREAT, os.O_EXCL, os.O_NOFOLLOW, os.O_PATH
+calls, outcomes = 0, set()
+def compare(*args):
+    global calls
+    here, there = seen(L, *args), seen("/app/t", *args)
+    calls += 1
+    outcomes.add(str(here))
+    if mode == "read" and args[2] & (W | C | os.O_TRUNC) and not args[2] & P:
+        if there == "EROFS" and (here == "EXDEV" or isinstance(here, list)) or there == "EROFS" and (here == "ENOENT" or args[1][:3] == "new"): return
+    if here != there: print(mode, *args, here, there)
+for resolve in 0, 1, 2, 4, 5, 8, 12, 16, 18:
+    for dir in "", "/dir":
+        for name in ("a", "f", "ln", "dangling", "up", "scoped", "dir/f", "dir/up", "../a", "../dir/f", "/a", "/dir/f", "TOP/a", "TOP/dir/up", "none", ".", "..", "", "a/"):
+            for flags in (R, R | N, P, P | N, W, R | os.O_DIRECTORY): compare(dir, name, flags, 0, resolve)
+    compare("", "new%%d" %% resolve, W | C, 0o640, resolve); compare("", "new%%d" %% resolve, W | C | E, 0o640, resolve)
+    compare("/dir", "../new%%da" %% resolve, W | C | E, 0o640, resolve)
+for args in (("", "a", 1 << 40, 0, 0), ("", "a", R, 0o644, 8), ("", "x", W | C, 0o10644, 8), ("", "a", R, 0, 64), ("", "a", R, 0, 24), ("", "a", P | W, 0, 8)): compare(*args)
+compare("", "a", R, 0, 8, b"\0" * 8); compare("", "a", R, 0, 8, b"\1" * 8)
+print(calls > 2000 and {"EXDEV", "ELOOP", "ENOENT", "EINVAL", "E2BIG"} < outcomes)
+`, here, mode))
 	}
 }

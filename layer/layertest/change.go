@@ -24,6 +24,7 @@ func (d *Daemon) change(q *wire.Request) (wire.Reply, error) {
 	if c.Op == protocol.ChangeRename {
 		r.Data = []byte(string(c.Path) + "\x00" + string(c.Other)) // as the tests spell them
 	}
+	c.Handle = q.Node
 	err = d.make(&c)
 	if err == nil && d.Leases {
 		d.Expire() // all: what is true of it the agent's tests say
@@ -83,7 +84,13 @@ func (d *Daemon) changeFile(c *protocol.Change) error {
 	if c.NoFollow {
 		flags |= unix.O_NOFOLLOW
 	}
-	fd, err := d.openat(string(c.Path), flags)
+	var fd int
+	var err error
+	if c.Handle == 0 {
+		fd, err = d.openat(string(c.Path), flags)
+	} else if fd, err = unix.Openat(int(d.nodes.Fd()), wire.SharedName(c.Handle), unix.O_PATH|unix.O_CLOEXEC, 0); err == unix.ENOENT {
+		fd, err = unix.Openat(int(d.nodes.Fd()), wire.NodeName(c.Handle), unix.O_PATH|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		return err
 	}

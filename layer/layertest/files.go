@@ -14,12 +14,48 @@ import (
 )
 
 func (d *Daemon) openat(path string, flags uint64) (int, error) {
-	root, err := unix.Open(d.Root, unix.O_PATH|unix.O_CLOEXEC, 0)
+	return d.openat2(&wire.Request{Path: path}, unix.OpenHow{Flags: flags})
+}
+
+// openat2 opens what q's path, or the way that it has, leads to.
+func (d *Daemon) openat2(q *wire.Request, how unix.OpenHow) (int, error) {
+	dir, err := unix.Open(d.Root, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(root)
-	return unix.Openat2(root, path, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	defer func() { unix.Close(dir) }()
+	how.Flags |= unix.O_CLOEXEC
+	how.Resolve = unix.RESOLVE_IN_ROOT
+	from, rest, walks := strings.Cut(q.Path, "\x00")
+	if !walks {
+		return openat2(dir, q.Path, &how)
+	}
+	walk := uint64(q.Flags & wire.WalkFlags >> wire.WalkShift)
+	relative := !strings.HasPrefix(rest, "/")
+	if walk&(unix.RESOLVE_BENEATH|unix.RESOLVE_IN_ROOT) == 0 && !(relative && walk&unix.RESOLVE_NO_XDEV != 0) {
+		if how.Resolve |= walk; relative {
+			rest = from + "/" + rest
+		}
+		return openat2(dir, rest, &how)
+	}
+	below, err := unix.Openat2(dir, from, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: how.Resolve})
+	if err != nil {
+		return -1, err
+	}
+	unix.Close(dir)
+	dir = below
+	how.Resolve = walk
+	return openat2(dir, rest, &how)
+}
+
+// openat2 tries again where something else was renamed meanwhile.
+func openat2(dir int, path string, how *unix.OpenHow) (fd int, err error) {
+	for range 100 {
+		if fd, err = unix.Openat2(dir, path, how); err != unix.EAGAIN {
+			break
+		}
+	}
+	return fd, err
 }
 
 func attr(st *unix.Stat_t) protocol.Attr {
@@ -40,14 +76,17 @@ func (d *Daemon) stat(q *wire.Request) (wire.Reply, error) {
 	if q.Flags&wire.OpenNoFollow != 0 {
 		flags |= unix.O_NOFOLLOW
 	}
-	fd, err := d.openat(q.Path, flags)
+	fd, err := d.openat2(q, unix.OpenHow{Flags: flags})
 	if err != nil {
 		return wire.Reply{}, err
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
-	return wire.Reply{Attr: attr(&st)}, err
+	if err := unix.Fstat(fd, &st); err != nil || q.Flags&wire.WalkFlags == 0 {
+		return wire.Reply{Attr: attr(&st)}, err
+	}
+	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	return wire.Reply{Attr: attr(&st), Data: []byte(strings.TrimPrefix(real, d.Root))}, err
 }
 
 func (d *Daemon) readlink(q *wire.Request) (wire.Reply, error) {
@@ -87,7 +126,7 @@ func (d *Daemon) xattr(q *wire.Request) (wire.Reply, error) {
 // openChange opens what is not only for reading: the name that the launcher
 // opens it by is another link to it.
 func (d *Daemon) openChange(q *wire.Request) (wire.Reply, error) {
-	how := unix.OpenHow{Resolve: unix.RESOLVE_IN_ROOT, Flags: unix.O_CLOEXEC}
+	var how unix.OpenHow
 	if q.Flags&wire.OpenWrite != 0 {
 		how.Flags |= unix.O_WRONLY
 		if q.Flags&wire.OpenRead != 0 {
@@ -105,12 +144,7 @@ func (d *Daemon) openChange(q *wire.Request) (wire.Reply, error) {
 	if q.Flags&(wire.OpenCreate|wire.OpenTemporary) != 0 {
 		how.Mode = q.Node & 0o7777 &^ (q.Node >> 32)
 	}
-	root, err := unix.Open(d.Root, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return wire.Reply{}, err
-	}
-	defer unix.Close(root)
-	fd, err := unix.Openat2(root, q.Path, &how)
+	fd, err := d.openat2(q, how)
 	if err != nil {
 		return wire.Reply{}, err
 	}
@@ -148,7 +182,7 @@ func (d *Daemon) open(q *wire.Request) (wire.Reply, int, error) {
 	if q.Flags&wire.OpenNoFollow != 0 {
 		flags |= unix.O_NOFOLLOW
 	}
-	fd, err := d.openat(q.Path, flags)
+	fd, err := d.openat2(q, unix.OpenHow{Flags: flags})
 	if err != nil {
 		return wire.Reply{}, -1, err
 	}

@@ -286,7 +286,8 @@ type (
 		Sessions []Session `json:"sessions"`
 	}
 
-	// FileParams name a file of the session's target, by an absolute path there.
+	// FileParams name a file of the session's target, by an absolute path there. It
+	// is spelled as Name does, as are names and links' texts in the answers.
 	FileParams struct {
 		ID   string `json:"id"` // of a session
 		Path string `json:"path"`

@@ -65,6 +65,7 @@ func messages() map[string]any {
 		MethodFileList:                FileParams{ID: "5f3a9c21", Path: "/etc/shop"},
 		MethodFileList + " result": FileListResult{Entries: []FileEntry{
 			{Name: "..data", Kind: FileSymlink, Size: 31, Modified: 1763899200000, Mode: 0o777, Target: "..2026_11_23_12_00_00.1763899200", Leads: FileDirectory},
+			{Name: Name("caf\xe9"), Kind: FileRegular, Size: 4, Modified: 1763899200500, Mode: 0o644},
 			{Name: "config.yaml", Kind: FileRegular, Size: 14, Modified: 1763899200500, Mode: 0o644},
 		}},
 		MethodFileStat:               FileParams{ID: "5f3a9c21", Path: "/etc/shop/config.yaml"},

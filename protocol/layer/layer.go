@@ -32,7 +32,8 @@ type Op uint32
 
 const (
 	// OpAttach binds the connection to a session: Path is its id. The reply
-	// carries the file server's root directory where there is one.
+	// carries the file server's root directory where there is one. Flags:
+	// AttachVisitor.
 	OpAttach Op = 1
 	// OpOpen opens Path in the target; Flags: OpenDirectory, OpenNoFollow, and
 	// where it is not only for reading what is there OpenRead, OpenWrite,
@@ -42,8 +43,11 @@ const (
 	// content) or a Node to be opened below the file server's root as
 	// NodeName(Node), or, with ReplyShared, once, as SharedName(Node). Mode, as of
 	// OpConnect and OpDatagram, is the thread that asks, for who is told of it.
+	// WalkFlags of Flags are openat2's: Path is then that of a directory, NUL, and
+	// the path that is walked from there.
 	OpOpen Op = 2
-	// OpStat asks for Path's Attr; Flags: OpenNoFollow. Where Path is empty it
+	// OpStat asks for Path's Attr, as OpOpen has it; Flags: OpenNoFollow, WalkFlags (the resolved path is then in
+	// Data). Where Path is empty it
 	// asks for that of an open file: Node is the File, or else the Node, of a
 	// reply to OpOpen.
 	OpStat Op = 3
@@ -80,7 +84,8 @@ const (
 	// the size or, with OpenFailed, the errno. It is not answered.
 	OpOpened Op = 11
 	// OpChange changes files of the target by name: in place of Path comes what
-	// AppendChange makes. What was said before of those files, and could be
+	// AppendChange makes. Node, if set, is the File, or else the Node, of a reply to
+	// OpOpen: that file is meant, not the one that has its path. What was said before of those files, and could be
 	// kept, has been said to have expired when it is answered. The answer to a
 	// rename has in Data the two paths as resolved, NUL between them.
 	OpChange Op = 12
@@ -93,8 +98,12 @@ const (
 	OpXattr Op = 20
 )
 
-// Flags of OpOpen and OpStat, of OpConnect, of OpListen.
+// Flags of OpAttach, of OpOpen and OpStat, of OpConnect, of OpListen.
 const (
+	// AttachVisitor: no debuggee asks but a person who looks at files, for whom no
+	// session goes on, nor content comes with an open.
+	AttachVisitor = 1 << 0
+
 	OpenDirectory = 1 << 0
 	OpenNoFollow  = 1 << 1
 	OpenWrite     = 1 << 2 // of OpOpen and OpOpened
@@ -107,6 +116,10 @@ const (
 	// OpenMayChange: the policy lets the file be changed, so that attributes may
 	// be set by a descriptor for reading.
 	OpenMayChange = 1 << 10
+
+	// WalkFlags are above WalkShift RESOLVE_NO_XDEV and so on, as openat2(2) has them.
+	WalkShift = 24
+	WalkFlags = 0xff << WalkShift
 
 	// OpenChange are those of an opening that is not only for reading.
 	OpenChange = OpenWrite | OpenCreate | OpenTruncate | OpenTemporary

@@ -1,66 +1,38 @@
 package browse
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
-	"mirrord/protocol/ide"
+	"mirrord/protocol"
 )
 
 // A tree is a target whose files are below a directory.
 type tree string
 
-func told(err error) error {
-	if e, ok := errors.AsType[syscall.Errno](err); ok {
-		return &ide.Error{Msg: err.Error(), Errno: unix.ErrnoName(e)}
-	}
-	return err
+func (d tree) Stat(at string) (protocol.Attr, error) {
+	var st unix.Stat_t
+	err := unix.Lstat(string(d)+at, &st)
+	return protocol.Attr{Dev: st.Dev, Ino: st.Ino, Mode: st.Mode, Nlink: uint32(st.Nlink), Size: st.Size, Mtime: st.Mtim.Nano()}, err
 }
 
-func (d tree) Stat(_ context.Context, at string) (e ide.FileEntry, err error) {
-	st, err := os.Lstat(string(d) + at)
-	if err != nil {
-		return e, told(err)
-	}
-	e = ide.FileEntry{Name: path.Base(at), Kind: ide.FileRegular, Size: st.Size(), Mode: uint32(st.Mode().Perm())}
-	switch st.Mode().Type() {
-	case os.ModeDir:
-		e.Kind = ide.FileDirectory
-	case os.ModeSymlink:
-		e.Symlink = true
-		e.Target, err = os.Readlink(string(d) + at)
-	}
-	return e, told(err)
-}
-
-func (d tree) List(ctx context.Context, at string) (list []ide.FileEntry, err error) {
-	entries, err := os.ReadDir(string(d) + at)
-	for _, e := range entries {
-		if entry, err := d.Stat(ctx, path.Join(at, e.Name())); err == nil {
-			list = append(list, entry)
-		}
-	}
-	return list, told(err)
-}
-
-func (d tree) Read(_ context.Context, at string, off int64, n int) ([]byte, error) {
-	b, err := os.ReadFile(string(d) + at)
-	b = b[min(off, int64(len(b))):]
-	return b[:min(n, len(b))], told(err)
+func (d tree) Readlink(at string) (string, error)  { return os.Readlink(string(d) + at) }
+func (d tree) Access(at string, mode uint32) error { return unix.Access(string(d)+at, mode) }
+func (d tree) Change(protocol.Change) error        { return syscall.EROFS }
+func (d tree) Open(at string, flags int, mode uint32) (*os.File, error) {
+	return os.OpenFile(string(d)+at, flags, os.FileMode(mode))
 }
 
 // mount mounts a target's files for the test.
 func mount(t *testing.T, target Target, dir string) *Mount {
 	t.Helper()
-	m, err := Start(target, dir)
+	m, err := Start(target, dir, false)
 	if err != nil {
 		t.Skip(err)
 	}

@@ -5,8 +5,6 @@ import (
 	"path"
 	"strings"
 	"syscall"
-
-	"mirrord/protocol/ide"
 )
 
 // maxLinks is how many symlinks lead on from one, as the kernel has it.
@@ -15,20 +13,20 @@ const maxLinks = 40
 // Readlink leads links to where they lead in the target, whose root has nothing
 // above it.
 func (n *node) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
-	e, err := n.entry(ctx, n.path())
-	switch {
-	case err != nil:
-		return nil, errno(err)
-	case e.Kind != ide.FileSymlink:
-		return nil, syscall.EINVAL
-	}
-	text, err := n.within(ctx, path.Dir(n.path()), e.Target)
-	return []byte(text), errno(err)
+	at := n.path()
+	text, errno := during(ctx, func() (string, error) {
+		text, err := n.target.Readlink(at)
+		if err != nil {
+			return "", err
+		}
+		return n.within(path.Dir(at), text)
+	}, nil)
+	return []byte(text), errno
 }
 
 // within spells the text of a link in dir so that it does not lead out of the
 // mount: ".." is only in front of names, and not more often than dir has parents.
-func (n *node) within(ctx context.Context, dir, text string) (string, error) {
+func (n *node) within(dir, text string) (string, error) {
 	ups := strings.Count(strings.TrimSuffix(dir, "/"), "/") // what is mounted has no links among a file's parents
 	parts := strings.Split(text, "/")
 	last, count := -1, 0 // of ".."
@@ -44,7 +42,7 @@ func (n *node) within(ctx context.Context, dir, text string) (string, error) {
 		dir = "/"
 	}
 	left := maxLinks
-	at, err := n.walk(ctx, dir, strings.Join(parts[:last+1], "/"), &left)
+	at, err := n.walk(dir, strings.Join(parts[:last+1], "/"), &left)
 	if err != nil {
 		return "", err
 	}
@@ -53,7 +51,7 @@ func (n *node) within(ctx context.Context, dir, text string) (string, error) {
 }
 
 // walk tells where a text leads in the target, a directory.
-func (n *node) walk(ctx context.Context, dir, text string, left *int) (string, error) {
+func (n *node) walk(dir, text string, left *int) (string, error) {
 	if path.IsAbs(text) {
 		dir = "/"
 	}
@@ -63,21 +61,27 @@ func (n *node) walk(ctx context.Context, dir, text string, left *int) (string, e
 			continue
 		}
 		at := path.Join(dir, part)
-		e, err := n.entry(ctx, at)
-		switch {
+		a, err := n.target.Stat(at)
+		switch kind := a.Mode & syscall.S_IFMT; {
 		case err != nil:
 			return "", err
-		case e.Kind == ide.FileDirectory:
+		case kind == syscall.S_IFDIR:
 			dir = at
-		case e.Kind != ide.FileSymlink:
+		case kind != syscall.S_IFLNK:
 			return "", syscall.ENOTDIR
 		case *left == 0:
 			return "", syscall.ELOOP
-		default:
-			*left--
-			if dir, err = n.walk(ctx, dir, e.Target, left); err != nil {
-				return "", err
-			}
+		}
+		if dir == at {
+			continue
+		}
+		*left--
+		to, err := n.target.Readlink(at)
+		if err != nil {
+			return "", err
+		}
+		if dir, err = n.walk(dir, to, left); err != nil {
+			return "", err
 		}
 	}
 	return dir, nil

@@ -101,12 +101,15 @@ export class FileTree implements vscode.TreeDataProvider<Place> {
 
 	getTreeItem(p: Place): vscode.TreeItem {
 		const item = new vscode.TreeItem(p.uri, isDir(p) ? vscode.TreeItemCollapsibleState.Collapsed : vscode.TreeItemCollapsibleState.None);
-		item.label = p.name;
-		item.tooltip = p.uri.path;
-		item.accessibilityInformation = { label: `${isDir(p) ? 'directory' : 'file'} ${p.name}` };
+		item.label = shown(p.name);
+		item.tooltip = shown(p.uri.path);
+		item.accessibilityInformation = { label: `${isDir(p) ? 'directory' : 'file'} ${shown(p.name)}` };
 		if (!isDir(p)) item.command = { command: 'vscode.open', title: 'Open', arguments: [p.uri] };
 		return item;
 	}
 }
+
+/** A byte of a name that is not UTF-8 comes as NUL and two digits. */
+function shown(name: string): string { return name.replaceAll('\0', '\\x'); }
 
 function isDir(p: Place): boolean { return (p.type & vscode.FileType.Directory) !== 0; }
