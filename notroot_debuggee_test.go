@@ -25,7 +25,7 @@ const (
 	podDir   = "/srv/pod/dir"
 )
 
-// asHelper is main of the processes that TestNotRoot starts of this binary.
+// asHelper is main of the processes that the tests without a cluster start of this binary.
 func asHelper() {
 	if len(os.Args) < 2 {
 		return
@@ -36,6 +36,11 @@ func asHelper() {
 		os.Exit(1)
 	case "see-pod":
 		if err := json.NewEncoder(os.Stdout).Encode(seePod()); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "suite":
+		if err := json.NewEncoder(os.Stdout).Encode(asSuite(os.Args[2], os.Args[3])); err != nil {
 			os.Exit(1)
 		}
 		os.Exit(0)
