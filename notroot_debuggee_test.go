@@ -44,6 +44,12 @@ func asHelper() {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case "read-tree":
+		if err := readTree(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "serve-pod":
 		fmt.Fprintln(os.Stderr, servePod(os.Args[2]))
 		os.Exit(1)

@@ -1,6 +1,7 @@
 package mirrord_test
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -14,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	godiff "github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,6 +27,7 @@ type user struct {
 	namespaces bool // he may make user namespaces
 	env        []string
 	run        string // his runtime directory
+	agent      string // its address, if it is not the pod's
 }
 
 // command is mirrord as the user runs it.
@@ -47,7 +49,7 @@ func (u *user) command(args ...string) *exec.Cmd {
 // exec starts a debuggee.
 func (u *user) exec(env []string, args ...string) *debuggee {
 	u.t.Helper()
-	cmd := u.command(append([]string{"exec", "--agent", podAddr + ":7777"}, args...)...)
+	cmd := u.command(append([]string{"exec", "--agent", cmp.Or(u.agent, podAddr+":7777")}, args...)...)
 	var d *debuggee
 	u.user.do(func() error {
 		d = startedWith(u.t, cmd, slices.Concat(u.env, env))
@@ -166,7 +168,7 @@ func (u *user) sees(lack string) {
 	if lack != "" {
 		want.Huge = "open " + podHuge + ": operation not supported"
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := godiff.Diff(want, got); diff != "" {
 		u.t.Errorf("the debuggee sees (-want +got):\n%s", diff)
 	}
 	told := d.errors()

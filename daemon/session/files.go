@@ -25,12 +25,12 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err 
 	request := protocol.Open{
 		Path: protocol.Path(r.Path), Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
 	}
-	var opened protocol.OpenReply
+	var opened *protocol.OpenReply
 	var content []byte
 	pending := l.pending()
 	for again := true; again; {
-		opened = protocol.OpenReply{}
-		content, err = t.CallAhead(l.ctx, protocol.KindOpen, request, &opened, func() bool { return opened.Ahead }, l.tellAhead(r, layer.AheadContent))
+		opened = new(protocol.OpenReply) // what follows the one before may still come
+		content, err = t.CallAhead(l.ctx, protocol.KindOpen, request, opened, func() (more, soon bool) { return opened.Ahead, opened.Soon }, l.tellOpening(r, opened))
 		if err != nil {
 			return nil, err
 		}
@@ -50,13 +50,22 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err 
 		})
 	}
 	if !l.nodes {
-		return l.stand(r.Path, opened)
+		return l.stand(r.Path, *opened)
 	}
 	changes := r.Flags&layer.OpenMayChange != 0
-	if l.share(reply, opened, nil, changes) {
+	if l.share(reply, *opened, nil, changes) {
 		return nil, nil
 	}
-	reply.Node = l.m.nodes.add(l, t, opened, changes)
+	var list *beginning
+	if opened.List != nil {
+		entries, err := protocol.DirEntries(content)
+		if err != nil {
+			l.m.nodes.close(&node{tunnel: t, handle: opened.Handle})
+			return nil, err
+		}
+		list = &beginning{entries, opened.List.More}
+	}
+	reply.Node = l.m.nodes.add(l, t, *opened, list, changes)
 	reply.Flags |= layer.ReplyNode
 	if changes {
 		reply.Flags |= layer.ReplyChanges
@@ -110,7 +119,7 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 	pending := l.pending()
 	for again := true; again && err == nil; {
 		stat = protocol.StatReply{}
-		_, err = l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() bool { return stat.Ahead }, l.tellAhead(r, 0))
+		_, err = l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() (more, soon bool) { return stat.Ahead, stat.Soon }, l.tellAhead(r, 0))
 		if err == nil {
 			again, err = l.settled(pending, &stat.Attr)
 		}
@@ -122,10 +131,32 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 	return nil
 }
 
-// tellAhead passes on what is likely to be asked after r.
+// tellOpening passes on what is likely to be asked after r, to open a file, or, if
+// it was a directory, in that.
+func (l *launcher) tellOpening(r *layer.Request, o *protocol.OpenReply) func(protocol.Ahead, []byte) {
+	return func(a protocol.Ahead, contents []byte) {
+		if o.Inside == nil {
+			l.tellAhead(r, layer.AheadContent)(a, contents)
+			return
+		}
+		var flags uint32
+		if o.Inside.Content {
+			flags |= layer.AheadContent
+		}
+		if o.Inside.NoFollow {
+			flags |= layer.OpenNoFollow
+		}
+		l.tellFiles(strings.TrimSuffix(r.Path, "/")+"/", flags)(a, contents)
+	}
+}
+
+// tellAhead passes on what is likely to be asked after r, of files beside its.
 func (l *launcher) tellAhead(r *layer.Request, flags uint32) func(protocol.Ahead, []byte) {
 	dir, _ := path.Split(r.Path)
-	flags |= r.Flags & layer.OpenNoFollow
+	return l.tellFiles(dir, flags|r.Flags&layer.OpenNoFollow)
+}
+
+func (l *launcher) tellFiles(dir string, flags uint32) func(protocol.Ahead, []byte) {
 	return func(a protocol.Ahead, contents []byte) {
 		for _, f := range a.Files {
 			if f.Size < 0 || f.Size > len(contents) {
