@@ -77,7 +77,8 @@
 // for writing is one node for all who have it open (daemon/session/shared.go);
 // what is done to it goes to the agent in order, in a stream of its own
 // (daemon/tunnel/write.go, agent/files/write.go). A program's
-// way through a directory is guessed, and answered ahead (agent/files/ahead.go).
+// way through a directory is guessed, and answered ahead (agent/files/ahead.go),
+// and its way through a tree (agent/files/habit.go).
 //
 // Who asks is told what goes through a session (daemon/traffic): copies of what
 // the relays move are looked at elsewhere, and made only then.

@@ -27,7 +27,7 @@ const (
 	podDir   = "/srv/pod/dir"
 )
 
-// asHelper is main of the processes that TestNotRoot starts of this binary.
+// asHelper is main of the processes that the tests without a cluster start of this binary.
 func asHelper() {
 	if len(os.Args) < 2 {
 		return
@@ -43,6 +43,17 @@ func asHelper() {
 		os.Exit(0)
 	case "write-pod":
 		writePod(os.Args[2])
+		os.Exit(0)
+	case "suite":
+		if err := json.NewEncoder(os.Stdout).Encode(asSuite(os.Args[2], os.Args[3])); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "read-tree":
+		if err := readTree(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		os.Exit(0)
 	case "serve-pod":
 		fmt.Fprintln(os.Stderr, servePod(os.Args[2]))

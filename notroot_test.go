@@ -1,6 +1,7 @@
 package mirrord_test
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -15,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	godiff "github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +28,7 @@ type user struct {
 	namespaces bool // he may make user namespaces
 	env        []string
 	run        string // his runtime directory
+	agent      string // its address, if it is not the pod's
 }
 
 // command is mirrord as the user runs it.
@@ -48,7 +50,7 @@ func (u *user) command(args ...string) *exec.Cmd {
 // exec starts a debuggee.
 func (u *user) exec(env []string, args ...string) *debuggee {
 	u.t.Helper()
-	cmd := u.command(append([]string{"exec", "--agent", podAddr + ":7777"}, args...)...)
+	cmd := u.command(append([]string{"exec", "--agent", cmp.Or(u.agent, podAddr+":7777")}, args...)...)
 	var d *debuggee
 	u.user.do(func() error {
 		d = startedWith(u.t, cmd, slices.Concat(u.env, env))
@@ -170,7 +172,7 @@ func (u *user) sees(lack string) {
 	if lack != "" {
 		want.Huge = "open " + podHuge + ": operation not supported"
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := godiff.Diff(want, got); diff != "" {
 		u.t.Errorf("the debuggee sees (-want +got):\n%s", diff)
 	}
 	told := d.errors()
@@ -209,7 +211,7 @@ func (u *user) writes(lack string) {
 		create := "create: open " + dir + "/new: operation not supported"
 		want, holds = []string{"mkdir: done", create, "mknod: done", "rename: done", "chmod: done", "read: "}, []string{". 40750 0:0", "renamed 100604 0:0 "}
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := godiff.Diff(want, got); diff != "" {
 		u.t.Errorf("the debuggee writes (-want +got):\n%s", diff)
 	}
 	var there []string
@@ -217,7 +219,7 @@ func (u *user) writes(lack string) {
 		there, err = contents(dir)
 		return err
 	})
-	if diff := cmp.Diff(holds, there); diff != "" {
+	if diff := godiff.Diff(holds, there); diff != "" {
 		u.t.Errorf("the pod has (-want +got):\n%s", diff)
 	}
 	told := d.errors()

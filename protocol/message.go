@@ -101,14 +101,24 @@ type (
 		Umask     uint32 `json:"umask,omitempty"`
 	}
 	// OpenReply's payload is the whole content where the file is regular and
-	// fits Open.Inline; Handle is then 0 and there is nothing to close.
+	// fits Open.Inline; Handle is then 0 and there is nothing to close. Of a
+	// directory it is what ReadDir answers at offset 0, if List is set.
 	OpenReply struct {
 		Handle uint64 `json:"handle,omitempty"`
 		Attr   Attr   `json:"attr"`
 		Path   Path   `json:"path"` // as resolved, in the target
 		Lease  Lease  `json:"lease,omitzero"`
 		Ahead  bool   `json:"ahead,omitempty"` // frames with Ahead follow, to the stream's end
+		Soon   bool   `json:"soon,omitempty"`  // the first of them is worth waiting for
 		Seq    uint64 `json:"seq,omitempty"`   // with Open.Change, as of ChangeReply
+
+		List   *ReadDirReply `json:"list,omitempty"`
+		Inside *Inside       `json:"inside,omitempty"` // of a directory: what Ahead tells of its files
+	}
+	// Inside: the answers are those to Open, if Content is set, else to Stat.
+	Inside struct {
+		Content  bool `json:"content,omitempty"`
+		NoFollow bool `json:"nofollow,omitempty"`
 	}
 
 	// Read asks for at most Len bytes (limit MaxPayload) at Offset. The
@@ -188,6 +198,7 @@ type (
 		Path  Path  `json:"path,omitempty"` // with Stat.Walk: as resolved
 		Lease Lease `json:"lease,omitzero"`
 		Ahead bool  `json:"ahead,omitempty"`
+		Soon  bool  `json:"soon,omitempty"`
 	}
 
 	// Ahead answers questions that were not asked: the same one about other

@@ -26,8 +26,9 @@ const (
 // asked for some files of a directory in an order goes on so: what it will ask
 // for is sent before it does, as a kernel reads ahead.
 type guesses struct {
-	mu    sync.Mutex
-	walks map[walkKey]*walk // guarded by mu
+	mu     sync.Mutex
+	walks  map[walkKey]*walk  // guarded by mu
+	habits map[walkKey]*habit // guarded by mu; by kind
 }
 
 // What is asked of each file of a walk.
@@ -39,6 +40,7 @@ type walkKey struct {
 
 // A walk is a program's way through a directory.
 type walk struct {
+	habit  *habit   // by which its first question is enough to know the order
 	asked  []string // the last names, while the order is not known
 	more   int      // questions before the order is looked for
 	misses int      // how often none was found
@@ -47,15 +49,24 @@ type walk struct {
 	size   int      // of the next batch
 }
 
-// A Batch is files that are likely to be asked for next. Its order may still
-// have to be found.
+// A Batch is files that are likely to be asked for next.
 type Batch struct {
 	h     *Handles
 	key   walkKey
 	walk  *walk
 	asked []string // the last of them is what was asked for now
 	names []string
+	find  bool // the order has to be found
+
+	inside   bool   // of a directory that was opened; nothing was asked for in it
+	expected *habit // by which the order is known
 }
+
+// Soon tells whether to wait for the first answers is better than to ask.
+func (b *Batch) Soon() bool { return b != nil && b.expected != nil }
+
+// About tells what is answered: to open files (content) or for their attributes.
+func (b *Batch) About() (content, noFollow bool) { return b.key.content, b.key.noFollow }
 
 // Ahead guesses what follows a question about a file: to open it (content) or
 // for its attributes. nil: nothing is likely.
@@ -70,15 +81,18 @@ func (h *Handles) Ahead(file string, content, noFollow bool) *Batch {
 	defer g.mu.Unlock()
 	w := g.walks[b.key]
 	if w == nil {
-		if g.walks == nil || len(g.walks) >= maxWalks {
-			g.walks = map[walkKey]*walk{}
-		}
-		w = &walk{more: aheadAfter}
-		g.walks[b.key] = w
+		w = &walk{more: aheadAfter, habit: g.expects(b.key)}
+		g.walk(b.key, w)
 	}
 	b.walk = w
+	if w.order == nil && w.habit != nil {
+		w.ask(name)
+		b.expected, w.habit = w.habit, nil
+		b.asked, b.find = []string{name}, true
+		return b
+	}
 	if w.order == nil {
-		b.asked = w.ask(name)
+		b.asked, b.find = w.ask(name), true
 		if b.asked == nil {
 			return nil
 		}
@@ -92,6 +106,14 @@ func (h *Handles) Ahead(file string, content, noFollow bool) *Batch {
 		return nil
 	}
 	return b
+}
+
+// walk remembers one. g.mu is held.
+func (g *guesses) walk(key walkKey, w *walk) {
+	if g.walks == nil || len(g.walks) >= maxWalks {
+		g.walks = map[walkKey]*walk{}
+	}
+	g.walks[key] = w
 }
 
 // ask notes a question. The last ones are returned where the order is to be
@@ -115,17 +137,33 @@ func (b *Batch) begin() {
 	if err != nil {
 		return
 	}
+	g := &b.h.guesses
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if b.inside {
+		o := orders(names)[b.expected.order]
+		b.names = o.names[:min(firstInside, len(names))]
+		if len(b.names) < len(names) {
+			g.walk(b.key, &walk{order: o, sent: len(b.names), size: firstInside})
+		}
+		return
+	}
 	name := b.asked[len(b.asked)-1]
-	for _, o := range orders(names) {
-		if !o.follows(b.asked) {
+	for i, o := range orders(names) {
+		if b.expected == nil && !o.follows(b.asked) || b.expected != nil && (i != b.expected.order || !b.expected.begins(o, name)) {
 			continue
 		}
-		g, w := &b.h.guesses, b.walk
-		g.mu.Lock()
-		defer g.mu.Unlock()
+		w := b.walk
 		if w.order == nil {
 			w.order, w.sent, w.size = o, o.index[name], firstAhead
+			if b.expected != nil {
+				w.size = firstInside
+			}
 			b.names, _ = w.next(name)
+			g.confirm(b.key, i, b.expected)
+			if w.sent == len(o.names) && g.walks[b.key] == w {
+				delete(g.walks, b.key)
+			}
 		}
 		return
 	}
@@ -179,11 +217,15 @@ func (t *Tree) list(path string) ([]string, error) {
 // Next answers for the next files of the batch, false when there are none.
 // What cannot be kept, or is not small, is left out.
 func (b *Batch) Next() (a protocol.Ahead, contents []byte, ok bool) {
-	if b.asked != nil {
+	if b.find {
+		b.find = false
 		b.begin()
-		b.asked = nil
 	}
-	for len(b.names) > 0 && len(a.Files) < frameFiles && len(contents) <= frameSize-maxAheadSize {
+	most := frameFiles
+	if b.expected != nil {
+		most = firstInside
+	}
+	for len(b.names) > 0 && len(a.Files) < most && len(contents) <= frameSize-maxAheadSize {
 		name := b.names[0]
 		file := protocol.AheadFile{Name: protocol.Path(name)}
 		b.names = b.names[1:]

@@ -115,11 +115,26 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 			return reply, content, err
 		}
 	}
+	var list []byte
 	if reply.Handle, err = h.add(n, f, false); err != nil {
 		f.Close()
 		return protocol.OpenReply{}, nil, err
 	}
-	return reply, nil, nil
+	if limit > 0 && n.kind() == unix.S_IFDIR {
+		list = h.begin(&reply)
+	}
+	return reply, list, nil
+}
+
+// begin lists the begin of a directory that was opened: who opens one mostly
+// does so to read it. Why it could not, whoever reads it is told.
+func (h *Handles) begin(reply *protocol.OpenReply) []byte {
+	l, list, err := h.ReadDir(protocol.ReadDir{Handle: reply.Handle})
+	if err != nil {
+		return nil
+	}
+	reply.List = &l
+	return list
 }
 
 // lookup finds path and, if lease asks for that, claims a lease on what will be

@@ -110,22 +110,30 @@ func (c *client) done() { <-c.busy }
 
 var (
 	open = answerAhead(onPath((*files.Handles).Open), func(c *client, q protocol.Open, r *protocol.OpenReply) (b *files.Batch) {
-		b, r.Ahead = c.ahead(q.Ahead, r.Lease, string(q.Path), true, q.NoFollow)
+		if q.Ahead && r.Attr.Mode&unix.S_IFMT == unix.S_IFDIR {
+			if b = c.files.Inside(string(q.Path)); b != nil {
+				r.Inside = new(protocol.Inside)
+				r.Inside.Content, r.Inside.NoFollow = b.About()
+			}
+		} else {
+			b = c.ahead(q.Ahead, r.Lease, string(q.Path), true, q.NoFollow)
+		}
+		r.Ahead, r.Soon = b != nil, b.Soon()
 		return b
 	})
 	stat = answerAhead(onPath((*files.Handles).Stat), func(c *client, q protocol.Stat, r *protocol.StatReply) (b *files.Batch) {
-		b, r.Ahead = c.ahead(q.Ahead, r.Lease, string(q.Path), false, q.NoFollow)
+		b = c.ahead(q.Ahead, r.Lease, string(q.Path), false, q.NoFollow)
+		r.Ahead, r.Soon = b != nil, b.Soon()
 		return b
 	})
 )
 
 // ahead guesses what follows an answer, if that was asked for and it can be kept.
-func (c *client) ahead(asked bool, l protocol.Lease, path string, content, noFollow bool) (*files.Batch, bool) {
+func (c *client) ahead(asked bool, l protocol.Lease, path string, content, noFollow bool) *files.Batch {
 	if !asked || l.ID == 0 {
-		return nil, false
+		return nil
 	}
-	b := c.files.Ahead(path, content, noFollow)
-	return b, b != nil
+	return c.files.Ahead(path, content, noFollow)
 }
 
 // answerFile makes a handler of what is done with the client's files.

@@ -29,12 +29,12 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err 
 	if l.visitor { // who follows what grows by its node
 		request.Inline, request.Lease, request.Ahead = 0, false, false
 	}
-	var opened protocol.OpenReply
+	var opened *protocol.OpenReply
 	var content []byte
 	pending := l.pending()
 	for again := true; again; {
-		opened = protocol.OpenReply{}
-		content, err = t.CallAhead(l.ctx, protocol.KindOpen, request, &opened, func() bool { return opened.Ahead }, l.tellAhead(r, layer.AheadContent))
+		opened = new(protocol.OpenReply) // what follows the one before may still come
+		content, err = t.CallAhead(l.ctx, protocol.KindOpen, request, opened, func() (more, soon bool) { return opened.Ahead, opened.Soon }, l.tellOpening(r, opened))
 		if err != nil {
 			return nil, err
 		}
@@ -54,13 +54,22 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err 
 		})
 	}
 	if !l.nodes {
-		return l.stand(r.Path, opened)
+		return l.stand(r.Path, *opened)
 	}
 	changes := r.Flags&layer.OpenMayChange != 0
-	if l.share(reply, opened, nil, changes) {
+	if l.share(reply, *opened, nil, changes) {
 		return nil, nil
 	}
-	reply.Node = l.m.nodes.add(l, t, opened, changes)
+	var list *beginning
+	if opened.List != nil {
+		entries, err := protocol.DirEntries(content)
+		if err != nil {
+			l.m.nodes.close(&node{tunnel: t, handle: opened.Handle})
+			return nil, err
+		}
+		list = &beginning{entries, opened.List.More}
+	}
+	reply.Node = l.m.nodes.add(l, t, *opened, list, changes)
 	reply.Flags |= layer.ReplyNode
 	if changes {
 		reply.Flags |= layer.ReplyChanges
@@ -116,7 +125,7 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 	pending := l.pending()
 	for again := true; again && err == nil; {
 		stat = protocol.StatReply{}
-		_, err = l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() bool { return stat.Ahead }, l.tellAhead(r, 0))
+		_, err = l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() (more, soon bool) { return stat.Ahead, stat.Soon }, l.tellAhead(r, 0))
 		if err == nil {
 			again, err = l.settled(pending, &stat.Attr)
 		}
@@ -137,10 +146,32 @@ func walk(r *layer.Request) (protocol.Path, *protocol.Walk) {
 	return protocol.Path(dir), &protocol.Walk{Path: protocol.Path(rest), Resolve: uint64(r.Flags & layer.WalkFlags >> layer.WalkShift)}
 }
 
-// tellAhead passes on what is likely to be asked after r.
+// tellOpening passes on what is likely to be asked after r, to open a file, or, if
+// it was a directory, in that.
+func (l *launcher) tellOpening(r *layer.Request, o *protocol.OpenReply) func(protocol.Ahead, []byte) {
+	return func(a protocol.Ahead, contents []byte) {
+		if o.Inside == nil {
+			l.tellAhead(r, layer.AheadContent)(a, contents)
+			return
+		}
+		var flags uint32
+		if o.Inside.Content {
+			flags |= layer.AheadContent
+		}
+		if o.Inside.NoFollow {
+			flags |= layer.OpenNoFollow
+		}
+		l.tellFiles(strings.TrimSuffix(r.Path, "/")+"/", flags)(a, contents)
+	}
+}
+
+// tellAhead passes on what is likely to be asked after r, of files beside its.
 func (l *launcher) tellAhead(r *layer.Request, flags uint32) func(protocol.Ahead, []byte) {
 	dir, _ := path.Split(r.Path)
-	flags |= r.Flags & layer.OpenNoFollow
+	return l.tellFiles(dir, flags|r.Flags&layer.OpenNoFollow)
+}
+
+func (l *launcher) tellFiles(dir string, flags uint32) func(protocol.Ahead, []byte) {
 	return func(a protocol.Ahead, contents []byte) {
 		for _, f := range a.Files {
 			if f.Size < 0 || f.Size > len(contents) {

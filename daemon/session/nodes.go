@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/files"
 	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 )
@@ -38,17 +39,25 @@ type node struct {
 	told   time.Time     // guarded by nodes.mu; attr was, by the agent
 	at     uint64        // guarded by nodes.mu; how many changes had been made then
 	seen   bool          // guarded by nodes.mu; the file server has asked for it, and will tell of its end
+	first  *beginning    // guarded by nodes.mu; the begin of a directory as it was opened, until it is read
+
+	opening uint64 // how many changes had been made when it was added
+}
+
+type beginning struct {
+	list []protocol.DirEntry
+	more bool
 }
 
 func newNodes(log *slog.Logger) *nodes {
 	return &nodes{log: log, patience: patience, open: map[uint64]*node{}, shared: map[sharedKey]*shared{}, sharedByID: map[uint64]*shared{}, numbers: map[uint64]*number{}, ending: map[*shared]bool{}}
 }
 
-func (n *nodes) add(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply, change bool) uint64 {
+func (n *nodes) add(owner *launcher, t *tunnel.Tunnel, o protocol.OpenReply, first *beginning, change bool) uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.last++
-	n.open[n.last] = &node{tunnel: t, handle: o.Handle, owner: owner, added: time.Now(), change: change, attr: o.Attr, told: time.Now(), at: n.changes}
+	n.open[n.last] = &node{tunnel: t, handle: o.Handle, owner: owner, added: time.Now(), change: change, attr: o.Attr, told: time.Now(), at: n.changes, first: first, opening: n.changes}
 	return n.last
 }
 
@@ -126,7 +135,23 @@ func (n *nodes) ReadDir(ctx context.Context, id uint64, off int) ([]protocol.Dir
 	if err != nil {
 		return nil, false, err
 	}
+	if l := n.opened(f); l != nil && off == 0 {
+		return l.list, l.more, nil
+	}
 	return f.readDir(ctx, off)
+}
+
+// opened gives the listing that came with the opening, once, if it is still as good
+// as a new one.
+func (n *nodes) opened(f *node) *beginning {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := f.first
+	f.first = nil
+	if f.opening != n.changes || time.Since(f.added) >= files.SharedTime {
+		return nil
+	}
+	return l
 }
 
 func (f *node) readDir(ctx context.Context, off int) ([]protocol.DirEntry, bool, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,25 +26,36 @@ func (t *Tunnel) Call(ctx context.Context, k protocol.Kind, request, reply any) 
 }
 
 // CallAhead is Call for an answer that others may follow: where more says so,
-// each gets them, in a goroutine, until their end or ctx's.
-func (t *Tunnel) CallAhead(ctx context.Context, k protocol.Kind, request, reply any, more func() bool, each func(protocol.Ahead, []byte)) ([]byte, error) {
+// each gets them, in a goroutine, until their end or ctx's. soon: the first of
+// them comes before the return.
+func (t *Tunnel) CallAhead(ctx context.Context, k protocol.Kind, request, reply any, more func() (more, soon bool), each func(protocol.Ahead, []byte)) ([]byte, error) {
 	s, payload, err := t.control.call(ctx, k, request, reply)
 	if err != nil {
 		return nil, err
 	}
-	if !more() {
+	follow, soon := more()
+	if !follow {
 		s.Close()
 		return payload, nil
 	}
+	told := make(chan struct{})
+	tell := sync.OnceFunc(func() { close(told) })
 	begun := t.begin(func() {
+		defer tell()
 		defer s.Close()
 		defer abandon(ctx, s)()
-		if err := readAhead(s, k, each); err != nil && ctx.Err() == nil {
+		err := readAhead(s, k, func(a protocol.Ahead, contents []byte) {
+			each(a, contents)
+			tell()
+		})
+		if err != nil && ctx.Err() == nil {
 			t.log.Debug("reading ahead", "stream", k, "err", err)
 		}
 	})
 	if !begun {
 		s.Close()
+	} else if soon {
+		<-told
 	}
 	return payload, nil
 }

@@ -21,6 +21,8 @@ const (
 	farSize    = 24 << 20 // where each round trip takes farTrip longer
 	farTrip    = 40 * time.Millisecond
 	bigFile    = "/srv/files/big"
+	smallDir   = "/srv/files/small"
+	fewFiles   = 500
 	watched    = "/etc/resolv.conf" // a file of the pod's, for small operations
 )
 
@@ -61,7 +63,9 @@ func onCluster(p *programs) *scene {
 		)
 	}
 	rows = append(rows, row{name: "cluster/file read 1 MiB blocks to bare port-forward", unit: "MB/s", goal: 0.7, slow: true,
-		direct: near.transfer("down", bulkSize), ours: b.reads("blocks", bigFile, "1048576")})
+		direct: near.transfer("down", bulkSize), ours: b.reads("blocks", bigFile, "1048576")},
+		row{name: "cluster/small file to kubectl exec, each", unit: "files/s", goal: 10, slow: true,
+			direct: b.byExec, ours: b.reads("files", smallDir, count(fewFiles), filesSpan)})
 	return &scene{group: "cluster", begin: b.begin, end: b.end, rows: rows}
 }
 
@@ -95,18 +99,27 @@ func (b *bed) begin(ctx context.Context) (err error) {
 		return err
 	}
 	b.ip = strings.TrimSpace(string(ip))
-	return errors.Join(b.writeBig(ctx), b.goFar())
+	return errors.Join(b.writeFiles(ctx), b.goFar())
 }
 
-// writeBig writes a file where kubelet has the pod's volume on this machine,
+// writeFiles writes the files where kubelet has the pod's volume on this machine,
 // which is the cluster's node.
-func (b *bed) writeBig(ctx context.Context) error {
+func (b *bed) writeFiles(ctx context.Context) error {
 	uid, err := b.kubectl(ctx, "get", "pod", "bench", "-o", "jsonpath={.metadata.uid}")
 	if err != nil {
 		return err
 	}
 	dir := filepath.Join(filepath.Dir(kubeconfig), "kubelet/pods", strings.TrimSpace(string(uid)), "volumes/kubernetes.io~empty-dir/files")
-	return os.WriteFile(filepath.Join(dir, filepath.Base(bigFile)), make([]byte, bulkSize), 0o644)
+	small := filepath.Join(dir, filepath.Base(smallDir))
+	return errors.Join(os.WriteFile(filepath.Join(dir, filepath.Base(bigFile)), make([]byte, bulkSize), 0o644),
+		os.Mkdir(small, 0o755), writeFiles(small, "s", fewFiles))
+}
+
+// byExec reads a small file of the pod's in the way that there is without us.
+func (b *bed) byExec(ctx context.Context) (float64, error) {
+	began := time.Now()
+	_, err := b.kubectl(ctx, "exec", "bench", "--", "/work", "blocks", smallDir+"/0", "4096")
+	return 1 / time.Since(began).Seconds(), err
 }
 
 // goFar starts the relay and writes the kubeconfig that goes through it.

@@ -38,7 +38,8 @@ type world struct {
 	config      string // of mirrord
 	files       string // which the configuration makes Remote; below are:
 	cold, warm  string // directories of small files, the first of ever new ones
-	big         string
+	big, pages  string // the second: the same in memory
+	written     string // which may be written
 	tree        string // directories of small files, ever new ones
 	renewed     int
 	here, there *side
@@ -52,7 +53,8 @@ func newWorld(p *programs, name string) *world {
 		programs: p, dir: dir, config: filepath.Join(dir, "mirrord.json"),
 		files: filepath.Join(dir, "files"), cold: filepath.Join(dir, "files", "cold"),
 		warm: filepath.Join(dir, "files", "warm"), big: filepath.Join(dir, "files", "big"),
-		tree: filepath.Join(dir, "files", "tree"),
+		tree: filepath.Join(dir, "files", "tree"), written: filepath.Join(dir, "written"),
+		pages: fmt.Sprintf("/dev/shm/mirrord-bench-%d", os.Getpid()),
 	}
 }
 
@@ -61,7 +63,7 @@ func (w *world) begin(ctx context.Context) (err error) {
 		return err
 	}
 	config, err := json.Marshal(map[string]any{"feature": map[string]any{"fs": map[string]any{
-		"mode": "read", "read_only": []string{"^" + w.files + "/"},
+		"mode": "read", "read_only": []string{"^" + w.files + "/"}, "read_write": []string{"^" + w.written + "$"},
 	}}})
 	if err != nil {
 		return err
@@ -133,6 +135,7 @@ func (w *world) end() error {
 		}
 	}
 	os.RemoveAll(w.dir)
+	os.Remove(w.pages)
 	return err
 }
 
@@ -149,7 +152,7 @@ func (w *world) renew(context.Context) error {
 		return err
 	}
 	w.renewed++
-	return errors.Join(writeFiles(fresh, strconv.Itoa(w.renewed%10)), os.Rename(w.cold, filepath.Join(w.dir, "old"+strconv.Itoa(w.renewed))), os.Rename(fresh, w.cold))
+	return errors.Join(writeFiles(fresh, strconv.Itoa(w.renewed%10), smallFiles), os.Rename(w.cold, filepath.Join(w.dir, "old"+strconv.Itoa(w.renewed))), os.Rename(fresh, w.cold))
 }
 
 // renewTree puts another tree in the place of the last.
@@ -182,12 +185,12 @@ func (w *world) prepare(context.Context) error {
 	if _, err := os.Stat(filepath.Join(w.warm, "0")); err == nil {
 		return nil
 	}
-	return writeFiles(w.warm, "w")
+	return writeFiles(w.warm, "w", smallFiles)
 }
 
-func writeFiles(dir, letter string) error {
+func writeFiles(dir, letter string, n int) error {
 	content := []byte(strings.Repeat(letter, smallSize))
-	for i := range smallFiles {
+	for i := range n {
 		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), content, 0o644); err != nil {
 			return err
 		}
@@ -199,7 +202,7 @@ func (w *world) prepareBig(context.Context) error {
 	if _, err := os.Stat(w.big); err == nil {
 		return nil
 	}
-	return os.WriteFile(w.big, make([]byte, bigSize), 0o644)
+	return errors.Join(os.WriteFile(w.big, make([]byte, bigSize), 0o644), os.WriteFile(w.pages, make([]byte, bigSize), 0o600))
 }
 
 // mirrord makes a command that runs under mirrord on this side.

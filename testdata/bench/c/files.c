@@ -2,6 +2,7 @@
 //
 //	work blocks FILE SIZE      read a file in blocks; MB/s
 //	work again FILE SIZE       the same, of a file that was read before
+//	work write FILE SIZE N     write N blocks to a new file, and close it; MB/s
 //	work tree DIR              list all directories and read all files; ms
 //	work files DIR N SECONDS [warm]  open, read and close DIR/0 to DIR/N-1; files/s
 //	work stat DIR N SECONDS [warm]   stat them; calls/s
@@ -48,6 +49,20 @@ static void blocks(const char *path, size_t size, int again)
 	}
 	close(fd);
 	printf("%f\n", total / 1e6 / (now() - began));
+}
+
+static void written(const char *path, size_t size, long n)
+{
+	double began = now();
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+	if (fd < 0)
+		die(path);
+	for (long i = 0; i < n; i++)
+		if (write(fd, buf, size) != (ssize_t)size)
+			die(path);
+	if (close(fd) < 0)
+		die(path);
+	printf("%f\n", size * n / 1e6 / (now() - began));
 }
 
 static void small(const char *path)
@@ -147,6 +162,13 @@ int files(int argc, char **argv)
 			return 2;
 		}
 		blocks(argv[2], size, again);
+	} else if (strcmp(argv[1], "write") == 0 && argc == 5) {
+		size_t size = strtoul(argv[3], NULL, 10);
+		if (size == 0 || size > sizeof buf) {
+			fprintf(stderr, "work: blocks of %s bytes\n", argv[3]);
+			return 2;
+		}
+		written(argv[2], size, strtol(argv[4], NULL, 10));
 	} else if (strcmp(argv[1], "tree") == 0 && argc == 3) {
 		double began = now();
 		tree(argv[2]);

@@ -70,7 +70,7 @@ int main(int argc, char **argv)
 	if (strcmp(argv[1], "floor") == 0)
 		return floor_of(argc, argv);
 	if (strcmp(argv[1], "files") == 0 || strcmp(argv[1], "stat") == 0 || strcmp(argv[1], "stat-p50") == 0 ||
-	    strcmp(argv[1], "blocks") == 0 || strcmp(argv[1], "again") == 0 || strcmp(argv[1], "tree") == 0)
+	    strcmp(argv[1], "blocks") == 0 || strcmp(argv[1], "again") == 0 || strcmp(argv[1], "write") == 0 || strcmp(argv[1], "tree") == 0)
 		return files(argc, argv);
 	return network(argc, argv);
 }
