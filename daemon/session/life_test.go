@@ -328,8 +328,8 @@ func TestNewsOfTheTarget(t *testing.T) {
 		{news{words: "ending", ending: true}, true},
 		{news{words: "gone", lost: true}, true},
 	} {
-		m.agentNews(own.agent, tt.news)
-		if e := until(t, told, ide.EventMessage); e.Message != tt.news.words || e.Lost != tt.lost {
+		m.agentNews(own.agent(), tt.news)
+		if e := until(t, told, ide.EventMessage); !strings.HasPrefix(e.Message, tt.news.words) || e.Lost != tt.lost {
 			t.Errorf("%+v is told as %+v", tt.news, e)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,7 +35,7 @@ type listener struct {
 	mirror   bool
 	patience uint32 // see protocol.Steal
 	filter   *protocol.Filter
-	release  func()
+	releases map[*replica]func() // guarded by Session.mu; of those where it is stolen
 }
 
 // A lost listener is expected to listen again.
@@ -59,33 +60,57 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	if s.again(port, at, owner, r.Flags&layer.ListenMirror != 0) {
 		return nil
 	}
-	steal := protocol.Steal{
-		Port: port, Mirror: r.Flags&layer.ListenMirror != 0, Probed: slices.Contains(s.target.probed, int(port)),
+	if s.others != nil {
+		s.others.settle(ctx)
 	}
 	s.mu.Lock()
-	steal.Patience, steal.Filter = s.patience(), s.filterOf(port, steal.Mirror)
 	l := &listener{
-		at: at, owner: owner, by: s.debuggeesOf(owner),
-		mirror: steal.Mirror, patience: steal.Patience, filter: steal.Filter,
+		at: at, owner: owner, by: s.debuggeesOf(owner), mirror: r.Flags&layer.ListenMirror != 0, patience: s.patience(),
+		releases: map[*replica]func(){},
 	}
+	l.filter = s.filterOf(port, l.mirror)
 	s.mu.Unlock()
-	release, err := s.agent.tunnel.Steal(ctx, steal, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
-		s.deliver(stream, l, in)
-	})
+	main := s.main.Load()
+	release, err := s.steal(ctx, main, port, l)
 	if err != nil {
-		return fmt.Errorf("stealing port %d: %w", port, err)
+		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
+		defer s.mu.Unlock()
 		release()
 		return s.ctx.Err()
 	}
-	l.release = release
+	if main.gone {
+		release()
+	} else {
+		l.releases[main] = release
+	}
 	s.listeners[port] = l
-	s.log.Info("port taken", "port", port, "mirror", steal.Mirror, "probed", steal.Probed)
+	more := slices.DeleteFunc(slices.Clone(s.replicas), func(r *replica) bool { return r == main })
+	s.log.Info("port taken", "port", port, "mirror", l.mirror, "replicas", 1+len(more))
 	s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, r := range more {
+		wg.Go(func() { s.takeAt(r, port, l) })
+	}
 	return nil
+}
+
+// steal has a replica's connections to a port come to l.
+func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listener) (release func(), err error) {
+	q := protocol.Steal{
+		Port: port, Mirror: l.mirror, Probed: slices.Contains(r.target.probed, int(port)), Patience: l.patience, Filter: l.filter,
+	}
+	release, err = r.agent.tunnel.Steal(ctx, q, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
+		s.deliver(stream, l, in)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("stealing port %d: %w", port, err)
+	}
+	return release, nil
 }
 
 // taking lets one at a time take a port: of several sockets that share it
@@ -276,7 +301,10 @@ func (s *Session) checkListeners() {
 // giveBack ends a steal. s.mu is held.
 func (s *Session) giveBack(port uint16, why string) {
 	l := s.listeners[port]
-	l.release()
+	for _, release := range l.releases {
+		release()
+	}
+	clear(l.releases)
 	delete(s.listeners, port)
 	l.find()
 	s.log.Info("port given back", "port", port, "why", why)

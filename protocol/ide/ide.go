@@ -234,20 +234,22 @@ type (
 		Client     Client    `json:"client"`
 		ConfigFile string    `json:"configFile,omitempty"`
 		Overrides  Overrides `json:"overrides"`
+		Pod        string    `json:"pod,omitempty"`      // of a workload: the one to be preferred if it is ready
 		Tied       bool      `json:"tied,omitempty"`     // the session ends with this connection, and its debuggees do
 		Progress   string    `json:"progress,omitempty"` // token of $/progress, "" for none
 	}
 	// Session tells of a session what anybody may know.
 	Session struct {
 		ID        string   `json:"id"`
-		Target    string   `json:"target"` // "pod/web-1/container/web in shop", or the agent's address
-		Pod       string   `json:"pod,omitempty"`
+		Target    string   `json:"target"`        // "pod/web-1/container/web in shop", or the agent's address
+		Pod       string   `json:"pod,omitempty"` // whose environment, files and names the debuggee has
 		Namespace string   `json:"namespace,omitempty"`
 		Context   string   `json:"context,omitempty"`
 		Started   string   `json:"started"` // RFC 3339
 		Launchers int      `json:"launchers"`
 		Ports     []uint16 `json:"ports,omitempty"` // stolen, or mirrored
 		Mirrors   bool     `json:"mirrors,omitempty"`
+		Replicas  []string `json:"replicas,omitempty"` // of a workload: the pods whose ports these are, Pod among them
 		Warnings  []string `json:"warnings,omitempty"`
 	}
 	SessionID struct {
