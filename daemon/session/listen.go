@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"mirrord/daemon/config"
 	"mirrord/daemon/forward"
+	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
@@ -35,7 +38,7 @@ type listener struct {
 	mirror   bool
 	patience uint32 // see protocol.Steal
 	filter   *protocol.Filter
-	releases map[*replica]func() // guarded by Session.mu; of those where it is stolen
+	held     map[*replica]*tunnel.Held // guarded by Session.mu; where it is taken
 }
 
 // A lost listener is expected to listen again.
@@ -66,25 +69,28 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	s.mu.Lock()
 	l := &listener{
 		at: at, owner: owner, by: s.debuggeesOf(owner), mirror: r.Flags&layer.ListenMirror != 0, patience: s.patience(),
-		releases: map[*replica]func(){},
+		held: map[*replica]*tunnel.Held{},
 	}
 	l.filter = s.filterOf(port, l.mirror)
 	s.mu.Unlock()
 	main := s.main.Load()
-	release, err := s.steal(ctx, main, port, l)
+	held, err := s.steal(ctx, main, port, l)
+	if errors.Is(err, syscall.EADDRINUSE) && s.without(port, err) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	if s.ctx.Err() != nil {
-		defer s.mu.Unlock()
-		release()
-		return s.ctx.Err()
-	}
-	if main.gone {
-		release()
+	err = cmp.Or(s.ctx.Err(), held.Lost())
+	if err != nil || main.gone {
+		held.Release()
 	} else {
-		l.releases[main] = release
+		l.held[main] = held
+	}
+	if err != nil {
+		s.mu.Unlock()
+		return err
 	}
 	s.listeners[port] = l
 	more := slices.DeleteFunc(slices.Clone(s.replicas), func(r *replica) bool { return r == main })
@@ -100,17 +106,52 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 }
 
 // steal has a replica's connections to a port come to l.
-func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listener) (release func(), err error) {
+func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listener) (*tunnel.Held, error) {
 	q := protocol.Steal{
 		Port: port, Mirror: l.mirror, Probed: slices.Contains(r.target.probed, int(port)), Patience: l.patience, Filter: l.filter,
+		Session: s.id, Override: s.onConcurrent() == config.Override,
 	}
-	release, err = r.agent.tunnel.Steal(ctx, q, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
+	held, err := r.agent.tunnel.Steal(ctx, q, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
-	})
+	}, func() { s.ousted(r, port, l) })
 	if err != nil {
 		return nil, fmt.Errorf("stealing port %d: %w", port, err)
 	}
-	return release, nil
+	return held, nil
+}
+
+func (s *Session) onConcurrent() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.config.Incoming.OnConcurrentSteal
+}
+
+// without tells whether the debuggee is to run without a port that is another's.
+func (s *Session) without(port uint16, err error) bool {
+	if s.onConcurrent() != config.Continue {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.say(fmt.Sprintf("the debuggee listens without port %d of the target: %v", port, err))
+	return true
+}
+
+// ousted tells the user that somebody else has taken a port over.
+func (s *Session) ousted(r *replica, port uint16, l *listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := l.held[r]
+	if held == nil || held.Lost() == nil || s.listeners[port] != l {
+		return
+	}
+	held.Release()
+	delete(l.held, r)
+	words := fmt.Sprintf("port %d of %s is lost: %v", port, r.target.name, held.Lost())
+	s.say(words)
+	if len(l.held) == 0 {
+		s.giveBack(port, words)
+	}
 }
 
 // taking lets one at a time take a port: of several sockets that share it
@@ -301,10 +342,10 @@ func (s *Session) checkListeners() {
 // giveBack ends a steal. s.mu is held.
 func (s *Session) giveBack(port uint16, why string) {
 	l := s.listeners[port]
-	for _, release := range l.releases {
-		release()
+	for _, held := range l.held {
+		held.Release()
 	}
-	clear(l.releases)
+	clear(l.held)
 	delete(s.listeners, port)
 	l.find()
 	s.log.Info("port given back", "port", port, "why", why)

@@ -385,29 +385,27 @@ func (s *Session) drop(r *replica) {
 	r.gone = true
 	s.replicas = slices.DeleteFunc(s.replicas, func(other *replica) bool { return other == r })
 	for _, l := range s.listeners {
-		if release := l.releases[r]; release != nil {
-			release()
-			delete(l.releases, r)
+		if held := l.held[r]; held != nil {
+			held.Release()
+			delete(l.held, r)
 		}
 	}
 }
 
 // takeAt takes a port that is taken at the main replica at another one, too.
 func (s *Session) takeAt(r *replica, port uint16, l *listener) {
-	release, err := s.steal(s.ctx, r, port, l)
+	held, err := s.steal(s.ctx, r, port, l)
 	s.mu.Lock()
-	switch {
-	case s.ctx.Err() != nil || r.gone || s.listeners[port] != l:
-		s.mu.Unlock()
-		if err == nil {
-			release()
+	defer s.mu.Unlock()
+	if err == nil {
+		if err = held.Lost(); err == nil && s.ctx.Err() == nil && !r.gone && s.listeners[port] == l {
+			l.held[r] = held
+			return
 		}
-	case err != nil:
+		held.Release()
+	}
+	if err != nil && s.ctx.Err() == nil && !r.gone {
 		s.say(fmt.Sprintf("replica %s keeps its own requests to port %d: %v", r.target.pod, port, err))
-		s.mu.Unlock()
-	default:
-		l.releases[r] = release
-		s.mu.Unlock()
 	}
 }
 

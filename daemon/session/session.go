@@ -112,6 +112,9 @@ func (s *Session) info() ide.Session {
 		}
 		slices.Sort(i.Replicas)
 	}
+	if f := s.config.Incoming.Filter; f != nil && s.launch.Policy.Steal {
+		i.Filter = f.String()
+	}
 	i.Mirrors = s.launch.Policy.Mirror && !s.launch.Policy.Steal
 	return i
 }
