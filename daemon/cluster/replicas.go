@@ -11,9 +11,10 @@ import (
 // A Replica is one of a workload's pods, as it is now.
 type Replica struct {
 	Pod, UID string
-	Target   *Target // nil: it is not ready, or will never be again
-	Why      string  // then, for the user: "container web is waiting (CrashLoopBackOff)"
-	Gone     bool    // it is deleted, or is about to be
+	Target   *Target // nil: its container does not run
+	Ready    bool
+	Why      string // where it is not, for the user: "container web is waiting (CrashLoopBackOff)"
+	Gone     bool   // it is deleted, or is about to be
 }
 
 // Replicates tells whether the path names a workload, which may have several pods.
@@ -85,9 +86,9 @@ func replicaOf(pod *corev1.Pod, p Path) Replica {
 	case err != nil:
 		r.Why = why(err)
 	case !isReady(pod):
-		r.Why = "it is not ready"
+		r.Target, r.Why = t, "it is not ready"
 	default:
-		r.Target = t
+		r.Target, r.Ready = t, true
 	}
 	r.Gone = pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	return r

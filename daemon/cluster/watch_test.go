@@ -76,8 +76,8 @@ func TestReplicaOf(t *testing.T) {
 		container string
 		want      Replica
 	}{
-		"ready":     {pod: ready, want: Replica{Target: &Target{ContainerID: "a"}}},
-		"not ready": {pod: runningPod("a"), want: Replica{Why: "it is not ready"}},
+		"ready":     {pod: ready, want: Replica{Target: &Target{}, Ready: true}},
+		"not ready": {pod: runningPod("a"), want: Replica{Target: &Target{}, Why: "it is not ready"}},
 		"waiting":   {pod: waiting, want: Replica{Why: "container app is waiting (CrashLoopBackOff)"}},
 		"ending":    {pod: ending, want: Replica{Why: "the pod is being deleted", Gone: true}},
 		"failed":    {pod: failed, want: Replica{Why: "the pod has failed (Evicted)", Gone: true}},
@@ -86,7 +86,7 @@ func TestReplicaOf(t *testing.T) {
 	} {
 		got := replicaOf(test.pod, Path{Kind: "deployment", Name: "web", Container: test.container})
 		if got.Pod != "web-1" || got.UID != "1" || (got.Target != nil) != (test.want.Target != nil) ||
-			got.Gone != test.want.Gone || !strings.HasPrefix(got.Why, test.want.Why) || (got.Why == "") != (test.want.Why == "") {
+			got.Gone != test.want.Gone || got.Ready != test.want.Ready || !strings.HasPrefix(got.Why, test.want.Why) || (got.Why == "") != (test.want.Why == "") {
 			t.Errorf("%s: %+v, want %+v", name, got, test.want)
 		}
 	}

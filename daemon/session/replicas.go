@@ -37,8 +37,9 @@ type replica struct {
 }
 
 // others are the pods of a session's workload beside the main one. Once a port is
-// taken, each ready pod is a replica, whatever scales or rolls out; where the main
-// one is about to go, another takes its place.
+// taken, each pod that runs is a replica, whatever scales or rolls out: so its ports
+// are taken before it is ready. Where the main one is about to go, another takes
+// its place.
 //
 // Goroutines: one that hears of pods and one that has them join, from the first
 // need on, and one for each that joins; Session.close waits for all.
@@ -235,7 +236,7 @@ func (o *others) reach(c *candidate) (*replica, error) {
 }
 
 // settle waits, for a while, until all pods that are ready are replicas, and
-// tells of those that are not.
+// tells of those that are none.
 func (o *others) settle(ctx context.Context) {
 	timeout := time.NewTimer(o.patience)
 	defer timeout.Stop()
@@ -267,7 +268,7 @@ func (o *others) unsettled() bool {
 		return true
 	}
 	for _, c := range o.known {
-		if c.joining || o.wanted(c) && c.err == nil {
+		if c.Ready && (c.joining || o.wanted(c) && c.err == nil) {
 			return true
 		}
 	}
@@ -283,7 +284,7 @@ func (o *others) tellMissing() {
 			continue
 		case c.Target == nil:
 			missing = append(missing, c.Pod+" ("+c.Why+")")
-		case c.joining:
+		case c.joining && c.Ready:
 			missing = append(missing, c.Pod+" (its agent does not answer yet)")
 		default:
 			continue
@@ -334,8 +335,14 @@ func (o *others) hear(r *replica, n news) {
 // it is about to go or gone. s.mu is held; done is called without it.
 func (o *others) succeed(n news) (done func()) {
 	s := o.s
-	if i := slices.IndexFunc(s.replicas, func(r *replica) bool { return !r.ending }); i >= 0 {
-		return o.move(s.replicas[i], n.words+": ")
+	var next *replica // a ready one if there is any, and the last to come
+	for _, r := range s.replicas {
+		if !r.ending && (next == nil || o.ready(r) || !o.ready(next)) {
+			next = r
+		}
+	}
+	if next != nil {
+		return o.move(next, n.words+": ")
 	}
 	o.begin()
 	if n.lost {
@@ -344,6 +351,12 @@ func (o *others) succeed(n news) (done func()) {
 	}
 	s.say(n.words)
 	return func() {}
+}
+
+// ready tells whether a replica's pod is. s.mu is held.
+func (o *others) ready(r *replica) bool {
+	c := o.known[r.target.uid]
+	return c != nil && c.Ready
 }
 
 // move makes r the main replica. s.mu is held; done is called without it.
