@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,7 +11,8 @@ import (
 type RunningAgent struct {
 	Agent
 	TargetNamespace, TargetPod, Container string
-	Err                                   error // why it cannot be asked; nil: it can
+	State                                 string // as the cluster says, which lags behind
+	Err                                   error  // why it cannot be asked; nil: perhaps it can
 }
 
 // Agents lists all agents that have targets, of namespace, or without one of
@@ -38,11 +38,7 @@ func (c *Cluster) Agents(ctx context.Context, namespace string, port int) ([]Run
 			Agent:           Agent{c: c, Namespace: pod.Namespace, Job: pod.Labels[labelJob], Pod: pod.Name, uid: string(pod.UID), port: port},
 			TargetNamespace: path[0], TargetPod: path[1], Container: path[2],
 		}
-		now, err := state(pod)
-		if err == nil && now != running {
-			err = a.failed(errors.New(now))
-		}
-		a.Err = err
+		a.State, a.Err = state(pod)
 		list = append(list, a)
 	}
 	return list, nil

@@ -69,7 +69,7 @@ func (as *agents) holders(ctx context.Context, a *cluster.RunningAgent) ([]ide.H
 	defer cancel()
 	t, err := tunnel.Open(ctx, as.log, as.who, link.NewID(), askTime, func(ctx context.Context) (net.Conn, error) { return a.Dial(ctx) })
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", a.State, err)
 	}
 	defer t.Close()
 	told, err := t.Call(ctx, protocol.KindHolders, struct{}{}, new(protocol.HoldersReply))

@@ -79,6 +79,15 @@ func newOthers(as *agents, c *cluster.Cluster, path cluster.Path, cfg *config.Co
 	}
 }
 
+// expect begins before a port is taken, where one is likely to be.
+func (o *others) expect() {
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	o.taking = true
+	o.begin()
+	o.change()
+}
+
 // begin starts to follow the workload. s.mu is held.
 func (o *others) begin() {
 	if o.begun || o.s.ctx.Err() != nil {
@@ -240,13 +249,9 @@ func (o *others) reach(c *candidate) (*replica, error) {
 func (o *others) settle(ctx context.Context) {
 	timeout := time.NewTimer(o.patience)
 	defer timeout.Stop()
+	o.expect()
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
-	if !o.taking {
-		o.taking = true
-		o.begin()
-		o.change()
-	}
 	for late := false; o.unsettled() && !late && ctx.Err() == nil && o.s.ctx.Err() == nil; {
 		changed := o.changed
 		o.s.mu.Unlock()

@@ -49,6 +49,8 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 		s.close()
 		m.agents.putAll(s)
 		s = other
+	} else if others != nil && s.launch.Policy.Steal {
+		others.expect()
 	}
 	return s.info(), nil
 }
