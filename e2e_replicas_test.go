@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -189,4 +190,129 @@ func holdersOf(t *testing.T, namespace string) []ide.Holder {
 		t.Fatalf("%v, %q: %s", err, r.Problems, out)
 	}
 	return r.Holders
+}
+
+// onWeb runs a program on a target of the deployment's, which settles what to do
+// where another has the port.
+func onWeb(t *testing.T, namespace, target, concurrent string, program ...string) *debuggee {
+	t.Helper()
+	config := file(t, "mirrord.json", fmt.Sprintf(`{"feature": {"network": {"incoming": {"mode": "steal", "on_concurrent_steal": %q}}}}`, concurrent))
+	args := []string{"exec", "--kubeconfig", kubeconfig, "-n", namespace, "-t", target, "-f", config, "--"}
+	return started(t, mirrord(t, append(args, program...)...), nil)
+}
+
+// Three users at one deployment: one has a pod, another the rest; the third does
+// without, and then takes all over.
+func TestReplicasOfSeveral(t *testing.T) {
+	namespace, address := ownDeployment(t, 2)
+	l := loadFrom(t, namespace, "client", address)
+	l.until(10, fromPod)
+
+	ownDaemon(t)
+	bob := startWorker(t, "exec", "--kubeconfig", kubeconfig, "-n", namespace, "-t", "deployment/web", "--steal")
+	bob.wants("100", "open /shop")
+	main := replicasAre(t, namespace, 2).Pod
+	pods := podsOf(t, namespace)
+	other := pods[0]
+	if other == main {
+		other = pods[1]
+	}
+
+	ownDaemon(t)
+	alice := onWeb(t, namespace, "pod/"+other, "abort", "python3", "-c", naming("alice's"))
+	alice.line("listening")
+	l.until(20, "alice's")
+	l.until(20, fromPod)
+	bob.wants("listening", "serve")
+	bob.told("replica " + other + " keeps its own requests to port 8080: ")
+	l.until(20, "alice's")
+	l.until(20, fromDebuggee)
+
+	ownDaemon(t)
+	without := onWeb(t, namespace, "deployment/web", "continue", "python3", "-c", naming("nobody's"))
+	without.line("listening")
+	if said := without.errors(); !strings.Contains(said, "listens without port 8080 of the target") || !strings.Contains(said, "steals it already") {
+		t.Errorf("who does without is told %q", said)
+	}
+	carol := onWeb(t, namespace, "deployment/web", "override", "python3", "-c", naming("carol's"))
+	carol.line("listening")
+	held := holdersOf(t, namespace)
+	var sessions ide.SessionListResult
+	if err := json.Unmarshal([]byte(run(t, "session", "ls", "-o", "json").stdout), &sessions); err != nil || len(sessions.Sessions) != 2 {
+		t.Fatalf("%v: %+v", err, sessions)
+	}
+	for i, h := range held {
+		if len(held) != 2 || h.Pod != pods[i] || h.Session != sessions.Sessions[1].ID || h.Port != 8080 || h.Mode != "steal" || h.User == "" || h.Container != "main" {
+			t.Errorf("the holders are %+v", held)
+		}
+	}
+	all := time.Now()
+	l.until(50, "carol's")
+	bob.told("port 8080 of pod/" + main)
+	bob.told("session " + sessions.Sessions[1].ID + " has taken it over")
+	if said := alice.errors(); !strings.Contains(said, "has taken it over") {
+		t.Errorf("alice is told %q", said)
+	}
+	ended := time.Now()
+	for _, d := range []*debuggee{carol, without, alice} {
+		d.signal(syscall.SIGTERM)
+		d.wait()
+	}
+	bob.finish()
+	l.until(50, fromPod)
+	l.brief(ended, time.Second)
+	for _, a := range l.answers {
+		if a.began.After(all) && a.at.Before(ended) && !strings.Contains(a.body, "carol's") {
+			t.Errorf("%v after all was hers: %q, %v", round(a.began.Sub(all)), a.body, a.err)
+		}
+	}
+}
+
+// A pod that cannot be taken is told of, and the rest works. The agents may die:
+// another takes the main pod's place, and each is started again.
+func TestReplicasBroken(t *testing.T) {
+	namespace, address := ownDeployment(t, 2)
+	broken := strings.Replace(pod("broken", ""), "metadata: {name: broken}", "metadata: {name: broken, labels: {app: web}}", 1)
+	apply(t, namespace, strings.ReplaceAll(broken, "shop:1", "none:1\n    command: [none]"))
+	eventually(t, "waiting", func() (string, bool) {
+		why := kubectl(t, "get", "pod", "broken", "-n", namespace, "-o", "jsonpath={.status.containerStatuses[*].state.waiting.reason}")
+		return why, why != ""
+	})
+	l := loadFrom(t, namespace, "client", address)
+	l.until(10, fromPod)
+	ownDaemon(t)
+	w := startWorker(t, "exec", "--kubeconfig", kubeconfig, "-n", namespace, "-t", "label/app=web", "--steal")
+	w.wants("listening", "serve")
+	w.told("not taken yet of label/app=web/container/main: broken (container main is waiting")
+	kubectl(t, "delete", "pod", "broken", "-n", namespace, "--wait=false")
+	main := replicasAre(t, namespace, 2).Pod
+	agent := kubectl(t, "get", "pod", "-n", namespace, "-l", agentLabel+",mirrord/target="+main, "-o", "jsonpath={.items[0].metadata.name}")
+	pid := processOf(t, namespace, agent)
+	killed := time.Now()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.told("from now on")
+	w.wants("100", "open /shop")
+	s := replicasAre(t, namespace, 2)
+	if s.Pod == main {
+		t.Errorf("the session is still on pod %s", main)
+	}
+	back := time.Now()
+	l.until(100, fromDebuggee)
+	again := time.Since(back)
+	ended := time.Now()
+	w.finish()
+	failed := 0
+	for _, a := range failures(l.end()) {
+		switch after := a.began.Sub(killed); {
+		case a.at.After(ended): // in flight
+		case after > 100*time.Millisecond:
+			t.Errorf("%v after the agent was killed: %v", round(after), a.err)
+		default:
+			failed++
+		}
+	}
+	report(t, "agent of one of a deployment's pods killed", "what is in flight there fails; the pod answers, then the debuggee again",
+		"%d requests failed; another agent after %v, 100 answers %v later", failed, round(back.Sub(killed)), round(again))
 }
