@@ -316,3 +316,46 @@ func TestReplicasBroken(t *testing.T) {
 	report(t, "agent of one of a deployment's pods killed", "what is in flight there fails; the pod answers, then the debuggee again",
 		"%d requests failed; another agent after %v, 100 answers %v later", failed, round(back.Sub(killed)), round(again))
 }
+
+// Of all pods the debuggee gets copies, and the pods answer. After the daemon's
+// death it is so again.
+func TestReplicasMirrored(t *testing.T) {
+	namespace, _ := ownDeployment(t, 2)
+	dir := ownDaemon(t)
+	d := started(t, mirrord(t, "exec", "--kubeconfig", kubeconfig, "-n", namespace, "-t", "deployment/web", "--", "python3", "-c", naming("nobody's")), nil)
+	d.line("listening")
+	each := func(path string) {
+		t.Helper()
+		for _, name := range podsOf(t, namespace) {
+			client := over(t, dialFrom(t, namespace, "client", podIP(t, namespace, name)+":8080"))
+			if got := asUser(t, client, "", path+name); !strings.Contains(got, fromPod) {
+				t.Errorf("pod %s answers %q", name, got)
+			}
+			if got := d.line("heard " + path); got != "heard "+path+name {
+				t.Errorf("of pod %s is %s", name, got)
+			}
+		}
+	}
+	each("/first/")
+	main := replicasAre(t, namespace, 2).Pod
+	pids := daemonsIn(t, dir)
+	if len(pids) != 1 {
+		t.Fatalf("the daemons are %v", pids)
+	}
+	gone := pidfd(t, pids[0])
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, gone[0])
+	eventually(t, "2 holders of the next daemon", func() (string, bool) {
+		pids := daemonsIn(t, dir)
+		held := holdersOf(t, namespace)
+		return fmt.Sprint(pids, held), len(pids) == 1 && len(held) == 2 && !held[0].Away && !held[1].Away
+	})
+	if now := replicasAre(t, namespace, 2).Pod; now != main {
+		t.Errorf("the session is on pod %s, it was on %s", now, main)
+	}
+	each("/second/")
+	d.signal(syscall.SIGTERM)
+	d.wait()
+}

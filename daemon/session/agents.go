@@ -229,6 +229,13 @@ func (as *agents) drop(a *agent) {
 	}
 }
 
+// has tells whether a is one that nothing has been told to be lost.
+func (as *agents) has(a *agent) bool {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	return as.byKey[a.key] == a
+}
+
 func (as *agents) close() {
 	as.mu.Lock()
 	as.closed = true

@@ -212,6 +212,11 @@ func (o *others) join(c *candidate) {
 		return
 	}
 	c.err, c.told, c.pause = nil, false, retryFirst
+	if !o.agents.has(r.agent) { // it was lost before it could be heard of
+		s.mu.Unlock()
+		o.agents.put(r.agent)
+		return
+	}
 	s.replicas = append(s.replicas, r)
 	s.log.Info("replica joined", "target", r.target.pod)
 	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: "replica " + r.target.pod + " has joined"})
