@@ -66,6 +66,11 @@ func messages() map[string]any {
 			}},
 			Problems: []string{"asking agent mirrord-agent-web-2 in namespace shop: starting"},
 		},
+		MethodSessionServing: ServingParams{ID: "5f3a9c21", Thread: 35, Peer: "10.1.2.3:4711", Stream: 3},
+		MethodSessionServing + " result": ServingResult{
+			Serving: Serving{Thread: 35, ID: 7, Method: "GET", Path: "/cart?id=3", Peer: "10.1.2.3:4711", Pod: "shop/client"},
+			Headers: [][2]string{{"Authorization", "…"}},
+		},
 		MethodFileList: FileParams{ID: "5f3a9c21", Path: "/etc/shop"},
 		MethodFileList + " result": FileListResult{Entries: []FileEntry{
 			{Name: "..data", Kind: FileSymlink, Size: 31, Modified: 1763899200000, Mode: 0o777, Target: "..2026_11_23_12_00_00.1763899200", Leads: FileDirectory},
