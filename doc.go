@@ -117,7 +117,8 @@
 //
 // A lost connection is made again, and loses nothing (protocol/link); a daemon
 // that is gone is started again by the launchers (layer/restart.go); a
-// restarted container is followed (agent/target/follow.go).
+// restarted container is followed (agent/target/follow.go), and so are the pods of
+// a workload (daemon/session/replicas.go).
 //
 // # Imports
 //

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -166,6 +168,56 @@ func TestStealHeld(t *testing.T) {
 	if _, err := elsewhere.Ask(protocol.KindSteal, protocol.Steal{}, new(protocol.StealReply)); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("stealing port 0: %v", err)
 	}
+}
+
+// Who takes a port over has it; who had it is told, and all can see it.
+func TestStealOverridden(t *testing.T) {
+	p := newPod(t)
+	a := startFor(t, p)
+	first, _ := agenttest.New(t, a.addr)
+	second, _ := agenttest.New(t, a.addr)
+	ask := func(c *agenttest.Client, q protocol.Steal) net.Conn {
+		t.Helper()
+		stream := c.Stream()
+		q.Port = podPort
+		if _, err := protocol.Call(stream, protocol.KindSteal, q, new(protocol.StealReply)); err != nil {
+			t.Fatal(err)
+		}
+		return stream
+	}
+	holders := func(want ...protocol.Holder) {
+		t.Helper()
+		list, err := second.Ask(protocol.KindHolders, struct{}{}, new(protocol.HoldersReply))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []protocol.Holder
+		if err := json.Unmarshal(list, &got); err != nil {
+			t.Fatal(err)
+		}
+		for i := range got {
+			if _, err := time.Parse(time.RFC3339, got[i].Since); err != nil || !strings.HasPrefix(got[i].Client, "client ") {
+				t.Errorf("%+v", got[i])
+			}
+			got[i].Since, got[i].Client = "", ""
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("the holders are %+v, not %+v", got, want)
+		}
+	}
+	lost := ask(first, protocol.Steal{Session: "1", Filter: &protocol.Filter{Path: "^/"}})
+	mirror := ask(first, protocol.Steal{Session: "2", Mirror: true})
+	copied := protocol.Holder{Session: "2", Port: podPort, Mirror: true}
+	holders(protocol.Holder{Session: "1", Port: podPort, Filter: "path ^/"}, copied)
+	ask(second, protocol.Steal{Session: "3", Override: true})
+	if _, err := protocol.ReadAnswer(lost, protocol.KindSteal, new(protocol.StealReply)); err == nil || !strings.Contains(err.Error(), ", session 3 has taken it over") {
+		t.Errorf("who lost it is told %v", err)
+	}
+	release(t, lost)
+	release(t, mirror)
+	holders(protocol.Holder{Session: "3", Port: podPort})
+	p.dial(t, false, podV4)
+	second.Offered()
 }
 
 // kill -9: the kernel takes the redirect away, only what was stolen breaks.

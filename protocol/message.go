@@ -270,18 +270,22 @@ type (
 		Local netip.AddrPort `json:"local"`
 	}
 
-	// Steal asks for every new connection to Port; it ends with the stream.
+	// Steal asks for every new connection to Port; it ends with the stream. When
+	// the port is lost, an error on the stream says why.
 	Steal struct {
-		ID     uint64 `json:"id,omitempty"` // the daemon's, told with each of its connections
-		Port   uint16 `json:"port"`
-		Mirror bool   `json:"mirror,omitempty"` // copies only: the pod answers
-		Probed bool   `json:"probed,omitempty"` // kubelet probes the port: probes are the pod's
+		ID      uint64 `json:"id,omitempty"`      // the daemon's, told with each of its connections
+		Session string `json:"session,omitempty"` // for others to read
+		Port    uint16 `json:"port"`
+		Mirror  bool   `json:"mirror,omitempty"` // copies only: the pod answers
+		Probed  bool   `json:"probed,omitempty"` // kubelet probes the port: probes are the pod's
 		// Patience is how many seconds the daemon may take to answer Incoming; 0: 5.
 		// Until then the connection waits, as it does for a debuggee that restarts.
 		Patience uint32 `json:"patience,omitempty"`
 		// Filter: only HTTP requests that it chooses. Others are the pod's, or those
 		// of others with a filter, whose steals of the port are older.
 		Filter *Filter `json:"filter,omitempty"`
+		// Override: others whose steals are in the way lose theirs.
+		Override bool `json:"override,omitempty"`
 	}
 	// A Filter chooses HTTP requests: see package filter. One field is set.
 	Filter struct {
@@ -302,6 +306,19 @@ type (
 	// StealReply is sent when the redirect is active.
 	StealReply struct {
 		Redirect string `json:"redirect"` // "sk_lookup", "packet" for a mirror
+	}
+
+	// HoldersReply's payload is a JSON list of Holder, as many as there is room for.
+	HoldersReply struct{}
+	// A Holder has a port for as long as it is not released.
+	Holder struct {
+		Client  string `json:"client"`            // as in its hello: "alice@laptop"
+		Session string `json:"session,omitempty"` // its
+		Port    uint16 `json:"port"`
+		Mirror  bool   `json:"mirror,omitempty"`
+		Filter  string `json:"filter,omitempty"` // in words
+		Since   string `json:"since"`            // RFC 3339
+		Away    bool   `json:"away,omitempty"`   // its client has no link: connections are the pod's
 	}
 
 	// Incoming is a connection that was stolen. The daemon answers

@@ -9,7 +9,9 @@ package protocol
 //   - 2: two links per client
 //   - 3: files are changed; extended attributes; a steal may have a filter;
 //     no path need be UTF-8
-//   - 4: an open file is changed by its handle; a path is walked as openat2 says
+//   - 4: an open file is changed by its handle; a path is walked as openat2 says;
+//     a steal tells its session, may override others and be overridden; who
+//     holds ports is told
 const Version = 4
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
@@ -39,12 +41,13 @@ const (
 	KindWrite    Kind = 16 // write to opened files or change them, one thing after the other
 	KindStatfs   Kind = 17 // statfs(2) of a path
 	KindXattr    Kind = 18 // getxattr(2) or listxattr(2) of a path
+	KindHolders  Kind = 19 // who holds which ports
 )
 
 var kindNames = []string{
 	"error", "hello", "environ", "open", "read", "readdir", "close", "stat",
 	"readlink", "access", "connect", "datagram", "steal", "incoming", "watch",
-	"change", "write", "statfs", "xattr",
+	"change", "write", "statfs", "xattr", "holders",
 }
 
 func (k Kind) String() string {
@@ -59,6 +62,6 @@ func ClientKinds() []Kind {
 	return []Kind{
 		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
 		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
-		KindChange, KindWrite, KindStatfs, KindXattr,
+		KindChange, KindWrite, KindStatfs, KindXattr, KindHolders,
 	}
 }

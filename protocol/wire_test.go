@@ -118,9 +118,12 @@ func messages() []struct {
 			{Header: "^x-user: alice$"}, {HeaderJQ: ". == \"a: b\""}, {Path: "^/orders"}, {Method: "POST"},
 			{Any: []Filter{{Body: &BodyFilter{Query: "$.id", Matches: "^1"}}, {Body: &BodyFilter{Query: ".id == 1", JQ: true}}}},
 		}}}, nil},
+		{"steal of another's", KindSteal, Steal{ID: 4, Session: "1f2e3d4c", Port: 8080, Override: true}, nil},
 		{"steal reply", KindSteal, StealReply{Redirect: "sk_lookup"}, nil},
 		{"incoming", KindIncoming, Incoming{ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}, nil},
 		{"incoming reply", KindIncoming, IncomingReply{}, nil},
+		{"holders", KindHolders, struct{}{}, nil},
+		{"holders reply", KindHolders, HoldersReply{}, []byte(`[{"client":"alice@laptop","port":8080,"since":"2026-11-23T12:00:00Z"}]`)},
 	}
 }
 
@@ -221,4 +224,18 @@ func FuzzDirEntries(f *testing.F) {
 			t.Errorf("%q became %q", in, out)
 		}
 	})
+}
+
+func TestFilterWords(t *testing.T) {
+	for want, f := range map[string]Filter{
+		"header ^x-user: alice$": {Header: "^x-user: alice$"},
+		"body $.id matches ^1":   {Body: &BodyFilter{Query: "$.id", Matches: "^1"}},
+		"path ^/a and (method GET or header jq true)": {All: []Filter{
+			{Path: "^/a"}, {Any: []Filter{{Method: "GET"}, {HeaderJQ: "true"}}},
+		}},
+	} {
+		if got := f.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 }

@@ -38,6 +38,8 @@ import (
 // acceptPause is waited after an accept failed for want of descriptors or memory.
 const acceptPause = 50 * time.Millisecond
 
+const maxTries = 10 // to take a port from others, who may be quicker
+
 // Incoming is the stealing and mirroring of one network namespace's ports.
 //
 // Goroutines: one for each listener, one or two for each stolen connection,
@@ -175,7 +177,7 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 // there may be any number, as of steals with a filter. From a probed port a connection comes when its client
 // has said something, or has been silent for peekPatience.
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
-	s := &Steal{in: in, since: time.Now(), id: q.ID, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
+	s := &Steal{in: in, since: time.Now(), id: q.ID, session: q.Session, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
 	if q.Patience != 0 {
 		s.patience = min(time.Duration(q.Patience)*time.Second, maxPatience)
 	}
@@ -194,8 +196,16 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 			err = fmt.Errorf("stealing port %d by a filter: %w: %w", q.Port, err, unix.EINVAL)
 			break
 		}
+		s.words = q.Filter.String()
 		s.way, err = in.claim(s)
 	default:
+		s.way, err = in.claim(s)
+	}
+	for tries := 0; q.Override && errors.Is(err, unix.EADDRINUSE) && tries < maxTries; tries++ {
+		if !in.oust(s) {
+			err = fmt.Errorf("%w (and cannot be overridden: it is not by this agent, perhaps one of another build)", err)
+			break
+		}
 		s.way, err = in.claim(s)
 	}
 	if err != nil {

@@ -51,7 +51,7 @@ func (p *port) words() string {
 			of = "with a filter "
 		}
 		all = append(all, fmt.Sprintf("%s %s(since %s, by agent process %d)",
-			s.client.Name(), of, s.since.UTC().Format(time.RFC3339), unix.Getpid()))
+			s.who(), of, s.since.UTC().Format(time.RFC3339), unix.Getpid()))
 	}
 	return strings.Join(all, " and ")
 }
@@ -78,6 +78,16 @@ func (in *Incoming) claim(s *Steal) (way, error) {
 	p.steals.Store(&all)
 	in.ports[s.port] = p
 	return &lookup{in, p}, nil
+}
+
+// oust takes a port from all who hold it by this agent, and tells whether there
+// was anybody.
+func (in *Incoming) oust(s *Steal) bool {
+	all := in.port(s.port).holders()
+	for _, other := range all {
+		other.lose(fmt.Errorf("%s has taken it over", s.who()))
+	}
+	return len(all) > 0
 }
 
 // lookup is the way of stolen connections: redirected by a program.

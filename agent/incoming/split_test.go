@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,6 +120,65 @@ func TestSharedOrNot(t *testing.T) {
 		}
 	}
 	steal(t, in, all, holder(refusing)) // nothing of these is left
+}
+
+// Who overrides has the port, and those who had it hear of it; with a filter, those
+// who have one keep theirs.
+func TestOverride(t *testing.T) {
+	in := newIncoming(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	lost := make(chan string, 4)
+	take := func(name string, q protocol.Steal) *Steal {
+		t.Helper()
+		q.Port, q.Session, q.Override = pod.Port(), name, true
+		s := steal(t, in, q, relayedTo(t, server(t, name)))
+		s.OnLost(func(err error) { lost <- name + ": " + err.Error() })
+		return s
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		for range want {
+			if got := <-lost; !slices.Contains(want, got) {
+				t.Errorf("told %q, not one of %q", got, want)
+			}
+		}
+	}
+	alice := take("alice", protocol.Steal{Filter: user("alice")})
+	bob := take("bob", protocol.Steal{Filter: user("bob")})
+	if got := visitor(t, pod)("alice", "/"); got != "alice" || len(lost) > 0 {
+		t.Errorf("%q answers alice", got)
+	}
+	all := take("all", protocol.Steal{})
+	expect("alice: client test, session all has taken it over", "bob: client test, session all has taken it over")
+	if got := visitor(t, pod)("alice", "/"); got != "all" {
+		t.Errorf("%q answers alice", got)
+	}
+	take("carol", protocol.Steal{Filter: user("carol")})
+	expect("all: client test, session carol has taken it over")
+	for _, s := range []*Steal{alice, bob, all} {
+		s.Release() // what they had is carol's
+	}
+	for who, want := range map[string]string{"carol": "carol", "alice": "pod"} {
+		if got := visitor(t, pod)(who, "/"); got != want {
+			t.Errorf("%q answers %s", got, who)
+		}
+	}
+	// What another process holds it keeps.
+	l, err := net.Listen("unix", claimName(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			_, _ = io.WriteString(c, "dave")
+			c.Close()
+		}
+	}()
+	_, err = in.Steal(t.Context(), protocol.Steal{Port: 7, Override: true}, holder(refusing))
+	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "dave steals it already") || !strings.Contains(err.Error(), "cannot be overridden") {
+		t.Errorf("of another process: %v", err)
+	}
 }
 
 // Kubelet's probes are the pod's, whatever a filter says.

@@ -44,9 +44,11 @@ type Steal struct {
 	in       *Incoming
 	way      way
 	id       uint64 // its client's
+	session  string // its client's
 	port     uint16
 	probed   bool           // kubelet connects to it
 	filter   *filter.Filter // nil: all connections
+	words    string         // of the filter
 	since    time.Time
 	patience time.Duration
 	client   Client
@@ -57,6 +59,51 @@ type Steal struct {
 	letGo    context.CancelFunc // of held; guarded by mu
 	armed    bool               // guarded by mu
 	released bool               // guarded by mu
+	lost     error              // guarded by mu; why somebody else has it
+	onLost   func(error)        // guarded by mu
+}
+
+// who names the holder for others.
+func (s *Steal) who() string {
+	if s.session == "" {
+		return s.client.Name()
+	}
+	return s.client.Name() + ", session " + s.session
+}
+
+// Holder tells others of it.
+func (s *Steal) Holder() protocol.Holder {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return protocol.Holder{
+		Client: s.client.Name(), Session: s.session, Port: s.port, Mirror: s.way == s.in.mirrors, Filter: s.words,
+		Since: s.since.UTC().Format(time.RFC3339), Away: !s.armed,
+	}
+}
+
+// OnLost has f called, once, when the port is lost to somebody else.
+func (s *Steal) OnLost(f func(error)) {
+	s.mu.Lock()
+	s.onLost = f
+	err := s.lost
+	s.mu.Unlock()
+	if err != nil {
+		f(err)
+	}
+}
+
+// lose releases the port in favour of somebody else.
+func (s *Steal) lose(err error) {
+	s.Release()
+	s.mu.Lock()
+	f, known := s.onLost, s.lost != nil
+	if !known {
+		s.lost = err
+	}
+	s.mu.Unlock()
+	if f != nil && !known {
+		f(err)
+	}
 }
 
 // Redirect names what brings the connections.

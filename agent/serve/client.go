@@ -68,7 +68,7 @@ func (s *Server) client(ctx context.Context, conn *link.Conn, id link.ID) {
 		busy:    make(chan struct{}, maxBusy),
 		joined:  make(chan *link.Conn, 1),
 	}
-	c.steals.log, c.steals.held = c.log, map[hold]func(){}
+	c.steals.log, c.steals.held = c.log, map[hold]func(error){}
 	c.ctx, c.end = context.WithCancelCause(ctx)
 	c.log.Info("client came")
 	s.add(id, c)

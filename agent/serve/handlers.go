@@ -6,8 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +42,7 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindChange:   answerPath((*files.Handles).Change),
 	protocol.KindStatfs:   answerPath((*files.Handles).Statfs),
 	protocol.KindWrite:    write,
+	protocol.KindHolders:  answer((*client).holders),
 }
 
 // answer makes a handler of what takes one request and gives one answer.
@@ -304,14 +308,44 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 		return protocol.WriteError(stream, "steal", err)
 	}
 	defer s.Release()
-	c.steals.add(s, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
+	var lost atomic.Pointer[error]
+	end := func(err error) {
+		lost.Store(&err)
+		_ = stream.SetReadDeadline(time.Unix(1, 0))
+	}
+	c.steals.add(s, end)
 	defer c.steals.remove(s)
 	reply := protocol.StealReply{Redirect: s.Redirect()}
 	if err := protocol.WriteMessage(stream, protocol.KindSteal, reply, nil); err != nil {
 		return err
 	}
+	s.OnLost(end) // what follows the answer
 	_, _ = io.Copy(io.Discard, stream)
+	if err := lost.Load(); err != nil {
+		return protocol.WriteError(stream, "steal", *err)
+	}
 	return nil
+}
+
+// holders tells who has which ports.
+func (c *client) holders(struct{}) (protocol.HoldersReply, []byte, error) {
+	c.server.mu.Lock()
+	clients := slices.Collect(maps.Values(c.server.clients))
+	c.server.mu.Unlock()
+	all := []protocol.Holder{} // an array on the wire
+	for _, other := range clients {
+		all = append(all, other.steals.holders()...)
+	}
+	slices.SortFunc(all, func(a, b protocol.Holder) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Since, b.Since), cmp.Compare(a.Session, b.Session))
+	})
+	for {
+		list, err := json.Marshal(all)
+		if err != nil || len(list) <= protocol.MaxPayload {
+			return protocol.HoldersReply{}, list, err
+		}
+		all = all[:len(all)/2]
+	}
 }
 
 // watch tells the client which of its leases expire, for as long as the stream is open.

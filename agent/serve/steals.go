@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
+	"mirrord/protocol"
 	"mirrord/protocol/link"
 )
 
@@ -21,6 +24,7 @@ var errGone = errors.New("the client has ended")
 type hold interface {
 	Suspend()
 	Resume() error
+	Holder() protocol.Holder
 }
 
 // steals are the ports that a client holds.
@@ -28,9 +32,9 @@ type steals struct {
 	log *slog.Logger
 
 	mu     sync.Mutex
-	held   map[hold]func() // guarded by mu; each ends its stream
-	absent bool            // guarded by mu
-	over   bool            // guarded by mu; no port is taken any more
+	held   map[hold]func(error) // guarded by mu; each ends its stream
+	absent bool                 // guarded by mu
+	over   bool                 // guarded by mu; no port is taken any more
 	ports  sync.WaitGroup
 }
 
@@ -57,7 +61,7 @@ func (s *steals) wait() {
 }
 
 // add begins to watch over h; end is called if it cannot be resumed.
-func (s *steals) add(h hold, end func()) {
+func (s *steals) add(h hold, end func(error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held[h] = end
@@ -70,6 +74,17 @@ func (s *steals) remove(h hold) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.held, h)
+}
+
+// holders tells of all.
+func (s *steals) holders() (list []protocol.Holder) {
+	s.mu.Lock()
+	held := slices.Collect(maps.Keys(s.held))
+	s.mu.Unlock()
+	for _, h := range held {
+		list = append(list, h.Holder())
+	}
+	return list
 }
 
 // set suspends all steals, or resumes them.
@@ -85,7 +100,7 @@ func (s *steals) set(absent bool) {
 			h.Suspend()
 		} else if err := h.Resume(); err != nil {
 			s.log.Error("resuming steal", "err", err)
-			end() // the client is to know
+			end(err) // the client is to know
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"mirrord/protocol"
 	"mirrord/protocol/link"
 	"mirrord/protocol/link/linktest"
 )
@@ -20,17 +21,21 @@ type port struct{ suspended, resumed int }
 func (p *port) Suspend()      { p.suspended++ }
 func (p *port) Resume() error { p.resumed++; return nil }
 
+func (*port) Holder() protocol.Holder { return protocol.Holder{} }
+
 // A lost port cannot be taken again.
 type lost struct{}
 
 func (lost) Suspend()      {}
 func (lost) Resume() error { return net.ErrClosed }
 
+func (lost) Holder() protocol.Holder { return protocol.Holder{} }
+
 // Whoever has a port that is lost hears of it.
 func TestResumeFails(t *testing.T) {
-	s := &steals{log: slog.New(slog.DiscardHandler), held: map[hold]func(){}}
+	s := &steals{log: slog.New(slog.DiscardHandler), held: map[hold]func(error){}}
 	ended := 0
-	s.add(lost{}, func() { ended++ })
+	s.add(lost{}, func(error) { ended++ })
 	s.set(true)
 	s.set(false)
 	if ended != 1 {
@@ -74,7 +79,7 @@ func visited(t *testing.T, test func(t *testing.T, s *steals, v *visitor)) {
 	synctest.Test(t, func(t *testing.T) {
 		quiet := slog.New(slog.DiscardHandler)
 		v := &visitor{Pipes: linktest.NewPipes()}
-		s := &steals{log: quiet, held: map[hold]func(){}}
+		s := &steals{log: quiet, held: map[hold]func(error){}}
 		ctx, cancel := context.WithCancel(t.Context())
 		joined := make(chan *link.Conn, 1)
 		var wg sync.WaitGroup

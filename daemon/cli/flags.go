@@ -35,6 +35,11 @@ func (c *choice) add(cmd *cobra.Command) {
 	mustComplete(cmd, "config-file", func(string) []string { return nil }, cobra.ShellCompDirectiveDefault)
 }
 
+// flags are those that add adds.
+func (c *choice) flags() []string {
+	return []string{"config-file", "target-namespace", "namespace", "context", "kubeconfig"}
+}
+
 // mustComplete names the values of a flag; an error is a bug of ours.
 func mustComplete(cmd *cobra.Command, flag string, values func(prefix string) []string, d cobra.ShellCompDirective) {
 	err := cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {

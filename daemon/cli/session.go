@@ -19,6 +19,8 @@ func portsOf(s ide.Session) string {
 	how := "stolen"
 	if s.Mirrors {
 		how = "mirrored"
+	} else if s.Filter != "" {
+		how = "stolen by " + s.Filter
 	}
 	var list []string
 	for _, port := range s.Ports {
@@ -57,13 +59,27 @@ func dialSessions(ctx context.Context, what string) (*rpc.Client, error) {
 
 func sessionListCommand() *cobra.Command {
 	var output string
+	var cluster bool
+	var c choice
 	cmd := &cobra.Command{
-		Use: "ls [flags]", Short: "List running sessions",
-		Example: "  mirrord session ls\n  mirrord session ls -o json | jq -r '.sessions[].id'",
+		Use: "ls [flags]", Short: "List running sessions, or who holds ports of the cluster's pods",
+		Long: "List your running sessions. With --cluster, list who holds which ports of the cluster's pods, by what filter and\n" +
+			"since when: your own and all other users' whose agents you may reach.",
+		Example: "  mirrord session ls\n  mirrord session ls -o json | jq -r '.sessions[].id'\n  mirrord session ls --cluster\n  mirrord session ls --cluster -n shop",
 		Args: func(cmd *cobra.Command, args []string) error {
+			if !cluster {
+				for _, name := range c.flags() {
+					if cmd.Flags().Changed(name) {
+						return fmt.Errorf("--%s is of use with --cluster only", name)
+					}
+				}
+			}
 			return cmp.Or(cobra.NoArgs(cmd, args), checkOutput(output))
 		},
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, _ []string) error {
+			if cluster {
+				return listHolders(ctx, cmd, &c, output)
+			}
 			list, err := sessions(ctx)
 			if err != nil {
 				return err
@@ -77,8 +93,42 @@ func sessionListCommand() *cobra.Command {
 			return printSessions(cmd.OutOrStdout(), list)
 		}),
 	}
+	c.add(cmd)
+	cmd.Flags().BoolVar(&cluster, "cluster", false, "list who holds ports: in the namespace of -n, else in all that you may look into")
 	addOutput(cmd, &output)
 	return cmd
+}
+
+// listHolders prints who has which ports in the cluster.
+func listHolders(ctx context.Context, cmd *cobra.Command, c *choice, output string) error {
+	var r ide.HoldersResult
+	if err := c.ask(ctx, ide.MethodSessionHolders, &r); err != nil {
+		return err
+	}
+	if output == outputJSON {
+		return printJSON(cmd.OutOrStdout(), r)
+	}
+	for _, problem := range r.Problems {
+		fmt.Fprintln(cmd.ErrOrStderr(), "mirrord:", problem)
+	}
+	if len(r.Holders) == 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "mirrord: nobody holds a port")
+		return nil
+	}
+	return printHolders(cmd.OutOrStdout(), r.Holders)
+}
+
+func printHolders(w io.Writer, list []ide.Holder) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "NAMESPACE\tPOD\tPORT\tMODE\tUSER\tSESSION\tSINCE\tFILTER")
+	for _, h := range list {
+		mode := h.Mode
+		if h.Away {
+			mode += " (away)"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", h.Namespace, h.Pod, h.Port, mode, h.User, h.Session, h.Since, cmp.Or(h.Filter, "-"))
+	}
+	return t.Flush()
 }
 
 // sessions lists those that run, nil where no daemon does.
@@ -95,7 +145,11 @@ func printSessions(w io.Writer, list []ide.Session) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "ID\tTARGET\tSTARTED\tPROCESSES\tPORTS")
 	for _, s := range list {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", s.ID, s.Target, s.Started, s.Launchers, portsOf(s))
+		target := s.Target
+		if more := len(s.Replicas) - 1; more > 0 {
+			target += fmt.Sprintf(" and %d more", more)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", s.ID, target, s.Started, s.Launchers, portsOf(s))
 	}
 	return t.Flush()
 }

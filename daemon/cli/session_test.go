@@ -70,15 +70,17 @@ func output(t *testing.T, args ...string) string {
 func TestSessions(t *testing.T) {
 	serve(t,
 		ide.Session{ID: "1f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Launchers: 1, Ports: []uint16{8080}},
+		ide.Session{ID: "2f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Ports: []uint16{8080}, Filter: "path ^/a", Replicas: []string{"web-1", "web-2"}},
 		ide.Session{ID: "5f3a9c21", Target: "targetless in shop", Started: "2026-11-23T12:00:01Z"})
-	const offered = "1f2e3d4c\tpod/web-1 in shop\n5f3a9c21\ttargetless in shop\n:4\n"
+	const offered = "1f2e3d4c\tpod/web-1 in shop\n2f2e3d4c\tpod/web-1 in shop\n5f3a9c21\ttargetless in shop\n:4\n"
 	for _, tt := range []struct {
 		args []string
 		want string
 	}{
-		{[]string{"session", "ls"}, `ID         TARGET               STARTED                PROCESSES   PORTS
-1f2e3d4c   pod/web-1 in shop    2026-11-23T12:00:00Z   1           8080 stolen
-5f3a9c21   targetless in shop   2026-11-23T12:00:01Z   0           none
+		{[]string{"session", "ls"}, `ID         TARGET                         STARTED                PROCESSES   PORTS
+1f2e3d4c   pod/web-1 in shop              2026-11-23T12:00:00Z   1           8080 stolen
+2f2e3d4c   pod/web-1 in shop and 1 more   2026-11-23T12:00:00Z   0           8080 stolen by path ^/a
+5f3a9c21   targetless in shop             2026-11-23T12:00:01Z   0           none
 `},
 		{[]string{"session", "ls", "-o", "json"}, `{
   "sessions": [
@@ -90,6 +92,20 @@ func TestSessions(t *testing.T) {
       "ports": [
         8080
       ]
+    },
+    {
+      "id": "2f2e3d4c",
+      "target": "pod/web-1 in shop",
+      "started": "2026-11-23T12:00:00Z",
+      "launchers": 0,
+      "ports": [
+        8080
+      ],
+      "replicas": [
+        "web-1",
+        "web-2"
+      ],
+      "filter": "path ^/a"
     },
     {
       "id": "5f3a9c21",

@@ -26,6 +26,9 @@ const (
 	labelTarget = "mirrord/target"
 	labelBuild  = "mirrord/build"
 
+	// targetPath is of the target: NAMESPACE/POD/CONTAINER.
+	targetPath = "mirrord/target"
+
 	// adopted marks a job that another session than its creator's has started
 	// to use, so that a creator that gives up leaves it alone.
 	adopted = "mirrord/adopted"
@@ -202,6 +205,9 @@ func (s AgentSpec) metadata(t *Target, name string) (labels, annotations map[str
 	labels[labelJob] = name
 	labels[labelTarget] = label(t.name(), 63)
 	labels[labelBuild] = label(s.Build, 63)
+	if !t.Targetless() {
+		annotations[targetPath] = t.Namespace + "/" + t.Pod + "/" + t.Container
+	}
 	return labels, annotations
 }
 

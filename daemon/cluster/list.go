@@ -240,7 +240,7 @@ func pointers(all []corev1.Pod) []*corev1.Pod {
 func listPods(all []*corev1.Pod) []Listed {
 	var list []Listed
 	for _, pod := range all {
-		if pod.Labels[labelName] != agentName {
+		if !isAgent(pod) {
 			l := describe(pod)
 			l.Path = Path{Kind: pods.name, Name: pod.Name}
 			list = append(list, l)

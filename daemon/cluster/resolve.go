@@ -41,22 +41,34 @@ type Port struct {
 // Resolve finds the running pod that p means: the pod itself, or the newest
 // ready one of a workload. A pod named by its own name need not be ready.
 func (c *Cluster) Resolve(ctx context.Context, p Path) (*Target, error) {
+	return c.ResolveAgain(ctx, p, "")
+}
+
+// ResolveAgain is Resolve for who had the pod of that name before: it is taken if
+// it is still a ready one of the workload.
+func (c *Cluster) ResolveAgain(ctx context.Context, p Path, before string) (*Target, error) {
 	if p.Kind == Targetless {
 		return &Target{Path: p, Namespace: c.namespace}, nil
 	}
-	pod, err := c.podOf(ctx, p)
+	pod, err := c.podOf(ctx, p, before)
 	if err != nil {
 		return nil, err
 	}
+	t, err := targetOf(pod, p)
+	if e, ok := errors.AsType[*Error](err); ok && e.Kind == NotRunning {
+		e.Hint = "see `kubectl describe pod " + pod.Name + " -n " + pod.Namespace + c.contextFlag() + "`"
+	}
+	return t, err
+}
+
+// targetOf is the pod as a target, with the container that p names or its default one.
+func targetOf(pod *corev1.Pod, p Path) (*Target, error) {
 	con, err := container(pod, p.Container)
 	if err != nil {
 		return nil, err
 	}
 	if why := idle(pod, con.Name); why != "" {
-		return nil, &Error{
-			Kind: NotRunning, Msg: fmt.Sprintf("using pod %s in namespace %s", pod.Name, pod.Namespace), Err: errors.New(why),
-			Hint: "see `kubectl describe pod " + pod.Name + " -n " + pod.Namespace + c.contextFlag() + "`",
-		}
+		return nil, &Error{Kind: NotRunning, Msg: fmt.Sprintf("using pod %s in namespace %s", pod.Name, pod.Namespace), Err: errors.New(why)}
 	}
 	p.Container = con.Name
 	id := withoutScheme(containerStatus(pod, con.Name).ContainerID)
@@ -82,7 +94,7 @@ func withoutScheme(id string) string {
 	return id
 }
 
-func (c *Cluster) podOf(ctx context.Context, p Path) (*corev1.Pod, error) {
+func (c *Cluster) podOf(ctx context.Context, p Path, before string) (*corev1.Pod, error) {
 	if p.Kind == pods.name {
 		pod := new(corev1.Pod)
 		if err := c.get(ctx, pods, c.namespace, p.Name, pod); err != nil {
@@ -90,28 +102,44 @@ func (c *Cluster) podOf(ctx context.Context, p Path) (*corev1.Pod, error) {
 		}
 		return pod, nil
 	}
-	selector := p.Name // of a label
-	if p.Kind != "label" {
-		k := kindNamed(p.Kind)
-		if k == nil {
-			return nil, &Error{Kind: BadTarget, Msg: fmt.Sprintf("resolving target %q", p), Err: errors.New("it has no pod")}
-		}
-		w, err := c.workload(ctx, k, p.Name)
-		if err != nil {
-			return nil, err
-		}
-		if selector, err = w.selector(); err != nil {
-			return nil, &Error{Kind: NotRunning, Msg: fmt.Sprintf("using %s in namespace %s", p, c.namespace), Err: err}
-		}
+	selector, err := c.selector(ctx, p)
+	if err != nil {
+		return nil, err
 	}
 	var all corev1.PodList
 	if err := c.list(ctx, pods, c.namespace, selector, "", &all); err != nil {
 		return nil, err
 	}
-	if pod := best(pointers(all.Items)); pod != nil {
+	list := pointers(all.Items)
+	for _, pod := range list {
+		if pod.Name == before && best([]*corev1.Pod{pod}) != nil {
+			return pod, nil
+		}
+	}
+	if pod := best(list); pod != nil {
 		return pod, nil
 	}
 	return nil, c.noPod(ctx, p, all.Items)
+}
+
+// selector says which pods are those of p, which is no pod.
+func (c *Cluster) selector(ctx context.Context, p Path) (string, error) {
+	if p.Kind == "label" {
+		return p.Name, nil
+	}
+	k := kindNamed(p.Kind)
+	if k == nil {
+		return "", &Error{Kind: BadTarget, Msg: fmt.Sprintf("resolving target %q", p), Err: errors.New("it has no pod")}
+	}
+	w, err := c.workload(ctx, k, p.Name)
+	if err != nil {
+		return "", err
+	}
+	selector, err := w.selector()
+	if err != nil {
+		return "", &Error{Kind: NotRunning, Msg: fmt.Sprintf("using %s in namespace %s", p, c.namespace), Err: err}
+	}
+	return selector, nil
 }
 
 // best is the newest ready pod: during a rollout the old ones are about to go.

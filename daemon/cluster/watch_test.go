@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,36 @@ func TestSeeChanges(t *testing.T) {
 		}
 		if diff := cmp.Diff(test.want, got); diff != "" || errors.Is(err, errGone) != test.end {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
+		}
+	}
+}
+
+func TestReplicaOf(t *testing.T) {
+	ready := runningPod("a")
+	ready.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	ending := ready.DeepCopy()
+	ending.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	failed := ready.DeepCopy()
+	failed.Status.Phase, failed.Status.Reason = corev1.PodFailed, "Evicted"
+	waiting := ready.DeepCopy()
+	waiting.Status.ContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+	for name, test := range map[string]struct {
+		pod       *corev1.Pod
+		container string
+		want      Replica
+	}{
+		"ready":     {pod: ready, want: Replica{Target: &Target{}, Ready: true}},
+		"not ready": {pod: runningPod("a"), want: Replica{Target: &Target{}, Why: "it is not ready"}},
+		"waiting":   {pod: waiting, want: Replica{Why: "container app is waiting (CrashLoopBackOff)"}},
+		"ending":    {pod: ending, want: Replica{Why: "the pod is being deleted", Gone: true}},
+		"failed":    {pod: failed, want: Replica{Why: "the pod has failed (Evicted)", Gone: true}},
+		"other container": {pod: ready, container: "web",
+			want: Replica{Why: `finding container "web": pod web-1 in namespace  does not have it`}},
+	} {
+		got := replicaOf(test.pod, Path{Kind: "deployment", Name: "web", Container: test.container})
+		if got.Pod != "web-1" || got.UID != "1" || (got.Target != nil) != (test.want.Target != nil) ||
+			got.Gone != test.want.Gone || got.Ready != test.want.Ready || !strings.HasPrefix(got.Why, test.want.Why) || (got.Why == "") != (test.want.Why == "") {
+			t.Errorf("%s: %+v, want %+v", name, got, test.want)
 		}
 	}
 }

@@ -88,11 +88,20 @@ type Incoming struct {
 	IgnorePorts []uint16
 	Filter      *protocol.Filter // of what is stolen; nil: all of it
 	FilterPorts []uint16         // only there; empty: everywhere
+
+	OnConcurrentSteal string // what to do where another has the port: Abort, Override, Continue
 	// WhileRestarting is how long connections wait for a debuggee that is being
 	// restarted; 0: they go to the pod. WhileStopped, for one that its debugger
 	// has stopped.
 	WhileRestarting, WhileStopped time.Duration
 }
+
+// What OnConcurrentSteal may be.
+const (
+	Abort    = "abort"    // the debuggee cannot listen
+	Override = "override" // the other loses it, and is told
+	Continue = "continue" // the debuggee listens without it
+)
 
 // Outgoing is feature.network.outgoing.
 type Outgoing struct {
@@ -131,7 +140,7 @@ func defaults() *Config {
 	return &Config{
 		Env:       Env{Enabled: true},
 		FS:        FS{Mode: "read", CacheTime: 10 * time.Second},
-		Incoming:  Incoming{Mode: "mirror", WhileRestarting: 10 * time.Second, WhileStopped: time.Hour},
+		Incoming:  Incoming{Mode: "mirror", OnConcurrentSteal: Abort, WhileRestarting: 10 * time.Second, WhileStopped: time.Hour},
 		Outgoing:  Outgoing{TCP: true, UDP: true},
 		DNS:       true,
 		Hostname:  true,

@@ -29,8 +29,9 @@ var networkSettings = []setting{
 	{key: "feature.network.incoming.port_mapping", takes: pairs, doc: "Pairs of local and remote port."},
 	{key: "feature.network.incoming.listen_ports", takes: pairs, doc: "Pairs of wanted and real local port."},
 	{key: "feature.network.incoming.ignore_localhost", takes: boolean, ours: "false", doc: "Take no port that listens on loopback."},
-	{key: "feature.network.incoming.on_concurrent_steal", takes: text, enum: []string{"abort", "override", "continue"},
-		why: operator, ours: "abort", doc: "What to do when another takes the port."},
+	{key: "feature.network.incoming.on_concurrent_steal", takes: text, enum: []string{Abort, Override, Continue},
+		doc:   "What to do where another steals the port: abort, the debuggee cannot listen; override, the other loses it; continue, the debuggee listens without it.",
+		field: func(c *Config) any { return &c.Incoming.OnConcurrentSteal }},
 	{key: "feature.network.incoming.tls_delivery", takes: anything, why: operator, doc: "How decrypted TLS is delivered."},
 	{key: "feature.network.incoming.https_delivery", takes: anything, why: operator, doc: "Old name of tls_delivery."},
 

@@ -185,6 +185,10 @@ func (f *fake) List() []ide.Session {
 	return slices.Clone(f.sessions)
 }
 
+func (f *fake) Holders(context.Context, ide.TargetListParams) (ide.HoldersResult, error) {
+	return ide.HoldersResult{}, nil
+}
+
 func (f *fake) Release(id string, tied bool) {
 	f.drop(id)
 	if tied {

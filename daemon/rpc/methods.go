@@ -27,6 +27,7 @@ var methods = map[string]method{
 	ide.MethodSessionLaunch:    answer(sessionLaunch),
 	ide.MethodSessionStop:      answer(sessionStop),
 	ide.MethodSessionList:      answer(sessionList),
+	ide.MethodSessionHolders:   answer(sessionHolders),
 	ide.MethodRestart:          answer(sessionRestart),
 	ide.MethodSessionEvents:    answer(sessionEvents),
 	ide.MethodSessionRequest:   answer(sessionRequest),

@@ -37,6 +37,7 @@ type Sessions interface {
 	ReadFile(ctx context.Context, p ide.FileReadParams) (ide.FileReadResult, error)
 	Debug(ctx context.Context, p ide.DebugStartParams, progress func(message string)) (ide.Debug, error)
 	List() []ide.Session
+	Holders(ctx context.Context, p ide.TargetListParams) (ide.HoldersResult, error)
 	Release(id string, tied bool) // a connection that started it is gone; tied: so the session ends
 }
 

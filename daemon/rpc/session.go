@@ -46,6 +46,10 @@ func sessionRequest(k *conn, _ context.Context, p ide.RequestParams) (ide.Reques
 	return k.server.sessions.Request(p)
 }
 
+func sessionHolders(k *conn, ctx context.Context, p ide.TargetListParams) (ide.HoldersResult, error) {
+	return k.server.sessions.Holders(ctx, p)
+}
+
 func sessionServing(k *conn, ctx context.Context, p ide.ServingParams) (ide.ServingResult, error) {
 	return k.server.sessions.Serving(ctx, p)
 }

@@ -139,7 +139,7 @@ func (as *agents) attend(a *agent, o opened) {
 	as.drop(a)
 	if !errors.Is(err, net.ErrClosed) {
 		as.log.Warn("agent lost", "target", a.key, "err", err)
-		as.tell(a, news{words: err.Error() + ": remote files and connections fail from now on; start anew to have them back", lost: true})
+		as.tell(a, news{words: err.Error(), lost: true})
 	}
 	cancel(nil)
 	a.tunnel.Close()
@@ -155,7 +155,7 @@ func (as *agents) watchTarget(ctx context.Context, a *agent, o opened, ending *a
 			as.tell(a, news{words: c.Words + ": files and new connections are the new one's from now on, the environment stays"})
 		case cluster.Ending:
 			ending.Store(true)
-			as.tell(a, news{words: c.Words + ": its ports are given back", ending: true})
+			as.tell(a, news{words: c.Words, ending: true})
 		case cluster.Gone:
 			if err := o.running.Delete(ctx); err != nil {
 				as.log.Debug("agent of a target that is gone", "err", err) // it ends by itself, being idle
@@ -229,6 +229,13 @@ func (as *agents) drop(a *agent) {
 	if as.byKey[a.key] == a {
 		delete(as.byKey, a.key)
 	}
+}
+
+// has tells whether a is one that nothing has been told to be lost.
+func (as *agents) has(a *agent) bool {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	return as.byKey[a.key] == a
 }
 
 func (as *agents) close() {

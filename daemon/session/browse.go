@@ -90,7 +90,7 @@ func (s *Session) entry(ctx context.Context, at string, d protocol.DirEntry) (*i
 	if e.Kind != ide.FileSymlink {
 		return &e, nil
 	}
-	text, err := s.agent.tunnel.Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(at)}, new(protocol.ReadlinkReply))
+	text, err := s.tunnel().Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(at)}, new(protocol.ReadlinkReply))
 	if err != nil {
 		return &e, notErrno(err) // it was replaced
 	}
@@ -120,7 +120,7 @@ func (m *Manager) StatFile(ctx context.Context, p ide.FileParams) (e ide.FileEnt
 		link := kindOf(attr.Mode) == ide.FileSymlink
 		var text []byte
 		if link {
-			if text, err = s.agent.tunnel.Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(at)}, new(protocol.ReadlinkReply)); err != nil {
+			if text, err = s.tunnel().Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(at)}, new(protocol.ReadlinkReply)); err != nil {
 				return err
 			}
 			if attr, err = s.stat(ctx, at, true); err != nil {
@@ -226,7 +226,7 @@ func (s *Session) stat(ctx context.Context, at string, follow bool) (protocol.At
 
 func (s *Session) statBy(ctx context.Context, at protocol.Path, walk *protocol.Walk, follow bool) (protocol.Attr, error) {
 	var r protocol.StatReply
-	_, err := s.agent.tunnel.Call(ctx, protocol.KindStat, protocol.Stat{Path: at, NoFollow: !follow, Walk: walk}, &r)
+	_, err := s.tunnel().Call(ctx, protocol.KindStat, protocol.Stat{Path: at, NoFollow: !follow, Walk: walk}, &r)
 	return r.Attr, err
 }
 
@@ -239,15 +239,15 @@ func (m *Manager) openFile(ctx context.Context, s *Session, q protocol.Open) (*n
 		content []byte
 		err     error
 	}
-	answers := make(chan answer)
+	answers, t := make(chan answer), s.tunnel()
 	begun := s.spawn(func() {
 		var a answer
-		a.content, a.err = s.agent.tunnel.Call(s.ctx, protocol.KindOpen, q, &a.opened)
+		a.content, a.err = t.Call(s.ctx, protocol.KindOpen, q, &a.opened)
 		select {
 		case answers <- a:
 		case <-ctx.Done():
 			if a.err == nil && a.opened.Handle != 0 {
-				m.nodes.close(&node{tunnel: s.agent.tunnel, handle: a.opened.Handle})
+				m.nodes.close(&node{tunnel: t, handle: a.opened.Handle})
 			}
 		}
 	})
@@ -259,7 +259,7 @@ func (m *Manager) openFile(ctx context.Context, s *Session, q protocol.Open) (*n
 		if a.err != nil || a.opened.Handle == 0 {
 			return nil, a.content, a.err
 		}
-		return &node{tunnel: s.agent.tunnel, handle: a.opened.Handle, attr: a.opened.Attr}, nil, nil
+		return &node{tunnel: t, handle: a.opened.Handle, attr: a.opened.Attr}, nil, nil
 	case <-ctx.Done():
 		return nil, nil, context.Cause(ctx)
 	}

@@ -51,7 +51,7 @@ func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 
 // settle waits until the launcher has been told of what expired up to seq.
 func (l *launcher) settle(seq uint64) {
-	if h := l.s.agent.hearing.Load(); h != nil {
+	if h := l.s.agent().hearing.Load(); h != nil {
 		ctx, cancel := context.WithTimeout(l.ctx, settleTime)
 		defer cancel()
 		if h.until(ctx, seq) != nil {
@@ -63,7 +63,7 @@ func (l *launcher) settle(seq uint64) {
 
 func (l *launcher) statfs(r *layer.Request, reply *layer.Reply) error {
 	var told protocol.StatfsReply
-	if _, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindStatfs, protocol.Statfs{Path: protocol.Path(r.Path)}, &told); err != nil {
+	if _, err := l.s.tunnel().Call(l.ctx, protocol.KindStatfs, protocol.Statfs{Path: protocol.Path(r.Path)}, &told); err != nil {
 		return err
 	}
 	reply.Data = layer.AppendStatfs(nil, &told)
@@ -71,7 +71,7 @@ func (l *launcher) statfs(r *layer.Request, reply *layer.Reply) error {
 }
 
 func (l *launcher) askChange(q protocol.Change, reply *protocol.ChangeReply, answer *layer.Reply) error {
-	_, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindChange, q, reply)
+	_, err := l.s.tunnel().Call(l.ctx, protocol.KindChange, q, reply)
 	if reply.From != "" && reply.To != "" {
 		answer.Data = []byte(string(reply.From) + "\x00" + string(reply.To))
 	}

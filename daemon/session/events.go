@@ -178,7 +178,7 @@ func (s *Session) event(ev ide.SessionEvent) {
 // state is what a client that comes now has missed. s.mu is held.
 func (s *Session) state() []ide.SessionEvent {
 	now := time.Now().Format(time.RFC3339Nano)
-	list := []ide.SessionEvent{{Kind: ide.EventStarted, Message: s.target.name}}
+	list := []ide.SessionEvent{{Kind: ide.EventStarted, Message: s.main.Load().target.name}}
 	for range s.launchers {
 		list = append(list, ide.SessionEvent{Kind: ide.EventLaunched})
 	}

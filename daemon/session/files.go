@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 	"mirrord/protocol/layer"
 )
@@ -18,7 +19,7 @@ import (
 const inline = 64 << 10
 
 func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err error) {
-	t := l.s.agent.tunnel
+	t := l.s.tunnel()
 	if r.Flags&layer.OpenChange != 0 {
 		return nil, l.openChange(r, reply)
 	}
@@ -54,10 +55,10 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err 
 		})
 	}
 	if !l.nodes {
-		return l.stand(r.Path, *opened)
+		return l.stand(t, r.Path, *opened)
 	}
 	changes := r.Flags&layer.OpenMayChange != 0
-	if l.share(reply, *opened, nil, changes) {
+	if l.share(t, reply, *opened, nil, changes) {
 		return nil, nil
 	}
 	var list *beginning
@@ -94,19 +95,20 @@ func (l *launcher) openChange(r *layer.Request, reply *layer.Reply) error {
 			return err
 		}
 	}
+	t := l.s.tunnel()
 	var opened protocol.OpenReply
-	if _, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindOpen, request, &opened); err != nil {
+	if _, err := t.Call(l.ctx, protocol.KindOpen, request, &opened); err != nil {
 		return err
 	}
 	reply.Attr, reply.Data = opened.Attr, cut(string(opened.Path))
-	l.share(reply, opened, change, true)
+	l.share(t, reply, opened, change, true)
 	l.settle(opened.Seq)
 	return nil
 }
 
 // share answers with a shared node if that is what was opened.
-func (l *launcher) share(reply *layer.Reply, o protocol.OpenReply, change *protocol.OpenChange, may bool) bool {
-	num, s, ok := l.m.nodes.share(l, l.s.agent.tunnel, o, change, may)
+func (l *launcher) share(t *tunnel.Tunnel, reply *layer.Reply, o protocol.OpenReply, change *protocol.OpenChange, may bool) bool {
+	num, s, ok := l.m.nodes.share(l, t, o, change, may)
 	if ok {
 		reply.Node, reply.File = num, s.id
 		reply.Flags |= layer.ReplyNode | layer.ReplyShared
@@ -125,7 +127,7 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 	pending := l.pending()
 	for again := true; again && err == nil; {
 		stat = protocol.StatReply{}
-		_, err = l.s.agent.tunnel.CallAhead(l.ctx, protocol.KindStat, request, &stat, func() (more, soon bool) { return stat.Ahead, stat.Soon }, l.tellAhead(r, 0))
+		_, err = l.s.tunnel().CallAhead(l.ctx, protocol.KindStat, request, &stat, func() (more, soon bool) { return stat.Ahead, stat.Soon }, l.tellAhead(r, 0))
 		if err == nil {
 			again, err = l.settled(pending, &stat.Attr)
 		}
@@ -191,20 +193,20 @@ func (l *launcher) tellFiles(dir string, flags uint32) func(protocol.Ahead, []by
 }
 
 func (l *launcher) readlink(r *layer.Request, reply *layer.Reply) error {
-	text, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(r.Path)}, new(protocol.ReadlinkReply))
+	text, err := l.s.tunnel().Call(l.ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(r.Path)}, new(protocol.ReadlinkReply))
 	reply.Data = cut(string(text))
 	return err
 }
 
 func (l *launcher) access(r *layer.Request) error {
-	_, err := l.s.agent.tunnel.Call(l.ctx, protocol.KindAccess, protocol.Access{Path: protocol.Path(r.Path), Mode: r.Mode}, new(protocol.AccessReply))
+	_, err := l.s.tunnel().Call(l.ctx, protocol.KindAccess, protocol.Access{Path: protocol.Path(r.Path), Mode: r.Mode}, new(protocol.AccessReply))
 	return err
 }
 
 func (l *launcher) xattr(r *layer.Request, reply *layer.Reply) (err error) {
 	at, name, _ := strings.Cut(r.Path, "\x00")
 	request := protocol.Xattr{Path: protocol.Path(at), NoFollow: r.Flags&layer.OpenNoFollow != 0, Name: protocol.Path(name)}
-	reply.Data, err = l.s.agent.tunnel.Call(l.ctx, protocol.KindXattr, request, new(protocol.XattrReply))
+	reply.Data, err = l.s.tunnel().Call(l.ctx, protocol.KindXattr, request, new(protocol.XattrReply))
 	if err == nil && len(reply.Data) > layer.MaxAhead {
 		return unix.E2BIG
 	}

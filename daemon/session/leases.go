@@ -189,6 +189,16 @@ func (h *hearing) link(up bool) {
 	}
 }
 
+// renew tells of the beginning of what is heard: who was told of another agent
+// before may keep this one's answers.
+func (h *hearing) renew() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.deaf {
+		h.tell(protocol.Expired{Seq: h.seq, All: true})
+	}
+}
+
 // follow tells of the link until ctx ends.
 func (h *hearing) follow(ctx context.Context, t *tunnel.Tunnel) {
 	for {
@@ -207,6 +217,7 @@ func (h *hearing) follow(ctx context.Context, t *tunnel.Tunnel) {
 func (m *Manager) hearExpired(a *agent) {
 	h := &hearing{tell: func(e protocol.Expired) { m.expire(a, e) }, news: make(chan struct{})}
 	a.hearing.Store(h)
+	h.renew()
 	ctx, cancel := context.WithCancel(context.Background())
 	var link sync.WaitGroup
 	link.Go(func() { h.follow(ctx, a.tunnel) })
@@ -219,7 +230,7 @@ func (m *Manager) hearExpired(a *agent) {
 
 func (m *Manager) expire(a *agent, e protocol.Expired) {
 	for _, s := range m.all() {
-		if s.agent != a {
+		if s.agent() != a {
 			continue
 		}
 		s.mu.Lock()

@@ -198,6 +198,64 @@ func TestConnectionsDoNotWait(t *testing.T) {
 	}
 }
 
+// Two want all of one port: the second is refused in words that name the first,
+// or does without, or takes it over, as its configuration says.
+func TestConcurrentSteal(t *testing.T) {
+	m, s, told := begin(t, "")
+	pod, first, second := serve(t, "pod"), serve(t, "first"), serve(t, "second")
+	port := pod.at().Port()
+	c := attach(t, m, s.ID)
+	c.listen(port, first.Listener)
+	own, err := m.session(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	another := func(policy string) (*caller, ide.Session) {
+		t.Helper()
+		dir := t.TempDir()
+		file := filepath.Join(dir, "mirrord.json")
+		text := fmt.Sprintf(`{"feature": {"fs": "local", "network": {"incoming": {"mode": "steal", "on_concurrent_steal": %q}}}}`, policy)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := own.start
+		p.Client.Dir, p.ConfigFile, p.ID = dir, file, ""
+		other, err := m.Start(t.Context(), p, func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return attach(t, m, other.ID), other
+	}
+	ask := func(c *caller) (layer.Reply, string) {
+		addr := netip.AddrPortFrom(netip.IPv4Unspecified(), port)
+		reply, _ := c.call(layer.Request{Op: layer.OpListen, Addr: addr, Addr2: second.at()})
+		return reply, string(reply.Data)
+	}
+	refused, _ := another("abort")
+	if reply, words := ask(refused); unix.Errno(reply.Errno) != unix.EADDRINUSE ||
+		!strings.Contains(words, ", session "+s.ID) || !strings.Contains(words, "steals it already") {
+		t.Errorf("abort: %v: %s", unix.Errno(reply.Errno), words)
+	}
+	without, _ := another("continue")
+	if reply, words := ask(without); reply.Errno != 0 {
+		t.Errorf("continue: %v: %s", unix.Errno(reply.Errno), words)
+	}
+	wantAnswer(t, "till here", whoAnswers(port), "first")
+	taking, other := another("override")
+	taking.listen(port, second.Listener)
+	if e := until(t, told, ide.EventGivenBack); e.Port != port || !strings.Contains(e.Message, "session "+other.ID+" has taken it over") {
+		t.Errorf("the first is told %+v", e)
+	}
+	wantAnswer(t, "taken over", whoAnswers(port), "second")
+	if list := m.List(); len(list[0].Ports) > 0 {
+		t.Errorf("the first still has %v", list[0].Ports)
+	}
+	if err := m.Stop(t.Context(), other.ID); err != nil {
+		t.Fatal(err)
+	}
+	wantAnswer(t, "in the end", whoAnswers(port), "pod")
+}
+
 // traced starts a process that its tracer, which is this thread, has stopped.
 func traced(t *testing.T) int {
 	t.Helper()
@@ -334,8 +392,8 @@ func TestNewsOfTheTarget(t *testing.T) {
 		{news{words: "ending", ending: true}, true},
 		{news{words: "gone", lost: true}, true},
 	} {
-		m.agentNews(own.agent, tt.news)
-		if e := until(t, told, ide.EventMessage); e.Message != tt.news.words || e.Lost != tt.lost {
+		m.agentNews(own.agent(), tt.news)
+		if e := until(t, told, ide.EventMessage); !strings.HasPrefix(e.Message, tt.news.words) || e.Lost != tt.lost {
 			t.Errorf("%+v is told as %+v", tt.news, e)
 		}
 	}

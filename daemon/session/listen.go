@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,10 +9,13 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
+	"mirrord/daemon/config"
 	"mirrord/daemon/forward"
+	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
@@ -34,7 +38,7 @@ type listener struct {
 	mirror   bool
 	patience uint32 // see protocol.Steal
 	filter   *protocol.Filter
-	release  func()
+	held     map[*replica]*tunnel.Held // guarded by Session.mu; where it is taken
 }
 
 // A lost listener is expected to listen again.
@@ -59,33 +63,95 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	if s.again(port, at, owner, r.Flags&layer.ListenMirror != 0) {
 		return nil
 	}
-	steal := protocol.Steal{
-		Port: port, Mirror: r.Flags&layer.ListenMirror != 0, Probed: slices.Contains(s.target.probed, int(port)),
+	if s.others != nil {
+		s.others.settle(ctx)
 	}
 	s.mu.Lock()
-	steal.Patience, steal.Filter = s.patience(), s.filterOf(port, steal.Mirror)
 	l := &listener{
-		at: at, owner: owner, by: s.debuggeesOf(owner),
-		mirror: steal.Mirror, patience: steal.Patience, filter: steal.Filter,
+		at: at, owner: owner, by: s.debuggeesOf(owner), mirror: r.Flags&layer.ListenMirror != 0, patience: s.patience(),
+		held: map[*replica]*tunnel.Held{},
 	}
+	l.filter = s.filterOf(port, l.mirror)
 	s.mu.Unlock()
-	release, err := s.agent.tunnel.Steal(ctx, steal, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
-		s.deliver(stream, l, in)
-	})
+	main := s.main.Load()
+	held, err := s.steal(ctx, main, port, l)
+	if errors.Is(err, syscall.EADDRINUSE) && s.without(port, err) {
+		return nil
+	}
 	if err != nil {
-		return fmt.Errorf("stealing port %d: %w", port, err)
+		return err
+	}
+	s.mu.Lock()
+	err = cmp.Or(s.ctx.Err(), held.Lost())
+	if err != nil || main.gone {
+		held.Release()
+	} else {
+		l.held[main] = held
+	}
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.listeners[port] = l
+	more := slices.DeleteFunc(slices.Clone(s.replicas), func(r *replica) bool { return r == main })
+	s.log.Info("port taken", "port", port, "mirror", l.mirror, "replicas", 1+len(more))
+	s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, r := range more {
+		wg.Go(func() { s.takeAt(r, port, l) })
+	}
+	return nil
+}
+
+// steal has a replica's connections to a port come to l.
+func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listener) (*tunnel.Held, error) {
+	q := protocol.Steal{
+		Port: port, Mirror: l.mirror, Probed: slices.Contains(r.target.probed, int(port)), Patience: l.patience, Filter: l.filter,
+		Session: s.id, Override: s.onConcurrent() == config.Override,
+	}
+	held, err := r.agent.tunnel.Steal(ctx, q, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
+		s.deliver(stream, l, in)
+	}, func() { s.ousted(r, port, l) })
+	if err != nil {
+		return nil, fmt.Errorf("stealing port %d: %w", port, err)
+	}
+	return held, nil
+}
+
+func (s *Session) onConcurrent() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.config.Incoming.OnConcurrentSteal
+}
+
+// without tells whether the debuggee is to run without a port that is another's.
+func (s *Session) without(port uint16, err error) bool {
+	if s.onConcurrent() != config.Continue {
+		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ctx.Err() != nil {
-		release()
-		return s.ctx.Err()
+	s.say(fmt.Sprintf("the debuggee listens without port %d of the target: %v", port, err))
+	return true
+}
+
+// ousted tells the user that somebody else has taken a port over.
+func (s *Session) ousted(r *replica, port uint16, l *listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := l.held[r]
+	if held == nil || held.Lost() == nil || s.listeners[port] != l {
+		return
 	}
-	l.release = release
-	s.listeners[port] = l
-	s.log.Info("port taken", "port", port, "mirror", steal.Mirror, "probed", steal.Probed)
-	s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
-	return nil
+	held.Release()
+	delete(l.held, r)
+	words := fmt.Sprintf("port %d of %s is lost: %v", port, r.target.name, held.Lost())
+	s.say(words)
+	if len(l.held) == 0 {
+		s.giveBack(port, words)
+	}
 }
 
 // taking lets one at a time take a port: of several sockets that share it
@@ -276,7 +342,10 @@ func (s *Session) checkListeners() {
 // giveBack ends a steal. s.mu is held.
 func (s *Session) giveBack(port uint16, why string) {
 	l := s.listeners[port]
-	l.release()
+	for _, held := range l.held {
+		held.Release()
+	}
+	clear(l.held)
 	delete(s.listeners, port)
 	l.find()
 	s.log.Info("port given back", "port", port, "why", why)

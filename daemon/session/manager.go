@@ -220,8 +220,8 @@ func (m *Manager) Release(id string, tied bool) {
 // agentNews tells the sessions of an agent.
 func (m *Manager) agentNews(a *agent, n news) {
 	for _, s := range m.all() {
-		if s.agent == a {
-			s.hear(n)
+		if r := s.replicaOf(a); r != nil {
+			s.hear(r, n)
 		}
 	}
 }

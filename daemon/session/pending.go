@@ -70,14 +70,14 @@ func (n *nodes) drain() {
 }
 
 // pending is what is on its way to the target's files.
-func (l *launcher) pending() pending { return l.m.nodes.pending(l.s.agent.tunnel) }
+func (l *launcher) pending() pending { return l.m.nodes.pending(l.s.tunnel()) }
 
 // settled waits for what is on its way to the file that an answer tells of.
 // again: there was something, and the answer may not know it.
 func (l *launcher) settled(p pending, a *protocol.Attr) (again bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(l.ctx, l.m.nodes.patience, unix.EIO)
 	defer cancel()
-	return p.wait(ctx, sharedKey{l.s.agent.tunnel, a.Dev, a.Ino})
+	return p.wait(ctx, sharedKey{l.s.tunnel(), a.Dev, a.Ino})
 }
 
 // settlePath does so for the file of that name, which is about to be changed. Of

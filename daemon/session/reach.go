@@ -30,6 +30,7 @@ type target struct {
 	pod       string
 	namespace string
 	context   string
+	uid       string // the pod's
 	mounts    []string
 	probed    []int // ports that kubelet probes
 }
@@ -43,41 +44,54 @@ type opened struct {
 }
 
 // get finds the configuration's target and a tunnel to its agent. The caller
-// gives the agent back with put.
-func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client, progress func(string)) (*agent, target, error) {
+// gives the agent back with put. Of a workload it is that of the pod of that name,
+// if that is a ready one, and the others can be had, too.
+func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client, pod string, progress func(string)) (*agent, target, *others, error) {
 	if addr := cfg.Agent.Address; addr != "" {
 		a, err := as.open(ctx, "address "+addr, func(ctx context.Context) (opened, error) {
 			progress("connecting to the agent at " + addr)
 			t, err := as.dial(ctx, addr, grace(cfg))
 			return opened{tunnel: t}, err
 		})
-		return a, target{name: "agent " + addr}, err
+		return a, target{name: "agent " + addr}, nil, err
 	}
 	path, err := cluster.ParseTarget(cfg.Target)
 	if err != nil {
-		return nil, target{}, err
+		return nil, target{}, nil, err
 	}
 	c, err := cluster.Open(ctx, as.log, access(cfg, client))
 	if err != nil {
-		return nil, target{}, err
+		return nil, target{}, nil, err
 	}
 	progress("finding " + cfg.Target)
-	t, err := c.Resolve(ctx, path)
+	t, err := c.ResolveAgain(ctx, path, pod)
 	if err != nil {
-		return nil, target{}, err
+		return nil, target{}, nil, err
 	}
+	a, err := as.reach(ctx, c, t, cfg, progress)
+	if t.Targetless() {
+		return a, target{name: "no target, in " + t.Namespace, path: cluster.Targetless, namespace: t.Namespace, context: c.Context()}, nil, err
+	}
+	if err != nil || !path.Replicates() {
+		return a, targetOf(c, t), nil, err
+	}
+	return a, targetOf(c, t), newOthers(as, c, t.Path, cfg), nil
+}
+
+// reach gives a pod's agent a user more.
+func (as *agents) reach(ctx context.Context, c *cluster.Cluster, t *cluster.Target, cfg *config.Config, progress func(string)) (*agent, error) {
 	// Whoever may use an agent is whoever the API server lets reach it: other
 	// credentials are another tunnel.
-	key := fmt.Sprint(c.Identity(), t.Path.Kind == cluster.Targetless, t.Namespace, t.UID, t.Container, cfg.Agent.Namespace, cfg.Agent.Image)
-	a, err := as.open(ctx, key, func(ctx context.Context) (opened, error) { return as.start(ctx, c, t, cfg, progress) })
-	if t.Targetless() {
-		return a, target{name: "no target, in " + t.Namespace, path: cluster.Targetless, namespace: t.Namespace, context: c.Context()}, err
-	}
-	return a, target{
+	key := fmt.Sprint(c.Identity(), t.Targetless(), t.Namespace, t.UID, t.Container, cfg.Agent.Namespace, cfg.Agent.Image)
+	return as.open(ctx, key, func(ctx context.Context) (opened, error) { return as.start(ctx, c, t, cfg, progress) })
+}
+
+func targetOf(c *cluster.Cluster, t *cluster.Target) target {
+	return target{
 		name: fmt.Sprintf("pod/%s/container/%s in %s", t.Pod, t.Container, t.Namespace),
 		path: cluster.Path{Kind: "pod", Name: t.Pod, Container: t.Container}.String(),
-		pod:  t.Pod, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts,
-	}, err
+		pod:  t.Pod, uid: t.UID, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts,
+	}
 }
 
 func access(cfg *config.Config, client ide.Client) cluster.Access {

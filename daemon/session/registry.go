@@ -30,8 +30,8 @@ func (m *Manager) register(s *Session) *Session {
 	}
 	m.sessions[s.id] = s
 	s.watchTraffic(m.events.watched(s.id))
-	s.log.Info("session started", "target", s.target.name)
-	s.event(ide.SessionEvent{Kind: ide.EventStarted, Message: s.target.name})
+	s.log.Info("session started", "target", s.main.Load().target.name)
+	s.event(ide.SessionEvent{Kind: ide.EventStarted, Message: s.main.Load().target.name})
 	return s
 }
 
@@ -90,7 +90,7 @@ func (m *Manager) undo(s *Session, why string) {
 	s.log.Info("session ended", "why", why, "dur", time.Since(s.started))
 	s.tell("the session has ended: "+why, true)
 	s.close()
-	m.agents.put(s.agent)
+	m.agents.putAll(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = why

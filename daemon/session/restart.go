@@ -30,7 +30,7 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 			Hint: "stop the session and start another",
 		}
 	}
-	set, unset, err := environ(ctx, cfg, p.Client, s.agent)
+	set, unset, err := environ(ctx, cfg, p.Client, s.agent())
 	if err != nil {
 		return ide.Session{}, clusterError(err)
 	}
@@ -38,7 +38,7 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 	s.mu.Lock()
 	s.config, s.noFiles = cfg, noFiles
 	s.whileRestarting, s.whileStopped = cfg.Incoming.WhileRestarting, cfg.Incoming.WhileStopped
-	s.launch.Env, s.launch.Unset, s.launch.Policy = set, unset, cfg.Policy(s.target.mounts)
+	s.launch.Env, s.launch.Unset, s.launch.Policy = set, unset, cfg.Policy(s.main.Load().target.mounts)
 	s.launch.Session.Warnings = append(warnings(cfg), s.withoutFiles()...)
 	s.launch.Start.Client = p.Client
 	s.event(ide.SessionEvent{Kind: ide.EventConfigured})

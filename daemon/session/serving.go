@@ -35,7 +35,7 @@ func (m *Manager) Serving(ctx context.Context, p ide.ServingParams) (ide.Serving
 		}
 	}
 	serving := ide.Serving{
-		Thread: p.Thread, ID: id, Method: r.Request.Method, Path: r.Request.Path, Peer: r.Peer, Pod: s.agent.podAt(ctx, peer.Addr()),
+		Thread: p.Thread, ID: id, Method: r.Request.Method, Path: r.Request.Path, Peer: r.Peer, Pod: s.agent().podAt(ctx, peer.Addr()),
 	}
 	s.events.tell(ide.SessionEvent{Session: s.id, Kind: ide.EventServing, Serving: &serving}, true)
 	return ide.ServingResult{Serving: serving, Headers: r.Request.Headers}, nil

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +17,8 @@ import (
 	"mirrord/daemon/config"
 	"mirrord/daemon/forward"
 	"mirrord/daemon/traffic"
+	"mirrord/daemon/tunnel"
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 )
@@ -23,8 +28,6 @@ import (
 type Session struct {
 	id        string
 	log       *slog.Logger
-	agent     *agent
-	target    target
 	started   time.Time
 	start     ide.SessionStartParams // as it was asked for
 	events    *events
@@ -38,12 +41,18 @@ type Session struct {
 
 	toldNoFiles sync.Once
 
+	// main is whose environment, files, names and outgoing connections are the
+	// debuggee's; another one's where others has moved it. Replaced under mu.
+	main   atomic.Pointer[replica]
+	others *others // nil: the target is one pod and no other
+
 	mu sync.Mutex
 	// How long connections wait for a debuggee that is restarted, or stopped; guarded by mu.
 	whileRestarting, whileStopped time.Duration
 
 	config    *config.Config           // guarded by mu; as it was read last
 	launch    ide.Launch               // guarded by mu; without Session's counts
+	replicas  []*replica               // guarded by mu; of which main is one, unless it is gone
 	debuggees []*debuggee              // guarded by mu
 	noFiles   error                    // guarded by mu; why there was no file server at the start, nil if there was
 	ended     string                   // guarded by mu; why, once it has been told
@@ -59,23 +68,34 @@ type Session struct {
 
 func newSession(log *slog.Logger, id string, a *agent, t target, e *events, cfg *config.Config) (*Session, error) {
 	s := &Session{
-		id: id, log: log.With("session", id), agent: a, target: t, started: time.Now(), incoming: forward.NewIncoming(),
+		id: id, log: log.With("session", id), started: time.Now(), incoming: forward.NewIncoming(),
 		events: e, config: cfg, whileRestarting: cfg.Incoming.WhileRestarting, whileStopped: cfg.Incoming.WhileStopped,
 		holders: 1, listeners: map[uint16]*listener{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{}, visitors: map[*launcher]bool{},
 	}
+	s.replicas = []*replica{{agent: a, target: t}}
+	s.main.Store(s.replicas[0])
 	s.traffic = traffic.New(func(ev ide.SessionEvent) {
 		ev.Session = s.id
 		s.events.tell(ev, true)
 	})
 	var err error
-	if s.outgoing, err = forward.NewOutgoing(s.log, a.tunnel.Connect); err != nil {
+	if s.outgoing, err = forward.NewOutgoing(s.log, func(ctx context.Context, addr netip.AddrPort) (net.Conn, protocol.ConnectReply, error) {
+		return s.tunnel().Connect(ctx, addr)
+	}); err != nil {
 		return nil, err
 	}
-	s.datagrams = forward.NewDatagrams(s.log, a.tunnel.Datagram)
+	s.datagrams = forward.NewDatagrams(s.log, func(ctx context.Context, addr netip.AddrPort, first []byte) (net.Conn, error) {
+		return s.tunnel().Datagram(ctx, addr, first)
+	})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.wg.Go(s.watchListeners)
 	return s, nil
 }
+
+func (s *Session) agent() *agent { return s.main.Load().agent }
+
+// tunnel leads to the target. What was begun by one ends with it.
+func (s *Session) tunnel() *tunnel.Tunnel { return s.agent().tunnel }
 
 // info is what anybody may know of the session.
 func (s *Session) info() ide.Session {
@@ -87,6 +107,15 @@ func (s *Session) info() ide.Session {
 		i.Ports = append(i.Ports, port)
 	}
 	slices.Sort(i.Ports)
+	if s.others != nil {
+		for _, r := range s.replicas {
+			i.Replicas = append(i.Replicas, r.target.pod)
+		}
+		slices.Sort(i.Replicas)
+	}
+	if f := s.config.Incoming.Filter; f != nil && s.launch.Policy.Steal {
+		i.Filter = f.String()
+	}
 	i.Mirrors = s.launch.Policy.Mirror && !s.launch.Policy.Steal
 	return i
 }
@@ -166,11 +195,19 @@ func (s *Session) tell(words string, over bool) {
 	}
 }
 
-// hear takes news of the session's agent and tells the user.
-func (s *Session) hear(n news) {
+// hear takes news of one of the session's agents and tells the user.
+func (s *Session) hear(r *replica, n news) {
+	if s.others != nil {
+		s.others.hear(r, n)
+		return
+	}
 	s.mu.Lock()
-	if n.lost {
+	switch {
+	case n.lost:
+		n.words += ": remote files and connections fail from now on; start anew to have them back"
 		s.lost = errors.New(n.words)
+	case n.ending:
+		n.words += ": its ports are given back"
 	}
 	if n.lost || n.ending {
 		s.ending = errors.New(n.words)

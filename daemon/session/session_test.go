@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/cluster"
 	"mirrord/daemon/files"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
@@ -306,12 +307,17 @@ func TestBadSessionID(t *testing.T) {
 	}
 }
 
-// The same pod is the target again, not another one of its deployment.
+// The same pod is the target again, or preferred among those of its workload.
 func TestAgainOnTheSamePod(t *testing.T) {
 	p := ide.SessionStartParams{ID: "01234567", Overrides: ide.Overrides{Target: "deployment/web", Context: "c"}, Progress: "1"}
-	got := again(p, target{path: "pod/web-1/container/main", namespace: "shop"})
+	pod := target{path: "pod/web-1/container/main", pod: "web-1", namespace: "shop"}
 	want := ide.SessionStartParams{ID: "01234567", Overrides: ide.Overrides{Target: "pod/web-1/container/main", Namespace: "shop", Context: "c"}}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, again(p, pod, nil)); diff != "" {
+		t.Error(diff)
+	}
+	want.Overrides.Target, want.Pod = "deployment/web/container/main", "web-1"
+	of := &others{path: cluster.Path{Kind: "deployment", Name: "web", Container: "main"}}
+	if diff := cmp.Diff(want, again(p, pod, of)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 )
 
@@ -31,8 +32,8 @@ var (
 )
 
 // stand opens what stands in for a file or directory of the target.
-func (l *launcher) stand(path string, o protocol.OpenReply) (*os.File, error) {
-	n := &node{tunnel: l.s.agent.tunnel, handle: o.Handle}
+func (l *launcher) stand(t *tunnel.Tunnel, path string, o protocol.OpenReply) (*os.File, error) {
+	n := &node{tunnel: t, handle: o.Handle}
 	defer l.m.nodes.close(n)
 	switch {
 	case o.Attr.Mode&unix.S_IFMT == unix.S_IFDIR:

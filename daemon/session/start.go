@@ -31,21 +31,26 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 		return ide.Session{}, err
 	}
 	noFiles := m.filesFor(cfg)
-	a, target, err := m.agents.get(ctx, cfg, p.Client, progress)
+	a, target, others, err := m.agents.get(ctx, cfg, p.Client, p.Pod, progress)
 	if err != nil {
 		return ide.Session{}, clusterError(err)
 	}
-	s, err := m.begin(ctx, cfg, p, a, target)
+	s, err := m.begin(ctx, cfg, p, a, target, others)
 	if err != nil {
 		m.agents.put(a)
 		return ide.Session{}, clusterError(err)
+	}
+	if others != nil {
+		others.s, s.others = s, others
 	}
 	s.noFiles = noFiles
 	s.launch.Session.Warnings = append(s.launch.Session.Warnings, s.withoutFiles()...)
 	if other := m.register(s); other != s {
 		s.close()
-		m.agents.put(a)
+		m.agents.putAll(s)
 		s = other
+	} else if others != nil && s.launch.Policy.Steal {
+		others.expect()
 	}
 	return s.info(), nil
 }
@@ -72,7 +77,7 @@ func (m *Manager) filesFor(cfg *config.Config) error {
 }
 
 // begin reads what a debuggee needs to know of the target.
-func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionStartParams, a *agent, target target) (*Session, error) {
+func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionStartParams, a *agent, target target, others *others) (*Session, error) {
 	set, unset, err := environ(ctx, cfg, p.Client, a)
 	if err != nil {
 		return nil, err
@@ -89,7 +94,7 @@ func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionSt
 			Started: s.started.Format(time.RFC3339), Warnings: warnings(cfg),
 		},
 		Hostname: hello.Hostname, Addrs: hello.Addrs, Env: set, Unset: unset, Policy: cfg.Policy(target.mounts),
-		Start: again(p, target),
+		Start: again(p, target, others),
 	}
 	return s, nil
 }
@@ -109,10 +114,13 @@ func environ(ctx context.Context, cfg *config.Config, client ide.Client, a *agen
 	return set, unset, nil
 }
 
-// again is what starts the session once more, on the very same target.
-func again(p ide.SessionStartParams, t target) ide.SessionStartParams {
+// again is what starts the session once more, on the very same target, or workload.
+func again(p ide.SessionStartParams, t target, o *others) ide.SessionStartParams {
 	p.Progress, p.Tied = "", false
-	if t.path != "" {
+	switch {
+	case o != nil: // and on this pod, if it is there yet
+		p.Overrides.Target, p.Overrides.Namespace, p.Pod = o.path.String(), t.namespace, t.pod
+	case t.path != "":
 		p.Overrides.Target, p.Overrides.Namespace = t.path, t.namespace
 	}
 	return p

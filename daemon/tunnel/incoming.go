@@ -46,7 +46,7 @@ func (t *Tunnel) deliver(s net.Conn) error {
 		return protocol.WriteError(s, "incoming", fmt.Errorf("unexpected request of kind %v", f.Kind))
 	}
 	t.mu.Lock()
-	h := t.steals[in.ID].handler
+	h := t.steals[in.ID]
 	t.mu.Unlock()
 	if h == nil {
 		protocol.WriteError(s, "incoming", fmt.Errorf("port %d is not stolen", in.Port))

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 
 	"mirrord/protocol"
@@ -148,28 +147,47 @@ func (t *Tunnel) Datagram(ctx context.Context, addr netip.AddrPort, first []byte
 	})
 }
 
-// A steal is a port that is taken. What is mirrored or filtered leaves it to
-// others, too.
-type steal struct {
-	port    uint16
-	mirror  bool
-	filter  bool
-	handler Handler
+// Held is a port that is taken.
+type Held struct {
+	stream net.Conn
+	forget func()
+	lost   chan struct{} // closed with err
+	err    error
 }
 
-// Steal takes over a port; h gets its connections until release is called. It
-// returns when the redirect is active.
-func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler) (release func(), err error) {
-	t.mu.Lock()
-	for _, other := range t.steals {
-		if other.port == q.Port && !other.mirror && !q.Mirror && !(other.filter && q.Filter != nil) {
-			t.mu.Unlock()
-			return nil, fmt.Errorf("another session of yours holds it (mirrord session ls): %w", syscall.EADDRINUSE)
-		}
+// Release gives the port back.
+func (h *Held) Release() {
+	h.stream.Close()
+	h.forget()
+}
+
+// Lost is why the agent has given the port to somebody else; nil: it has not.
+func (h *Held) Lost() error {
+	select {
+	case <-h.lost:
+		return h.err
+	default:
+		return nil
 	}
+}
+
+// watch waits for the agent's word that the port is lost.
+func (h *Held) watch(lost func()) {
+	_, err := protocol.ReadAnswer(h.stream, protocol.KindSteal, new(protocol.StealReply))
+	if e, ok := errors.AsType[*protocol.Error](err); ok {
+		h.err = errors.New(e.Msg)
+		close(h.lost)
+		lost()
+	}
+}
+
+// Steal takes over a port; h gets its connections until it is released, or lost,
+// which lost is called for. It returns when the redirect is active.
+func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler, lost func()) (*Held, error) {
+	t.mu.Lock()
 	t.last++
 	q.ID = t.last
-	t.steals[q.ID] = steal{q.Port, q.Mirror, q.Filter != nil, h}
+	t.steals[q.ID] = h
 	t.mu.Unlock()
 	forget := func() {
 		t.mu.Lock()
@@ -181,5 +199,10 @@ func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler) (releas
 		forget()
 		return nil, err
 	}
-	return func() { s.Close(); forget() }, nil
+	held := &Held{stream: s, forget: forget, lost: make(chan struct{})}
+	if !t.begin(func() { held.watch(lost) }) {
+		held.Release()
+		return nil, net.ErrClosed
+	}
+	return held, nil
 }

@@ -41,8 +41,8 @@ type Tunnel struct {
 	readers       readers
 
 	mu     sync.Mutex
-	steals map[uint64]steal // guarded by mu, by id
-	last   uint64           // guarded by mu; id of a steal
+	steals map[uint64]Handler // guarded by mu, by id
+	last   uint64             // guarded by mu; id of a steal
 }
 
 // A channel is one of the links and its streams.
@@ -61,7 +61,7 @@ func Open(ctx context.Context, log *slog.Logger, who protocol.Client, id link.ID
 	if err != nil {
 		return nil, err
 	}
-	t := &Tunnel{log: log, done: make(chan struct{}), steals: map[uint64]steal{}, readers: readers{rest: readersRest}}
+	t := &Tunnel{log: log, done: make(chan struct{}), steals: map[uint64]Handler{}, readers: readers{rest: readersRest}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	if t.control, err = t.channel(l); err != nil {
 		return nil, err

@@ -23,6 +23,7 @@ const (
 	MethodSessionLaunch    = "session/launch"    // SessionID, Launch
 	MethodSessionStop      = "session/stop"      // SessionID, Empty
 	MethodSessionList      = "session/list"      // Empty, SessionListResult
+	MethodSessionHolders   = "session/holders"   // TargetListParams, HoldersResult
 	MethodRestart          = "session/restart"   // SessionRestartParams, Session
 	MethodSessionEvents    = "session/events"    // SessionEventsParams, Empty: when the session has ended, or on cancellation
 	MethodSessionEvent     = "session/event"     // notification from the daemon: SessionEvent
@@ -234,24 +235,46 @@ type (
 		Client     Client    `json:"client"`
 		ConfigFile string    `json:"configFile,omitempty"`
 		Overrides  Overrides `json:"overrides"`
+		Pod        string    `json:"pod,omitempty"`      // of a workload: the one to be preferred if it is ready
 		Tied       bool      `json:"tied,omitempty"`     // the session ends with this connection, and its debuggees do
 		Progress   string    `json:"progress,omitempty"` // token of $/progress, "" for none
 	}
 	// Session tells of a session what anybody may know.
 	Session struct {
 		ID        string   `json:"id"`
-		Target    string   `json:"target"` // "pod/web-1/container/web in shop", or the agent's address
-		Pod       string   `json:"pod,omitempty"`
+		Target    string   `json:"target"`        // "pod/web-1/container/web in shop", or the agent's address
+		Pod       string   `json:"pod,omitempty"` // whose environment, files and names the debuggee has
 		Namespace string   `json:"namespace,omitempty"`
 		Context   string   `json:"context,omitempty"`
 		Started   string   `json:"started"` // RFC 3339
 		Launchers int      `json:"launchers"`
 		Ports     []uint16 `json:"ports,omitempty"` // stolen, or mirrored
 		Mirrors   bool     `json:"mirrors,omitempty"`
+		Replicas  []string `json:"replicas,omitempty"` // of a workload: the pods whose ports these are, Pod among them
+		Filter    string   `json:"filter,omitempty"`   // of what is stolen, in words
 		Warnings  []string `json:"warnings,omitempty"`
 	}
 	SessionID struct {
 		ID string `json:"id"`
+	}
+
+	// HoldersResult is who has ports of the cluster's pods, whatever daemon it is of.
+	HoldersResult struct {
+		Holders  []Holder `json:"holders"`
+		Problems []string `json:"problems"` // agents that could not be asked, and why
+	}
+	// Holder has a port of a pod.
+	Holder struct {
+		User      string `json:"user"`              // "alice@laptop"
+		Session   string `json:"session,omitempty"` // its
+		Namespace string `json:"namespace"`
+		Pod       string `json:"pod"`
+		Container string `json:"container"`
+		Port      uint16 `json:"port"`
+		Mode      string `json:"mode"`             // steal or mirror
+		Filter    string `json:"filter,omitempty"` // in words
+		Since     string `json:"since"`            // RFC 3339
+		Away      bool   `json:"away,omitempty"`   // his daemon has no connection: the pod answers
 	}
 	// SessionRestartParams: the session's configuration is read again and what
 	// differs holds for the launchers that come. Its target stays.

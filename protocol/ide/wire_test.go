@@ -21,6 +21,7 @@ func messages() map[string]any {
 	session := Session{
 		ID: "5f3a9c21", Target: "pod/web-1/container/web in shop", Pod: "web-1", Namespace: "shop", Context: "staging",
 		Started: "2026-11-23T12:00:00Z", Launchers: 1, Ports: []uint16{8080}, Warnings: []string{"mirrord.json:3:5: operator: not served yet"},
+		Replicas: []string{"web-1", "web-2"}, Filter: "header ^x-user: alice$",
 	}
 	text := "{\n  \"target\": \"deployment/web\"\n}\n"
 	return map[string]any{
@@ -55,14 +56,22 @@ func messages() map[string]any {
 		MethodSessionEvents:             SessionEventsParams{ID: "5f3a9c21", Traffic: true},
 		MethodSessionEvents + " result": Empty{},
 		MethodSessionEvent:              SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventStopped, PID: 4712},
-		MethodSessionServing:            ServingParams{ID: "5f3a9c21", Thread: 35, Peer: "10.1.2.3:4711", Stream: 3},
+		MethodSessionList:               Empty{},
+		MethodSessionList + " result":   SessionListResult{Sessions: []Session{session}},
+		MethodSessionHolders:            TargetListParams{Client: client, Overrides: Overrides{Namespace: "shop"}},
+		MethodSessionHolders + " result": HoldersResult{
+			Holders: []Holder{{
+				User: "alice@laptop", Session: "5f3a9c21", Namespace: "shop", Pod: "web-1", Container: "web", Port: 8080, Mode: "steal",
+				Filter: "header ^x-user: alice$", Since: "2026-11-23T12:00:00Z",
+			}},
+			Problems: []string{"asking agent mirrord-agent-web-2 in namespace shop: starting"},
+		},
+		MethodSessionServing: ServingParams{ID: "5f3a9c21", Thread: 35, Peer: "10.1.2.3:4711", Stream: 3},
 		MethodSessionServing + " result": ServingResult{
 			Serving: Serving{Thread: 35, ID: 7, Method: "GET", Path: "/cart?id=3", Peer: "10.1.2.3:4711", Pod: "shop/client"},
 			Headers: [][2]string{{"Authorization", "…"}},
 		},
-		MethodSessionList:             Empty{},
-		MethodSessionList + " result": SessionListResult{Sessions: []Session{session}},
-		MethodFileList:                FileParams{ID: "5f3a9c21", Path: "/etc/shop"},
+		MethodFileList: FileParams{ID: "5f3a9c21", Path: "/etc/shop"},
 		MethodFileList + " result": FileListResult{Entries: []FileEntry{
 			{Name: "..data", Kind: FileSymlink, Size: 31, Modified: 1763899200000, Mode: 0o777, Target: "..2026_11_23_12_00_00.1763899200", Leads: FileDirectory},
 			{Name: Name("caf\xe9"), Kind: FileRegular, Size: 4, Modified: 1763899200500, Mode: 0o644},

@@ -1,0 +1,444 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"mirrord/daemon/cluster"
+	"mirrord/daemon/config"
+	"mirrord/protocol"
+	"mirrord/protocol/ide"
+)
+
+const (
+	// settlePatience is how long listen(2) waits for the agents of the replicas
+	// that there are; those that come later take the ports that are taken by then.
+	settlePatience = 10 * time.Second
+
+	maxJoining = 8 // agents that are started at a time
+
+	// A replica whose agent did not start, or is gone, is tried again.
+	retryFirst = time.Second
+	retryLast  = time.Minute
+)
+
+// A replica is a pod whose ports a session takes, by an agent of its own.
+type replica struct {
+	agent  *agent
+	target target
+	ending bool // guarded by Session.mu; its pod is being deleted
+	gone   bool // guarded by Session.mu; it is none any more
+}
+
+// others are the pods of a session's workload beside the main one. Once a port is
+// taken, each pod that runs is a replica, whatever scales or rolls out: so its ports
+// are taken before it is ready. Where the main one is about to go, another takes
+// its place.
+//
+// Goroutines: one that hears of pods and one that has them join, from the first
+// need on, and one for each that joins; Session.close waits for all.
+type others struct {
+	s        *Session
+	agents   *agents
+	cluster  *cluster.Cluster
+	path     cluster.Path // of the workload, with the container
+	config   *config.Config
+	slots    chan struct{} // one for each that joins
+	wake     chan struct{} // of capacity 1
+	patience time.Duration
+
+	// Guarded by Session.mu.
+	known   map[string]*candidate // by the pod's uid
+	begun   bool                  // its goroutines run
+	all     bool                  // known has been complete
+	taking  bool                  // a port is, or was, taken
+	changed chan struct{}         // closed when something here changes
+}
+
+// A candidate is a pod that may become a replica.
+type candidate struct {
+	cluster.Replica
+	joining bool
+	err     error // of the last try
+	told    bool  // the user knows why it is none
+	retry   time.Time
+	pause   time.Duration // before the next try but one
+}
+
+func newOthers(as *agents, c *cluster.Cluster, path cluster.Path, cfg *config.Config) *others {
+	return &others{
+		agents: as, cluster: c, path: path, config: cfg, patience: settlePatience,
+		slots: make(chan struct{}, maxJoining), wake: make(chan struct{}, 1),
+		known: map[string]*candidate{}, changed: make(chan struct{}),
+	}
+}
+
+// expect begins before a port is taken, where one is likely to be.
+func (o *others) expect() {
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	o.taking = true
+	o.begin()
+	o.change()
+}
+
+// begin starts to follow the workload. s.mu is held.
+func (o *others) begin() {
+	if o.begun || o.s.ctx.Err() != nil {
+		return
+	}
+	o.begun = true
+	o.s.wg.Go(func() {
+		if err := o.cluster.Replicas(o.s.ctx, o.path, o.see); o.s.ctx.Err() == nil {
+			o.s.log.Warn("replicas are not followed", "err", err)
+			o.s.mu.Lock()
+			defer o.s.mu.Unlock()
+			o.all = true // nobody waits for more
+			o.change()
+			o.s.say(fmt.Sprintf("only pod %s is used of %s: %v", o.s.main.Load().target.pod, o.path, err))
+		}
+	})
+	o.s.wg.Go(o.run)
+}
+
+// change tells who waits here that something is different. s.mu is held.
+func (o *others) change() {
+	close(o.changed)
+	o.changed = make(chan struct{})
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// see takes note of pods.
+func (o *others) see(list []cluster.Replica, all bool) {
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	was := o.known
+	if all {
+		o.known, o.all = map[string]*candidate{}, true
+	}
+	for _, r := range list {
+		c := was[r.UID]
+		switch {
+		case r.Gone:
+			delete(o.known, r.UID)
+			continue
+		case c == nil:
+			c = &candidate{pause: retryFirst}
+		}
+		c.Replica = r
+		o.known[r.UID] = c
+	}
+	o.change()
+}
+
+// run has pods join when they are due.
+func (o *others) run() {
+	for {
+		var retry <-chan time.Time
+		if wait := o.joinDue(); wait < math.MaxInt64 {
+			retry = time.After(wait)
+		}
+		select {
+		case <-o.wake:
+		case <-retry:
+		case <-o.s.ctx.Done():
+			return
+		}
+	}
+}
+
+// joinDue returns how long to wait for the next that is tried again.
+func (o *others) joinDue() time.Duration {
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	wait := time.Duration(math.MaxInt64)
+	if o.s.ctx.Err() != nil {
+		return wait
+	}
+	for _, c := range o.known {
+		if !o.wanted(c) {
+			continue
+		}
+		if until := time.Until(c.retry); until > 0 {
+			wait = min(wait, until)
+			continue
+		}
+		c.joining = true
+		o.s.wg.Go(func() { o.join(c) })
+	}
+	return wait
+}
+
+// wanted tells whether c is to join. s.mu is held.
+func (o *others) wanted(c *candidate) bool {
+	if c.Target == nil || c.joining || slices.ContainsFunc(o.s.replicas, func(r *replica) bool { return r.target.uid == c.UID }) {
+		return false
+	}
+	main := o.s.main.Load()
+	return o.taking || main.gone || main.ending
+}
+
+// join makes a replica of c.
+func (o *others) join(c *candidate) {
+	r, err := o.reach(c)
+	s := o.s
+	s.mu.Lock()
+	c.joining = false
+	o.change()
+	switch {
+	case s.ctx.Err() != nil:
+		s.mu.Unlock()
+		if err == nil {
+			o.agents.put(r.agent)
+		}
+		return
+	case err != nil:
+		defer s.mu.Unlock()
+		c.err, c.retry = err, time.Now().Add(c.pause)
+		c.pause = min(2*c.pause, retryLast)
+		if !c.told && o.known[c.UID] == c {
+			c.told = true
+			s.say(fmt.Sprintf("replica %s of %s keeps its own requests for now: %v", c.Pod, o.path, err))
+		}
+		return
+	}
+	c.err, c.told, c.pause = nil, false, retryFirst
+	if !o.agents.has(r.agent) { // it was lost before it could be heard of
+		s.mu.Unlock()
+		o.agents.put(r.agent)
+		return
+	}
+	s.replicas = append(s.replicas, r)
+	s.log.Info("replica joined", "target", r.target.pod)
+	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: "replica " + r.target.pod + " has joined"})
+	if main := s.main.Load(); main.gone || main.ending {
+		defer o.move(r, "")()
+	}
+	listeners := maps.Clone(s.listeners)
+	s.mu.Unlock()
+	for port, l := range listeners {
+		s.takeAt(r, port, l)
+	}
+}
+
+// reach gets c an agent.
+func (o *others) reach(c *candidate) (*replica, error) {
+	select {
+	case o.slots <- struct{}{}:
+		defer func() { <-o.slots }()
+	case <-o.s.ctx.Done():
+		return nil, context.Cause(o.s.ctx)
+	}
+	t, err := o.cluster.Resolve(o.s.ctx, cluster.Path{Kind: "pod", Name: c.Pod, Container: o.path.Container})
+	if err != nil {
+		return nil, err
+	}
+	a, err := o.agents.reach(o.s.ctx, o.cluster, t, o.config, func(string) {})
+	if err != nil {
+		return nil, err
+	}
+	return &replica{agent: a, target: targetOf(o.cluster, t)}, nil
+}
+
+// settle waits, for a while, until all pods that are ready are replicas, and
+// tells of those that are none.
+func (o *others) settle(ctx context.Context) {
+	timeout := time.NewTimer(o.patience)
+	defer timeout.Stop()
+	o.expect()
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	for late := false; o.unsettled() && !late && ctx.Err() == nil && o.s.ctx.Err() == nil; {
+		changed := o.changed
+		o.s.mu.Unlock()
+		select {
+		case <-changed:
+		case <-timeout.C:
+			late = true
+		case <-ctx.Done():
+		case <-o.s.ctx.Done():
+		}
+		o.s.mu.Lock()
+	}
+	o.tellMissing()
+}
+
+// unsettled tells whether there is one that may become a replica at once. s.mu is held.
+func (o *others) unsettled() bool {
+	if !o.all {
+		return true
+	}
+	for _, c := range o.known {
+		if c.Ready && (c.joining || o.wanted(c) && c.err == nil) {
+			return true
+		}
+	}
+	return false
+}
+
+// tellMissing names, once, those that are no replicas. s.mu is held.
+func (o *others) tellMissing() {
+	var missing []string
+	for _, c := range o.known {
+		switch {
+		case c.told:
+			continue
+		case c.Target == nil:
+			missing = append(missing, c.Pod+" ("+c.Why+")")
+		case c.joining && c.Ready:
+			missing = append(missing, c.Pod+" (its agent does not answer yet)")
+		default:
+			continue
+		}
+		c.told = true
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		o.s.say(fmt.Sprintf("not taken yet of %s: %s; their requests follow when they are ready", o.path, strings.Join(missing, ", ")))
+	}
+}
+
+// say tells the user. s.mu is held.
+func (s *Session) say(words string) {
+	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: words})
+	for l := range s.launchers {
+		l.notices.say(words)
+	}
+}
+
+// hear takes news of a replica's agent.
+func (o *others) hear(r *replica, n news) {
+	done := func() {}
+	defer func() { done() }()
+	s := o.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.gone {
+		return
+	}
+	r.ending = r.ending || n.ending
+	if n.lost {
+		s.drop(r)
+		o.agents.put(r.agent)
+	}
+	o.change()
+	switch {
+	case s.main.Load() != r:
+		s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: n.words})
+	case !n.lost && !n.ending:
+		s.say(n.words)
+	default:
+		done = o.succeed(n)
+	}
+}
+
+// succeed finds another main replica, where the news of the present one say that
+// it is about to go or gone. s.mu is held; done is called without it.
+func (o *others) succeed(n news) (done func()) {
+	s := o.s
+	var next *replica // a ready one if there is any, and the last to come
+	for _, r := range s.replicas {
+		if !r.ending && (next == nil || o.ready(r) || !o.ready(next)) {
+			next = r
+		}
+	}
+	if next != nil {
+		return o.move(next, n.words+": ")
+	}
+	o.begin()
+	if n.lost {
+		n.words += fmt.Sprintf(": what is remote fails until another replica of %s is ready", o.path)
+		s.lost = errors.New(n.words)
+	}
+	s.say(n.words)
+	return func() {}
+}
+
+// ready tells whether a replica's pod is. s.mu is held.
+func (o *others) ready(r *replica) bool {
+	c := o.known[r.target.uid]
+	return c != nil && c.Ready
+}
+
+// move makes r the main replica. s.mu is held; done is called without it.
+func (o *others) move(r *replica, why string) (done func()) {
+	s := o.s
+	s.main.Store(r)
+	s.lost = nil
+	hello := r.agent.tunnel.Hello()
+	s.launch.Session.Pod, s.launch.Session.Target = r.target.pod, r.target.name
+	s.launch.Hostname, s.launch.Addrs = hello.Hostname, hello.Addrs
+	s.launch.Policy, s.launch.Start.Pod = s.config.Policy(r.target.mounts), r.target.pod
+	for l := range s.launchers { // what they know is the former one's
+		l.notices.expired(protocol.Expired{Seq: noLeases, All: true})
+	}
+	s.log.Info("moved", "target", r.target.name)
+	s.say(fmt.Sprintf("%sfiles, names and outgoing connections are those of pod %s from now on; the environment stays, and what is open ends with its pod",
+		why, r.target.pod))
+	return func() {
+		if h := r.agent.hearing.Load(); h != nil {
+			h.renew()
+		} // else it is told when it hears
+	}
+}
+
+// replicaOf is the session's replica that a serves; nil: none.
+func (s *Session) replicaOf(a *agent) *replica {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas {
+		if r.agent == a {
+			return r
+		}
+	}
+	return nil
+}
+
+// drop makes r none of the replicas; its agent is the caller's to put. s.mu is held.
+func (s *Session) drop(r *replica) {
+	r.gone = true
+	s.replicas = slices.DeleteFunc(s.replicas, func(other *replica) bool { return other == r })
+	for _, l := range s.listeners {
+		if held := l.held[r]; held != nil {
+			held.Release()
+			delete(l.held, r)
+		}
+	}
+}
+
+// takeAt takes a port that is taken at the main replica at another one, too.
+func (s *Session) takeAt(r *replica, port uint16, l *listener) {
+	held, err := s.steal(s.ctx, r, port, l)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		if err = held.Lost(); err == nil && s.ctx.Err() == nil && !r.gone && s.listeners[port] == l {
+			l.held[r] = held
+			return
+		}
+		held.Release()
+	}
+	if err != nil && s.ctx.Err() == nil && !r.gone {
+		s.say(fmt.Sprintf("replica %s keeps its own requests to port %d: %v", r.target.pod, port, err))
+	}
+}
+
+// putAll gives the agents of a session that has ended back.
+func (as *agents) putAll(s *Session) {
+	s.mu.Lock()
+	all := s.replicas
+	s.replicas = nil
+	s.mu.Unlock()
+	for _, r := range all {
+		as.put(r.agent)
+	}
+}
