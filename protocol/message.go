@@ -262,6 +262,20 @@ type (
 		// Filter: only HTTP requests that it chooses. Others are the pod's, or those
 		// of others with a filter, whose steals of the port are older.
 		Filter *Filter `json:"filter,omitempty"`
+		// Once: only one connection, or with a filter one request, for each arming;
+		// Arm is as of StealState.
+		Once bool   `json:"once,omitempty"`
+		Arm  uint64 `json:"arm,omitempty"`
+	}
+	// StealState may follow the answer, from the daemon, as often as it changes. Each
+	// is answered as Steal is, once it holds.
+	StealState struct {
+		// Paused: what is new is not offered. Others with a filter may get it, else it
+		// is the pod's.
+		Paused bool `json:"paused,omitempty"`
+		// Arm is the number of the last arming, as long as it is good; 0: nothing is to
+		// be offered. The daemon says EALREADY to what it is offered beyond.
+		Arm uint64 `json:"arm,omitempty"`
 	}
 	// A Filter chooses HTTP requests: see package filter. One field is set.
 	Filter struct {

@@ -9,7 +9,8 @@ package protocol
 //   - 2: two links per client
 //   - 3: files are changed; extended attributes; a steal may have a filter;
 //     no path need be UTF-8
-const Version = 3
+//   - 4: a steal may be for one request, and be paused
+const Version = 4
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
 // same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.

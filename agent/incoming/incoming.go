@@ -144,7 +144,8 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 		in.split(ctx, log, conn, p, client, local)
 		return
 	}
-	if s := p.holder(); s != nil {
+	s := p.holder()
+	if arm, ok := s.armed(); ok {
 		if s.probed {
 			var err error
 			if first, err = s.peek(conn); err != nil {
@@ -154,7 +155,7 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 			}
 		}
 		if !first.probe {
-			stream, err := s.offer(protocol.Incoming{Port: local.Port(), Client: client, Local: local})
+			stream, err := s.take(protocol.Incoming{Port: local.Port(), Client: client, Local: local}, arm)
 			if err == nil {
 				log.Debug("stolen connection taken", "holder", s.client.Name())
 				err := s.relay(ctx, conn, stream, first)
@@ -176,6 +177,11 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 // has said something, or has been silent for peekPatience.
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
 	s := &Steal{in: in, since: time.Now(), id: q.ID, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
+	s.held, s.letGo = context.WithCancel(ctx)
+	s.letGo()
+	if q.Once {
+		s.once = new(once)
+	}
 	if q.Patience != 0 {
 		s.patience = min(time.Duration(q.Patience)*time.Second, maxPatience)
 	}
@@ -185,8 +191,8 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 	switch {
 	case q.Port == 0:
 		err = fmt.Errorf("stealing port 0: %w", unix.EINVAL)
-	case q.Mirror && q.Filter != nil:
-		err = fmt.Errorf("mirroring port %d by a filter: %w", q.Port, unix.EOPNOTSUPP)
+	case q.Mirror && (q.Filter != nil || q.Once):
+		err = fmt.Errorf("mirroring port %d by a filter, or once: %w", q.Port, unix.EOPNOTSUPP)
 	case q.Mirror:
 		s.way = in.mirrors
 	case q.Filter != nil:
@@ -201,7 +207,8 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.arm(); err != nil {
+	s.arm(q.Arm)
+	if err := s.settle(); err != nil {
 		s.released = true
 		return nil, errors.Join(err, s.way.Release(s))
 	}

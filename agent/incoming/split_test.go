@@ -77,15 +77,15 @@ func TestSharedPort(t *testing.T) {
 	expect("bob", "bob")
 	expect("alice", "alice") // the older steal's
 	expect("carol", "pod")
-	alice.Suspend()
+	alice.Suspend(Absent)
 	expect("alice", "bob")
-	if err := alice.Resume(); err != nil {
+	if err := alice.Resume(Absent); err != nil {
 		t.Fatal(err)
 	}
 	expect("alice", "alice")
 	alice.Release()
 	expect("alice", "bob")
-	bob.Suspend()
+	bob.Suspend(Absent)
 	expect("bob", "pod")
 	bob.Release()
 	expect("bob", "pod")

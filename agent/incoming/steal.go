@@ -52,12 +52,24 @@ type Steal struct {
 	client   Client
 	life     context.Context // good until the client ends
 
+	once *once // nil: it is offered all
+
 	mu       sync.Mutex         // lock order: mu, then Incoming.mu
-	held     context.Context    // good until the port is suspended or released; guarded by mu
+	held     context.Context    // done while nothing is offered; guarded by mu
 	letGo    context.CancelFunc // of held; guarded by mu
-	armed    bool               // guarded by mu
+	off      Why                // guarded by mu; why nothing is offered, 0: all is
+	comes    bool               // guarded by mu; way is armed
 	released bool               // guarded by mu
 }
+
+// Why is a set of reasons for a holder not to be offered what is new.
+type Why uint8
+
+const (
+	Absent Why = 1 << iota // its client has no link
+	Paused                 // it does not want any, for now
+	sated                  // it wanted one connection, and has it
+)
 
 // Redirect names what brings the connections.
 func (s *Steal) Redirect() string { return s.way.Name() }
@@ -71,7 +83,7 @@ func (s *Steal) Release() {
 	if s.released {
 		return
 	}
-	s.released, s.armed = true, false
+	s.released, s.comes = true, false
 	if err := s.way.Release(s); err != nil {
 		s.in.log.Error("releasing port", "port", s.port, "err", err)
 	}
@@ -79,48 +91,70 @@ func (s *Steal) Release() {
 	s.in.log.Info("port released", "port", s.port, "holder", s.client.Name())
 }
 
-// Suspend leaves new connections to the pod until Resume, while the port stays
-// claimed. What came and is not taken yet goes to the pod, connections that
-// were taken go on.
-func (s *Steal) Suspend() {
+// Suspend leaves what is new to the pod, or to other holders, until Resume for
+// the same reason, while the port stays claimed. What came and is not taken yet
+// goes there, too; connections that were taken go on.
+func (s *Steal) Suspend(why Why) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.armed {
+	if s.released || s.off&why != 0 {
 		return
 	}
-	s.armed = false
-	if err := s.way.Suspend(s); err != nil {
+	s.off |= why
+	if err := s.settle(); err != nil {
 		s.in.log.Error("suspending port", "port", s.port, "err", err)
 	}
-	s.letGo()
 	s.in.log.Info("port suspended", "port", s.port, "holder", s.client.Name())
 }
 
-// Resume brings new connections to the holder again.
-func (s *Steal) Resume() error {
+// Resume ends what Suspend began, for a reason. An error says that nothing comes.
+func (s *Steal) Resume(why Why) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.released {
 		return fmt.Errorf("resuming port %d: it was released: %w", s.port, unix.EBADF)
 	}
-	if s.armed {
+	if s.off&why == 0 {
 		return nil
 	}
-	if err := s.arm(); err != nil {
+	s.off &^= why
+	if err := s.settle(); err != nil {
+		s.off |= why
 		return err
 	}
 	s.in.log.Info("port resumed", "port", s.port, "holder", s.client.Name())
 	return nil
 }
 
-// arm begins a hold. The caller has mu.
-func (s *Steal) arm() error {
-	s.held, s.letGo = context.WithCancel(s.life)
-	if err := s.way.Arm(s); err != nil {
-		s.letGo()
+// settle has come, and be offered, what the reasons leave. A pause does not
+// redirect a filtered port's connections: what they carry later may be wanted. The
+// caller has mu.
+func (s *Steal) settle() error {
+	if s.released {
+		return nil
+	}
+	held := s.off == 0
+	comes := held || s.filter != nil && s.off == Paused
+	switch {
+	case held && s.held.Err() != nil: // the first connection may come at once
+		s.held, s.letGo = context.WithCancel(s.life)
+	case !held:
+		defer s.letGo()
+	}
+	if comes == s.comes {
+		return nil
+	}
+	do := s.way.Suspend
+	if comes {
+		do = s.way.Arm
+	}
+	if err := do(s); err != nil {
+		if comes {
+			s.letGo()
+		}
 		return err
 	}
-	s.armed = true
+	s.comes = comes
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/agent/files"
+	"mirrord/agent/incoming"
 	"mirrord/agent/outgoing"
 	"mirrord/protocol"
 )
@@ -302,8 +303,32 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 	if err := protocol.WriteMessage(stream, protocol.KindSteal, reply, nil); err != nil {
 		return err
 	}
-	_, _ = io.Copy(io.Discard, stream)
-	return nil
+	for {
+		f, err := protocol.ReadFrame(stream)
+		if err != nil {
+			return nil // it is over
+		}
+		state, err := decode[protocol.StealState](f)
+		if err == nil {
+			err = set(s, state)
+		}
+		if err != nil {
+			return protocol.WriteError(stream, "steal", err)
+		}
+		if err := protocol.WriteMessage(stream, protocol.KindSteal, reply, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// set does what a client says of a port that it holds.
+func set(s *incoming.Steal, state protocol.StealState) error {
+	if state.Paused {
+		s.Suspend(incoming.Paused)
+	} else if err := s.Resume(incoming.Paused); err != nil {
+		return err
+	}
+	return s.Arm(state.Arm)
 }
 
 // watch tells the client which of its leases expire, for as long as the stream is open.

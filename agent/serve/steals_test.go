@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"mirrord/agent/incoming"
 	"mirrord/protocol/link"
 	"mirrord/protocol/link/linktest"
 )
@@ -17,14 +18,14 @@ import (
 // A port is a hold that tells what became of it.
 type port struct{ suspended, resumed int }
 
-func (p *port) Suspend()      { p.suspended++ }
-func (p *port) Resume() error { p.resumed++; return nil }
+func (p *port) Suspend(incoming.Why)      { p.suspended++ }
+func (p *port) Resume(incoming.Why) error { p.resumed++; return nil }
 
 // A lost port cannot be taken again.
 type lost struct{}
 
-func (lost) Suspend()      {}
-func (lost) Resume() error { return net.ErrClosed }
+func (lost) Suspend(incoming.Why)      {}
+func (lost) Resume(incoming.Why) error { return net.ErrClosed }
 
 // Whoever has a port that is lost hears of it.
 func TestResumeFails(t *testing.T) {

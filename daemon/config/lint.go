@@ -121,6 +121,10 @@ func (c *checker) limit() {
 		at, key := c.where(filterKinds()...)
 		c.warn(at, key, "only what is stolen is filtered: all is mirrored")
 	}
+	if cfg.Incoming.Mode == "mirror" && cfg.Incoming.Once {
+		at, key := c.where(incomingKey + ".once")
+		c.warn(at, key, "only of what is stolen: all is mirrored")
+	}
 }
 
 // where is the place of the first of keys that the file gives.

@@ -28,6 +28,7 @@ var methods = map[string]method{
 	ide.MethodSessionStop:      answer(sessionStop),
 	ide.MethodSessionList:      answer(sessionList),
 	ide.MethodRestart:          answer(sessionRestart),
+	ide.MethodSessionArm:       answer(sessionArm),
 	ide.MethodSessionEvents:    answer(sessionEvents),
 	ide.MethodSessionRequest:   answer(sessionRequest),
 	ide.MethodFileList:         answer(fileList),

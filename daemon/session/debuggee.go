@@ -10,6 +10,7 @@ import (
 
 	"mirrord/layer"
 	"mirrord/layer/launch"
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 )
 
@@ -31,15 +32,37 @@ type debuggee struct {
 // A pause is the time for which a debuggee is stopped.
 type pause struct {
 	over    chan struct{} // closed when it goes on, or has ended
-	tooLong chan struct{} // closed when connections have waited long enough
+	tooLong chan struct{} // closed when connections have waited long enough; under Session.mu
 	timer   *time.Timer
 	limit   time.Duration
 }
 
-func newPause(limit time.Duration) *pause {
-	p := &pause{over: make(chan struct{}), tooLong: make(chan struct{}), limit: limit}
-	p.timer = time.AfterFunc(limit, func() { close(p.tooLong) })
-	return p
+// stop begins a debuggee's pause. s.mu is held.
+func (s *Session) stop(d *debuggee) {
+	p := &pause{over: make(chan struct{}), tooLong: make(chan struct{}), limit: s.whileStopped}
+	d.pause = p
+	if p.limit == 0 {
+		close(p.tooLong)
+		return
+	}
+	p.timer = time.AfterFunc(p.limit, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if d.pause == p {
+			close(p.tooLong)
+			s.settleAll()
+		}
+	})
+}
+
+// passes tells whether connections do not wait any longer. Session.mu is held.
+func (p *pause) passes() bool {
+	select {
+	case <-p.tooLong:
+		return true
+	default:
+		return false
+	}
 }
 
 // wait returns when the debuggee goes on or has ended. An error means that the
@@ -58,7 +81,9 @@ func (p *pause) wait(ctx context.Context) error {
 // resume ends a debuggee's pause. Session.mu is held.
 func (d *debuggee) resume() {
 	if d.pause != nil {
-		d.pause.timer.Stop()
+		if d.pause.timer != nil {
+			d.pause.timer.Stop()
+		}
 		close(d.pause.over)
 		d.pause = nil
 	}
@@ -127,7 +152,7 @@ func (s *Session) lookAtDebuggees() (any bool) {
 		d.seen = now.stopped
 		switch {
 		case still && d.pause == nil:
-			d.pause = newPause(s.whileStopped)
+			s.stop(d)
 			s.event(ide.SessionEvent{Kind: ide.EventStopped, PID: d.pid})
 		case !still && d.pause != nil:
 			d.resume()
@@ -135,6 +160,7 @@ func (s *Session) lookAtDebuggees() (any bool) {
 		}
 		return false
 	})
+	s.settleAll()
 	s.watching = len(s.debuggees) > 0
 	return s.watching
 }
@@ -148,6 +174,24 @@ func (s *Session) pauseOf(l *listener) *pause {
 		}
 	}
 	return nil
+}
+
+// settle has the agent offer what a listener is to get now: nothing new while its
+// debuggee is stopped and none waits for it; and of one that is to get a single
+// request, that one. s.mu is held.
+func (s *Session) settle(l *listener) {
+	p := s.pauseOf(l)
+	state := protocol.StealState{Paused: p != nil && p.passes()}
+	if l.once {
+		state.Arm = s.arming()
+	}
+	l.held.Set(state)
+}
+
+func (s *Session) settleAll() {
+	for _, l := range s.listeners {
+		s.settle(l)
+	}
 }
 
 // restarts tells whether a listener that is gone may come again: its debugger

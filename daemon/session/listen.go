@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mirrord/daemon/forward"
+	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
@@ -34,7 +35,8 @@ type listener struct {
 	mirror   bool
 	patience uint32 // see protocol.Steal
 	filter   *protocol.Filter
-	release  func()
+	once     bool
+	held     *tunnel.Held
 }
 
 // A lost listener is expected to listen again.
@@ -64,12 +66,16 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	}
 	s.mu.Lock()
 	steal.Patience, steal.Filter = s.patience(), s.filterOf(port, steal.Mirror)
+	steal.Once = s.config.Incoming.Once && !steal.Mirror
+	if steal.Once {
+		steal.Arm = s.arming()
+	}
 	l := &listener{
 		at: at, owner: owner, by: s.debuggeesOf(owner),
-		mirror: steal.Mirror, patience: steal.Patience, filter: steal.Filter,
+		mirror: steal.Mirror, patience: steal.Patience, filter: steal.Filter, once: steal.Once,
 	}
 	s.mu.Unlock()
-	release, err := s.agent.tunnel.Steal(ctx, steal, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
+	held, err := s.agent.tunnel.Steal(ctx, steal, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
 	})
 	if err != nil {
@@ -78,11 +84,12 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
-		release()
+		held.Release()
 		return s.ctx.Err()
 	}
-	l.release = release
+	l.held = held
 	s.listeners[port] = l
+	s.settle(l)
 	s.log.Info("port taken", "port", port, "mirror", steal.Mirror, "probed", steal.Probed)
 	s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
 	return nil
@@ -123,7 +130,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	if l == nil {
 		return false
 	}
-	if l.mirror != mirror || l.patience != s.patience() || !reflect.DeepEqual(l.filter, s.filterOf(port, mirror)) { // the configuration was read again
+	if l.mirror != mirror || l.patience != s.patience() || l.once != (s.config.Incoming.Once && !mirror) || !reflect.DeepEqual(l.filter, s.filterOf(port, mirror)) { // the configuration was read again
 		s.giveBack(port, "it is taken in another way")
 		return false
 	}
@@ -135,6 +142,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 		at.Inodes = append(old, at.Inodes...)
 	}
 	l.at, l.owner, l.by = at, owner, s.debuggeesOf(owner)
+	s.settle(l)
 	if l.lost != nil {
 		l.find()
 		s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
@@ -164,6 +172,11 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 	if err == nil {
 		s.wg.Add(1)
 		defer s.wg.Done()
+	}
+	if err == nil && l.once {
+		if err = s.spend(in.Port); err == nil {
+			defer func() { s.unspend(err) }()
+		}
 	}
 	s.mu.Unlock()
 	watch := s.traffic.Incoming(in.Port, l.mirror, in.Client)
@@ -276,7 +289,7 @@ func (s *Session) checkListeners() {
 // giveBack ends a steal. s.mu is held.
 func (s *Session) giveBack(port uint16, why string) {
 	l := s.listeners[port]
-	l.release()
+	l.held.Release()
 	delete(s.listeners, port)
 	l.find()
 	s.log.Info("port given back", "port", port, "why", why)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -145,9 +146,9 @@ type steal struct {
 	handler Handler
 }
 
-// Steal takes over a port; h gets its connections until release is called. It
+// Steal takes over a port; h gets its connections until it is released. It
 // returns when the redirect is active.
-func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler) (release func(), err error) {
+func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler) (*Held, error) {
 	t.mu.Lock()
 	for _, other := range t.steals {
 		if other.port == q.Port && !other.mirror && !q.Mirror && !(other.filter && q.Filter != nil) {
@@ -169,5 +170,75 @@ func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler) (releas
 		forget()
 		return nil, err
 	}
-	return func() { s.Close(); forget() }, nil
+	first := protocol.StealState{Arm: q.Arm}
+	return &Held{t: t, stream: s, forget: forget, want: first, said: first}, nil
+}
+
+// Held is a port that is taken.
+//
+// Goroutines: one while the agent is told something.
+type Held struct {
+	t      *Tunnel
+	stream net.Conn
+	forget func()
+
+	mu     sync.Mutex
+	want   protocol.StealState // guarded by mu
+	said   protocol.StealState // guarded by mu
+	heard  chan struct{}       // guarded by mu; closed when there is no more to say; nil: there was nothing yet
+	saying bool                // guarded by mu
+}
+
+// Release gives the port back.
+func (h *Held) Release() {
+	h.stream.Close()
+	h.forget()
+}
+
+// Set has the agent know the state, and of several the last. It does not wait.
+func (h *Held) Set(state protocol.StealState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.want = state
+	if !h.saying && h.want != h.said {
+		h.heard = make(chan struct{})
+		h.saying = h.t.begin(h.say)
+	}
+}
+
+// Wait returns when the agent has done what was Set, or the port is released.
+func (h *Held) Wait(ctx context.Context) error {
+	h.mu.Lock()
+	saying, heard := h.saying, h.heard
+	h.mu.Unlock()
+	if !saying {
+		return nil
+	}
+	select {
+	case <-heard:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (h *Held) say() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.want != h.said {
+		state := h.want
+		h.mu.Unlock()
+		_, err := protocol.Call(h.stream, protocol.KindSteal, state, new(protocol.StealReply))
+		h.mu.Lock()
+		if err != nil { // the port is not held any more
+			close(h.heard)
+			h.heard = nil
+			h.saying = false
+			return
+		}
+		h.said = state
+	}
+	close(h.heard)
+	h.heard = nil
+	h.saying = false
 }

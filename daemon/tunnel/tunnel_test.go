@@ -142,7 +142,7 @@ func TestStolenConnectionsReachThePortsHandler(t *testing.T) {
 		protocol.WriteMessage(s, protocol.KindIncoming, protocol.IncomingReply{}, nil)
 		s.Close()
 	}
-	release, err := tun.Steal(t.Context(), protocol.Steal{Port: 8080}, take)
+	held, err := tun.Steal(t.Context(), protocol.Steal{Port: 8080}, take)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestStolenConnectionsReachThePortsHandler(t *testing.T) {
 	if err := <-answers; err == nil {
 		t.Error("a connection of no steal was taken")
 	}
-	release()
+	held.Release()
 	close(offer)
 }
 
