@@ -262,6 +262,9 @@ type (
 		// Filter: only HTTP requests that it chooses. Others are the pod's, or those
 		// of others with a filter, whose steals of the port are older.
 		Filter *Filter `json:"filter,omitempty"`
+		// Flush says which of the pod's connections of before are cut, so that their
+		// clients connect anew: a Flush constant.
+		Flush string `json:"flush,omitempty"`
 		// Once: only one connection, or with a filter one request, for each arming;
 		// Arm is as of StealState.
 		Once bool   `json:"once,omitempty"`
@@ -309,6 +312,13 @@ type (
 		Local  netip.AddrPort `json:"local"` // the address the client asked for
 	}
 	IncomingReply struct{}
+)
+
+// Of Steal.Flush.
+const (
+	FlushOff  = ""
+	FlushIdle = "idle" // those without data in flight that their clients have nothing to expect from, as soon as they are
+	FlushAll  = "all"
 )
 
 // A WriteOp is what a Write does.

@@ -176,9 +176,21 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 // there may be any number, as of steals with a filter. From a probed port a connection comes when its client
 // has said something, or has been silent for peekPatience.
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
+	s, err := in.hold(ctx, q, client)
+	if err == nil && s.flushed != nil {
+		<-s.flushed
+	}
+	return s, err
+}
+
+func (in *Incoming) hold(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
 	s := &Steal{in: in, since: time.Now(), id: q.ID, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
 	s.held, s.letGo = context.WithCancel(ctx)
 	s.letGo()
+	s.stay = func() {}
+	if !q.Mirror {
+		s.flushes = q.Flush
+	}
 	if q.Once {
 		s.once = new(once)
 	}

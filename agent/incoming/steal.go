@@ -52,13 +52,16 @@ type Steal struct {
 	client   Client
 	life     context.Context // good until the client ends
 
-	once *once // nil: it is offered all
+	once    *once  // nil: it is offered all
+	flushes string // what it wants cut, a protocol.Flush constant
 
 	mu       sync.Mutex         // lock order: mu, then Incoming.mu
 	held     context.Context    // done while nothing is offered; guarded by mu
 	letGo    context.CancelFunc // of held; guarded by mu
 	off      Why                // guarded by mu; why nothing is offered, 0: all is
 	comes    bool               // guarded by mu; way is armed
+	stay     context.CancelFunc // guarded by mu; ends flush
+	flushed  chan struct{}      // guarded by mu; closed when flush has looked at all once
 	released bool               // guarded by mu
 }
 
@@ -88,6 +91,7 @@ func (s *Steal) Release() {
 		s.in.log.Error("releasing port", "port", s.port, "err", err)
 	}
 	s.letGo()
+	s.stay()
 	s.in.log.Info("port released", "port", s.port, "holder", s.client.Name())
 }
 
@@ -154,7 +158,15 @@ func (s *Steal) settle() error {
 		}
 		return err
 	}
-	s.comes = comes
+	if s.comes = comes; !comes {
+		s.stay()
+		return nil
+	}
+	var ctx context.Context
+	ctx, s.stay = context.WithCancel(s.life)
+	flushed := make(chan struct{})
+	s.flushed = flushed
+	s.in.wg.Go(func() { s.flush(ctx, sync.OnceFunc(func() { close(flushed) })) })
 	return nil
 }
 

@@ -88,6 +88,7 @@ type Incoming struct {
 	IgnorePorts []uint16
 	Filter      *protocol.Filter // of what is stolen; nil: all of it
 	FilterPorts []uint16         // only there; empty: everywhere
+	Flush       string           // which connections of before are cut: a protocol.Flush constant
 	Once        bool             // a single request is stolen, or connection without a filter
 	// WhileRestarting is how long connections wait for a debuggee that is being
 	// restarted; 0: they go to the pod. WhileStopped, for one that its debugger
@@ -132,7 +133,7 @@ func defaults() *Config {
 	return &Config{
 		Env:       Env{Enabled: true},
 		FS:        FS{Mode: "read", CacheTime: 10 * time.Second},
-		Incoming:  Incoming{Mode: "mirror", WhileRestarting: 10 * time.Second, WhileStopped: waitStopped},
+		Incoming:  Incoming{Mode: "mirror", Flush: protocol.FlushIdle, WhileRestarting: 10 * time.Second, WhileStopped: waitStopped},
 		Outgoing:  Outgoing{TCP: true, UDP: true},
 		DNS:       true,
 		Hostname:  true,

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"syscall"
@@ -18,6 +19,9 @@ import (
 // kernel tells nobody but the tracer. What a debugger does between two looks, as
 // for a log point, is no stop.
 const stoppedEach = 100 * time.Millisecond
+
+// knownTime is how long the agent may take to learn of it, before all others do.
+const knownTime = time.Second
 
 // A debuggee is a process that a debugger traces, as its launcher has told.
 type debuggee struct {
@@ -134,6 +138,7 @@ func (s *Session) watchDebuggees() {
 
 func (s *Session) lookAtDebuggees() (any bool) {
 	kills := launch.OutOfMemoryKills()
+	var tell []ide.SessionEvent // once it is true of connections, too
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.debuggees = slices.DeleteFunc(s.debuggees, func(d *debuggee) bool {
@@ -153,14 +158,24 @@ func (s *Session) lookAtDebuggees() (any bool) {
 		switch {
 		case still && d.pause == nil:
 			s.stop(d)
-			s.event(ide.SessionEvent{Kind: ide.EventStopped, PID: d.pid})
+			tell = append(tell, ide.SessionEvent{Kind: ide.EventStopped, PID: d.pid})
 		case !still && d.pause != nil:
 			d.resume()
-			s.event(ide.SessionEvent{Kind: ide.EventContinued, PID: d.pid})
+			tell = append(tell, ide.SessionEvent{Kind: ide.EventContinued, PID: d.pid})
 		}
 		return false
 	})
 	s.settleAll()
+	if len(tell) > 0 {
+		s.mu.Unlock()
+		ctx, cancel := context.WithTimeout(s.ctx, knownTime)
+		_ = s.settled(ctx) // a link that is cut delays nothing else
+		cancel()
+		s.mu.Lock()
+	}
+	for _, e := range tell {
+		s.event(e)
+	}
 	s.watching = len(s.debuggees) > 0
 	return s.watching
 }
@@ -192,6 +207,19 @@ func (s *Session) settleAll() {
 	for _, l := range s.listeners {
 		s.settle(l)
 	}
+}
+
+// settled returns when the agent knows.
+func (s *Session) settled(ctx context.Context) error {
+	s.mu.Lock()
+	listeners := slices.Collect(maps.Values(s.listeners))
+	s.mu.Unlock()
+	for _, l := range listeners {
+		if err := l.held.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // restarts tells whether a listener that is gone may come again: its debugger

@@ -300,8 +300,7 @@ func TestDebuggeeIsStoppedForLong(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, told, ide.EventContinued)
-	for <-whoAnswers(port) != "first" { // when the agent knows
-	}
+	wantAnswer(t, "after it went on", whoAnswers(port), "first")
 }
 
 // Where the pod is to get them, connections do not wait at all, and so it is with
@@ -325,7 +324,8 @@ func TestDebuggeeIsPassedBy(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, told, ide.EventStopped)
-	for ask() != "pod" { // when the agent knows
+	if got := ask(); got != "pod" {
+		t.Errorf("while it is stopped: %q", got)
 	}
 	if got := alice(t, port)(); got != "pod" {
 		t.Errorf("another connection: %q", got)
@@ -338,7 +338,8 @@ func TestDebuggeeIsPassedBy(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, told, ide.EventContinued)
-	for ask() != "debuggee" {
+	if got := ask(); got != "debuggee" {
+		t.Errorf("when it goes on: %q", got)
 	}
 }
 

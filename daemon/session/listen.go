@@ -66,6 +66,9 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	}
 	s.mu.Lock()
 	steal.Patience, steal.Filter = s.patience(), s.filterOf(port, steal.Mirror)
+	if !steal.Mirror {
+		steal.Flush = s.config.Incoming.Flush
+	}
 	steal.Once = s.config.Incoming.Once && !steal.Mirror
 	if steal.Once {
 		steal.Arm = s.arming()

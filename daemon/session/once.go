@@ -3,8 +3,6 @@ package session
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -51,12 +49,9 @@ func (s *Session) rearm(ctx context.Context) (once bool, err error) {
 		once = true
 		s.arm()
 	}
-	listeners := slices.Collect(maps.Values(s.listeners))
 	s.mu.Unlock()
-	for _, l := range listeners {
-		if err = l.held.Wait(ctx); err != nil {
-			return once, fmt.Errorf("arming session %s: telling the agent: %w", s.id, err)
-		}
+	if err := s.settled(ctx); err != nil {
+		return once, fmt.Errorf("arming session %s: telling the agent: %w", s.id, err)
 	}
 	return once, nil
 }
