@@ -24,12 +24,18 @@ import (
 // back but "wait", which it answers with "free" when it may.
 const podVariable = "TEST_POD"
 
+// podSpeaksHTTP, as the variable's value: it does that, and answers "pod".
+const podSpeaksHTTP = "http"
+
 func servePod() {
 	l, err := net.Listen("tcp", ":0")
 	if err != nil {
 		panic(err)
 	}
 	fmt.Println(l.Addr().(*net.TCPAddr).Port)
+	if os.Getenv(podVariable) == podSpeaksHTTP {
+		panic(http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pod") })))
+	}
 	var mu sync.Mutex
 	var waiting []net.Conn
 	go func() {
@@ -65,10 +71,12 @@ func servePod() {
 	}
 }
 
-func newPod(t *testing.T) (port uint16, free func()) {
+func newPod(t *testing.T) (port uint16, free func()) { return startPod(t, "words") }
+
+func startPod(t *testing.T, speaks string) (port uint16, free func()) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), podVariable+"=1")
+	cmd.Env = append(os.Environ(), podVariable+"="+speaks)
 	cmd.Stderr = t.Output()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
