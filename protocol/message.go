@@ -260,7 +260,8 @@ type (
 		// Until then the connection waits, as it does for a debuggee that restarts.
 		Patience uint32 `json:"patience,omitempty"`
 		// Filter: only HTTP requests that it chooses. Others are the pod's, or those
-		// of others with a filter, whose steals of the port are older.
+		// of others with a filter, whose steals of the port are older. Of a mirror:
+		// copies of these.
 		Filter *Filter `json:"filter,omitempty"`
 		// Flush says which of the pod's connections of before are cut, so that their
 		// clients connect anew: a Flush constant.

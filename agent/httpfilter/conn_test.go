@@ -77,6 +77,7 @@ func (p *place) Take() (Conn, error) {
 // A world is a port with its places.
 type world struct {
 	over    context.Context // nil: never
+	deaf    bool
 	pod     *place
 	holders []*place
 	first   atomic.Bool
@@ -89,6 +90,7 @@ func (w *world) Over() context.Context {
 	}
 	return w.over
 }
+func (w *world) Deaf() bool       { return w.deaf }
 func (w *world) PodFirst() bool   { return w.first.Load() }
 func (w *world) Spoke(first bool) { w.first.Store(first) }
 

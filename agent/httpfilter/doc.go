@@ -70,6 +70,8 @@ type Exits interface {
 	// PodFirst tells whether on this port the pod speaks first, as far as Spoke was told.
 	PodFirst() bool
 	Spoke(podFirst bool)
+	// Deaf tells whether nobody hears the answers: the client's words are a copy.
+	Deaf() bool
 	// Over is done when no request is anybody's but the pod's any more.
 	Over() context.Context
 }

@@ -29,6 +29,7 @@ const (
 	resetsPerTime = 100       // more of them each second
 	tableSize     = 4 << 10   // of HPACK, each way
 	lastWords     = time.Second
+	boundless     = 1 << 50 // window of who hears nothing
 )
 
 // A conn2 is a client's connection in HTTP/2. Each stream of it goes to the pod
@@ -108,6 +109,9 @@ func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits, o *offe
 	}
 	c.client = newSide(c, nil)
 	c.client.conn = client
+	if exits.Deaf() {
+		c.client.window = boundless
+	}
 	defer c.wg.Wait()
 	defer c.kill()
 	defer context.AfterFunc(ctx, c.kill)()
@@ -243,7 +247,9 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 	}
 	c.streams[id] = st
 	c.heads += st.size
-	st.answer.window = c.client.initial
+	if st.answer.window = c.client.initial; c.exits.Deaf() {
+		st.answer.window = boundless
+	}
 	st.request.put(item{fields: fields, end: end})
 	if answer != filter.Unsure {
 		c.assign(st, holder)

@@ -203,16 +203,17 @@ func (in *Incoming) hold(ctx context.Context, q protocol.Steal, client Client) (
 	switch {
 	case q.Port == 0:
 		err = fmt.Errorf("stealing port 0: %w", unix.EINVAL)
-	case q.Mirror && (q.Filter != nil || q.Once):
-		err = fmt.Errorf("mirroring port %d by a filter, or once: %w", q.Port, unix.EOPNOTSUPP)
-	case q.Mirror:
-		s.way = in.mirrors
+	case q.Mirror && q.Once:
+		err = fmt.Errorf("mirroring port %d once: %w", q.Port, unix.EOPNOTSUPP)
 	case q.Filter != nil:
 		if s.filter, err = filter.Compile(*q.Filter); err != nil {
-			err = fmt.Errorf("stealing port %d by a filter: %w: %w", q.Port, err, unix.EINVAL)
-			break
+			err = fmt.Errorf("taking port %d by a filter: %w: %w", q.Port, err, unix.EINVAL)
 		}
-		s.way, err = in.claim(s)
+	}
+	switch {
+	case err != nil:
+	case q.Mirror:
+		s.way = in.mirrors
 	default:
 		s.way, err = in.claim(s)
 	}

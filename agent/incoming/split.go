@@ -63,6 +63,7 @@ func (e *exits) Choose(r *filter.Request) (httpfilter.Holder, filter.Answer) {
 	return nil, filter.No
 }
 
+func (e *exits) Deaf() bool            { return false }
 func (e *exits) Over() context.Context { return e.port.over }
 
 func (e *exits) PodFirst() bool { return e.port.podFirst.Load() }

@@ -112,7 +112,7 @@ func TestSharedOrNot(t *testing.T) {
 	}
 	for want, f := range map[error]protocol.Steal{
 		unix.EINVAL:     {Port: 7, Filter: &protocol.Filter{Path: "("}},
-		unix.EOPNOTSUPP: {Port: 7, Filter: user("alice"), Mirror: true},
+		unix.EOPNOTSUPP: {Port: 7, Filter: user("alice"), Mirror: true, Once: true},
 	} {
 		if _, err := in.Steal(t.Context(), f, holder(refusing)); !errors.Is(err, want) {
 			t.Errorf("%+v: %v", f, err)

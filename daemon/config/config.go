@@ -86,7 +86,7 @@ type Incoming struct {
 	Mode        string // off, mirror, steal
 	Ports       []uint16
 	IgnorePorts []uint16
-	Filter      *protocol.Filter // of what is stolen; nil: all of it
+	Filter      *protocol.Filter // of what is taken; nil: all of it
 	FilterPorts []uint16         // only there; empty: everywhere
 	Flush       string           // which connections of before are cut: a protocol.Flush constant
 	Once        bool             // a single request is stolen, or connection without a filter

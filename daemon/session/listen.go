@@ -65,7 +65,7 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		Port: port, Mirror: r.Flags&layer.ListenMirror != 0, Probed: slices.Contains(s.target.probed, int(port)),
 	}
 	s.mu.Lock()
-	steal.Patience, steal.Filter = s.patience(), s.filterOf(port, steal.Mirror)
+	steal.Patience, steal.Filter = s.patience(), s.config.Incoming.FilterOf(port)
 	if !steal.Mirror {
 		steal.Flush = s.config.Incoming.Flush
 	}
@@ -133,7 +133,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	if l == nil {
 		return false
 	}
-	if l.mirror != mirror || l.patience != s.patience() || l.once != (s.config.Incoming.Once && !mirror) || !reflect.DeepEqual(l.filter, s.filterOf(port, mirror)) { // the configuration was read again
+	if l.mirror != mirror || l.patience != s.patience() || l.once != (s.config.Incoming.Once && !mirror) || !reflect.DeepEqual(l.filter, s.config.Incoming.FilterOf(port)) { // the configuration was read again
 		s.giveBack(port, "it is taken in another way")
 		return false
 	}
@@ -151,14 +151,6 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 		s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
 	}
 	return true
-}
-
-// filterOf chooses what is stolen from a port; nil: all. s.mu is held.
-func (s *Session) filterOf(port uint16, mirror bool) *protocol.Filter {
-	if mirror {
-		return nil
-	}
-	return s.config.Incoming.FilterOf(port)
 }
 
 // patience is how many seconds a connection may wait for its debuggee. s.mu is held.
