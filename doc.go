@@ -29,7 +29,8 @@
 //	    daemon/forward: loopback endpoints. daemon/files: the target's files as FUSE nodes;
 //	    daemon/files/browse: as a directory for people.
 //	    daemon/traffic: what goes through a session.
-//	    daemon/debug: Delve. daemon/debug/endpoint: where editors meet it.
+//	    daemon/debug: Delve. daemon/debug/endpoint: where editors meet it, and are
+//	    told which request a goroutine that stops serves.
 //	  - extensions/vscode: a client of the daemon, and all that VS Code needs: status
 //	    item, list of targets, launches of each debug type, sidebar.
 //	  - layer: what is hooked and how it is answered. layer/policy: Local or

@@ -14,13 +14,14 @@ import (
 	"github.com/google/go-dap"
 
 	"mirrord/daemon/debug/debugtest"
+	"mirrord/daemon/debug/endpoint"
 	"mirrord/protocol/ide"
 )
 
 // eventsOf starts `mirrord session events`.
-func eventsOf(t *testing.T) (until func(kind string) ide.SessionEvent) {
+func eventsOf(t *testing.T, flags ...string) (until func(kind string) ide.SessionEvent) {
 	t.Helper()
-	cmd := mirrord(t, "session", "events", "-o", "json")
+	cmd := mirrord(t, append([]string{"session", "events", "-o", "json"}, flags...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +136,59 @@ func TestRequestsWhileDebugged(t *testing.T) {
 	if answer := <-ask(); !strings.Contains(answer, fromPod) {
 		t.Errorf("after the end the answer is %q", answer)
 	}
+}
+
+// At a breakpoint the user is told which stolen request the goroutine serves, and
+// from which pod, by Delve's own dlv dap and by debug/start; who listens to the
+// session is told, too. What is secret is masked.
+func TestRequestAtBreakpoint(t *testing.T) {
+	namespace, address := ownShop(t)
+	e := openEditor(t, ownDaemon(t))
+	until := eventsOf(t, "--traffic")
+	web := buildFor(t, "./testdata/apps/shop/web")
+	front := frontSource(t)
+	s := e.session(namespace, "web", true)
+	stops := func(c *debugtest.Client) {
+		t.Helper()
+		c.Launch(debugtest.Args{"mode": "exec", "program": web, "args": []string{"-copy=debuggee"}})
+		c.Break(front, dap.SourceBreakpoint{Line: debugtest.Mark(t, front, answering)})
+		c.Run()
+		until(ide.EventTaken)
+		answer := make(chan string, 1)
+		go func() {
+			out, err := tryKubectl("exec", "client", "-n", namespace, "--", "/shop", "get",
+				"-H", "X-User: anna", "-H", "Authorization: Bearer sesame", "http://"+address+"/cart?id=3")
+			answer <- fmt.Sprint(out, err)
+		}()
+		thread := c.Stopped("breakpoint")
+		told := until(ide.EventServing)
+		if r := told.Serving; told.Session != s.ID || r.Thread != int64(thread) || r.Method != "GET" || r.Path != "/cart?id=3" || r.Pod != namespace+"/client" {
+			t.Errorf("who listens is told %+v", r)
+		}
+		var shown string
+		for !strings.Contains(shown, "X-User: anna") {
+			if out := debugtest.Next[*dap.OutputEvent](c); out.Body.Category == "console" {
+				shown += out.Body.Output
+			}
+		}
+		want := fmt.Sprintf("mirrord: goroutine %d serves GET /cart?id=3 from pod %s/client (", thread, namespace)
+		if !strings.Contains(shown, want) || !strings.Contains(shown, "Authorization: …\n") || strings.Contains(shown, "sesame") {
+			t.Errorf("the debug console shows %q, want %q", shown, want)
+		}
+		c.Break(front)
+		c.Resume("continue", thread)
+		if a := <-answer; !strings.Contains(a, `"copy":"debuggee"`) {
+			t.Errorf("the answer is %q", a)
+		}
+		c.Disconnect(true)
+		until(ide.EventGivenBack)
+	}
+	p := debugtest.Start(t, mirrord(t, "dlv", "--session", s.ID, "--", "dap", "--listen=127.0.0.1:0"))
+	stops(p.Dial())
+	if code := p.Wait(); code != 0 {
+		t.Errorf("dlv ended with %d", code)
+	}
+	stops(debugtest.Dial(t, e.debug(s.ID, endpoint.TCP).Endpoint))
 }
 
 // A debuggee that the kernel kills for want of memory: the session ends, and says

@@ -38,7 +38,7 @@ var owners = map[string]string{
 	"github.com/vishvananda/netlink": "agent",
 	"github.com/vishvananda/netns":   "agent",
 	"github.com/hanwen/go-fuse/v2":   "daemon/files",
-	"github.com/spf13/cobra":         "daemon/cli",
+	"github.com/spf13/cobra":         "daemon", // our command line's, and Delve's
 }
 
 var bannedNames = []string{"internal", "cmd", "util", "utils", "common", "helpers", "types"}

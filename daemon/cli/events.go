@@ -24,7 +24,8 @@ case: launchers that come and go, ports that are taken and given back, debuggees
 that their debugger stops. It ends with the session, or when it is interrupted.
 
 With --traffic it also tells of the requests that come to its ports, of its
-connections, and of the target's files that are opened.`,
+connections, of the target's files that are opened, and, of a Go program at a
+breakpoint, which request it stands in.`,
 		Example: "  mirrord session events\n  mirrord session events 1f2e3d4c --traffic\n  mirrord session events 1f2e3d4c -o json",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/debug/endpoint"
 	"mirrord/daemon/rpc"
 	"mirrord/layer/launch"
 	"mirrord/protocol/ide"
@@ -147,6 +148,9 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 		Policy: l.Policy, Hostname: l.Hostname,
 		Socket: c.Info.Layer, Session: l.Session.ID, Again: back.again,
 		Message: func(msg string) { fmt.Fprintf(w, "mirrord: %s\n", indent(msg)) },
+	}
+	if settings.Debugger == launch.Delve || settings.Debugger == launch.DelveServer {
+		settings.Env = append(slices.Clone(me.Env), endpoint.SessionEnv+"="+l.Session.ID+" "+e.dir)
 	}
 	for _, addr := range l.Addrs {
 		ip, err := netip.ParseAddr(addr)

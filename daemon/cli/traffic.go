@@ -25,6 +25,8 @@ func (n narrator) words(e ide.SessionEvent) string {
 		return outgoingWords(e.Outgoing)
 	case e.Kind == ide.EventFile && e.File != nil:
 		return fileWords(e.File)
+	case e.Kind == ide.EventServing && e.Serving != nil:
+		return servingWords(e.Serving)
 	}
 	return wordsOf(e)
 }
@@ -53,6 +55,14 @@ func (n narrator) answered(e ide.SessionEvent) string {
 		what = fmt.Sprintf("%s, gRPC status %d", what, *r.GRPCStatus)
 	}
 	return fmt.Sprintf("%s: %d in %v ms, %d bytes for %d", what, r.Status, r.MS, r.ResponseBytes, r.RequestBytes)
+}
+
+func servingWords(s *ide.Serving) string {
+	from := s.Peer
+	if s.Pod != "" {
+		from = fmt.Sprintf("pod %s (%s)", s.Pod, s.Peer)
+	}
+	return fmt.Sprintf("thread %d stands in request %d: %s %s from %s", s.Thread, s.ID, s.Method, s.Path, from)
 }
 
 func key(e ide.SessionEvent) string { return fmt.Sprint(e.Session, " ", e.Request.ID) }

@@ -45,6 +45,10 @@ func TestTrafficWords(t *testing.T) {
 			"process 5, udp to 10.96.0.10:53 has ended after 9 ms, 1 bytes in, 2 out",
 		},
 		{ide.SessionEvent{Kind: ide.EventFile, File: &ide.File{Path: "/etc/shop", Op: "list", PID: 5, Count: 3}}, "process 5 lists /etc/shop, 3 times"},
+		{
+			ide.SessionEvent{Kind: ide.EventServing, Serving: &ide.Serving{Thread: 9, ID: 7, Method: "GET", Path: "/cart", Peer: "10.1.2.3:4711", Pod: "shop/client"}},
+			"thread 9 stands in request 7: GET /cart from pod shop/client (10.1.2.3:4711)",
+		},
 		{ide.SessionEvent{Kind: ide.EventFile, File: &ide.File{Path: "/a", Op: "open", Write: true, PID: 5, Error: "EROFS"}}, "process 5 opens for writing /a: EROFS"},
 		{ide.SessionEvent{Kind: ide.EventTaken, Port: 80}, "port 80 is stolen"},
 	} {

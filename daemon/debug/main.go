@@ -30,10 +30,15 @@ func main() {
 	} else {
 		logflags.WriteCgoFlagsWarning()
 	}
+	serving := inSession()
 	if os.Getenv(keeper.NestedEnv) != "" && endpoint.Is(os.Args[1:]) {
-		os.Exit(endpoint.Main(os.Args[1:], serveDAP))
+		os.Exit(endpoint.Main(os.Args[1:], serving, serveDAP))
 	}
-	if err := cmds.New(false).Execute(); err != nil {
+	root := cmds.New(false)
+	if serving != nil {
+		tapDAP(root, serving)
+	}
+	if err := root.Execute(); err != nil {
 		os.Exit(1)
 	}
 }

@@ -239,6 +239,12 @@ func (c *Client) Request(ctx context.Context, p ide.RequestParams) (r ide.Reques
 	return r, err
 }
 
+// Serving asks which request a stopped thread serves.
+func (c *Client) Serving(ctx context.Context, p ide.ServingParams) (r ide.ServingResult, err error) {
+	err = c.Call(ctx, ide.MethodSessionServing, p, &r)
+	return r, err
+}
+
 // Restart has a session's configuration read again.
 func (c *Client) Restart(ctx context.Context, p ide.SessionRestartParams) (s ide.Session, err error) {
 	err = c.Call(ctx, ide.MethodRestart, p, &s)

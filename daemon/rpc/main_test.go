@@ -161,6 +161,10 @@ func (f *fake) Events(ctx context.Context, p ide.SessionEventsParams, tell func(
 	return context.Cause(ctx)
 }
 
+func (f *fake) Serving(context.Context, ide.ServingParams) (ide.ServingResult, error) {
+	return ide.ServingResult{}, nil
+}
+
 func (f *fake) Request(p ide.RequestParams) (ide.RequestResult, error) {
 	return ide.RequestResult{Peer: p.ID, Port: uint16(p.Request), Done: p.Reveal}, nil
 }

@@ -31,6 +31,7 @@ var methods = map[string]method{
 	ide.MethodSessionArm:       answer(sessionArm),
 	ide.MethodSessionEvents:    answer(sessionEvents),
 	ide.MethodSessionRequest:   answer(sessionRequest),
+	ide.MethodSessionServing:   answer(sessionServing),
 	ide.MethodFileList:         answer(fileList),
 	ide.MethodFileStat:         answer(fileStat),
 	ide.MethodFileRead:         answer(fileRead),

@@ -32,6 +32,7 @@ type Sessions interface {
 	// Events tells until the session's end, or ctx's.
 	Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error
 	Request(p ide.RequestParams) (ide.RequestResult, error)
+	Serving(ctx context.Context, p ide.ServingParams) (ide.ServingResult, error)
 	ListFiles(ctx context.Context, p ide.FileParams) (ide.FileListResult, error)
 	StatFile(ctx context.Context, p ide.FileParams) (ide.FileEntry, error)
 	ReadFile(ctx context.Context, p ide.FileReadParams) (ide.FileReadResult, error)

@@ -50,6 +50,10 @@ func sessionRequest(k *conn, _ context.Context, p ide.RequestParams) (ide.Reques
 	return k.server.sessions.Request(p)
 }
 
+func sessionServing(k *conn, ctx context.Context, p ide.ServingParams) (ide.ServingResult, error) {
+	return k.server.sessions.Serving(ctx, p)
+}
+
 func sessionList(k *conn, _ context.Context, _ ide.Empty) (ide.SessionListResult, error) {
 	list := k.server.sessions.List()
 	if list == nil {

@@ -47,6 +47,8 @@ type agent struct {
 	turn   chan struct{} // of capacity 1
 	tunnel *tunnel.Tunnel
 
+	cluster *cluster.Cluster // nil: the agent is at an address
+
 	hearing atomic.Pointer[hearing] // nil: it has not begun to hear of leases
 
 	users int         // guarded by agents.mu
@@ -94,7 +96,7 @@ func (as *agents) open(ctx context.Context, key string, start func(context.Conte
 		as.put(a)
 		return nil, err
 	}
-	a.tunnel = o.tunnel
+	a.tunnel, a.cluster = o.tunnel, o.cluster
 	as.mu.Lock()
 	defer as.mu.Unlock()
 	if !as.closed {

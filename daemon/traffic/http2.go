@@ -257,6 +257,7 @@ func (h *h2) headers(d direction, id uint32, s *h2side, at time.Duration) {
 			host = field(fields, "host")
 		}
 		x := h.c.ask(at, pseudo[":method"], pseudo[":path"], host, "HTTP/2", fields)
+		x.stream = id
 		x.request.truncated = x.request.truncated || s.cut
 		h.streams[id] = &h2stream{x: x}
 	case st == nil:

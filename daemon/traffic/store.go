@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -61,10 +62,22 @@ func (s *store) grow(x *exchange, n int) bool {
 	return true
 }
 
+// unanswered finds what who serves a connection may be about to answer: in
+// HTTP/1, where answers come in order, the first; in HTTP/2 that of a stream.
+func (s *store) unanswered(peer netip.AddrPort, stream uint32) *exchange {
+	for _, x := range s.last {
+		if !x.done && x.of.peer == peer && x.stream == stream {
+			return x
+		}
+	}
+	return nil
+}
+
 // An exchange is one request and its answer.
 type exchange struct {
 	id       uint64
 	of       *Incoming
+	stream   uint32 // in HTTP/2
 	w        *watcher
 	begun    time.Duration
 	at       time.Time

@@ -13,6 +13,7 @@
 package traffic
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,32 @@ func (s *Source) Request(id uint64, reveal bool) (ide.RequestResult, bool) {
 		return ide.RequestResult{}, false
 	}
 	return x.result(w.now(), reveal), true
+}
+
+// Serving returns the request that a debuggee serves which has told nobody but a
+// connection's peer, and the stream where it is HTTP/2 (else 0). False: there is
+// none that was seen, or ctx has ended.
+func (s *Source) Serving(ctx context.Context, peer netip.AddrPort, stream uint32) (id uint64, r ide.RequestResult, ok bool) {
+	w := s.current.Load()
+	if w == nil {
+		return 0, r, false
+	}
+	// What came before the question is looked at before the second of two notes is run.
+	looked := make(chan struct{})
+	w.note(func() { w.note(func() { close(looked) }) })
+	select {
+	case <-looked:
+	case <-w.done:
+	case <-ctx.Done():
+		return 0, r, false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	x := w.store.unanswered(peer, stream)
+	if x == nil {
+		return 0, r, false
+	}
+	return x.id, x.result(w.now(), false), true
 }
 
 // Incoming watches a connection to a debuggee.

@@ -283,6 +283,7 @@ type (
 		Connection *Connection `json:"connection,omitempty"`
 		Outgoing   *Outgoing   `json:"outgoing,omitempty"`
 		File       *File       `json:"file,omitempty"`
+		Serving    *Serving    `json:"serving,omitempty"`
 	}
 	SessionListResult struct {
 		Sessions []Session `json:"sessions"`

@@ -3,6 +3,10 @@ package ide
 // MethodSessionRequest asks for a request that was seen: RequestParams, RequestResult.
 const MethodSessionRequest = "session/request"
 
+// MethodSessionServing asks which request a stopped thread serves: ServingParams,
+// ServingResult. Who listens to the session's traffic is told, too.
+const MethodSessionServing = "session/serving"
+
 // Kinds of a SessionEvent that only who asks for Traffic is told.
 const (
 	EventRequest    = "request"    // Request: one has come on a stolen or mirrored connection
@@ -10,6 +14,7 @@ const (
 	EventConnection = "connection" // Connection: a stolen or mirrored one that is not HTTP
 	EventOutgoing   = "outgoing"   // Outgoing: a connection to what the target reaches
 	EventFile       = "file"       // File: of the target
+	EventServing    = "serving"    // Serving: the request at a breakpoint
 )
 
 type (
@@ -74,6 +79,27 @@ type (
 		PID   int    `json:"pid"`
 		Count int    `json:"count,omitempty"` // so often since the event before; left out: once
 		Error string `json:"error,omitempty"` // ENOENT
+	}
+
+	// ServingParams say what is seen of a connection by who serves it.
+	ServingParams struct {
+		ID     string `json:"id"`               // of the session
+		Thread int64  `json:"thread"`           // that has stopped; of Go: the goroutine
+		Peer   string `json:"peer"`             // the client's address, "10.1.2.3:4711"
+		Stream uint32 `json:"stream,omitempty"` // of HTTP/2
+	}
+	// Serving is a request that was not answered yet.
+	Serving struct {
+		Thread int64  `json:"thread"`
+		ID     uint64 `json:"id"` // of the request
+		Method string `json:"method"`
+		Path   string `json:"path"` // with its query
+		Peer   string `json:"peer"`
+		Pod    string `json:"pod,omitempty"` // the client, "NAMESPACE/NAME"; "": it is not known
+	}
+	ServingResult struct {
+		Serving
+		Headers [][2]string `json:"headers"` // what is secret in them is masked
 	}
 
 	// RequestParams: without Reveal, what is secret in headers is masked.

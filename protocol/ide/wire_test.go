@@ -58,9 +58,14 @@ func messages() map[string]any {
 		MethodSessionEvents:                    SessionEventsParams{ID: "5f3a9c21", Traffic: true},
 		MethodSessionEvents + " result":        Empty{},
 		MethodSessionEvent:                     SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventStopped, PID: 4712},
-		MethodSessionList:                      Empty{},
-		MethodSessionList + " result":          SessionListResult{Sessions: []Session{session}},
-		MethodFileList:                         FileParams{ID: "5f3a9c21", Path: "/etc/shop"},
+		MethodSessionServing:                   ServingParams{ID: "5f3a9c21", Thread: 35, Peer: "10.1.2.3:4711", Stream: 3},
+		MethodSessionServing + " result": ServingResult{
+			Serving: Serving{Thread: 35, ID: 7, Method: "GET", Path: "/cart?id=3", Peer: "10.1.2.3:4711", Pod: "shop/client"},
+			Headers: [][2]string{{"Authorization", "…"}},
+		},
+		MethodSessionList:             Empty{},
+		MethodSessionList + " result": SessionListResult{Sessions: []Session{session}},
+		MethodFileList:                FileParams{ID: "5f3a9c21", Path: "/etc/shop"},
 		MethodFileList + " result": FileListResult{Entries: []FileEntry{
 			{Name: "..data", Kind: FileSymlink, Size: 31, Modified: 1763899200000, Mode: 0o777, Target: "..2026_11_23_12_00_00.1763899200", Leads: FileDirectory},
 			{Name: "config.yaml", Kind: FileRegular, Size: 14, Modified: 1763899200500, Mode: 0o644},

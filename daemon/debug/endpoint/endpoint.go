@@ -27,6 +27,10 @@ import (
 // Command stands where a command of Delve could, for the process that serves.
 const Command = "endpoint"
 
+// SessionEnv names the variable of a Delve in a session that says which one: its
+// id, a space, and the daemon's runtime directory.
+const SessionEnv = "MIRRORD_DLV_SESSION"
+
 // Is tells whether a command line of Delve is ours.
 func Is(args []string) bool { return len(args) == 2 && args[0] == Command }
 
@@ -87,6 +91,9 @@ type Server struct {
 	Listener   net.Listener
 	ClientTime time.Duration // for the client to come; 0: clientTime
 
+	// Serving knows of requests; nil: nobody does.
+	Serving Serving
+
 	// Debug is Delve: it serves the client until that is gone, or over is
 	// closed, and closes its connection.
 	Debug func(client net.Conn, over <-chan struct{})
@@ -140,6 +147,7 @@ func (s *Server) debug(client *filter, over <-chan struct{}, why string) {
 	close(done)
 	<-told
 	client.Close()
+	client.wait()
 }
 
 // close ends the endpoint and what waits at it.
@@ -213,7 +221,7 @@ func (s *Server) greet(c net.Conn, first chan<- *filter) {
 	}
 	c.SetReadDeadline(time.Time{})
 	if s.take(c) {
-		first <- newFilter(c, r, m)
+		first <- newFilter(c, r, false, s.Serving, m)
 		return
 	}
 	defer s.leave(c)

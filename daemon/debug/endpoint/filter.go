@@ -3,6 +3,7 @@ package endpoint
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"net"
 	"sync"
@@ -15,20 +16,76 @@ import (
 //   - launch without an outputMode gets "remote": there is no terminal, so the
 //     debuggee's output is told in events.
 //   - attach to a process of this machine is refused.
+//
+// These two are only for a client that has no command line of Delve's. To every
+// one is told which request a goroutine that stops serves: of that Delve is asked
+// in between.
+//
+// Goroutines: one that reads what the client says, and one for each stop; Close
+// ends them, and wait waits.
 type filter struct {
 	net.Conn
-	r     *bufio.Reader
-	first *message // was read already
-	rest  []byte   // of the message that Delve reads
-	raw   bool     // what follows is no message: Delve's to judge
+	r       *bufio.Reader
+	plain   bool    // Delve was started by the client
+	serving Serving // nil: nobody knows of requests
 
-	mu  sync.Mutex
-	out []byte // guarded by mu; what Delve has said of a message
+	client chan said   // what the client says, until that is no message
+	ours   chan []byte // our requests
+	rest   []byte      // of the message that Delve reads
+	raw    bool        // what follows is no message: Delve's to judge
+
+	ctx    context.Context // ends with the connection
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	out     []byte                // guarded by mu; what Delve has said of a message
+	asked   int                   // guarded by mu; our requests
+	answers map[int]chan response // guarded by mu; to those that wait, by their numbers
 }
 
-func newFilter(c net.Conn, r *bufio.Reader, first message) *filter {
-	return &filter{Conn: c, r: r, first: &first}
+type said struct {
+	message
+	err error
 }
+
+func newFilter(c net.Conn, r *bufio.Reader, plain bool, serving Serving, first ...message) *filter {
+	f := &filter{
+		Conn: c, r: r, plain: plain, serving: serving,
+		client: make(chan said), ours: make(chan []byte), answers: map[int]chan response{},
+	}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.wg.Go(func() { f.hear(first) })
+	return f
+}
+
+// hear reads the client's messages, after those that were read already.
+func (f *filter) hear(first []message) {
+	for {
+		var s said
+		if len(first) > 0 {
+			s.message, first = first[0], first[1:]
+		} else {
+			s.message, s.err = readMessage(f.r)
+		}
+		select {
+		case f.client <- s:
+		case <-f.ctx.Done():
+			return
+		}
+		if s.err != nil {
+			return
+		}
+	}
+}
+
+// Close ends the connection and what goes on for it.
+func (f *filter) Close() error {
+	f.cancel()
+	return f.Conn.Close()
+}
+
+func (f *filter) wait() { f.wg.Wait() }
 
 // Read is called by one goroutine, Delve's.
 func (f *filter) Read(p []byte) (int, error) {
@@ -36,34 +93,31 @@ func (f *filter) Read(p []byte) (int, error) {
 		if f.raw {
 			return f.r.Read(p)
 		}
-		m, err := f.next()
-		if err != nil {
-			f.raw = true
-			if len(m.raw) == 0 {
-				return 0, err
+		select {
+		case s := <-f.client:
+			if s.err == nil {
+				f.rest = f.pass(s.message)
+				break
 			}
-			f.rest = m.raw
-			break
+			f.raw = true
+			if len(s.raw) == 0 {
+				return 0, s.err
+			}
+			f.rest = s.raw
+		case f.rest = <-f.ours:
+		case <-f.ctx.Done():
+			return 0, net.ErrClosed
 		}
-		f.rest = f.pass(m)
 	}
 	n := copy(p, f.rest)
 	f.rest = f.rest[n:]
 	return n, nil
 }
 
-func (f *filter) next() (message, error) {
-	if m := f.first; m != nil {
-		f.first = nil
-		return *m, nil
-	}
-	return readMessage(f.r)
-}
-
 // pass returns what Delve gets of a message, nothing where it is answered here.
 func (f *filter) pass(m message) []byte {
 	q, ok := m.request()
-	if !ok {
+	if !ok || f.plain {
 		return m.raw
 	}
 	switch q.Command {
@@ -120,7 +174,7 @@ func (f *filter) Write(p []byte) (int, error) {
 		if len(f.out) < head+n {
 			return len(p), nil
 		}
-		if _, err := f.Conn.Write(f.out[:head+n]); err != nil {
+		if err := f.told(f.out[:head+n], f.out[head:head+n]); err != nil {
 			return 0, err
 		}
 		if f.out = f.out[head+n:]; len(f.out) == 0 {
@@ -128,6 +182,20 @@ func (f *filter) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 	}
+}
+
+// told passes on a message of Delve's. f.mu is held.
+func (f *filter) told(raw, body []byte) error {
+	if f.answered(body) {
+		return nil
+	}
+	if _, err := f.Conn.Write(raw); err != nil {
+		return err
+	}
+	if thread, ok := stopped(body); ok && f.serving != nil && f.ctx.Err() == nil {
+		f.wg.Go(func() { f.look(thread) })
+	}
+	return nil
 }
 
 func (f *filter) write(b []byte) {

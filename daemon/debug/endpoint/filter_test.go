@@ -31,7 +31,7 @@ func through(t *testing.T, in io.Reader) (read, heard string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := io.ReadAll(newFilter(s, r, first))
+	b, err := io.ReadAll(newFilter(s, r, false, nil, first))
 	if err != nil && err != io.ErrUnexpectedEOF {
 		t.Fatal(err)
 	}
@@ -119,7 +119,8 @@ func TestFilterWrites(t *testing.T) {
 	all := framed(`{"a":1}`, ``, `{"b":"é"}`) + large + framed(`{}`)
 	for _, size := range []int{1, 3, 7, 1 << 20, len(all)} {
 		s := &script{}
-		f := newFilter(s, nil, message{})
+		f := newFilter(s, bufio.NewReader(strings.NewReader("")), false, nil)
+		defer f.cancel()
 		for b := []byte(all); len(b) > 0; {
 			n := min(size, len(b))
 			if got, err := f.Write(b[:n]); got != n || err != nil {

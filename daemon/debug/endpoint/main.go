@@ -14,7 +14,7 @@ import (
 
 // Main is the life of the process behind an endpoint: it tells the daemon when
 // it is ready, and returns the exit code.
-func Main(args []string, debug func(client net.Conn, over <-chan struct{})) int {
+func Main(args []string, serving Serving, debug func(client net.Conn, over <-chan struct{})) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	l, err := Listen(args[1])
@@ -38,7 +38,7 @@ func Main(args []string, debug func(client net.Conn, over <-chan struct{})) int 
 		<-signals
 		close(over)
 	}()
-	s := &Server{Listener: l, Debug: debug}
+	s := &Server{Listener: l, Serving: serving, Debug: debug}
 	s.Serve(over, "the session has ended, and the debug session with it")
 	return 0
 }

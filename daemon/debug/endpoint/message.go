@@ -122,11 +122,18 @@ func refusal(q request, id int, words string) []byte {
 	})
 }
 
-// output is an event that shows words in the editor's debug console.
-func output(words string) []byte {
+// output is an event that tells the user something.
+func output(words string) []byte { return outputEvent("important", errorName+": "+words+"\n", "") }
+
+// console is an event with a text for the debug console; group: one that clients
+// fold begins with it (startCollapsed) or has ended (end).
+func console(text, group string) []byte { return outputEvent("console", text, group) }
+
+func outputEvent(category, text, group string) []byte {
 	type body struct {
 		Category string `json:"category"`
 		Output   string `json:"output"`
+		Group    string `json:"group,omitempty"`
 	}
 	type event struct {
 		Seq   int    `json:"seq"`
@@ -134,5 +141,5 @@ func output(words string) []byte {
 		Event string `json:"event"`
 		Body  body   `json:"body"`
 	}
-	return encode(event{Type: "event", Event: "output", Body: body{Category: "important", Output: errorName + ": " + words + "\n"}})
+	return encode(event{Type: "event", Event: "output", Body: body{Category: category, Output: text, Group: group}})
 }

@@ -41,13 +41,13 @@ func launcher(session string, args []string) int {
 		fmt.Fprintln(os.Stderr, "hanging")
 		select {}
 	case "serves":
-		return Main(args, func(c net.Conn, over <-chan struct{}) {
+		return Main(args, nil, func(c net.Conn, over <-chan struct{}) {
 			fmt.Println("printed")
 			_, _ = c.Write(frame([]byte(os.Getenv("NAME") + os.Getenv("MIRRORD_LAUNCHER"))))
 			_, _ = io.Copy(io.Discard, c)
 		})
 	case "is killed":
-		return Main(args, func(c net.Conn, over <-chan struct{}) { _ = unix.Kill(os.Getpid(), unix.SIGKILL) })
+		return Main(args, nil, func(c net.Conn, over <-chan struct{}) { _ = unix.Kill(os.Getpid(), unix.SIGKILL) })
 	}
 	return 0
 }

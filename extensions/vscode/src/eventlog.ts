@@ -43,6 +43,7 @@ export function eventLine(e: SessionEvent): string {
 	if (e.connection) words.push(`${e.connection.peer ?? ''} to port ${e.connection.port}`);
 	if (e.outgoing) words.push(`${e.outgoing.proto} ${e.outgoing.name ?? ''} ${e.outgoing.address} ${e.outgoing.error ?? ''}`);
 	if (e.file) words.push(`${e.file.op} ${e.file.path} ${e.file.error ?? ''}`);
+	if (e.serving) words.push(`thread ${e.serving.thread}, request ${e.serving.id}: ${e.serving.method} ${withoutQuery(e.serving.path)} from ${e.serving.pod ?? e.serving.peer}`);
 	if (e.message) words.push(e.message);
 	return words.join(' ').trimEnd();
 }

@@ -145,6 +145,15 @@ export interface FileSeen {
 	error?: string;
 }
 
+export interface ServingSeen {
+	thread: number;
+	id: number; // of the request
+	method: string;
+	path: string;
+	peer: string;
+	pod?: string; // NAMESPACE/NAME
+}
+
 export interface SessionEvent {
 	session: string;
 	time: string;
@@ -158,6 +167,7 @@ export interface SessionEvent {
 	connection?: ConnectionSeen;
 	outgoing?: OutgoingSeen;
 	file?: FileSeen;
+	serving?: ServingSeen;
 }
 
 export interface Half {
