@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mirrord/protocol/ide"
 )
 
 // dialFrom connects from a pod.
@@ -274,6 +276,10 @@ func TestFiltersShareStreams(t *testing.T) {
 		d.signal(syscall.SIGTERM)
 		d.wait()
 	}
+	if conn, err = tr.NewClientConn(t.Context(), "http", "shop:80"); err != nil { // the first was asked to go
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
 	r, _ := http.NewRequest("POST", "http://shop/late", strings.NewReader("x"))
 	r.Header.Set("X-User", "alice")
 	a, err := conn.RoundTrip(r)
@@ -328,4 +334,100 @@ func TestFilterDeaths(t *testing.T) {
 	alice.signal(syscall.SIGTERM)
 	alice.wait()
 	report(t, "filtered port: daemon killed, then agent killed", "others' requests do not notice the first; the second costs those in flight", "%s", cost)
+}
+
+// Sessions begin and end on a port under load, and nobody whose requests are not
+// filtered notices, nor a client that keeps its connection.
+func TestFiltersComeAndGoUnderLoad(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	l := loadFrom(t, namespace, "client", address)
+	l.until(10, fromPod)
+	const rounds = 20
+	for i := range rounds {
+		alice := filteringHere(t, namespace, "alice", "python3", "-c", naming("alice's"))
+		l.until(50, fromPod)
+		kept := over(t, dialFrom(t, namespace, "client", address))
+		for user, want := range map[string]string{"alice": "alice's", "": fromPod} {
+			if got := asUser(t, kept, user, "/"); !strings.Contains(got, want) {
+				t.Errorf("round %d: %q is answered %q", i, user, got)
+			}
+		}
+		alice.signal(syscall.SIGTERM)
+		alice.wait()
+		l.until(50, fromPod)
+		if got := asUser(t, kept, "alice", "/"); !strings.Contains(got, fromPod) {
+			t.Errorf("round %d: afterwards she is answered %q", i, got)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if failed := failures(l.answers); len(failed) > 0 {
+		t.Errorf("%d of %d requests failed, the first: %v", len(failed), len(l.answers), failed[0].err)
+	}
+	report(t, fmt.Sprintf("a filter's session begins and ends %d times", rounds), "nobody else notices", "%d requests, none failed", len(l.answers))
+}
+
+// A debuggee that mirrors by a filter hears the requests that it chooses; the pod
+// answers them, and all others.
+func TestFilterOfAMirror(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	config := filepath.Join(t.TempDir(), "mirrord.json")
+	text := `{"feature": {"network": {"incoming": {"mode": "mirror", "http_filter": {"header_filter": "^x-user: alice$"}}}}}`
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := started(t, mirrord(t, append(onTarget(namespace, "-f", config, "--"), "python3", "-c", naming("the debuggee's"))...), nil)
+	d.line("listening")
+	client := over(t, dialFrom(t, namespace, "client", address))
+	for i := range 5 {
+		for _, user := range []string{"alice", "bob"} {
+			path := fmt.Sprintf("/%s/%d", user, i)
+			if got := asUser(t, client, user, path); !strings.Contains(got, fromPod) {
+				t.Errorf("%s is answered %q", path, got)
+			}
+		}
+		if got, want := d.line("heard"), fmt.Sprintf("heard /alice/%d", i); got != want {
+			t.Errorf("the debuggee %s, not %s", got, want)
+		}
+	}
+	d.signal(syscall.SIGTERM)
+	d.wait()
+}
+
+// A session that steals once gets one of its user's requests, and one more when it
+// is armed.
+func TestOnceOnTheCluster(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	until := eventsOf(t)
+	config := filepath.Join(t.TempDir(), "mirrord.json")
+	text := `{"feature": {"network": {"incoming": {"mode": "steal", "once": true, "http_filter": {"header_filter": "^x-user: alice$"}}}}}`
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := started(t, mirrord(t, append(onTarget(namespace, "-f", config, "--"), "python3", "-c", naming("hers"))...), nil)
+	d.line("listening")
+	kept := over(t, dialFrom(t, namespace, "client", address))
+	for i := range 3 {
+		for j, want := range []string{fromPod, "hers", fromPod, fromPod} {
+			user := []string{"bob", "alice", "alice", "bob"}[j]
+			if got := asUser(t, kept, user, fmt.Sprintf("/%d/%d", i, j)); !strings.Contains(got, want) {
+				t.Errorf("%d: request %d of %s is answered %q, not %q", i, j, user, got, want)
+			}
+		}
+		if e := until(ide.EventCaught); e.Port != 8080 {
+			t.Errorf("it was caught at port %d", e.Port)
+		}
+		if out, err := mirrord(t, "session", "arm").CombinedOutput(); err != nil {
+			t.Fatalf("arming: %v: %s", err, out)
+		}
+		until(ide.EventArmed)
+	}
+	d.signal(syscall.SIGTERM)
+	d.wait()
+	if out, err := mirrord(t, "session", "arm").CombinedOutput(); err == nil || !strings.Contains(string(out), "once") {
+		t.Errorf("arming nothing: %v: %s", err, out)
+	}
 }

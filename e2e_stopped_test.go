@@ -273,3 +273,57 @@ func TestSoakStopped(t *testing.T) {
 	}
 	report(t, "nothing: a debuggee at a breakpoint for "+stopped.String(), "its idle connection", "the next answer came after %v", round(took))
 }
+
+// Where it is configured so, requests that come while the debuggee stands at a
+// breakpoint are the pod's, or the next session's whose filter chooses them; the
+// one at the breakpoint, and those that come when it goes on, are the debuggee's.
+func TestRequestsPassWhileStopped(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	until := eventsOf(t)
+	prog := buildFor(t, "./testdata/apps/shop/web")
+	config := filepath.Join(t.TempDir(), "mirrord.json")
+	text := `{"feature": {"network": {"incoming": {"mode": "steal", "while_stopped": "pass", "http_filter": {"header_filter": "^x-user: alice$"}}}}}`
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := debugtest.Start(t, mirrord(t, append(append([]string{"dlv"}, onTarget(namespace, "-f", config)[1:]...), "--", "dap", "--listen=127.0.0.1:0")...))
+	c := p.Dial()
+	c.Launch(debugtest.Args{"mode": "exec", "program": prog, "args": []string{"-copy=debuggee"}, "outputMode": "local"})
+	c.Run()
+	until(ide.EventTaken)
+	listens(t, p)
+	kept := over(t, dialFrom(t, namespace, "client", address))
+	expect := func(when, user, want string) {
+		t.Helper()
+		if got := asUser(t, kept, user, "/"); !strings.Contains(got, want) {
+			t.Errorf("%s: %q is answered %q, not %q", when, user, got, want)
+		}
+	}
+	const byDebuggee = `"copy":"debuggee"`
+	expect("at first", "alice", byDebuggee)
+	expect("at first", "", fromPod)
+	front := frontSource(t)
+	c.Break(front, dap.SourceBreakpoint{Line: debugtest.Mark(t, front, answering)})
+	first := make(chan string, 1)
+	go func() { first <- asUser(t, over(t, dialFrom(t, namespace, "client", address)), "alice", "/") }()
+	handler := c.Stopped("breakpoint")
+	until(ide.EventStopped)
+	expect("at the breakpoint", "alice", fromPod)
+	other := filteringHere(t, namespace, "alice", "python3", "-c", naming("the other's"))
+	expect("at the breakpoint, with another session", "alice", "the other's")
+	c.Break(front)
+	c.Resume("continue", handler)
+	until(ide.EventContinued)
+	if got := <-first; !strings.Contains(got, byDebuggee) {
+		t.Errorf("the request at the breakpoint is answered %q", got)
+	}
+	expect("when it goes on", "alice", byDebuggee)
+	other.signal(syscall.SIGTERM)
+	other.wait()
+	c.Disconnect(true)
+	if code := p.Wait(); code != 0 {
+		t.Errorf("dlv ended with %d", code)
+	}
+	expect("at last", "alice", fromPod)
+}

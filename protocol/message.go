@@ -282,10 +282,28 @@ type (
 		// Until then the connection waits, as it does for a debuggee that restarts.
 		Patience uint32 `json:"patience,omitempty"`
 		// Filter: only HTTP requests that it chooses. Others are the pod's, or those
-		// of others with a filter, whose steals of the port are older.
+		// of others with a filter, whose steals of the port are older. Of a mirror:
+		// copies of these.
 		Filter *Filter `json:"filter,omitempty"`
 		// Override: others whose steals are in the way lose theirs.
 		Override bool `json:"override,omitempty"`
+		// Flush says which of the pod's connections of before are cut, so that their
+		// clients connect anew: a Flush constant.
+		Flush string `json:"flush,omitempty"`
+		// Once: only one connection, or with a filter one request, for each arming;
+		// Arm is as of StealState.
+		Once bool   `json:"once,omitempty"`
+		Arm  uint64 `json:"arm,omitempty"`
+	}
+	// StealState may follow the answer, from the daemon, as often as it changes. Each
+	// is answered as Steal is, once it holds.
+	StealState struct {
+		// Paused: what is new is not offered. Others with a filter may get it, else it
+		// is the pod's.
+		Paused bool `json:"paused,omitempty"`
+		// Arm is the number of the last arming, as long as it is good; 0: nothing is to
+		// be offered. The daemon says EALREADY to what it is offered beyond.
+		Arm uint64 `json:"arm,omitempty"`
 	}
 	// A Filter chooses HTTP requests: see package filter. One field is set.
 	Filter struct {
@@ -332,6 +350,13 @@ type (
 		Local  netip.AddrPort `json:"local"` // the address the client asked for
 	}
 	IncomingReply struct{}
+)
+
+// Of Steal.Flush.
+const (
+	FlushOff  = ""
+	FlushIdle = "idle" // those without data in flight that their clients have nothing to expect from, as soon as they are
+	FlushAll  = "all"
 )
 
 // A WriteOp is what a Write does.

@@ -10,8 +10,8 @@ package protocol
 //   - 3: files are changed; extended attributes; a steal may have a filter;
 //     no path need be UTF-8
 //   - 4: an open file is changed by its handle; a path is walked as openat2 says;
-//     a steal tells its session, may override others and be overridden; who
-//     holds ports is told
+//     a steal tells its session, may override others and be overridden, may be
+//     for one request, and be paused; who holds ports is told
 const Version = 4
 
 // Build names this build of mirrord: daemon, clients and agent must be of the

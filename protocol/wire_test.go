@@ -119,6 +119,8 @@ func messages() []struct {
 			{Any: []Filter{{Body: &BodyFilter{Query: "$.id", Matches: "^1"}}, {Body: &BodyFilter{Query: ".id == 1", JQ: true}}}},
 		}}}, nil},
 		{"steal of another's", KindSteal, Steal{ID: 4, Session: "1f2e3d4c", Port: 8080, Override: true}, nil},
+		{"steal once", KindSteal, Steal{ID: 4, Port: 8080, Flush: FlushIdle, Once: true, Arm: 1}, nil},
+		{"steal state", KindSteal, StealState{Paused: true, Arm: 2}, nil},
 		{"steal reply", KindSteal, StealReply{Redirect: "sk_lookup"}, nil},
 		{"incoming", KindIncoming, Incoming{ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}, nil},
 		{"incoming reply", KindIncoming, IncomingReply{}, nil},

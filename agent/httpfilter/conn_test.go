@@ -76,14 +76,23 @@ func (p *place) Take() (Conn, error) {
 
 // A world is a port with its places.
 type world struct {
+	over    context.Context // nil: never
+	deaf    bool
 	pod     *place
 	holders []*place
 	first   atomic.Bool
 }
 
 func (w *world) Pod() (Conn, error) { return w.pod.Take() }
-func (w *world) PodFirst() bool     { return w.first.Load() }
-func (w *world) Spoke(first bool)   { w.first.Store(first) }
+func (w *world) Over() context.Context {
+	if w.over == nil {
+		return context.Background()
+	}
+	return w.over
+}
+func (w *world) Deaf() bool       { return w.deaf }
+func (w *world) PodFirst() bool   { return w.first.Load() }
+func (w *world) Spoke(first bool) { w.first.Store(first) }
 
 func (w *world) Choose(r *filter.Request) (Holder, filter.Answer) {
 	for _, h := range w.holders {

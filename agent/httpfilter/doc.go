@@ -17,11 +17,15 @@
 // all before it are answered. That keeps the order of answers without storing any,
 // and a connection whose requests are all the pod's flows as through a mere relay.
 //
+// When nobody but the pod gets requests any more, the connection is brought to its
+// end, so that its client's next one is the pod's own: see drain.go.
+//
 // Nothing is read that cannot be passed on: what is kept of a connection is a
 // head, or of a body as much as a filter may look at.
 package httpfilter
 
 import (
+	"context"
 	"net"
 	"time"
 
@@ -36,6 +40,7 @@ const (
 	headTime    = 5 * time.Second       // for a head, from its first byte
 	bodyTime    = time.Second           // for a body that a filter looks at
 	lingerTime  = 5 * time.Second       // for the other side to see the end
+	drainTime   = 30 * time.Second      // for one more request, at whose answer a connection ends
 	firstWords  = 10 * time.Millisecond // who speaks no sooner may wait for the pod's words
 	firstBuffer = 4 << 10
 	copyBuffer  = 32 << 10
@@ -65,6 +70,10 @@ type Exits interface {
 	// PodFirst tells whether on this port the pod speaks first, as far as Spoke was told.
 	PodFirst() bool
 	Spoke(podFirst bool)
+	// Deaf tells whether nobody hears the answers: the client's words are a copy.
+	Deaf() bool
+	// Over is done when no request is anybody's but the pod's any more.
+	Over() context.Context
 }
 
 // reset closes a connection so that its peer knows that it did not end well.

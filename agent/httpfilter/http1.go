@@ -37,6 +37,9 @@ type conn1 struct {
 	agreed  *offer               // the pod goes on in HTTP/2; guarded by mu
 	over    bool                 // the client gets nothing more; guarded by mu
 	dead    bool                 // guarded by mu; all is being closed
+	turning bool                 // guarded by mu; a request is waiting for its turn
+	drains  *time.Timer          // guarded by mu; the connection is to end, and will by then
+	asked   bool                 // guarded by mu; no more requests are passed on
 }
 
 var (
@@ -50,7 +53,10 @@ func Serve(ctx context.Context, client Conn, exits Exits) error {
 	c := &conn1{exits: exits, client: client, in: newSource(client), ups: map[Holder]*upstream{}}
 	c.changed.L = &c.mu
 	stop := context.AfterFunc(ctx, c.kill)
+	stay := context.AfterFunc(exits.Over(), c.drain)
 	err := c.requests()
+	stay()
+	c.drained()
 	if err == errHTTP2 {
 		err = c.upgrade(ctx)
 	} else {
@@ -278,9 +284,11 @@ func (c *conn1) body(h *head) (b []byte, whole bool) {
 // need be. nil without an error: the client's bytes are somebody's already.
 func (c *conn1) turn(holder Holder) (*upstream, error) {
 	c.mu.Lock()
+	c.turning = true
 	for !c.stopped() && c.current != nil && len(c.current.asked) > 0 && (c.current.holder != holder || len(c.current.asked) >= maxAsked) {
 		c.changed.Wait()
 	}
+	c.turning = false
 	u := c.ups[holder]
 	if u == nil { // whoever is idle meanwhile has no say
 		c.current = &upstream{}

@@ -29,6 +29,7 @@ const (
 	resetsPerTime = 100       // more of them each second
 	tableSize     = 4 << 10   // of HPACK, each way
 	lastWords     = time.Second
+	boundless     = 1 << 50 // window of who hears nothing
 )
 
 // A conn2 is a client's connection in HTTP/2. Each stream of it goes to the pod
@@ -55,6 +56,8 @@ type conn2 struct {
 	resets  float64            // that the client may still make; guarded by mu
 	since   time.Time          // resets is as of then; guarded by mu
 	dead    bool               // guarded by mu
+	drains  *time.Timer        // guarded by mu; the client was asked to go
+	left    bool               // guarded by mu; no new stream is taken
 }
 
 // A stream is a request and its answer. Guarded by conn2.mu.
@@ -106,6 +109,9 @@ func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits, o *offe
 	}
 	c.client = newSide(c, nil)
 	c.client.conn = client
+	if exits.Deaf() {
+		c.client.window = boundless
+	}
 	defer c.wg.Wait()
 	defer c.kill()
 	defer context.AfterFunc(ctx, c.kill)()
@@ -117,6 +123,7 @@ func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits, o *offe
 	_ = c.client.framer.WriteWindowUpdate(0, connWindow-initialWindow)
 	c.client.wake()
 	c.mu.Unlock()
+	defer context.AfterFunc(exits.Over(), c.drain)()
 	c.wg.Go(c.client.write)
 	preface := make([]byte, len(http2.ClientPreface))
 	_, err := io.ReadFull(in, preface)
@@ -144,6 +151,9 @@ func (c *conn2) kill() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dead = true
+	if c.drains != nil {
+		c.drains.Stop()
+	}
 	for s := range c.open {
 		s.close()
 	}
@@ -231,13 +241,15 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	c.last = id
-	if len(c.streams) >= 2*maxStreams || c.heads+st.size > maxHeads {
+	if c.left || len(c.streams) >= 2*maxStreams || c.heads+st.size > maxHeads {
 		c.client.reset(id, http2.ErrCodeRefusedStream)
 		return nil
 	}
 	c.streams[id] = st
 	c.heads += st.size
-	st.answer.window = c.client.initial
+	if st.answer.window = c.client.initial; c.exits.Deaf() {
+		st.answer.window = boundless
+	}
 	st.request.put(item{fields: fields, end: end})
 	if answer != filter.Unsure {
 		c.assign(st, holder)
@@ -310,6 +322,7 @@ func (c *conn2) remove(st *stream) {
 		}
 		st.up.wake()
 	}
+	c.part()
 }
 
 // settle forgets a stream that has come to its end. c.mu is held.

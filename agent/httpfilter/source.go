@@ -130,6 +130,15 @@ func (s *source) pass(to net.Conn, n int, f *framing) error {
 	}
 }
 
+// passHead writes the next n bytes as change makes them.
+func (s *source) passHead(to net.Conn, n int, change func([]byte) []byte) error {
+	if _, err := to.Write(change(s.kept()[:n])); err != nil {
+		return writeError{err}
+	}
+	s.drop(n)
+	return nil
+}
+
 // longBody is worth system calls of its own for the way between two sockets.
 const longBody = 64 << 10
 

@@ -235,7 +235,15 @@ func (u *upstream) final(x *exchange, h *head) bool {
 		early = !x.sent
 		c.mu.Unlock()
 	}
-	err := u.in.pass(c.client, h.size, &h.framing)
+	last := !early && u.last(x, h)
+	var err error
+	if last {
+		err = u.in.passHead(c.client, h.size, withClose)
+		h.size = 0
+	}
+	if err == nil {
+		err = u.in.pass(c.client, h.size, &h.framing)
+	}
 	_, theirs := errors.AsType[writeError](err)
 	switch {
 	case err == errForeign && u.holder == nil:
@@ -254,7 +262,7 @@ func (u *upstream) final(x *exchange, h *head) bool {
 		u.pipe()
 		return false
 	}
-	if u.holder != nil && (early || !h.keeps() || !x.keeps) {
+	if last || u.holder != nil && (early || !h.keeps() || !x.keeps) {
 		c.finish()
 		return false
 	}

@@ -146,7 +146,8 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 		in.split(ctx, log, conn, p, client, local)
 		return
 	}
-	if s := p.holder(); s != nil {
+	s := p.holder()
+	if arm, ok := s.armed(); ok {
 		if s.probed {
 			var err error
 			if first, err = s.peek(conn); err != nil {
@@ -156,7 +157,7 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 			}
 		}
 		if !first.probe {
-			stream, err := s.offer(protocol.Incoming{Port: local.Port(), Client: client, Local: local})
+			stream, err := s.take(protocol.Incoming{Port: local.Port(), Client: client, Local: local}, arm)
 			if err == nil {
 				log.Debug("stolen connection taken", "holder", s.client.Name())
 				err := s.relay(ctx, conn, stream, first)
@@ -177,7 +178,24 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 // there may be any number, as of steals with a filter. From a probed port a connection comes when its client
 // has said something, or has been silent for peekPatience.
 func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
+	s, err := in.hold(ctx, q, client)
+	if err == nil && s.flushed != nil {
+		<-s.flushed
+	}
+	return s, err
+}
+
+func (in *Incoming) hold(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
 	s := &Steal{in: in, since: time.Now(), id: q.ID, session: q.Session, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
+	s.held, s.letGo = context.WithCancel(ctx)
+	s.letGo()
+	s.stay = func() {}
+	if !q.Mirror {
+		s.flushes = q.Flush
+	}
+	if q.Once {
+		s.once = new(once)
+	}
 	if q.Patience != 0 {
 		s.patience = min(time.Duration(q.Patience)*time.Second, maxPatience)
 	}
@@ -187,17 +205,18 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 	switch {
 	case q.Port == 0:
 		err = fmt.Errorf("stealing port 0: %w", unix.EINVAL)
-	case q.Mirror && q.Filter != nil:
-		err = fmt.Errorf("mirroring port %d by a filter: %w", q.Port, unix.EOPNOTSUPP)
-	case q.Mirror:
-		s.way = in.mirrors
+	case q.Mirror && q.Once:
+		err = fmt.Errorf("mirroring port %d once: %w", q.Port, unix.EOPNOTSUPP)
 	case q.Filter != nil:
 		if s.filter, err = filter.Compile(*q.Filter); err != nil {
-			err = fmt.Errorf("stealing port %d by a filter: %w: %w", q.Port, err, unix.EINVAL)
-			break
+			err = fmt.Errorf("taking port %d by a filter: %w: %w", q.Port, err, unix.EINVAL)
 		}
 		s.words = q.Filter.String()
-		s.way, err = in.claim(s)
+	}
+	switch {
+	case err != nil:
+	case q.Mirror:
+		s.way = in.mirrors
 	default:
 		s.way, err = in.claim(s)
 	}
@@ -211,7 +230,8 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.arm(); err != nil {
+	s.arm(q.Arm)
+	if err := s.settle(); err != nil {
 		s.released = true
 		return nil, errors.Join(err, s.way.Release(s))
 	}

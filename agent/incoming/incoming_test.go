@@ -21,7 +21,12 @@ import (
 	"mirrord/protocol"
 )
 
-func TestMain(m *testing.M) { agenttest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(podVariable) != "" {
+		servePod()
+	}
+	agenttest.Main(m)
+}
 
 // A holder is a client whose streams a test makes.
 type holder func() (net.Conn, error)

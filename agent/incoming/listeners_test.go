@@ -119,7 +119,7 @@ func TestListeners(t *testing.T) {
 			each("words")
 			s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
 			each(debuggeeSays + "words")
-			s.Suspend()
+			s.Suspend(Absent)
 			each("words")
 			s.Release()
 			s = steal(t, in, protocol.Steal{Port: port}, holder(refusing))

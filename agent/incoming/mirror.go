@@ -36,12 +36,16 @@ const (
 //	capture ─ flow ─┬ outlet ─▶ stream to the holder of one mirror
 //	                └ outlet ─▶ … of another
 //
+// Where a filter chooses requests, a copy is split as a stolen connection is
+// (replay.go); the pod's is not touched for that either.
+//
 // Goroutines: one that reads, while a port is mirrored or a mirrored
 // connection lasts; two for each outlet. Incoming waits for them.
 type mirrors struct {
 	log      *slog.Logger
 	in       *Incoming
 	buffered atomic.Int64 // of all outlets, in bytes
+	nobody   nobody
 
 	mu    sync.Mutex             // lock order: Steal.mu, then mu, then outlet.mu
 	armed map[uint16][]*Steal    // guarded by mu
@@ -70,7 +74,7 @@ type own struct{ gone time.Time } // zero: it is in use
 
 func newMirrors(log *slog.Logger, in *Incoming) *mirrors {
 	return &mirrors{
-		log: log, in: in, spare: maxCopies,
+		log: log, in: in, spare: maxCopies, nobody: nobody{in: in, conns: make(chan net.Conn)},
 		armed: map[uint16][]*Steal{}, flows: map[flowKey]*flow{}, own: map[netip.AddrPort]own{},
 	}
 }

@@ -171,10 +171,10 @@ func TestMirror(t *testing.T) {
 			}
 		}
 	}
-	s.Suspend()
+	s.Suspend(Absent)
 	talk(t, "127.0.0.1", port, []byte("of the time between"))
 	two.next() // what came is read
-	if err := s.Resume(); err != nil {
+	if err := s.Resume(Absent); err != nil {
 		t.Fatal(err)
 	}
 	one.none(port)
@@ -417,7 +417,7 @@ func TestMirrorReleased(t *testing.T) {
 	s = steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
 	r.none(port)
 	s.Release()
-	if err := s.Resume(); err == nil {
+	if err := s.Resume(Absent); err == nil {
 		t.Error("a released mirror was resumed")
 	}
 }

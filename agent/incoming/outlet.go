@@ -167,7 +167,14 @@ func (o *outlet) run(k flowKey) {
 		o.drop() // where the connection ended before its copy could
 	}()
 	log := o.steal.in.log.With("port", k.pod.Port(), "client", k.client)
-	stream, err := o.steal.offer(protocol.Incoming{Port: k.pod.Port(), Client: k.client, Local: k.pod})
+	offer := protocol.Incoming{Port: k.pod.Port(), Client: k.client, Local: k.pod}
+	if o.steal.filter != nil {
+		err := o.choose(offer)
+		o.End(err)
+		log.Debug("mirrored connection ended", "err", err)
+		return
+	}
+	stream, err := o.steal.offer(offer)
 	if err != nil {
 		o.End(err)
 		log.Debug("mirrored connection not taken", "err", err)

@@ -1,6 +1,7 @@
 package incoming
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,6 +16,8 @@ import (
 type port struct {
 	claim    *claim
 	filtered bool
+	over     context.Context          // good until the last steal is released
+	end      context.CancelFunc       // of over
 	podFirst atomic.Bool              // the pod has spoken before its client
 	steals   atomic.Pointer[[]*Steal] // oldest first; replaced under Incoming.mu
 	armed    map[*Steal]bool          // guarded by Incoming.mu
@@ -66,9 +69,11 @@ func (in *Incoming) claim(s *Steal) (way, error) {
 	p := in.port(s.port)
 	if p == nil || !p.filtered || s.filter == nil {
 		p = &port{filtered: s.filter != nil, armed: map[*Steal]bool{}}
+		p.over, p.end = context.WithCancel(in.life)
 		p.steals.Store(new([]*Steal))
 		var err error
 		if p.claim, err = claimPort(s.port, p.words); err != nil {
+			p.end()
 			return nil, err
 		}
 	}
@@ -138,6 +143,7 @@ func (l *lookup) Release(s *Steal) error {
 	err := l.in.redirect.Remove(s.port)
 	delete(l.in.ports, s.port)
 	l.in.mu.Unlock()
+	l.port.end()
 	l.port.claim.Release()
 	return err
 }

@@ -106,6 +106,13 @@ func (s *sources) Release(from netip.AddrPort) {
 	s.over[from.Addr()] = append(s.over[from.Addr()], spent{from.Port(), now})
 }
 
+// has tells whether a connection of ours comes from there.
+func (s *sources) has(from netip.AddrPort) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used[from]
+}
+
 func bindSource(fd int, from netip.AddrPort) error {
 	addr := from.Addr()
 	if addr.Is4() {

@@ -45,18 +45,26 @@ func (e *exits) Choose(r *filter.Request) (httpfilter.Holder, filter.Answer) {
 		if s.probed && probes(r) {
 			return nil, filter.No
 		}
-		if s.hold().Err() != nil {
+		arm, ok := s.armed()
+		if !ok || s.hold().Err() != nil {
 			continue
 		}
 		switch s.filter.Match(r) {
 		case filter.Yes:
-			return holding{s, e.offer}, filter.Yes
+			h := holding{Steal: s, conn: e.offer}
+			if s.once != nil {
+				h.ticket = &ticket{arm}
+			}
+			return h, filter.Yes
 		case filter.Unsure:
 			return nil, filter.Unsure
 		}
 	}
 	return nil, filter.No
 }
+
+func (e *exits) Deaf() bool            { return false }
+func (e *exits) Over() context.Context { return e.port.over }
 
 func (e *exits) PodFirst() bool { return e.port.podFirst.Load() }
 
@@ -79,16 +87,24 @@ func probes(r *filter.Request) bool {
 	return false
 }
 
-// holding is a steal as the holder of one connection's requests.
+// holding is a steal as the holder of one connection's requests, or of one of them.
 type holding struct {
 	*Steal
-	conn protocol.Incoming
+	conn   protocol.Incoming
+	ticket *ticket // nil: of all
 }
+
+// A ticket makes a holder of one request another than that of the next.
+type ticket struct{ arm uint64 }
 
 func (h holding) Name() string { return h.client.Name() }
 
 func (h holding) Take() (httpfilter.Conn, error) {
-	stream, err := h.offer(h.conn)
+	var arm uint64
+	if h.ticket != nil {
+		arm = h.ticket.arm
+	}
+	stream, err := h.take(h.conn, arm)
 	if err != nil {
 		return nil, err
 	}

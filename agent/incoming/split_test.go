@@ -78,15 +78,15 @@ func TestSharedPort(t *testing.T) {
 	expect("bob", "bob")
 	expect("alice", "alice") // the older steal's
 	expect("carol", "pod")
-	alice.Suspend()
+	alice.Suspend(Absent)
 	expect("alice", "bob")
-	if err := alice.Resume(); err != nil {
+	if err := alice.Resume(Absent); err != nil {
 		t.Fatal(err)
 	}
 	expect("alice", "alice")
 	alice.Release()
 	expect("alice", "bob")
-	bob.Suspend()
+	bob.Suspend(Absent)
 	expect("bob", "pod")
 	bob.Release()
 	expect("bob", "pod")
@@ -113,7 +113,7 @@ func TestSharedOrNot(t *testing.T) {
 	}
 	for want, f := range map[error]protocol.Steal{
 		unix.EINVAL:     {Port: 7, Filter: &protocol.Filter{Path: "("}},
-		unix.EOPNOTSUPP: {Port: 7, Filter: user("alice"), Mirror: true},
+		unix.EOPNOTSUPP: {Port: 7, Filter: user("alice"), Mirror: true, Once: true},
 	} {
 		if _, err := in.Steal(t.Context(), f, holder(refusing)); !errors.Is(err, want) {
 			t.Errorf("%+v: %v", f, err)

@@ -54,10 +54,16 @@ type Steal struct {
 	client   Client
 	life     context.Context // good until the client ends
 
+	once    *once  // nil: it is offered all
+	flushes string // what it wants cut, a protocol.Flush constant
+
 	mu       sync.Mutex         // lock order: mu, then Incoming.mu
-	held     context.Context    // good until the port is suspended or released; guarded by mu
+	held     context.Context    // done while nothing is offered; guarded by mu
 	letGo    context.CancelFunc // of held; guarded by mu
-	armed    bool               // guarded by mu
+	off      Why                // guarded by mu; why nothing is offered, 0: all is
+	comes    bool               // guarded by mu; way is armed
+	stay     context.CancelFunc // guarded by mu; ends flush
+	flushed  chan struct{}      // guarded by mu; closed when flush has looked at all once
 	released bool               // guarded by mu
 	lost     error              // guarded by mu; why somebody else has it
 	onLost   func(error)        // guarded by mu
@@ -77,7 +83,7 @@ func (s *Steal) Holder() protocol.Holder {
 	defer s.mu.Unlock()
 	return protocol.Holder{
 		Client: s.client.Name(), Session: s.session, Port: s.port, Mirror: s.way == s.in.mirrors, Filter: s.words,
-		Since: s.since.UTC().Format(time.RFC3339), Away: !s.armed,
+		Since: s.since.UTC().Format(time.RFC3339), Away: s.off&Absent != 0,
 	}
 }
 
@@ -106,6 +112,15 @@ func (s *Steal) lose(err error) {
 	}
 }
 
+// Why is a set of reasons for a holder not to be offered what is new.
+type Why uint8
+
+const (
+	Absent Why = 1 << iota // its client has no link
+	Paused                 // it does not want any, for now
+	sated                  // it wanted one connection, and has it
+)
+
 // Redirect names what brings the connections.
 func (s *Steal) Redirect() string { return s.way.Name() }
 
@@ -118,56 +133,87 @@ func (s *Steal) Release() {
 	if s.released {
 		return
 	}
-	s.released, s.armed = true, false
+	s.released, s.comes = true, false
 	if err := s.way.Release(s); err != nil {
 		s.in.log.Error("releasing port", "port", s.port, "err", err)
 	}
 	s.letGo()
+	s.stay()
 	s.in.log.Info("port released", "port", s.port, "holder", s.client.Name())
 }
 
-// Suspend leaves new connections to the pod until Resume, while the port stays
-// claimed. What came and is not taken yet goes to the pod, connections that
-// were taken go on.
-func (s *Steal) Suspend() {
+// Suspend leaves what is new to the pod, or to other holders, until Resume for
+// the same reason, while the port stays claimed. What came and is not taken yet
+// goes there, too; connections that were taken go on.
+func (s *Steal) Suspend(why Why) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.armed {
+	if s.released || s.off&why != 0 {
 		return
 	}
-	s.armed = false
-	if err := s.way.Suspend(s); err != nil {
+	s.off |= why
+	if err := s.settle(); err != nil {
 		s.in.log.Error("suspending port", "port", s.port, "err", err)
 	}
-	s.letGo()
 	s.in.log.Info("port suspended", "port", s.port, "holder", s.client.Name())
 }
 
-// Resume brings new connections to the holder again.
-func (s *Steal) Resume() error {
+// Resume ends what Suspend began, for a reason. An error says that nothing comes.
+func (s *Steal) Resume(why Why) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.released {
 		return fmt.Errorf("resuming port %d: it was released: %w", s.port, unix.EBADF)
 	}
-	if s.armed {
+	if s.off&why == 0 {
 		return nil
 	}
-	if err := s.arm(); err != nil {
+	s.off &^= why
+	if err := s.settle(); err != nil {
+		s.off |= why
 		return err
 	}
 	s.in.log.Info("port resumed", "port", s.port, "holder", s.client.Name())
 	return nil
 }
 
-// arm begins a hold. The caller has mu.
-func (s *Steal) arm() error {
-	s.held, s.letGo = context.WithCancel(s.life)
-	if err := s.way.Arm(s); err != nil {
-		s.letGo()
+// settle has come, and be offered, what the reasons leave. A pause does not
+// redirect a filtered port's connections: what they carry later may be wanted. The
+// caller has mu.
+func (s *Steal) settle() error {
+	if s.released {
+		return nil
+	}
+	held := s.off == 0
+	comes := held || s.filter != nil && s.off == Paused
+	switch {
+	case held && s.held.Err() != nil: // the first connection may come at once
+		s.held, s.letGo = context.WithCancel(s.life)
+	case !held:
+		defer s.letGo()
+	}
+	if comes == s.comes {
+		return nil
+	}
+	do := s.way.Suspend
+	if comes {
+		do = s.way.Arm
+	}
+	if err := do(s); err != nil {
+		if comes {
+			s.letGo()
+		}
 		return err
 	}
-	s.armed = true
+	if s.comes = comes; !comes {
+		s.stay()
+		return nil
+	}
+	var ctx context.Context
+	ctx, s.stay = context.WithCancel(s.life)
+	flushed := make(chan struct{})
+	s.flushed = flushed
+	s.in.wg.Go(func() { s.flush(ctx, sync.OnceFunc(func() { close(flushed) })) })
 	return nil
 }
 

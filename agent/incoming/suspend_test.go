@@ -122,9 +122,9 @@ func TestSuspendUnderLoad(t *testing.T) {
 		}
 	}
 	for range 100 {
-		s.Suspend()
+		s.Suspend(Absent)
 		expect("words")
-		if err := s.Resume(); err != nil {
+		if err := s.Resume(Absent); err != nil {
 			t.Fatal(err)
 		}
 		expect(debuggeeSays + "words")
@@ -147,8 +147,8 @@ func TestSuspendKeeps(t *testing.T) {
 		}
 	}
 	hears(debuggeeSays)
-	s.Suspend()
-	s.Suspend()
+	s.Suspend(Absent)
+	s.Suspend(Absent)
 	if _, err := in.Steal(t.Context(), protocol.Steal{Port: port}, newDebuggee(t)); !errors.Is(err, unix.EADDRINUSE) {
 		t.Errorf("stealing a suspended port: %v", err)
 	}
@@ -157,14 +157,14 @@ func TestSuspendKeeps(t *testing.T) {
 	}
 	hears("still")
 	for range 2 {
-		if err := s.Resume(); err != nil {
+		if err := s.Resume(Absent); err != nil {
 			t.Error(err)
 		}
 	}
 	s.Release()
 	s.Release()
-	s.Suspend()
-	if err := s.Resume(); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), fmt.Sprint(port)) {
+	s.Suspend(Absent)
+	if err := s.Resume(Absent); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), fmt.Sprint(port)) {
 		t.Errorf("resuming a released port: %v", err)
 	}
 	echoed(t, port)
@@ -185,7 +185,7 @@ func TestSuspendUnanswered(t *testing.T) {
 	}))
 	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
 	<-asked
-	s.Suspend()
+	s.Suspend(Absent)
 	_, _ = io.WriteString(c, "words")
 	_ = c.CloseWrite()
 	if b, err := io.ReadAll(c); err != nil || string(b) != "words" {
@@ -200,8 +200,8 @@ func TestSuspendRaces(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 200 {
-				s.Suspend()
-				_ = s.Resume()
+				s.Suspend(Absent)
+				_ = s.Resume(Absent)
 			}
 			s.Release()
 		})

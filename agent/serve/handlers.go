@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/agent/files"
+	"mirrord/agent/incoming"
 	"mirrord/agent/outgoing"
 	"mirrord/protocol"
 )
@@ -320,11 +321,35 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 		return err
 	}
 	s.OnLost(end) // what follows the answer
-	_, _ = io.Copy(io.Discard, stream)
-	if err := lost.Load(); err != nil {
-		return protocol.WriteError(stream, "steal", *err)
+	for {
+		f, err := protocol.ReadFrame(stream)
+		if err != nil {
+			if why := lost.Load(); why != nil {
+				return protocol.WriteError(stream, "steal", *why)
+			}
+			return nil // it is over
+		}
+		state, err := decode[protocol.StealState](f)
+		if err == nil {
+			err = set(s, state)
+		}
+		if err != nil {
+			return protocol.WriteError(stream, "steal", err)
+		}
+		if err := protocol.WriteMessage(stream, protocol.KindSteal, reply, nil); err != nil {
+			return err
+		}
 	}
-	return nil
+}
+
+// set does what a client says of a port that it holds.
+func set(s *incoming.Steal, state protocol.StealState) error {
+	if state.Paused {
+		s.Suspend(incoming.Paused)
+	} else if err := s.Resume(incoming.Paused); err != nil {
+		return err
+	}
+	return s.Arm(state.Arm)
 }
 
 // holders tells who has which ports.

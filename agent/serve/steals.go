@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"mirrord/agent/incoming"
 	"mirrord/protocol"
 	"mirrord/protocol/link"
 )
@@ -22,8 +23,8 @@ var errGone = errors.New("the client has ended")
 
 // A hold is an incoming.Steal, as far as its client's absence is concerned.
 type hold interface {
-	Suspend()
-	Resume() error
+	Suspend(incoming.Why)
+	Resume(incoming.Why) error
 	Holder() protocol.Holder
 }
 
@@ -66,7 +67,7 @@ func (s *steals) add(h hold, end func(error)) {
 	defer s.mu.Unlock()
 	s.held[h] = end
 	if s.absent {
-		h.Suspend()
+		h.Suspend(incoming.Absent)
 	}
 }
 
@@ -97,8 +98,8 @@ func (s *steals) set(absent bool) {
 	s.absent = absent
 	for h, end := range s.held {
 		if absent {
-			h.Suspend()
-		} else if err := h.Resume(); err != nil {
+			h.Suspend(incoming.Absent)
+		} else if err := h.Resume(incoming.Absent); err != nil {
 			s.log.Error("resuming steal", "err", err)
 			end(err) // the client is to know
 		}

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"mirrord/agent/incoming"
 	"mirrord/protocol"
 	"mirrord/protocol/link"
 	"mirrord/protocol/link/linktest"
@@ -18,16 +19,16 @@ import (
 // A port is a hold that tells what became of it.
 type port struct{ suspended, resumed int }
 
-func (p *port) Suspend()      { p.suspended++ }
-func (p *port) Resume() error { p.resumed++; return nil }
+func (p *port) Suspend(incoming.Why)      { p.suspended++ }
+func (p *port) Resume(incoming.Why) error { p.resumed++; return nil }
 
 func (*port) Holder() protocol.Holder { return protocol.Holder{} }
 
 // A lost port cannot be taken again.
 type lost struct{}
 
-func (lost) Suspend()      {}
-func (lost) Resume() error { return net.ErrClosed }
+func (lost) Suspend(incoming.Why)      {}
+func (lost) Resume(incoming.Why) error { return net.ErrClosed }
 
 func (lost) Holder() protocol.Holder { return protocol.Holder{} }
 

@@ -101,6 +101,34 @@ started in it from now on. Its agent, its connections and its ports stay.`,
 	}
 }
 
+func armCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "arm [ID]",
+		Short: "Steal one more request, in a session that steals a single one",
+		Long: `arm has session ID, or all sessions that steal a single request, steal one more:
+the next one that the filter chooses, or without a filter the next connection.
+
+Such a session has {"incoming": {"mode": "steal", "once": true}} in its
+configuration, below feature.network; the first request it steals unasked.`,
+		Example: "  mirrord session arm\n  mirrord session arm 1f2e3d4c",
+		Args:    cobra.MaximumNArgs(1),
+
+		ValidArgsFunction: completeOneSession,
+		RunE: run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			id := ""
+			if len(args) > 0 {
+				id = args[0]
+			}
+			c, err := dialSessions(ctx, "arming")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return c.Arm(ctx, id)
+		}),
+	}
+}
+
 // wordsOf tells an event to a person.
 func wordsOf(e ide.SessionEvent) string {
 	how := "stolen"
@@ -128,6 +156,13 @@ func wordsOf(e ide.SessionEvent) string {
 		return fmt.Sprintf("nobody listens at port %d: connections wait", e.Port)
 	case ide.EventGivenBack:
 		return fmt.Sprintf("port %d is the pod's again: %s", e.Port, e.Message)
+	case ide.EventArmed:
+		return "the next request is stolen"
+	case ide.EventCaught:
+		if e.Port == 0 {
+			return "the one request was stolen"
+		}
+		return fmt.Sprintf("the one request was stolen, at port %d: others are the pod's", e.Port)
 	case ide.EventConfigured:
 		return "the configuration was read again"
 	case ide.EventMissed:

@@ -30,7 +30,7 @@ func portsOf(s ide.Session) string {
 }
 
 func sessionCommand(full *Full) *cobra.Command {
-	cmd := &cobra.Command{Use: "session", Short: "List, watch, restart, look into or stop running sessions", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "session", Short: "List, watch, restart, arm, look into or stop running sessions", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(sessionListCommand(), &cobra.Command{
 		Use: "stop ID", Short: "Stop a session", Args: oneSession,
@@ -44,7 +44,7 @@ func sessionCommand(full *Full) *cobra.Command {
 			defer c.Close()
 			return c.Stop(ctx, args[0])
 		}),
-	}, eventsCommand(), restartCommand(), filesCommand(full))
+	}, eventsCommand(), restartCommand(), armCommand(), filesCommand(full))
 	return cmd
 }
 

@@ -86,13 +86,15 @@ type Incoming struct {
 	Mode        string // off, mirror, steal
 	Ports       []uint16
 	IgnorePorts []uint16
-	Filter      *protocol.Filter // of what is stolen; nil: all of it
+	Filter      *protocol.Filter // of what is taken; nil: all of it
 	FilterPorts []uint16         // only there; empty: everywhere
+	Flush       string           // which connections of before are cut: a protocol.Flush constant
+	Once        bool             // a single request is stolen, or connection without a filter
 
 	OnConcurrentSteal string // what to do where another has the port: Abort, Override, Continue
 	// WhileRestarting is how long connections wait for a debuggee that is being
 	// restarted; 0: they go to the pod. WhileStopped, for one that its debugger
-	// has stopped.
+	// has stopped; 0 as well.
 	WhileRestarting, WhileStopped time.Duration
 }
 
@@ -138,9 +140,11 @@ type Agent struct {
 // defaults is what an empty file means.
 func defaults() *Config {
 	return &Config{
-		Env:       Env{Enabled: true},
-		FS:        FS{Mode: "read", CacheTime: 10 * time.Second},
-		Incoming:  Incoming{Mode: "mirror", OnConcurrentSteal: Abort, WhileRestarting: 10 * time.Second, WhileStopped: time.Hour},
+		Env: Env{Enabled: true},
+		FS:  FS{Mode: "read", CacheTime: 10 * time.Second},
+		Incoming: Incoming{
+			Mode: "mirror", OnConcurrentSteal: Abort, Flush: protocol.FlushIdle, WhileRestarting: 10 * time.Second, WhileStopped: waitStopped,
+		},
 		Outgoing:  Outgoing{TCP: true, UDP: true},
 		DNS:       true,
 		Hostname:  true,

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -167,6 +168,8 @@ func TestErrors(t *testing.T) {
 			`mirrord.json:1:70: feature.network.incoming.http_filter.body_filter: a body filter of json needs matches, one of jq has none`},
 		{"mirrord.json", `{"feature": {"network": {"incoming": {"http_filter": {"ports": ["x"]}}}}}`,
 			`mirrord.json:1:65: feature.network.incoming.http_filter.ports: entry 1: "x" is not a port (1 to 65535)`},
+		{"mirrord.json", `{"feature": {"network": {"incoming": {"while_stopped": "go"}}}}`,
+			`mirrord.json:1:56: feature.network.incoming.while_stopped: "go" is none of a number of seconds, wait, pass`},
 		{"mirrord.json", `{"feature": {"fs": {"local": ["ok", "("]}}}`, `mirrord.json:1:37: feature.fs.local: "(" is no regular expression`},
 		{"mirrord.json", `{"agent": {"address": "nowhere"}}`, `mirrord.json:1:23: agent.address: "nowhere" is not HOST:PORT`},
 		{"mirrord.json", `{"target": "a", "target": "b"}`, `mirrord.json:1:17: target: given twice`},
@@ -224,6 +227,16 @@ func TestNoKnownKeyIsUnknown(t *testing.T) {
 		text := `{"` + strings.Join(parts, `": {"`) + `": null` + strings.Repeat("}", len(parts))
 		if _, err := Load(client(t, "mirrord.json", text), "mirrord.json", ide.Overrides{}); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// What happens while the debuggee is stopped is said in words, or in seconds.
+func TestWhileStopped(t *testing.T) {
+	for text, want := range map[string]time.Duration{`"wait"`: time.Hour, `"pass"`: 0, `0`: 0, `90`: 90 * time.Second, `null`: time.Hour} {
+		c := load1(t, `{"feature": {"network": {"incoming": {"while_stopped": `+text+`}}}}`, ide.Overrides{})
+		if got := c.Incoming.WhileStopped; got != want {
+			t.Errorf("%s: %v", text, got)
 		}
 	}
 }

@@ -10,23 +10,23 @@ import (
 )
 
 var filterSettings = []setting{
-	{key: filterKey + ".header_filter", takes: text, doc: "Steal requests with a header that matches, as NAME: VALUE in any case.",
+	{key: filterKey + ".header_filter", takes: text, doc: "Steal, or mirror, requests with a header that matches, as NAME: VALUE in any case.",
 		set: only(func(f *protocol.Filter) *string { return &f.Header })},
-	{key: filterKey + ".header_filter_jq", takes: text, doc: "Steal requests with a header for which jq says true: it is asked for each, as a text \"Name: value\".",
+	{key: filterKey + ".header_filter_jq", takes: text, doc: "Steal, or mirror, requests with a header for which jq says true: it is asked for each, as a text \"Name: value\".",
 		set: only(func(f *protocol.Filter) *string { return &f.HeaderJQ })},
-	{key: filterKey + ".path_filter", takes: text, doc: "Steal requests whose path matches, without or with its query, in any case.",
+	{key: filterKey + ".path_filter", takes: text, doc: "Steal, or mirror, requests whose path matches, without or with its query, in any case.",
 		set: only(func(f *protocol.Filter) *string { return &f.Path })},
-	{key: filterKey + ".method_filter", takes: text, doc: "Steal requests of a method.",
+	{key: filterKey + ".method_filter", takes: text, doc: "Steal, or mirror, requests of a method.",
 		set: only(func(f *protocol.Filter) *string { return &f.Method })},
 	{key: filterKey + ".body_filter", takes: anything,
-		doc: `Steal requests by their JSON body: {"body": "json", "query": JSONPATH, "matches": REGEX}, or {"body": "jq", "query": JQ}.`,
+		doc: `Steal, or mirror, requests by their JSON body: {"body": "json", "query": JSONPATH, "matches": REGEX}, or {"body": "jq", "query": JQ}.`,
 		set: func(c *Config, v *node) error { return c.filter(bodyFilter(v)) }},
-	{key: filterKey + ".all_of", takes: anything, doc: `Steal requests that all of these match: [{"header": REGEX}, {"path": REGEX}, {"method": NAME}, {"body": …}].`,
+	{key: filterKey + ".all_of", takes: anything, doc: `Steal, or mirror, requests that all of these match: [{"header": REGEX}, {"path": REGEX}, {"method": NAME}, {"body": …}].`,
 		set: func(c *Config, v *node) error {
 			all, err := filters(v)
 			return c.filter(protocol.Filter{All: all}, err)
 		}},
-	{key: filterKey + ".any_of", takes: anything, doc: "Steal requests that one of these matches, written as for all_of.",
+	{key: filterKey + ".any_of", takes: anything, doc: "Steal, or mirror, requests that one of these matches, written as for all_of.",
 		set: func(c *Config, v *node) error {
 			all, err := filters(v)
 			return c.filter(protocol.Filter{Any: all}, err)
@@ -183,7 +183,7 @@ func setFilterPorts(c *Config, v *node) error {
 	return nil
 }
 
-// FilterOf is the filter of what is stolen from a port, nil for all of it.
+// FilterOf is the filter of what is taken from a port, nil for all of it.
 func (in *Incoming) FilterOf(port uint16) *protocol.Filter {
 	if len(in.FilterPorts) > 0 && !slices.Contains(in.FilterPorts, port) {
 		return nil

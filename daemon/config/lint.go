@@ -117,9 +117,9 @@ func (c *checker) limit() {
 		cfg.said = true
 		cfg.Incoming.Mode, cfg.Outgoing.TCP, cfg.Outgoing.UDP, cfg.DNS = "off", false, false, false
 	}
-	if cfg.Incoming.Mode == "mirror" && cfg.Incoming.Filter != nil {
-		at, key := c.where(filterKinds()...)
-		c.warn(at, key, "only what is stolen is filtered: all is mirrored")
+	if cfg.Incoming.Mode == "mirror" && cfg.Incoming.Once {
+		at, key := c.where(incomingKey + ".once")
+		c.warn(at, key, "only of what is stolen: all is mirrored")
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"mirrord/protocol"
 )
 
 var agentSettings = []setting{
@@ -47,6 +49,10 @@ var agentSettings = []setting{
 		set: func(c *Config, v *node) error { c.Agent.MeshInjection = v.text == "false"; return nil }},
 	{key: "agent.ttl", takes: seconds, doc: "How long the agent's Job stays after its end.", field: func(c *Config) any { return &c.Agent.TTL }},
 
+	{key: "agent.flush_connections", takes: boolean | text, enum: []string{"idle", "all", "off"},
+		doc: "Which connections to the pod are cut that a port had before it was stolen: idle (or true), when they are; all; off (or false).",
+		set: setFlush},
+
 	{key: "agent.ephemeral", takes: boolean, ours: "false", doc: "Run as an ephemeral container of the target."},
 	{key: "agent.node_selector", takes: table, doc: "Nodes for an agent without a target.",
 		field: func(c *Config) any { return &c.Agent.NodeSelector }},
@@ -63,8 +69,7 @@ var agentSettings = []setting{
 	{key: "agent.jaq_time_limit", takes: integer, doc: "How long a jq filter may run."},
 	{key: "agent.http_detection_timeout", takes: integer, doc: "Seconds to tell HTTP from other protocols."},
 	{key: "agent.json_log", takes: boolean, why: moot, doc: "Log as JSON."},
-	// The peer's ways of redirecting; ours touches neither rules nor connections.
-	{key: "agent.flush_connections", takes: boolean, why: moot, doc: "Break connections when stealing starts."},
+	// The peer's ways of redirecting; ours does not touch rules.
 	{key: "agent.nftables", takes: boolean, why: moot, doc: "Use nftables."},
 	{key: "agent.external_ip_fix", takes: boolean, why: moot, doc: "How unmatched traffic goes on."},
 	{key: "agent.clean_iptables_on_start", takes: boolean, why: moot, doc: "Remove rules left over."},
@@ -91,6 +96,18 @@ func setAddress(c *Config, v *node) error {
 		return err
 	}
 	c.Agent.Address = v.text
+	return nil
+}
+
+func setFlush(c *Config, v *node) error {
+	switch v.text {
+	case "true":
+		c.Incoming.Flush = protocol.FlushIdle
+	case "false", "off":
+		c.Incoming.Flush = protocol.FlushOff
+	default:
+		c.Incoming.Flush = v.text
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 )
 
 var incomingModes = []string{"mirror", "steal", "off"}
@@ -23,9 +24,12 @@ var networkSettings = []setting{
 	{key: "feature.network.incoming.while_restarting", takes: seconds,
 		doc:   "How long connections wait for a debuggee that is being restarted; 0: they go to the pod; else 10.",
 		field: func(c *Config) any { return &c.Incoming.WhileRestarting }},
-	{key: "feature.network.incoming.while_stopped", takes: seconds,
-		doc:   "How long connections wait for a debuggee that stands at a breakpoint; then they go to the pod; else 3600.",
-		field: func(c *Config) any { return &c.Incoming.WhileStopped }},
+	{key: "feature.network.incoming.while_stopped", takes: seconds | text, enum: []string{"wait", "pass"},
+		doc: "While the debuggee stands at a breakpoint, connections wait for so long, or for wait (3600), and then go to the pod; pass (0): at once.",
+		set: setWhileStopped},
+	{key: "feature.network.incoming.once", takes: boolean,
+		doc:   "Steal a single request, or without a filter connection, and after it one for each `mirrord session arm`.",
+		field: func(c *Config) any { return &c.Incoming.Once }},
 	{key: "feature.network.incoming.port_mapping", takes: pairs, doc: "Pairs of local and remote port."},
 	{key: "feature.network.incoming.listen_ports", takes: pairs, doc: "Pairs of wanted and real local port."},
 	{key: "feature.network.incoming.ignore_localhost", takes: boolean, ours: "false", doc: "Take no port that listens on loopback."},
@@ -64,6 +68,22 @@ func setIncoming(c *Config, v *node) error {
 		c.Incoming.Mode = "off"
 	default:
 		c.Incoming.Mode = v.text
+	}
+	return nil
+}
+
+// waitStopped is how long a connection waits if nothing is said.
+const waitStopped = time.Hour
+
+func setWhileStopped(c *Config, v *node) error {
+	switch v.text {
+	case "wait":
+		c.Incoming.WhileStopped = waitStopped
+	case "pass":
+		c.Incoming.WhileStopped = 0
+	default:
+		n, _ := strconv.Atoi(v.text) // check passed it
+		c.Incoming.WhileStopped = time.Duration(n) * time.Second
 	}
 	return nil
 }

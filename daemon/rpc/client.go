@@ -318,6 +318,11 @@ func (c *Client) Stop(ctx context.Context, id string) error {
 	return c.Call(ctx, ide.MethodSessionStop, ide.SessionID{ID: id}, nil)
 }
 
+// Arm has a session, or without an id all, steal one more request.
+func (c *Client) Arm(ctx context.Context, id string) error {
+	return c.Call(ctx, ide.MethodSessionArm, ide.SessionID{ID: id}, nil)
+}
+
 // Sessions lists those that run.
 func (c *Client) Sessions(ctx context.Context) ([]ide.Session, error) {
 	var r ide.SessionListResult

@@ -72,6 +72,13 @@ func (f *fake) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
 func (f *fake) LayerSocket() string             { return filepath.Join(f.dir, "layer.sock") }
 func (f *fake) Close()                          {}
 
+func (f *fake) Arm(_ context.Context, id string) error {
+	if id != "" {
+		return &ide.Error{Code: ide.CodeUsage, Msg: "arming: session " + id}
+	}
+	return nil
+}
+
 func (f *fake) Targets(_ context.Context, p ide.TargetListParams, tell func([]ide.Target)) (ide.TargetListResult, error) {
 	r := ide.TargetListResult{Namespace: p.Client.Dir}
 	for i := range 3 {

@@ -29,6 +29,7 @@ var methods = map[string]method{
 	ide.MethodSessionList:      answer(sessionList),
 	ide.MethodSessionHolders:   answer(sessionHolders),
 	ide.MethodRestart:          answer(sessionRestart),
+	ide.MethodSessionArm:       answer(sessionArm),
 	ide.MethodSessionEvents:    answer(sessionEvents),
 	ide.MethodSessionRequest:   answer(sessionRequest),
 	ide.MethodSessionServing:   answer(sessionServing),

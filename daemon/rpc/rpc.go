@@ -27,6 +27,7 @@ type Sessions interface {
 	Start(ctx context.Context, p ide.SessionStartParams, progress func(message string)) (ide.Session, error)
 	Launch(ctx context.Context, id string) (ide.Launch, error)
 	Restart(ctx context.Context, p ide.SessionRestartParams) (ide.Session, error)
+	Arm(ctx context.Context, id string) error
 	Stop(ctx context.Context, id string) error
 	// Events tells until the session's end, or ctx's.
 	Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error

@@ -37,6 +37,10 @@ func sessionRestart(k *conn, ctx context.Context, p ide.SessionRestartParams) (i
 	return k.server.sessions.Restart(ctx, p)
 }
 
+func sessionArm(k *conn, ctx context.Context, p ide.SessionID) (ide.Empty, error) {
+	return ide.Empty{}, k.server.sessions.Arm(ctx, p.ID)
+}
+
 // sessionEvents is answered when there is nothing more to tell.
 func sessionEvents(k *conn, ctx context.Context, p ide.SessionEventsParams) (ide.Empty, error) {
 	return ide.Empty{}, k.server.sessions.Events(ctx, p, func(e ide.SessionEvent) { k.notify(ctx, ide.MethodSessionEvent, e) })

@@ -3,13 +3,16 @@ package session
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
+	"mirrord/daemon/tunnel"
 	"mirrord/layer"
 	"mirrord/layer/launch"
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 )
 
@@ -17,6 +20,9 @@ import (
 // kernel tells nobody but the tracer. What a debugger does between two looks, as
 // for a log point, is no stop.
 const stoppedEach = 100 * time.Millisecond
+
+// knownTime is how long the agent may take to learn of it, before all others do.
+const knownTime = time.Second
 
 // A debuggee is a process that a debugger traces, as its launcher has told.
 type debuggee struct {
@@ -31,15 +37,37 @@ type debuggee struct {
 // A pause is the time for which a debuggee is stopped.
 type pause struct {
 	over    chan struct{} // closed when it goes on, or has ended
-	tooLong chan struct{} // closed when connections have waited long enough
+	tooLong chan struct{} // closed when connections have waited long enough; under Session.mu
 	timer   *time.Timer
 	limit   time.Duration
 }
 
-func newPause(limit time.Duration) *pause {
-	p := &pause{over: make(chan struct{}), tooLong: make(chan struct{}), limit: limit}
-	p.timer = time.AfterFunc(limit, func() { close(p.tooLong) })
-	return p
+// stop begins a debuggee's pause. s.mu is held.
+func (s *Session) stop(d *debuggee) {
+	p := &pause{over: make(chan struct{}), tooLong: make(chan struct{}), limit: s.whileStopped}
+	d.pause = p
+	if p.limit == 0 {
+		close(p.tooLong)
+		return
+	}
+	p.timer = time.AfterFunc(p.limit, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if d.pause == p {
+			close(p.tooLong)
+			s.settleAll()
+		}
+	})
+}
+
+// passes tells whether connections do not wait any longer. Session.mu is held.
+func (p *pause) passes() bool {
+	select {
+	case <-p.tooLong:
+		return true
+	default:
+		return false
+	}
 }
 
 // wait returns when the debuggee goes on or has ended. An error means that the
@@ -58,7 +86,9 @@ func (p *pause) wait(ctx context.Context) error {
 // resume ends a debuggee's pause. Session.mu is held.
 func (d *debuggee) resume() {
 	if d.pause != nil {
-		d.pause.timer.Stop()
+		if d.pause.timer != nil {
+			d.pause.timer.Stop()
+		}
 		close(d.pause.over)
 		d.pause = nil
 	}
@@ -109,6 +139,7 @@ func (s *Session) watchDebuggees() {
 
 func (s *Session) lookAtDebuggees() (any bool) {
 	kills := launch.OutOfMemoryKills()
+	var tell []ide.SessionEvent // once it is true of connections, too
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.debuggees = slices.DeleteFunc(s.debuggees, func(d *debuggee) bool {
@@ -127,14 +158,25 @@ func (s *Session) lookAtDebuggees() (any bool) {
 		d.seen = now.stopped
 		switch {
 		case still && d.pause == nil:
-			d.pause = newPause(s.whileStopped)
-			s.event(ide.SessionEvent{Kind: ide.EventStopped, PID: d.pid})
+			s.stop(d)
+			tell = append(tell, ide.SessionEvent{Kind: ide.EventStopped, PID: d.pid})
 		case !still && d.pause != nil:
 			d.resume()
-			s.event(ide.SessionEvent{Kind: ide.EventContinued, PID: d.pid})
+			tell = append(tell, ide.SessionEvent{Kind: ide.EventContinued, PID: d.pid})
 		}
 		return false
 	})
+	s.settleAll()
+	if len(tell) > 0 {
+		s.mu.Unlock()
+		ctx, cancel := context.WithTimeout(s.ctx, knownTime)
+		_ = s.settled(ctx) // a link that is cut delays nothing else
+		cancel()
+		s.mu.Lock()
+	}
+	for _, e := range tell {
+		s.event(e)
+	}
 	s.watching = len(s.debuggees) > 0
 	return s.watching
 }
@@ -145,6 +187,42 @@ func (s *Session) pauseOf(l *listener) *pause {
 	for _, d := range l.by {
 		if d.pause != nil {
 			return d.pause
+		}
+	}
+	return nil
+}
+
+// settle has the agent offer what a listener is to get now: nothing new while its
+// debuggee is stopped and none waits for it; and of one that is to get a single
+// request, that one. s.mu is held.
+func (s *Session) settle(l *listener) {
+	p := s.pauseOf(l)
+	state := protocol.StealState{Paused: p != nil && p.passes()}
+	if l.once {
+		state.Arm = s.arming()
+	}
+	for _, held := range l.held {
+		held.Set(state)
+	}
+}
+
+func (s *Session) settleAll() {
+	for _, l := range s.listeners {
+		s.settle(l)
+	}
+}
+
+// settled returns when the agent knows.
+func (s *Session) settled(ctx context.Context) error {
+	var all []*tunnel.Held
+	s.mu.Lock()
+	for _, l := range s.listeners {
+		all = slices.AppendSeq(all, maps.Values(l.held))
+	}
+	s.mu.Unlock()
+	for _, held := range all {
+		if err := held.Wait(ctx); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -362,6 +364,157 @@ func TestDebuggeeIsStoppedForLong(t *testing.T) {
 	}
 	until(t, told, ide.EventContinued)
 	wantAnswer(t, "after it went on", whoAnswers(port), "first")
+}
+
+// Where the pod is to get them, connections do not wait at all, and so it is with
+// the next requests of a connection that is kept.
+func TestDebuggeeIsPassedBy(t *testing.T) {
+	m, s, told := begin(t, `, "while_stopped": "pass", "http_filter": {"header_filter": "^x-user: alice$"}`)
+	pod, own := web(t, "pod"), web(t, "debuggee")
+	port := uint16(pod.Addr().(*net.TCPAddr).Port)
+	c := attach(t, m, s.ID)
+	pid := c.debug(traced(t))
+	if err := unix.PtraceCont(pid, 0); err != nil {
+		t.Fatal(err)
+	}
+	until(t, told, ide.EventDebuggee)
+	c.listen(port, own)
+	ask := alice(t, port)
+	if got := ask(); got != "debuggee" {
+		t.Errorf("while it runs: %q", got)
+	}
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil { // its tracer, which is this thread, need not wait for it
+		t.Fatal(err)
+	}
+	until(t, told, ide.EventStopped)
+	if got := ask(); got != "pod" {
+		t.Errorf("while it is stopped: %q", got)
+	}
+	if got := alice(t, port)(); got != "pod" {
+		t.Errorf("another connection: %q", got)
+	}
+	var ws unix.WaitStatus
+	if _, err := unix.Wait4(pid, &ws, 0, nil); err != nil || !ws.Stopped() {
+		t.Fatalf("the process is not stopped: %v, %v", ws, err)
+	}
+	if err := unix.PtraceCont(pid, 0); err != nil {
+		t.Fatal(err)
+	}
+	until(t, told, ide.EventContinued)
+	if got := ask(); got != "debuggee" {
+		t.Errorf("when it goes on: %q", got)
+	}
+}
+
+// web is an HTTP server that answers with its name.
+func web(t *testing.T, name string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) })}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		srv.Close()
+		<-served
+	})
+	return l
+}
+
+// alice asks for her name's sake, over one connection.
+func alice(t *testing.T, port uint16) func() string {
+	tr := &http.Transport{MaxConnsPerHost: 1}
+	t.Cleanup(tr.CloseIdleConnections)
+	return func() string {
+		t.Helper()
+		r, err := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-User", "alice")
+		a, err := (&http.Client{Transport: tr, Timeout: time.Minute}).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		b, err := io.ReadAll(a.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+}
+
+// A session that steals a single request gets one, whichever of its ports many
+// come to, and one more when it is armed; one that could not be delivered does not
+// count.
+func TestOnlyOneRequest(t *testing.T) {
+	m, s, told := begin(t, `, "once": true, "while_restarting": 0, "http_filter": {"header_filter": "^x-user: alice$"}`)
+	c := attach(t, m, s.ID)
+	var ports []uint16
+	var own net.Listener
+	for range 2 {
+		port := uint16(web(t, "pod").Addr().(*net.TCPAddr).Port)
+		own = web(t, "debuggee")
+		c.listen(port, own)
+		ports = append(ports, port)
+	}
+	round := func() (stolen int) {
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for i := range 100 {
+			ask := alice(t, ports[i%2])
+			wg.Go(func() {
+				if ask() == "debuggee" {
+					mu.Lock()
+					defer mu.Unlock()
+					stolen++
+				}
+			})
+		}
+		wg.Wait()
+		return stolen
+	}
+	until(t, told, ide.EventArmed)
+	for i := range 5 {
+		if n := round(); n != 1 {
+			t.Errorf("round %d: %d were stolen", i, n)
+		}
+		if e := until(t, told, ide.EventCaught); e.Port != ports[0] && e.Port != ports[1] {
+			t.Errorf("it was stolen at port %d", e.Port)
+		}
+		if n := round(); n != 0 {
+			t.Errorf("round %d: %d were stolen without arming", i, n)
+		}
+		id := []string{s.ID, ""}[i%2]
+		if err := m.Arm(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		until(t, told, ide.EventArmed)
+	}
+	own.Close()
+	if got := alice(t, ports[1])(); got != "pod" {
+		t.Errorf("where nobody listens: %q", got)
+	}
+	until(t, told, ide.EventCaught)
+	until(t, told, ide.EventArmed)
+	for alice(t, ports[0])() != "debuggee" { // when the agent knows
+	}
+}
+
+// Arming is for those sessions only.
+func TestArmWhatIsNotOnce(t *testing.T) {
+	m, s, _ := begin(t, "")
+	for _, id := range []string{s.ID, ""} {
+		if e, ok := errors.AsType[*ide.Error](m.Arm(t.Context(), id)); !ok || e.Code != ide.CodeUsage {
+			t.Errorf("arming %q: %v", id, e)
+		}
+	}
 }
 
 // One debuggee that is stopped does not hold up another's connections.

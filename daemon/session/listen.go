@@ -38,6 +38,7 @@ type listener struct {
 	mirror   bool
 	patience uint32 // see protocol.Steal
 	filter   *protocol.Filter
+	once     bool
 	held     map[*replica]*tunnel.Held // guarded by Session.mu; where it is taken
 }
 
@@ -71,7 +72,7 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		at: at, owner: owner, by: s.debuggeesOf(owner), mirror: r.Flags&layer.ListenMirror != 0, patience: s.patience(),
 		held: map[*replica]*tunnel.Held{},
 	}
-	l.filter = s.filterOf(port, l.mirror)
+	l.filter, l.once = s.config.Incoming.FilterOf(port), s.config.Incoming.Once && !l.mirror
 	s.mu.Unlock()
 	main := s.main.Load()
 	held, err := s.steal(ctx, main, port, l)
@@ -93,6 +94,7 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		return err
 	}
 	s.listeners[port] = l
+	s.settle(l)
 	more := slices.DeleteFunc(slices.Clone(s.replicas), func(r *replica) bool { return r == main })
 	s.log.Info("port taken", "port", port, "mirror", l.mirror, "replicas", 1+len(more))
 	s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
@@ -109,8 +111,18 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listener) (*tunnel.Held, error) {
 	q := protocol.Steal{
 		Port: port, Mirror: l.mirror, Probed: slices.Contains(r.target.probed, int(port)), Patience: l.patience, Filter: l.filter,
-		Session: s.id, Override: s.onConcurrent() == config.Override,
+		Session: s.id, Once: l.once,
 	}
+	s.mu.Lock()
+	c := &s.config.Incoming
+	q.Override = c.OnConcurrentSteal == config.Override
+	if !l.mirror {
+		q.Flush = c.Flush
+	}
+	if l.once {
+		q.Arm = s.arming()
+	}
+	s.mu.Unlock()
 	held, err := r.agent.tunnel.Steal(ctx, q, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
 	}, func() { s.ousted(r, port, l) })
@@ -120,19 +132,13 @@ func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listene
 	return held, nil
 }
 
-func (s *Session) onConcurrent() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.config.Incoming.OnConcurrentSteal
-}
-
 // without tells whether the debuggee is to run without a port that is another's.
 func (s *Session) without(port uint16, err error) bool {
-	if s.onConcurrent() != config.Continue {
-		return false
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.config.Incoming.OnConcurrentSteal != config.Continue {
+		return false
+	}
 	s.say(fmt.Sprintf("the debuggee listens without port %d of the target: %v", port, err))
 	return true
 }
@@ -189,7 +195,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	if l == nil {
 		return false
 	}
-	if l.mirror != mirror || l.patience != s.patience() || !reflect.DeepEqual(l.filter, s.filterOf(port, mirror)) { // the configuration was read again
+	if l.mirror != mirror || l.patience != s.patience() || l.once != (s.config.Incoming.Once && !mirror) || !reflect.DeepEqual(l.filter, s.config.Incoming.FilterOf(port)) { // the configuration was read again
 		s.giveBack(port, "it is taken in another way")
 		return false
 	}
@@ -201,19 +207,12 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 		at.Inodes = append(old, at.Inodes...)
 	}
 	l.at, l.owner, l.by = at, owner, s.debuggeesOf(owner)
+	s.settle(l)
 	if l.lost != nil {
 		l.find()
 		s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
 	}
 	return true
-}
-
-// filterOf chooses what is stolen from a port; nil: all. s.mu is held.
-func (s *Session) filterOf(port uint16, mirror bool) *protocol.Filter {
-	if mirror {
-		return nil
-	}
-	return s.config.Incoming.FilterOf(port)
 }
 
 // patience is how many seconds a connection may wait for its debuggee. s.mu is held.
@@ -230,6 +229,11 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 	if err == nil {
 		s.wg.Add(1)
 		defer s.wg.Done()
+	}
+	if err == nil && l.once {
+		if err = s.spend(in.Port); err == nil {
+			defer func() { s.unspend(err) }()
+		}
 	}
 	s.mu.Unlock()
 	watch := s.traffic.Incoming(in.Port, l.mirror, in.Client)

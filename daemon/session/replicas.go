@@ -423,6 +423,7 @@ func (s *Session) takeAt(r *replica, port uint16, l *listener) {
 	if err == nil {
 		if err = held.Lost(); err == nil && s.ctx.Err() == nil && !r.gone && s.listeners[port] == l {
 			l.held[r] = held
+			s.settle(l) // which may have changed meanwhile
 			return
 		}
 		held.Release()

@@ -42,6 +42,7 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 	s.launch.Session.Warnings = append(warnings(cfg), s.withoutFiles()...)
 	s.launch.Start.Client = p.Client
 	s.event(ide.SessionEvent{Kind: ide.EventConfigured})
+	s.arm()
 	s.mu.Unlock()
 	return s.info(), nil
 }

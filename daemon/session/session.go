@@ -57,6 +57,8 @@ type Session struct {
 	noFiles   error                    // guarded by mu; why there was no file server at the start, nil if there was
 	ended     string                   // guarded by mu; why, once it has been told
 	watching  bool                     // guarded by mu; watchDebuggees runs
+	spent     bool                     // guarded by mu; the one request that it steals has come
+	armings   uint64                   // guarded by mu; since the first
 	holders   int                      // guarded by mu; connections that started it
 	launchers map[*launcher]bool       // guarded by mu
 	visitors  map[*launcher]bool       // guarded by mu; those without a debuggee

@@ -148,11 +148,21 @@ func (t *Tunnel) Datagram(ctx context.Context, addr netip.AddrPort, first []byte
 }
 
 // Held is a port that is taken.
+//
+// Goroutines: one that hears the agent, until the port is released or lost, and
+// one while the agent is told something.
 type Held struct {
+	t      *Tunnel
 	stream net.Conn
 	forget func()
+	heard  chan struct{} // the agent's answers to what was said; closed when it says no more
 	lost   chan struct{} // closed with err
 	err    error
+
+	mu   sync.Mutex
+	want protocol.StealState // guarded by mu
+	said protocol.StealState // guarded by mu
+	done chan struct{}       // guarded by mu; closed when there is no more to say; nil: there is nothing
 }
 
 // Release gives the port back.
@@ -171,13 +181,22 @@ func (h *Held) Lost() error {
 	}
 }
 
-// watch waits for the agent's word that the port is lost.
-func (h *Held) watch(lost func()) {
-	_, err := protocol.ReadAnswer(h.stream, protocol.KindSteal, new(protocol.StealReply))
-	if e, ok := errors.AsType[*protocol.Error](err); ok {
-		h.err = errors.New(e.Msg)
-		close(h.lost)
-		lost()
+// hear takes the agent's answers to what is said, until its word that the port
+// is lost, or the end.
+func (h *Held) hear(lost func()) {
+	defer close(h.heard)
+	for {
+		_, err := protocol.ReadAnswer(h.stream, protocol.KindSteal, new(protocol.StealReply))
+		if err == nil {
+			h.heard <- struct{}{}
+			continue
+		}
+		if e, ok := errors.AsType[*protocol.Error](err); ok {
+			h.err = errors.New(e.Msg)
+			close(h.lost)
+			lost()
+		}
+		return
 	}
 }
 
@@ -199,10 +218,57 @@ func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler, lost fu
 		forget()
 		return nil, err
 	}
-	held := &Held{stream: s, forget: forget, lost: make(chan struct{})}
-	if !t.begin(func() { held.watch(lost) }) {
+	first := protocol.StealState{Arm: q.Arm}
+	held := &Held{t: t, stream: s, forget: forget, heard: make(chan struct{}), lost: make(chan struct{}), want: first, said: first}
+	if !t.begin(func() { held.hear(lost) }) {
 		held.Release()
 		return nil, net.ErrClosed
 	}
 	return held, nil
+}
+
+// Set has the agent know the state, and of several the last. It does not wait.
+func (h *Held) Set(state protocol.StealState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.want = state
+	if h.done == nil && h.want != h.said {
+		done := make(chan struct{})
+		if h.t.begin(h.say) {
+			h.done = done
+		}
+	}
+}
+
+// Wait returns when the agent has done what was Set, or the port is not held any
+// more.
+func (h *Held) Wait(ctx context.Context) error {
+	h.mu.Lock()
+	done := h.done
+	h.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (h *Held) say() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for held := true; held && h.want != h.said; {
+		state := h.want
+		h.mu.Unlock()
+		// Where it cannot be said there is no answer.
+		_ = protocol.WriteMessage(h.stream, protocol.KindSteal, state, nil)
+		_, held = <-h.heard
+		h.mu.Lock()
+		h.said = state
+	}
+	close(h.done)
+	h.done = nil
 }

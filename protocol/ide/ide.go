@@ -25,6 +25,7 @@ const (
 	MethodSessionList      = "session/list"      // Empty, SessionListResult
 	MethodSessionHolders   = "session/holders"   // TargetListParams, HoldersResult
 	MethodRestart          = "session/restart"   // SessionRestartParams, Session
+	MethodSessionArm       = "session/arm"       // SessionID, Empty: without ID, of all that steal a single request
 	MethodSessionEvents    = "session/events"    // SessionEventsParams, Empty: when the session has ended, or on cancellation
 	MethodSessionEvent     = "session/event"     // notification from the daemon: SessionEvent
 	MethodFileList         = "file/list"         // FileParams, FileListResult
@@ -88,6 +89,8 @@ const (
 	EventTaken      = "taken"      // Port is stolen, or mirrored
 	EventWaiting    = "waiting"    // nobody listens at Port, and its connections wait for a restart
 	EventGivenBack  = "givenBack"  // Port is the pod's again; Message: why
+	EventArmed      = "armed"      // the next request that matches is stolen, and no other
+	EventCaught     = "caught"     // it was, at Port; all others are the pod's
 	EventConfigured = "configured" // the configuration was read again
 	EventMessage    = "message"    // Message, for the user
 	EventEnded      = "ended"      // the session is gone; Message: why

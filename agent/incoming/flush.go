@@ -1,0 +1,212 @@
+package incoming
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// Of a port's connections that were there before, those are idle on which nothing
+// is on its way, the pod has spoken last, and nobody for quiet. What becomes idle
+// later is looked for as often. The kernel's clock ticks in 1 to 10 ms: who asks
+// again that soon after an answer, and then waits for longer, as some that poll do,
+// is idle to us.
+const quiet = time.Second
+
+// flush cuts the port's connections that were there before ctx's hold, as s wants
+// it: so that their clients connect anew, and to whom the port now belongs. It goes
+// on until none is left, or ctx is done. first is called when all have been looked
+// at once.
+func (s *Steal) flush(ctx context.Context, first func()) {
+	defer first()
+	if s.flushes == protocol.FlushOff {
+		return
+	}
+	log := s.in.log.With("port", s.port)
+	before, err := s.in.strangers(s.port)
+	cut := 0
+	for err == nil && len(before) > 0 {
+		for cookie, c := range before {
+			if s.flushes != protocol.FlushAll && !c.idle() {
+				continue
+			}
+			delete(before, cookie)
+			if err = c.destroy(); errors.Is(err, unix.ENOENT) { // it has ended
+				err = nil
+				continue
+			}
+			if err != nil {
+				break
+			}
+			cut++
+		}
+		if err != nil || len(before) == 0 {
+			break
+		}
+		first()
+		select {
+		case <-time.After(quiet):
+		case <-ctx.Done():
+			log.Info("connections of before cut", "count", cut, "left", len(before))
+			return
+		}
+		var now map[uint64]*established
+		now, err = s.in.strangers(s.port)
+		for cookie := range before {
+			if c := now[cookie]; c != nil {
+				before[cookie] = c
+			} else {
+				delete(before, cookie)
+			}
+		}
+	}
+	if err != nil {
+		log.Warn("cutting connections of before", "err", fmt.Errorf("%w (it needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY)", err))
+	} else if cut > 0 {
+		log.Info("connections of before cut", "count", cut)
+	}
+}
+
+// strangers are a port's connections that are not ours, by their cookies.
+func (in *Incoming) strangers(port uint16) (map[uint64]*established, error) {
+	all := map[uint64]*established{}
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		if err := dump(family, port, func(c *established) { all[c.cookie()] = c }); err != nil {
+			return nil, err
+		}
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	// Looked up later than the connections: what was ours and is closed is gone.
+	ours, err := ownSockets()
+	if err != nil {
+		return nil, err
+	}
+	for cookie, c := range all {
+		// Without an inode nobody has accepted it: we perhaps will.
+		if c.inode() == 0 || ours[c.inode()] || in.sources.has(c.remote()) {
+			delete(all, cookie)
+		}
+	}
+	return all, nil
+}
+
+// ownSockets are the inodes of this process's sockets.
+func ownSockets() (map[uint32]bool, error) {
+	const dir = "/proc/self/fd"
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("listing own sockets: %w", err)
+	}
+	all := map[uint32]bool{}
+	for _, e := range list {
+		link, err := os.Readlink(dir + "/" + e.Name())
+		if err != nil {
+			continue // it was closed
+		}
+		if number, ok := strings.CutPrefix(link, "socket:["); ok {
+			inode, _ := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 32)
+			all[uint32(inode)] = true
+		}
+	}
+	return all, nil
+}
+
+// Of linux/inet_diag.h and linux/sock_diag.h.
+const (
+	sockDestroy  = 21
+	diagID       = 48 // inet_diag_sockid: ports 2 2, addresses 16 16, interface 4, cookie 8
+	diagHead     = 4  // family, state, timer, retransmissions
+	diagMessage  = diagHead + diagID + 20
+	diagInode    = diagMessage - 4
+	diagQueues   = diagHead + diagID + 4 // read 4, write 4
+	attrTCPInfo  = 2
+	liveStates   = 1<<unix.BPF_TCP_ESTABLISHED | 1<<unix.BPF_TCP_CLOSE_WAIT
+	requestStart = 8 // family, protocol, attributes, pad, states
+)
+
+// established is a connection as the kernel tells of it: an inet_diag_msg.
+type established struct {
+	message []byte
+	info    unix.TCPInfo
+}
+
+// dump tells of a port's connections of one family.
+func dump(family byte, port uint16, each func(*established)) error {
+	request := make([]byte, requestStart+diagID)
+	request[0], request[1], request[2] = family, unix.IPPROTO_TCP, 1<<(attrTCPInfo-1)
+	binary.NativeEndian.PutUint32(request[4:], liveStates)
+	binary.BigEndian.PutUint16(request[requestStart:], port)
+	q := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	q.AddRawData(request)
+	answers, err := q.Execute(unix.NETLINK_INET_DIAG, 0)
+	if err != nil {
+		return fmt.Errorf("listing connections to port %d: %w", port, err)
+	}
+	for _, b := range answers {
+		if len(b) < diagMessage || binary.BigEndian.Uint16(b[diagHead:]) != port {
+			continue
+		}
+		attrs, err := nl.ParseRouteAttr(b[diagMessage:])
+		if err != nil {
+			return fmt.Errorf("listing connections to port %d: %w", port, err)
+		}
+		c := &established{message: b}
+		for _, a := range attrs {
+			if a.Attr.Type == attrTCPInfo { // a newer kernel says more, an older one less
+				copy((*[unsafe.Sizeof(c.info)]byte)(unsafe.Pointer(&c.info))[:], a.Value)
+			}
+		}
+		each(c)
+	}
+	return nil
+}
+
+func (c *established) id() []byte     { return c.message[diagHead : diagHead+diagID] }
+func (c *established) cookie() uint64 { return binary.NativeEndian.Uint64(c.id()[diagID-8:]) }
+func (c *established) inode() uint32  { return binary.NativeEndian.Uint32(c.message[diagInode:]) }
+
+func (c *established) remote() netip.AddrPort {
+	ip := c.id()[20:36]
+	if c.message[0] == unix.AF_INET {
+		ip = ip[:4]
+	}
+	addr, _ := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(c.id()[2:]))
+}
+
+func (c *established) idle() bool {
+	queues := c.message[diagQueues:][:8]
+	i := &c.info
+	if i.Bytes_received > 0 && i.Bytes_acked == 0 { // the first answer is still to come
+		return false
+	}
+	return binary.NativeEndian.Uint64(queues) == 0 && i.Unacked == 0 && i.Notsent_bytes == 0 &&
+		i.Last_data_sent <= i.Last_data_recv && time.Duration(i.Last_data_sent)*time.Millisecond >= quiet
+}
+
+// destroy resets the connection, for both ends.
+func (c *established) destroy() error {
+	request := make([]byte, requestStart, requestStart+diagID)
+	request[0], request[1] = c.message[0], unix.IPPROTO_TCP
+	binary.NativeEndian.PutUint32(request[4:], liveStates)
+	q := nl.NewNetlinkRequest(sockDestroy, unix.NLM_F_ACK)
+	q.AddRawData(append(request, c.id()...))
+	if _, err := q.Execute(unix.NETLINK_INET_DIAG, 0); err != nil {
+		return fmt.Errorf("cutting the connection from %v: %w", c.remote(), err)
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package incoming
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol"
+)
+
+// A pod is another process: what is in this one is the agent's. It gives each word
+// back but "wait", which it answers with "free" when it may.
+const podVariable = "TEST_POD"
+
+// podSpeaksHTTP, as the variable's value: it does that, and answers "pod".
+const podSpeaksHTTP = "http"
+
+func servePod() {
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(l.Addr().(*net.TCPAddr).Port)
+	if os.Getenv(podVariable) == podSpeaksHTTP {
+		panic(http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pod") })))
+	}
+	var mu sync.Mutex
+	var waiting []net.Conn
+	go func() {
+		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+			mu.Lock()
+			for _, w := range waiting {
+				_, _ = io.WriteString(w, "free")
+			}
+			mu.Unlock()
+		}
+	}()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			panic(err)
+		}
+		go func() {
+			b := make([]byte, 4)
+			for {
+				if _, err := io.ReadFull(c, b); err != nil {
+					c.Close()
+					return
+				}
+				mu.Lock()
+				if string(b) == "wait" {
+					waiting = append(waiting, c)
+				} else {
+					_, _ = c.Write(b)
+				}
+				mu.Unlock()
+			}
+		}()
+	}
+}
+
+func newPod(t *testing.T) (port uint16, free func()) { return startPod(t, "words") }
+
+func startPod(t *testing.T, speaks string) (port uint16, free func()) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), podVariable+"="+speaks)
+	cmd.Stderr = t.Output()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if _, err := fmt.Fscan(out, &port); err != nil {
+		t.Fatal(err)
+	}
+	return port, func() {
+		if _, err := io.WriteString(in, "\n"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// visit connects, and says a word.
+func visit(t *testing.T, host string, port uint16, word string) *net.TCPConn {
+	t.Helper()
+	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr(host), port))
+	if _, err := io.WriteString(c, word); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func hears(t *testing.T, c net.Conn, word string) {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	b := make([]byte, len(word))
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != word {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// cut waits for the connection's reset.
+func cut(t *testing.T, c net.Conn) {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("it is not cut: %v", err)
+	}
+}
+
+// Of connections that were there before, those are cut that are idle, or become so.
+func TestFlushIdle(t *testing.T) {
+	in := newIncoming(t)
+	port, free := newPod(t)
+	hosts := []string{"127.0.0.1", "::1"}
+	var idle, waiting []net.Conn
+	for _, host := range hosts {
+		c := visit(t, host, port, "word")
+		hears(t, c, "word")
+		idle, waiting = append(idle, c), append(waiting, visit(t, host, port, "wait"))
+	}
+	steal(t, in, protocol.Steal{Port: port, Flush: protocol.FlushOff}, newDebuggee(t)).Release()
+	steal(t, in, protocol.Steal{Port: port, Flush: protocol.FlushIdle}, newDebuggee(t))
+	for _, c := range idle {
+		cut(t, c)
+	}
+	free() // these wait for as long as the others were idle
+	for _, c := range waiting {
+		hears(t, c, "free")
+		cut(t, c)
+	}
+	for _, host := range hosts {
+		if got, err := answered(host, port); got != debuggeeSays+"words" || err != nil {
+			t.Errorf("%s: %q, %v", host, got, err)
+		}
+	}
+}
+
+// All are cut where that is wanted, whatever they wait for.
+func TestFlushAll(t *testing.T) {
+	in := newIncoming(t)
+	port, _ := newPod(t)
+	c, other := visit(t, "127.0.0.1", port, "wait"), visit(t, "::1", port, "word")
+	hears(t, other, "word")
+	steal(t, in, protocol.Steal{Port: port, Flush: protocol.FlushAll}, newDebuggee(t))
+	cut(t, c)
+	cut(t, other)
+}
+
+// Connections that the agent itself has, with clients and with the pod, are none
+// of them.
+func TestFlushSparesOurs(t *testing.T) {
+	in := newIncoming(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	alices, bobs := relayedTo(t, server(t, "alice")), relayedTo(t, server(t, "bob"))
+	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice"), Flush: protocol.FlushAll}, alices)
+	c := dial(t, pod)
+	r := bufio.NewReader(c)
+	ask := func(user, want string) {
+		t.Helper()
+		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\nX-User: %s\r\n\r\n", user)
+		a, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(a.Body)
+		if err != nil || !strings.HasPrefix(string(b), want) {
+			t.Errorf("%s was answered by %.6q, %v", user, b, err)
+		}
+	}
+	ask("alice", "alice")
+	ask("nobody", "pod")
+	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("bob"), Flush: protocol.FlushAll}, bobs)
+	ask("bob", "bob")
+	ask("alice", "alice")
+	ask("nobody", "pod")
+}
