@@ -21,8 +21,14 @@ func (fs *nodes) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	if n.shared != nil {
 		n.opens++
 		out.Fh, out.OpenFlags = fs.opened(n, in), fuse.FOPEN_KEEP_CACHE
-		if !writing {
+		switch {
+		case !writing:
 			out.OpenFlags |= fuse.FOPEN_NOFLUSH
+		case in.Flags&unix.O_APPEND != 0:
+			// Through the page cache one write becomes several where it begins in a page
+			// that was not read (fuse_fill_write_pages in fs/fuse/file.c), and somebody
+			// else's could come between.
+			out.OpenFlags = fuse.FOPEN_DIRECT_IO
 		}
 		return fuse.OK
 	}
