@@ -48,20 +48,6 @@ func (w workerDebuggee) wants(want, format string, args ...any) {
 	}
 }
 
-// told waits until the user has been told something.
-func (w workerDebuggee) told(words string) {
-	w.t.Helper()
-	for deadline := time.Now().Add(patience); ; {
-		if strings.Contains(w.errors(), words) {
-			return
-		}
-		if time.Now().After(deadline) {
-			w.t.Fatalf("the user is not told %q but %q", words, w.errors())
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
 // finish ends the debuggee in good order.
 func (w workerDebuggee) finish() {
 	w.t.Helper()

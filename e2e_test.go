@@ -139,6 +139,20 @@ func (d *debuggee) errors() string {
 	return d.stderr.String()
 }
 
+// told waits until the user has been told something.
+func (d *debuggee) told(words string) {
+	d.t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		if strings.Contains(d.errors(), words) {
+			return
+		}
+		if time.Now().After(deadline) {
+			d.t.Fatalf("the user is not told %q but %q", words, d.errors())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // mirrord makes a command of bin/mirrord.
 func mirrord(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
