@@ -165,6 +165,8 @@ func wordsOf(e ide.SessionEvent) string {
 		return fmt.Sprintf("the one request was stolen, at port %d: others are the pod's", e.Port)
 	case ide.EventConfigured:
 		return "the configuration was read again"
+	case ide.EventMoved:
+		return "the target is " + e.Message + " from now on"
 	case ide.EventMissed:
 		return "some events are missing here"
 	case ide.EventEnded:

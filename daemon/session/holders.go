@@ -69,6 +69,9 @@ func (as *agents) holders(ctx context.Context, a *cluster.RunningAgent) ([]ide.H
 	defer cancel()
 	t, err := tunnel.Open(ctx, as.log, as.who, link.NewID(), askTime, func(ctx context.Context) (net.Conn, error) { return a.Dial(ctx) })
 	if err != nil {
+		if cluster.IsKind(a.Gone(ctx), cluster.AgentFailed) {
+			return nil, nil // it is about to go, and holds nothing any more
+		}
 		return nil, fmt.Errorf("%s: %w", a.State, err)
 	}
 	defer t.Close()

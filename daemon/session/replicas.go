@@ -382,6 +382,7 @@ func (o *others) move(r *replica, why string) (done func()) {
 		l.notices.expired(protocol.Expired{Seq: noLeases, All: true})
 	}
 	s.log.Info("moved", "target", r.target.name)
+	s.event(ide.SessionEvent{Kind: ide.EventMoved, Message: r.target.name})
 	s.say(fmt.Sprintf("%sfiles, names and outgoing connections are those of pod %s from now on; the environment stays, and what is open ends with its pod",
 		why, r.target.pod))
 	return func() {

@@ -92,6 +92,7 @@ const (
 	EventArmed      = "armed"      // the next request that matches is stolen, and no other
 	EventCaught     = "caught"     // it was, at Port; all others are the pod's
 	EventConfigured = "configured" // the configuration was read again
+	EventMoved      = "moved"      // another pod is the session's target; Message: which, as in Session
 	EventMessage    = "message"    // Message, for the user
 	EventEnded      = "ended"      // the session is gone; Message: why
 	EventMissed     = "missed"     // the client was too slow, and events before this one are lost

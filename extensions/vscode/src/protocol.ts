@@ -88,6 +88,7 @@ export interface Session {
 
 export type SessionStart = Choice & {
 	id?: string;
+	pod?: string; // of a workload: the one to be preferred
 	tied?: boolean; // it ends with the connection
 };
 

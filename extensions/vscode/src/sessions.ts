@@ -224,6 +224,10 @@ export class Sessions {
 			r = { info: { id: e.session, target: e.message ?? '', started: e.time, launchers: 0 }, traffic: new Traffic() };
 			this.all.set(e.session, r);
 		}
+		if (e.kind === 'moved' && e.message) {
+			r.info = { ...r.info, target: e.message, pod: /^pod\/([^/ ]+)/.exec(e.message)?.[1] };
+			this.changed.fire();
+		}
 		if (e.kind === 'message' && r.own && e.message) {
 			if (e.lost) this.fail(e.message);
 			void this.notify.warn('target', e.message);
@@ -277,10 +281,9 @@ export class Sessions {
 	}
 }
 
-/** What starts a session again with the very pod that it had. */
+/** What starts a session again with the pod that it had. */
 function sameTarget(r: Running): Partial<SessionStart> {
-	const { overrides } = r.own!.start;
-	const { target, namespace } = r.info;
+	const { pod, namespace } = r.info;
 	if (!namespace) return {};
-	return { overrides: { ...overrides, target: target.replace(/ in \S+$/, ''), namespace } };
+	return { pod, overrides: { ...r.own!.start.overrides, namespace } };
 }

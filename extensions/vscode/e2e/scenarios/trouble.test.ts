@@ -152,18 +152,38 @@ suite.scenario('trouble: the daemon is killed, the program goes on', async bench
 	await w.notifications.clear();
 });
 
-suite.scenario('trouble: the agent is killed, the pod answers, and the next launch is as ever', async bench => {
+async function killAgents(): Promise<void> {
 	for (const agent of await suite.shop.agents()) {
 		await suite.shop.kubectl('delete', 'pod', agent, '--grace-period=0', '--force');
 	}
+}
+
+const answers = async (who: string) => (await suite.shop.ask('/who').catch(() => undefined))?.copy === who;
+
+suite.scenario('trouble: the agent is killed, and another takes its place', async bench => {
+	await killAgents();
 	await w.notifications.shows(/agent/);
-	await w.statusShows(statusId, /trouble/);
-	await w.shot('trouble');
-	await until('the pod to answer', async () => (await suite.shop.ask('/agent').catch(() => undefined))?.copy === 'cluster');
+	await until('the program to answer', () => answers('node'));
+	await w.statusShows(statusId, /mirrord: pod\/web-/);
 	await w.debugging.stop();
 	await w.notifications.clear();
 	await w.command('mirrord: Stop Session');
 	await noSessions(bench);
+});
+
+suite.scenario('trouble: the agent of the only pod is killed, that answers, and the next launch is as ever', async bench => {
+	configure(folder, { target: `pod/${await suite.shop.webPod()}` });
+	await running(w);
+	await killAgents();
+	await w.notifications.shows(/agent/);
+	await w.statusShows(statusId, /trouble/);
+	await w.shot('trouble');
+	await until('the pod to answer', () => answers('cluster'));
+	await w.debugging.stop();
+	await w.notifications.clear();
+	await w.command('mirrord: Stop Session');
+	await noSessions(bench);
+	configure(folder);
 	await running(w);
 	await w.debugging.stop();
 	await nothingRuns(bench);
@@ -178,11 +198,13 @@ suite.scenario('trouble: a window that is reloaded leaves nothing', async bench 
 	await w.notifications.none();
 });
 
-suite.scenario('trouble: the target\'s pod is deleted', async () => {
+suite.scenario('trouble: the target\'s pod is deleted, and the next one takes its place', async () => {
 	await running(w);
-	await suite.shop.kubectl('delete', 'pod', await suite.shop.webPod(), '--wait=false');
+	const before = await suite.shop.webPod();
+	await suite.shop.kubectl('delete', 'pod', before, '--wait=false');
 	await w.notifications.shows(/gone|deleted|ended/);
-	await w.statusShows(statusId, /trouble/);
+	await w.statusShows(statusId, new RegExp(`mirrord: pod/web-(?!${before.slice('web-'.length)})`));
+	await until('the program to answer', () => answers('node'));
 	await w.debugging.stop();
 	await w.notifications.clear();
 	await suite.shop.kubectl('rollout', 'status', 'deployment/web', '--timeout=60s');
