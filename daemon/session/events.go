@@ -183,7 +183,7 @@ func (s *Session) state() []ide.SessionEvent {
 		list = append(list, ide.SessionEvent{Kind: ide.EventLaunched})
 	}
 	for port, l := range s.listeners {
-		list = append(list, ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
+		list = append(list, l.taken(port))
 		if l.lost != nil {
 			list = append(list, ide.SessionEvent{Kind: ide.EventWaiting, Port: port})
 		}
