@@ -188,13 +188,7 @@ func (s *Session) state() []ide.SessionEvent {
 			list = append(list, ide.SessionEvent{Kind: ide.EventWaiting, Port: port})
 		}
 	}
-	switch {
-	case !s.config.Incoming.Once || s.config.Incoming.Mode != "steal":
-	case s.spent:
-		list = append(list, ide.SessionEvent{Kind: ide.EventCaught})
-	default:
-		list = append(list, ide.SessionEvent{Kind: ide.EventArmed})
-	}
+	list = append(list, s.onlyRequest()...)
 	for _, d := range s.debuggees {
 		list = append(list, ide.SessionEvent{Kind: ide.EventDebuggee, PID: d.pid})
 		if d.pause != nil {

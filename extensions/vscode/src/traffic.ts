@@ -36,6 +36,7 @@ export class Traffic {
 			}
 			case 'givenBack': if (e.port) this.ports.delete(e.port); return true;
 			case 'armed': case 'caught': this.once = e.kind; return true;
+			case 'configured': this.once = undefined; return true; // what it is now follows
 			case 'message': return true;
 			case 'missed': return !this.missed && (this.missed = true);
 			case 'request': case 'response': return merge(this.requests, e.request);
