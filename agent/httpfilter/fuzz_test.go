@@ -49,11 +49,12 @@ func FuzzHead(f *testing.F) {
 	f.Add([]byte(ok), 30)
 	f.Fuzz(func(t *testing.T, in []byte, n int) {
 		n = min(max(n, 0), len(in))
-		for _, parse := range []func([]byte) (*head, error){
-			func(b []byte) (*head, error) { return parseRequest(b, nil) }, func(b []byte) (*head, error) { return parseAnswer(b, "GET") },
+		for _, parse := range []func(*head, []byte) error{
+			(*head).request, func(h *head, b []byte) error { return h.answer(b, "GET") },
 		} {
-			_, early := parse(in[:n])
-			h, late := parse(in)
+			var h head
+			early := parse(&h, in[:n])
+			late := parse(&h, in)
 			if early == errForeign && late == nil || early == nil && late != nil {
 				t.Errorf("%v, then %v", early, late)
 			}
