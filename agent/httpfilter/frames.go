@@ -24,9 +24,11 @@ func (s *side) readWith(in io.Reader, table uint32) error {
 		frame, err := f.ReadFrame()
 		if bad, ok := errors.AsType[http2.StreamError](err); ok {
 			s.c.mu.Lock()
-			s.refuse(bad)
+			err = s.refuse(bad)
 			s.c.mu.Unlock()
-			continue
+			if err == nil {
+				continue
+			}
 		}
 		if err == http2.ErrFrameTooLarge {
 			err = http2.ConnectionError(http2.ErrCodeFrameSize)
@@ -43,8 +45,9 @@ func (s *side) readWith(in io.Reader, table uint32) error {
 	}
 }
 
-// refuse resets a stream of which there was a malformed frame. c.mu is held.
-func (s *side) refuse(bad http2.StreamError) {
+// refuse resets a stream of which there was a malformed frame. By such a client has
+// a stream reset as well as if it did so itself. c.mu is held.
+func (s *side) refuse(bad http2.StreamError) error {
 	c := s.c
 	s.reset(bad.StreamID, bad.Code)
 	if s == c.client {
@@ -62,6 +65,10 @@ func (s *side) refuse(bad http2.StreamError) {
 		c.client.reset(st.id, bad.Code)
 		c.remove(st)
 	}
+	if err := s.flooded(); err != nil || s != c.client {
+		return err
+	}
+	return c.calm()
 }
 
 // stream finds a stream by a side's number. c.mu is held.
@@ -102,8 +109,7 @@ func (s *side) take(frame http2.Frame) error {
 		if bad.Code != 0 {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			s.refuse(bad)
-			return s.flooded()
+			return s.refuse(bad)
 		}
 		fields := slices.Clone(h.Fields)
 		if s == c.client && !s.known(h.StreamID) {
@@ -128,9 +134,8 @@ func (s *side) take(frame http2.Frame) error {
 		return s.flooded()
 	case *http2.PriorityFrame:
 		if f.StreamDep == f.StreamID {
-			s.refuse(http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol})
+			return s.refuse(http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol})
 		}
-		return s.flooded()
 	case *http2.WindowUpdateFrame:
 		return s.widen(f.StreamID, int64(f.Increment))
 	case *http2.RSTStreamFrame:
@@ -177,9 +182,9 @@ func (s *side) says(id uint32, i item) error {
 	if h.ended {
 		s.give(int64(len(i.data)))
 		if s == c.client && st.up != nil { // else by a failure of ours
-			s.refuse(http2.StreamError{StreamID: id, Code: http2.ErrCodeStreamClosed})
+			return s.refuse(http2.StreamError{StreamID: id, Code: http2.ErrCodeStreamClosed})
 		}
-		return s.flooded()
+		return nil
 	}
 	h.put(i)
 	switch {
@@ -205,10 +210,7 @@ func (s *side) data(f *http2.DataFrame) error {
 		h, _ := s.halves(st)
 		if h.room -= n; h.room < 0 {
 			s.give(n)
-			s.reset(f.StreamID, http2.ErrCodeFlowControl)
-			s.c.client.reset(st.id, http2.ErrCodeFlowControl)
-			s.c.remove(st)
-			return nil
+			return s.refuse(http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl})
 		}
 		if padding > 0 { // which counts for the stream, too
 			_ = s.framer.WriteWindowUpdate(f.StreamID, uint32(padding))
@@ -273,7 +275,7 @@ func (s *side) widen(id uint32, n int64) error {
 	} else if st := s.stream(id); st != nil {
 		_, other := s.halves(st)
 		if other.window += n; other.window > most {
-			s.refuse(http2.StreamError{StreamID: id, Code: http2.ErrCodeFlowControl})
+			return s.refuse(http2.StreamError{StreamID: id, Code: http2.ErrCodeFlowControl})
 		}
 	} else if s.idle(id) {
 		return http2.ConnectionError(http2.ErrCodeProtocol)

@@ -243,7 +243,7 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 	c.last = id
 	if c.left || c.full() || c.heads+st.size > maxHeads {
 		c.client.reset(id, http2.ErrCodeRefusedStream)
-		return nil
+		return c.client.flooded()
 	}
 	c.streams[id] = st
 	c.heads += st.size
@@ -347,13 +347,21 @@ func (c *conn2) settle(st *stream) {
 	}
 }
 
-// resetByClient passes the client's reset on. c.mu is held.
-func (c *conn2) resetByClient(id uint32, code http2.ErrCode) error {
+// calm counts a stream that was reset by the client's doing. c.mu is held.
+func (c *conn2) calm() error {
 	now := time.Now()
 	c.resets = min(resetsAtOnce, c.resets+resetsPerTime*now.Sub(c.since).Seconds()) - 1
 	c.since = now
 	if c.resets < 0 {
 		return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
+	}
+	return nil
+}
+
+// resetByClient passes the client's reset on. c.mu is held.
+func (c *conn2) resetByClient(id uint32, code http2.ErrCode) error {
+	if err := c.calm(); err != nil {
+		return err
 	}
 	st := c.streams[id]
 	if st == nil {

@@ -214,6 +214,28 @@ func TestFloods(t *testing.T) {
 			id += 2
 			return errors.Join(f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}), f.WriteRSTStream(id, http2.ErrCodeCancel))
 		},
+		"made resets": func(f *http2.Framer) error {
+			id += 2
+			return errors.Join(f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true}), f.WriteWindowUpdate(id, 1<<31-1))
+		},
+		"malformed streams": func(f *http2.Framer) error {
+			id += 2
+			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes()[:2], EndHeaders: true}) // no path
+		},
+		"too many streams": func(f *http2.Framer) error {
+			id += 2
+			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true})
+		},
+		"data of ended streams": func(f *http2.Framer) error {
+			if id == 1 {
+				id += 2
+				if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+					return err
+				}
+			}
+			return f.WriteData(id, false, []byte("x"))
+		},
+		"priorities": func(f *http2.Framer) error { return f.WritePriority(3, http2.PriorityParam{StreamDep: 3}) },
 		"settings": func(f *http2.Framer) error {
 			return f.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 1 << 15})
 		},
@@ -232,7 +254,7 @@ func TestFloods(t *testing.T) {
 		c := w.client(t)
 		say(t, c, http2.ClientPreface)
 		f := http2.NewFramer(c, nil)
-		if name == "rapid reset" { // the others read nothing
+		if name == "rapid reset" || name == "made resets" { // the others read nothing
 			go io.Copy(io.Discard, c)
 		}
 		err := f.WriteSettings()
