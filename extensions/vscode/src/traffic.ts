@@ -28,7 +28,7 @@ export class Traffic {
 			case 'left': this.launchers = Math.max(0, this.launchers - 1); return true;
 			case 'stopped': if (e.pid) this.stopped.add(e.pid); return true;
 			case 'continued': case 'exited': if (e.pid) this.stopped.delete(e.pid); return true;
-			case 'taken': if (e.port) this.ports.set(e.port, { mirror: e.mirror ?? false, waiting: false, filter: e.message }); return true;
+			case 'taken': if (e.port) this.ports.set(e.port, { mirror: e.mirror ?? false, waiting: false, ...(e.message ? { filter: e.message } : {}) }); return true;
 			case 'waiting': {
 				const p = e.port ? this.ports.get(e.port) : undefined;
 				if (p) p.waiting = true;
