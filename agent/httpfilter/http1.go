@@ -24,7 +24,8 @@ type conn1 struct {
 	exits  Exits
 	client Conn
 	in     source         // of the client; the caller's
-	fields []filter.Field // of the latest request; the caller's
+	head   head           // of the latest request; the caller's
+	chosen filter.Request // the same for a filter; the caller's
 	said   bool           // there was a request; the caller's
 	wg     sync.WaitGroup
 
@@ -112,19 +113,21 @@ func (c *conn1) greet() error {
 // next reads the head of a request. errForeign: what comes is none; io.EOF: there is no other.
 func (c *conn1) next() (*head, error) {
 	c.in.narrow()
+	if c.head.size > firstBuffer || cap(c.head.fields) > 4*usualFields { // not to be kept by who waits
+		c.head, c.chosen = head{}, filter.Request{}
+	}
 	limited := false
 	for {
 		b := c.in.kept()
 		if len(b) > 0 {
-			h, err := parseRequest(b, c.fields)
+			err := c.head.request(b)
 			switch {
 			case prefaced(b):
 				if len(b) >= len(http2.ClientPreface) {
 					return nil, c.speak2()
 				}
 			case err == nil:
-				c.fields = h.fields
-				return h, c.speak()
+				return &c.head, c.speak()
 			case err == errForeign || len(b) >= maxHead:
 				return nil, errForeign
 			}
@@ -245,7 +248,8 @@ func repeatable(method string) bool {
 
 // choose decides whose a request is. Where its body decides, that is waited for.
 func (c *conn1) choose(h *head) Holder {
-	r := &filter.Request{Method: h.method, Path: h.target, Header: h.fields}
+	r := &c.chosen
+	*r = filter.Request{Method: h.method, Path: h.target, Header: h.fields}
 	holder, answer := c.exits.Choose(r)
 	if answer != filter.Unsure {
 		return holder

