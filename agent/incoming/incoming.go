@@ -212,6 +212,9 @@ func (in *Incoming) hold(ctx context.Context, q protocol.Steal, client Client) (
 			err = fmt.Errorf("taking port %d by a filter: %w: %w", q.Port, err, unix.EINVAL)
 		}
 		s.words = q.Filter.String()
+		if err == nil && q.TLS != nil && !q.Mirror {
+			s.keys, err = newKeys(*q.TLS, client.ReadFile)
+		}
 	}
 	switch {
 	case err != nil:
