@@ -8,7 +8,7 @@ import (
 
 // settings are all keys of the peer's schema; agent.address and
 // agent.idle_timeout are ours.
-var settings = slices.Concat(rootSettings, featureSettings, networkSettings, filterSettings, agentSettings, mootSettings)
+var settings = slices.Concat(rootSettings, featureSettings, networkSettings, filterSettings, tlsSettings, agentSettings, mootSettings)
 
 var rootSettings = []setting{
 	{key: "target", takes: text, doc: "What the debuggee stands in for: pod/NAME or deployment/NAME, with /container/NAME where it matters.",
