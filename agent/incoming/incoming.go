@@ -6,7 +6,8 @@
 //	            └ established connections, exempt sources: as ever
 //
 // A port may have several holders, if each has a filter of HTTP requests: then it
-// is requests that are offered, one by one (split.go, package httpfilter).
+// is requests that are offered, one by one (split.go, package httpfilter), also those
+// within TLS (tls.go).
 //
 // A mirror (mirror.go) looks on: it changes nothing for the pod and waits for nobody.
 //

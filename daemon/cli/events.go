@@ -151,6 +151,9 @@ func wordsOf(e ide.SessionEvent) string {
 	case ide.EventExited:
 		return strings.TrimSuffix(fmt.Sprintf("process %d has ended: %s", e.PID, e.Message), ": ")
 	case ide.EventTaken:
+		if e.Message != "" {
+			how += " by " + e.Message
+		}
 		return fmt.Sprintf("port %d is %s", e.Port, how)
 	case ide.EventWaiting:
 		return fmt.Sprintf("nobody listens at port %d: connections wait", e.Port)

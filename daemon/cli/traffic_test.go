@@ -51,6 +51,7 @@ func TestTrafficWords(t *testing.T) {
 		},
 		{ide.SessionEvent{Kind: ide.EventFile, File: &ide.File{Path: "/a", Op: "open", Write: true, PID: 5, Error: "EROFS"}}, "process 5 opens for writing /a: EROFS"},
 		{ide.SessionEvent{Kind: ide.EventTaken, Port: 80}, "port 80 is stolen"},
+		{ide.SessionEvent{Kind: ide.EventTaken, Port: 80, Message: "header ^x-user: alice$"}, "port 80 is stolen by header ^x-user: alice$"},
 	} {
 		if got := n.words(tt.event); got != tt.want {
 			t.Errorf("%q, want %q", got, tt.want)

@@ -47,6 +47,7 @@ type Config struct {
 
 	Key string // session key, for templates
 
+	container  string   // "/container/NAME" of a target that is written as a table
 	skip       []string // skip_processes as written
 	skipBuild  bool
 	extraBuild []string

@@ -145,6 +145,10 @@ func TestErrors(t *testing.T) {
 		{"mirrord.json", "{\n  \"featrue\": {}\n}", `mirrord.json:2:3: featrue: unknown key, did you mean "feature"?`},
 		{"mirrord.json", `{"feature": {"fs": {"mood": "read"}}}`, `mirrord.json:1:21: feature.fs.mood: unknown key, did you mean "feature.fs.mode"?`},
 		{"mirrord.json", `{"zzzzzz": 1}`, `mirrord.json:1:2: zzzzzz: unknown key`},
+		{"mirrord.json", `{"target": {"path": "pod/web", "labels": {"app": "web"}}}`, `mirrord.json:1:42: target.labels: two targets: name one`},
+		{"mirrord.json", `{"target": {"path": {"labels": {}}}}`, `mirrord.json:1:32: target.path.labels: no label`},
+		{"mirrord.json", `{"target": {"path": {"pod": "a", "service": "b"}}}`, `mirrord.json:1:45: target.path.service: two targets: name one`},
+		{"mirrord.json", `{"target": {"path": {"container": "a"}}}`, `mirrord.json:1:35: target.path.container: of what?`},
 		{"mirrord.json", `{"target": 5}`, `mirrord.json:1:12: target: 5 is none of text, a table`},
 		{"mirrord.json", `{"feature": []}`, `mirrord.json:1:13: feature: a list is not a table`},
 		{"mirrord.json", `{"feature": {"hostname": "yes"}}`, `mirrord.json:1:26: feature.hostname: "yes" is not true or false`},
@@ -342,6 +346,14 @@ func TestOverrides(t *testing.T) {
 	c = load1(t, text, ide.Overrides{Target: "pod/flag"}, "MIRRORD_IMPERSONATED_TARGET=pod/env", "MIRRORD_BRANCH_NAME=main")
 	if c.Target != "pod/flag" {
 		t.Errorf("target %s", c.Target)
+	}
+}
+
+func TestLabels(t *testing.T) {
+	for _, target := range []string{`{"path": {"labels": {"app": "web", "tier": 1}}}`, `{"labels": {"app": "web", "tier": 1}}`} {
+		if c := load1(t, `{"target": `+target+`}`, ide.Overrides{}); c.Target != "label/app=web,tier=1" {
+			t.Errorf("%s: target %s", target, c.Target)
+		}
 	}
 }
 

@@ -22,6 +22,10 @@ func (c *checker) lint() {
 	c.lintPairs(incomingKey+".port_mapping", "maps a port to itself: it can be left out")
 	c.lintPairs(incomingKey+".listen_ports", "")
 	c.lintRemote()
+	if g, ok := c.given["target.path.container"]; ok && c.config.Target == "" {
+		c.fail(g.at, "target.path.container", "of what? name a pod or a workload beside it")
+	}
+	c.config.Target += c.config.container
 }
 
 // exclusive: only one of keys may be given.

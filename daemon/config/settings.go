@@ -1,22 +1,20 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 )
 
-// settings are all keys of the peer's schema; agent.address and
-// agent.idle_timeout are ours.
-var settings = slices.Concat(rootSettings, featureSettings, networkSettings, filterSettings, tlsSettings, agentSettings, mootSettings)
+// settings are all keys of the peer's schema; those whose rows say so, and
+// agent.address and agent.idle_timeout, are ours.
+var settings = slices.Concat(rootSettings, targetSettings(), featureSettings, networkSettings, filterSettings, tlsSettings, agentSettings, mootSettings)
 
 var rootSettings = []setting{
-	{key: "target", takes: text, doc: "What the debuggee stands in for: pod/NAME or deployment/NAME, with /container/NAME where it matters.",
-		field: func(c *Config) any { return &c.Target }},
-	{key: "target.path", takes: text | table, doc: "The target, as text or as {\"pod\": NAME, \"container\": NAME}.", set: setTarget},
+	{key: "target", takes: text, doc: "What the debuggee stands in for: pod/NAME or deployment/NAME, with /container/NAME where it matters.", set: setTarget},
 	{key: "target.namespace", takes: text, doc: "The target's namespace; else the kubeconfig's.",
 		field: func(c *Config) any { return &c.Namespace }},
-	{key: "target.labels", takes: table, why: operator, doc: "All pods with these labels."},
 	{key: "kubeconfig", takes: text, doc: "Path of the kubeconfig file.", field: func(c *Config) any { return &c.Kubeconfig }},
 	{key: "kube_context", takes: text, doc: "Context of the kubeconfig; else its current one.",
 		field: func(c *Config) any { return &c.Context }},
@@ -105,28 +103,42 @@ func setFS(c *Config, v *node) error {
 // targetKinds are the words of a target that is written as a table.
 var targetKinds = []string{"pod", "deployment", "rollout", "job", "cron_job", "stateful_set", "service", "replica_set"}
 
-func setTarget(c *Config, v *node) error {
-	if v.kind == isText {
-		c.Target = v.text
-		return nil
+func targetSettings() []setting {
+	list := []setting{
+		{key: "target.path", takes: text, doc: "The target, as text or as {\"pod\": NAME, \"container\": NAME}.", set: setTarget},
+		{key: "target.path.container", takes: text, doc: "Its container; else the pod's default one.",
+			set: func(c *Config, v *node) error { return c.setPath("", "/container/"+v.text) }},
+		{key: "target.path.labels", takes: table, doc: "All pods with these labels.", set: setLabels},
+		{key: "target.labels", takes: table, doc: "All pods with these labels.", set: setLabels},
 	}
-	var path, container string
+	for _, kind := range targetKinds {
+		list = append(list, setting{key: "target.path." + kind, takes: text, doc: "Its name.", set: func(c *Config, v *node) error {
+			return c.setPath(strings.ReplaceAll(kind, "_", "")+"/"+v.text, "")
+		}})
+	}
+	return list
+}
+
+func setTarget(c *Config, v *node) error { return c.setPath(v.text, "") }
+
+func setLabels(c *Config, v *node) error {
+	if len(v.fields) == 0 {
+		return errors.New("no label")
+	}
+	var list []string
 	for _, f := range v.fields {
-		switch {
-		case f.name == "container":
-			container = "/container/" + f.value.text
-		case !slices.Contains(targetKinds, f.name):
-			return &positioned{f.pos, fmt.Sprintf("%q is none of container, %s", f.name, strings.Join(targetKinds, ", "))}
-		case path != "":
-			return &positioned{f.pos, "two targets: name one"}
-		default:
-			path = strings.ReplaceAll(f.name, "_", "") + "/" + f.value.text
-		}
+		list = append(list, f.name+"="+f.value.text)
 	}
-	if path == "" {
-		return fmt.Errorf("names none of %s", strings.Join(targetKinds, ", "))
+	return c.setPath("label/"+strings.Join(list, ","), "")
+}
+
+// setPath takes one part of a target, which come in any order.
+func (c *Config) setPath(path, container string) error {
+	if path != "" && c.Target != "" {
+		return errors.New("two targets: name one")
 	}
-	c.Target = path + container
+	c.Target += path
+	c.container += container
 	return nil
 }
 

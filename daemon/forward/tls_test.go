@@ -51,7 +51,7 @@ func certificate(t *testing.T) (pair tls.Certificate, cert, key string) {
 }
 
 // What was said in TLS is said to the debuggee in TLS, or, where it does not take
-// that, not at all.
+// that, not at all. Who watches sees what was said.
 func TestDeliverTLS(t *testing.T) {
 	pair, cert, key := certificate(t)
 	_, other, _ := certificate(t)
@@ -105,10 +105,11 @@ func TestDeliverTLS(t *testing.T) {
 				}
 			}()
 			ours, agent := streams(t)
+			w := newWatched()
 			done := make(chan error, 1)
 			go func() {
 				done <- NewIncoming().Deliver(t.Context(), ours, Peer{TLS: &protocol.Opened{ServerName: "shop", Protocol: test.protocol}},
-					Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort(), TLS: d}, nil)
+					Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort(), TLS: d}, w)
 			}()
 			if strings.Contains(test.want, " ") {
 				err := <-done
@@ -128,16 +129,21 @@ func TestDeliverTLS(t *testing.T) {
 			if _, err := io.WriteString(c, "words"); err != nil {
 				t.Fatal(err)
 			}
+			b := make([]byte, len("words"))
+			if _, err := io.ReadFull(c, b); err != nil || string(b) != "words" {
+				t.Errorf("%q, %v came back", b, err)
+			}
 			if err := c.CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
-			if b, err := io.ReadAll(c); err != nil || string(b) != "words" {
-				t.Errorf("%q, %v came back", b, err)
+			if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+				t.Errorf("%q, %v came at the end", b, err)
 			}
 			agent.Close()
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
+			w.wants(t, "answered <nil>", `receives "words"`, `sends "words"`, `receives ""`, `sends ""`, "ended <nil>")
 			<-served
 		})
 	}

@@ -183,18 +183,12 @@ func (s *Session) state() []ide.SessionEvent {
 		list = append(list, ide.SessionEvent{Kind: ide.EventLaunched})
 	}
 	for port, l := range s.listeners {
-		list = append(list, ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
+		list = append(list, l.taken(port))
 		if l.lost != nil {
 			list = append(list, ide.SessionEvent{Kind: ide.EventWaiting, Port: port})
 		}
 	}
-	switch {
-	case !s.config.Incoming.Once || s.config.Incoming.Mode != "steal":
-	case s.spent:
-		list = append(list, ide.SessionEvent{Kind: ide.EventCaught})
-	default:
-		list = append(list, ide.SessionEvent{Kind: ide.EventArmed})
-	}
+	list = append(list, s.onlyRequest()...)
 	for _, d := range s.debuggees {
 		list = append(list, ide.SessionEvent{Kind: ide.EventDebuggee, PID: d.pid})
 		if d.pause != nil {

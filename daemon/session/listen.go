@@ -102,7 +102,7 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	s.settle(l)
 	more := slices.DeleteFunc(slices.Clone(s.replicas), func(r *replica) bool { return r == main })
 	s.log.Info("port taken", "port", port, "mirror", l.mirror, "replicas", 1+len(more))
-	s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
+	s.event(l.taken(port))
 	s.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -110,6 +110,14 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		wg.Go(func() { s.takeAt(r, port, l) })
 	}
 	return nil
+}
+
+func (l *listener) taken(port uint16) ide.SessionEvent {
+	e := ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror}
+	if l.filter != nil {
+		e.Message = l.filter.String()
+	}
+	return e
 }
 
 // steal has a replica's connections to a port come to l.
@@ -215,7 +223,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	s.settle(l)
 	if l.lost != nil {
 		l.find()
-		s.event(ide.SessionEvent{Kind: ide.EventTaken, Port: port, Mirror: l.mirror})
+		s.event(l.taken(port))
 	}
 	return true
 }

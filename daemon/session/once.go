@@ -58,12 +58,24 @@ func (s *Session) rearm(ctx context.Context) (once bool, err error) {
 
 // arm has the session steal one more request. s.mu is held.
 func (s *Session) arm() {
-	if s.spent {
-		s.spent = false
-		s.event(ide.SessionEvent{Kind: ide.EventArmed})
+	s.spent = false
+	for _, e := range s.onlyRequest() {
+		s.event(e)
 	}
 	s.armings++
 	s.settleAll()
+}
+
+// onlyRequest tells, where a session steals a single request, whether it has it.
+// s.mu is held.
+func (s *Session) onlyRequest() []ide.SessionEvent {
+	switch {
+	case !s.config.Incoming.Once || s.config.Incoming.Mode != "steal":
+		return nil
+	case s.spent:
+		return []ide.SessionEvent{{Kind: ide.EventCaught}}
+	}
+	return []ide.SessionEvent{{Kind: ide.EventArmed}}
 }
 
 // arming is the number of the present one, 0 for none. s.mu is held.

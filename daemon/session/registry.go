@@ -32,6 +32,11 @@ func (m *Manager) register(s *Session) *Session {
 	s.watchTraffic(m.events.watched(s.id))
 	s.log.Info("session started", "target", s.main.Load().target.name)
 	s.event(ide.SessionEvent{Kind: ide.EventStarted, Message: s.main.Load().target.name})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.onlyRequest() {
+		s.event(e)
+	}
 	return s
 }
 

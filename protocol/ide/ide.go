@@ -86,7 +86,7 @@ const (
 	EventStopped    = "stopped"    // the debugger has stopped PID
 	EventContinued  = "continued"  // PID runs again
 	EventExited     = "exited"     // PID, which was debugged, has ended
-	EventTaken      = "taken"      // Port is stolen, or mirrored
+	EventTaken      = "taken"      // Port is stolen, or mirrored; Message is the filter, if there is one
 	EventWaiting    = "waiting"    // nobody listens at Port, and its connections wait for a restart
 	EventGivenBack  = "givenBack"  // Port is the pod's again; Message: why
 	EventArmed      = "armed"      // the next request that matches is stolen, and no other

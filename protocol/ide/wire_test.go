@@ -70,6 +70,9 @@ func messages() map[string]any {
 		MethodSessionArm:                       SessionID{ID: "5f3a9c21"},
 		MethodSessionArm + " result":           Empty{},
 		MethodSessionEvent + " " + EventCaught: SessionEvent{Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventCaught, Port: 8080},
+		MethodSessionEvent + " " + EventTaken: SessionEvent{
+			Session: "5f3a9c21", Time: "2026-11-23T12:00:00.5Z", Kind: EventTaken, Port: 8080, Message: "header ^x-user: alice$",
+		},
 		MethodSessionServing + " result": ServingResult{
 			Serving: Serving{Thread: 35, ID: 7, Method: "GET", Path: "/cart?id=3", Peer: "10.1.2.3:4711", Pod: "shop/client"},
 			Headers: [][2]string{{"Authorization", "…"}},

@@ -63,6 +63,7 @@ export class Daemon {
 		return this.reporting((v) => { if (v.message) report(v.message); }, (progress) => this.ask('session/start', { ...p, progress }, cancel));
 	}
 	restart(id: string, client: ide.Client): Promise<ide.Session> { return this.ask('session/restart', { id, client }); }
+	arm(id: string): Promise<void> { return this.ask('session/arm', { id }); }
 	stop(id: string): Promise<void> { return this.ask('session/stop', { id }); }
 	async sessions(): Promise<ide.Session[]> { return (await this.ask<{ sessions: ide.Session[] }>('session/list', {})).sessions; }
 	/** Ends when cancel does; the connection's loss rejects it. */

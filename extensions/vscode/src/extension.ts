@@ -9,7 +9,7 @@ import { fileScheme, FileTree, TargetFiles } from './files';
 import { showMenu } from './menu';
 import { Notifier } from './notify';
 import { RequestDocuments, requestScheme } from './requests';
-import { Sessions } from './sessions';
+import { Sessions, type Running } from './sessions';
 import { packed, Settings } from './settings';
 import { Starter } from './starter';
 import { short, StatusItem } from './status';
@@ -59,6 +59,7 @@ export function activate(ctx: vscode.ExtensionContext): void {
 		status.draw();
 		context('enabled', settings.on);
 		context('hasSession', sessions.list.length > 0);
+		context('caught', sessions.caught.length > 0);
 		const shown = sessions.get(fileTree.current ?? '');
 		const description = shown ? short(shown.info.target) : '';
 		if (fileView.description !== description) fileView.description = description;
@@ -84,17 +85,21 @@ export function activate(ctx: vscode.ExtensionContext): void {
 		showLog: () => log.show(),
 		openWalkthrough: () => vscode.commands.executeCommand('workbench.action.openWalkthrough', `${ctx.extension.id}#start`, false),
 		stopSession: async (which?: string | Node) => {
-			const id = await session(sessions, which);
+			const id = await session(sessions.list, which);
 			if (id) await sessions.stop(id);
 		},
+		arm: async (which?: string | Node) => {
+			const id = await session(sessions.caught, which, 'no session has had its only request');
+			if (id) await sessions.arm(id);
+		},
 		openFiles: async (which?: string | Node) => {
-			const id = await session(sessions, which);
+			const id = await session(sessions.list, which);
 			if (!id) return;
 			fileTree.choose(id);
 			await vscode.commands.executeCommand('mirrord.files.focus');
 		},
 		showEvents: async (which?: string | Node) => {
-			const id = await session(sessions, which);
+			const id = await session(sessions.list, which);
 			if (id) events.show(id, sessions.get(id)?.info.target ?? id);
 		},
 		showRequest: (node: Node) => show(node, false),
@@ -134,11 +139,10 @@ function packedBuild(dir: string): string {
 }
 
 /** The session that a command is about; the user chooses where several run. */
-async function session(sessions: Sessions, which?: string | Node): Promise<string | undefined> {
+async function session(list: Running[], which?: string | Node, none = 'no session runs'): Promise<string | undefined> {
 	if (typeof which === 'string') return which;
 	if (which && which.kind !== 'leaf') return which.id;
-	const { list } = sessions;
-	if (list.length === 0) throw new Error('no session runs');
+	if (list.length === 0) throw new Error(none);
 	if (list.length === 1) return list[0]!.info.id;
 	const chosen = await vscode.window.showQuickPick(list.map((r) => ({ label: r.info.target, description: r.info.id })), { title: 'mirrord: session' });
 	return chosen?.description;

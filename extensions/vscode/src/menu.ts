@@ -26,6 +26,7 @@ export async function showMenu(settings: Settings, sessions: Sessions): Promise<
 	if (sessions.list.length > 0) items.push(separator('Sessions'));
 	for (const r of sessions.list) {
 		const of = short(r.info.target);
+		if (r.traffic.once === 'caught') items.push({ label: `$(target) Steal one more request of ${of}`, description: r.info.id, run: run('mirrord.arm', r.info.id) });
 		items.push(
 			{ label: `$(debug-stop) Stop ${of}`, description: r.info.id, run: run('mirrord.stopSession', r.info.id) },
 			{ label: `$(output) Show events of ${of}`, description: r.info.id, run: run('mirrord.showEvents', r.info.id) },

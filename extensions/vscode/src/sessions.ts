@@ -55,6 +55,8 @@ export class Sessions {
 	get list(): Running[] { return [...this.all.values()].filter((r) => r.own ?? r.traffic.launchers > 0); }
 	/** This window's that are in use. */
 	get own(): Running[] { return this.list.filter((r) => r.own && !r.own.left); }
+	/** Those that had their single request. */
+	get caught(): Running[] { return this.list.filter((r) => r.traffic.once === 'caught'); }
 	get(id: string): Running | undefined { return this.all.get(id); }
 
 	/** The session of a launch that runs. */
@@ -148,6 +150,9 @@ export class Sessions {
 		else own.paused.delete(user);
 		this.changed.fire();
 	}
+
+	/** Has a session steal one more request. */
+	arm(id: string): Promise<void> { return this.daemon.arm(id); }
 
 	async stop(id: string): Promise<void> {
 		const r = this.all.get(id);

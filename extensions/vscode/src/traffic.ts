@@ -5,8 +5,9 @@ const kept = 200; // of each kind
 
 /** A session as its events tell of it. */
 export class Traffic {
-	readonly ports = new Map<number, { mirror: boolean; waiting: boolean }>();
+	readonly ports = new Map<number, { mirror: boolean; waiting: boolean; filter?: string }>();
 	readonly stopped = new Set<number>(); // processes at a breakpoint
+	once?: 'armed' | 'caught'; // of a session that steals a single request: it waits for it, has it
 	readonly requests = new Map<number, RequestSeen>();
 	readonly connections = new Map<number, ConnectionSeen>();
 	readonly outgoing = new Map<number, OutgoingSeen>();
@@ -20,19 +21,22 @@ export class Traffic {
 			case 'started': // what is the case follows
 				this.ports.clear();
 				this.stopped.clear();
+				this.once = undefined;
 				this.launchers = 0;
 				return true;
 			case 'launched': this.launchers++; return true;
 			case 'left': this.launchers = Math.max(0, this.launchers - 1); return true;
 			case 'stopped': if (e.pid) this.stopped.add(e.pid); return true;
 			case 'continued': case 'exited': if (e.pid) this.stopped.delete(e.pid); return true;
-			case 'taken': if (e.port) this.ports.set(e.port, { mirror: e.mirror ?? false, waiting: false }); return true;
+			case 'taken': if (e.port) this.ports.set(e.port, { mirror: e.mirror ?? false, waiting: false, ...(e.message ? { filter: e.message } : {}) }); return true;
 			case 'waiting': {
 				const p = e.port ? this.ports.get(e.port) : undefined;
 				if (p) p.waiting = true;
 				return true;
 			}
 			case 'givenBack': if (e.port) this.ports.delete(e.port); return true;
+			case 'armed': case 'caught': this.once = e.kind; return true;
+			case 'configured': this.once = undefined; return true; // what it is now follows
 			case 'message': return true;
 			case 'missed': return !this.missed && (this.missed = true);
 			case 'request': case 'response': return merge(this.requests, e.request);

@@ -77,7 +77,7 @@ export class SessionTree implements vscode.TreeDataProvider<Node> {
 			item.iconPath = new vscode.ThemeIcon(r?.own?.paused.size || r?.traffic.stopped.size ? 'debug-pause' : 'broadcast');
 			item.description = r ? describe(r) : '';
 			item.tooltip = r?.info.target ?? '';
-			item.contextValue = r?.own ? 'session own' : 'session';
+			item.contextValue = ['session', r?.own ? 'own' : '', r?.traffic.once ?? ''].filter(Boolean).join(' ');
 			item.accessibilityInformation = { label: `session with ${r?.info.target ?? node.id}, ${r ? describe(r) : ''}` };
 			return item;
 		}
@@ -98,7 +98,7 @@ export class SessionTree implements vscode.TreeDataProvider<Node> {
 		switch (group) {
 			case 'ports':
 				return [...t.ports].sort(([a], [b]) => a - b).map(([port, p]) =>
-					leaf(port, String(port), `${p.mirror ? 'mirrored' : 'stolen'}${p.waiting ? ', waiting for the program' : ''}`, p.mirror ? 'mirror' : 'arrow-swap'));
+					leaf(port, String(port), `${p.mirror ? 'mirrored' : 'stolen'}${p.filter ? ` by ${p.filter}` : ''}${p.waiting ? ', waiting for the program' : ''}`, p.mirror ? 'mirror' : 'arrow-swap'));
 			case 'requests':
 				return newest(t.requests).map((q) => {
 					const { label, description } = requestLine(q);
@@ -130,10 +130,12 @@ function icon(q: RequestSeen): string {
 	return q.error && !q.status ? 'error' : !q.status ? 'loading~spin' : q.status >= 500 ? 'error' : q.status >= 400 ? 'warning' : 'pass';
 }
 
+const once: Record<string, string> = { armed: 'waits for one request', caught: 'has its one request' };
+
 function describe(r: Running): string {
 	const n = r.traffic.launchers;
 	const namespace = / in (\S+)$/.exec(r.info.target)?.[1];
 	if (r.own?.left) return [namespace, 'ends soon, unless it is started again'].filter(Boolean).join(' · ');
 	return [namespace, r.own ? '' : 'of another window or terminal', n === 1 ? '1 program' : n > 1 ? `${n} programs` : 'no program yet',
-		r.own?.paused.size || r.traffic.stopped.size ? 'stopped at a breakpoint' : '', r.traffic.missed ? 'some traffic was not seen' : ''].filter(Boolean).join(' · ');
+		r.own?.paused.size || r.traffic.stopped.size ? 'stopped at a breakpoint' : '', once[r.traffic.once ?? ''], r.traffic.missed ? 'some traffic was not seen' : ''].filter(Boolean).join(' · ');
 }

@@ -71,6 +71,13 @@ describe('what a session\'s events say', () => {
 		assert.deepEqual([t.launchers, t.ports.size, t.stopped.size], [0, 0, 0]);
 		assert.equal(e('what comes with another version'), false);
 	});
+	it('tells what a port is taken for, and whether its one request has come', () => {
+		const t = new Traffic();
+		assert.ok(t.take(event('taken')) && t.take(event('caught')));
+		assert.deepEqual([t.ports.get(8080)?.filter, t.once], ['header ^x-user: alice$', 'caught']);
+		t.take({ ...event('caught'), kind: 'armed' });
+		assert.equal(t.once, 'armed');
+	});
 	it('is forgotten when there is too much of it', () => {
 		const t = new Traffic();
 		for (let id = 0; id < 1000; id++) t.take({ session: 's', time: '', kind: 'request', request: { id } });

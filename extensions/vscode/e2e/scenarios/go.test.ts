@@ -1,6 +1,8 @@
 // A developer with a launch.json for Go that works: click, pick, debug.
 
 import assert from 'node:assert/strict';
+import * as fs from 'node:fs';
+import * as path from 'node:path';
 
 import { daemonRuns, MirrordSuite, pick, pickerTitle, sessions, statusId, steal, turnOn } from '../driver/mirrord.ts';
 import { until } from '../driver/wait.ts';
@@ -112,5 +114,37 @@ suite.scenario('go: after it has ended the pod answers', async bench => {
 	await until('the port to be given back', async () => (await sessions(bench)).every(s => !s.ports?.length));
 	await until('the pod to answer', async () => (await suite.shop.ask('/after')).copy === 'cluster');
 	await w.statusShows(statusId, /^mirrord: on/);
+	await w.notifications.none();
+});
+
+suite.scenario('go: one request is stolen, and one more when the user wants it', async bench => {
+	fs.mkdirSync(path.join(w.folder, '.mirrord'), { recursive: true });
+	fs.writeFileSync(path.join(w.folder, '.mirrord/mirrord.json'), JSON.stringify({
+		target: 'deployment/web',
+		feature: { network: { incoming: { mode: 'steal', once: true, http_filter: { path_filter: '^/mine' } } } },
+	}));
+	await w.debugging.start('web');
+	await w.debugging.prints(/shop go listens/);
+	await until('the port to be stolen', async () => (await sessions(bench))[0]?.ports?.includes(8080));
+	const tree = w.tree('Sessions');
+	await w.sideBar('mirrord');
+	await tree.row(/waits for one request/).waitFor();
+	await tree.row(/8080.*stolen by path \^\/mine/s).waitFor();
+	const first = suite.shop.ask('/mine');
+	await w.debugging.paused();
+	assert.equal((await suite.shop.ask('/mine')).copy, 'cluster');
+	const arm = w.debugging.toolbar.getByLabel(/Steal One More Request/);
+	await arm.waitFor();
+	await w.shot('caught');
+	await arm.click();
+	await arm.waitFor({ state: 'detached' });
+	await w.debugging.continue();
+	assert.equal((await first).copy, 'go');
+	const second = suite.shop.ask('/mine');
+	await w.debugging.paused();
+	await w.debugging.continue();
+	assert.equal((await second).copy, 'go');
+	await w.debugging.stop();
+	fs.rmSync(path.join(w.folder, '.mirrord'), { recursive: true });
 	await w.notifications.none();
 });
