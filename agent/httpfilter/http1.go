@@ -41,6 +41,7 @@ type conn1 struct {
 	turning bool                 // guarded by mu; a request is waiting for its turn
 	drains  *time.Timer          // guarded by mu; the connection is to end, and will by then
 	asked   bool                 // guarded by mu; no more requests are passed on
+	secured *Secured             // what the client's TLS is opened by; the caller's
 }
 
 var (
@@ -58,9 +59,12 @@ func Serve(ctx context.Context, client Conn, exits Exits) error {
 	err := c.requests()
 	stay()
 	c.drained()
-	if err == errHTTP2 {
+	switch err {
+	case errHTTP2:
 		err = c.upgrade(ctx)
-	} else {
+	case errTLS:
+		err = c.within(ctx)
+	default:
 		c.end(err)
 	}
 	c.wg.Wait()
@@ -120,6 +124,9 @@ func (c *conn1) next() (*head, error) {
 	for {
 		b := c.in.kept()
 		if len(b) > 0 {
+			if b[0] == handshake && !c.said {
+				return nil, c.hello()
+			}
 			err := c.head.request(b)
 			switch {
 			case prefaced(b):
@@ -172,13 +179,18 @@ func (c *conn1) speak2() error {
 
 // upgrade goes on in HTTP/2.
 func (c *conn1) upgrade(ctx context.Context) error {
+	c.dropAll()
+	return serve2(ctx, c.client, io.MultiReader(bytes.NewReader(c.in.kept()), c.client), c.exits, c.agreed)
+}
+
+// dropAll ends the connections that were opened to no use.
+func (c *conn1) dropAll() {
 	c.mu.Lock()
 	idle := slices.Collect(maps.Values(c.ups))
 	c.mu.Unlock()
 	for _, u := range idle {
 		u.drop()
 	}
-	return serve2(ctx, c.client, io.MultiReader(bytes.NewReader(c.in.kept()), c.client), c.exits, c.agreed)
 }
 
 // begun tells whether anybody but the client knows of the connection.

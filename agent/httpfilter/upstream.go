@@ -71,7 +71,7 @@ func (u *upstream) first() *exchange {
 // has tells whether what the upstream says by itself is for the client. c.mu is held.
 func (u *upstream) has() bool {
 	c := u.c
-	return u.holder == nil && (c.tunnel == u || c.tunnel == nil && (c.current == u || c.current == nil))
+	return c.tunnel == u || u.holder == nil && c.tunnel == nil && (c.current == u || c.current == nil)
 }
 
 // unasked passes on what nobody asked the pod for: it speaks first, or says why

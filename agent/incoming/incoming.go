@@ -6,7 +6,8 @@
 //	            └ established connections, exempt sources: as ever
 //
 // A port may have several holders, if each has a filter of HTTP requests: then it
-// is requests that are offered, one by one (split.go, package httpfilter).
+// is requests that are offered, one by one (split.go, package httpfilter), also those
+// within TLS (tls.go).
 //
 // A mirror (mirror.go) looks on: it changes nothing for the pod and waits for nobody.
 //
@@ -212,6 +213,9 @@ func (in *Incoming) hold(ctx context.Context, q protocol.Steal, client Client) (
 			err = fmt.Errorf("taking port %d by a filter: %w: %w", q.Port, err, unix.EINVAL)
 		}
 		s.words = q.Filter.String()
+		if err == nil && q.TLS != nil && !q.Mirror {
+			s.keys, err = newKeys(*q.TLS, client.ReadFile)
+		}
 	}
 	switch {
 	case err != nil:

@@ -18,6 +18,8 @@ import (
 type Client interface {
 	Name() string
 	Open() (net.Conn, error) // a new stream to it
+	// ReadFile reads a file of the target for it.
+	ReadFile(path string) ([]byte, error)
 }
 
 // patience is how long a holder may take to answer an offer, unless it asks for
@@ -49,6 +51,7 @@ type Steal struct {
 	probed   bool           // kubelet connects to it
 	filter   *filter.Filter // nil: all connections
 	words    string         // of the filter
+	keys     *keys          // that the filter's TLS is opened with; nil: none were given
 	since    time.Time
 	patience time.Duration
 	client   Client

@@ -44,6 +44,7 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindStatfs:   answerPath((*files.Handles).Statfs),
 	protocol.KindWrite:    write,
 	protocol.KindHolders:  answer((*client).holders),
+	protocol.KindCertify:  answer((*client).certify),
 }
 
 // answer makes a handler of what takes one request and gives one answer.
@@ -371,6 +372,33 @@ func (c *client) holders(struct{}) (protocol.HoldersReply, []byte, error) {
 		}
 		all = all[:len(all)/2]
 	}
+}
+
+// maxCertificate is the most bytes that a certificate's file, or its key's, may have.
+const maxCertificate = 64 << 10
+
+// ReadFile reads a small file of the target.
+func (c *client) ReadFile(path string) ([]byte, error) {
+	r, content, err := c.files.Open(protocol.Open{Path: protocol.Path(path), Inline: maxCertificate})
+	if err == nil && r.Handle != 0 {
+		_, _, err = c.files.Close(protocol.Close{Handle: r.Handle})
+		err = cmp.Or(err, fmt.Errorf("it is no file of at most %d bytes: %w", maxCertificate, unix.EINVAL))
+	}
+	return content, err
+}
+
+// certify tells whether the pod's TLS can be opened with what is given.
+func (c *client) certify(q protocol.TLS) (r protocol.CertifyReply, _ []byte, err error) {
+	pair, err := incoming.Certificate(q, c.ReadFile)
+	if err != nil {
+		return r, nil, err
+	}
+	r.Names = pair.Leaf.DNSNames
+	for _, ip := range pair.Leaf.IPAddresses {
+		r.Names = append(r.Names, ip.String())
+	}
+	r.Until = pair.Leaf.NotAfter.UTC().Format(time.RFC3339)
+	return r, nil, nil
 }
 
 // watch tells the client which of its leases expire, for as long as the stream is open.

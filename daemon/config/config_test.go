@@ -256,11 +256,52 @@ func TestFilter(t *testing.T) {
 		`{"all_of": [{"header": "a"}, {"any_of": [{"path": "b"}, {"method": "c"}]}, {"body": "jq", "query": ".a"}]}`: {All: []protocol.Filter{
 			{Header: "a"}, {Any: []protocol.Filter{{Path: "b"}, {Method: "c"}}}, {Body: &protocol.BodyFilter{Query: ".a", JQ: true}},
 		}},
-		`{"any_of": [{"path": "a"}]}`: {Any: []protocol.Filter{{Path: "a"}}},
+		`{"server_name_filter": "^me\\."}`:                  {ServerName: `^me\.`},
+		`{"any_of": [{"server_name": "a"}, {"path": "b"}]}`: {Any: []protocol.Filter{{ServerName: "a"}, {Path: "b"}}},
+		`{"any_of": [{"path": "a"}]}`:                       {Any: []protocol.Filter{{Path: "a"}}},
 	} {
 		c := load1(t, `{"key": "me", "feature": {"network": {"incoming": {"mode": "steal", "http_filter": `+text+`}}}}`, ide.Overrides{})
 		if !cmp.Equal(c.Incoming.FilterOf(80), &want) || !c.Policy(nil).Steal {
 			t.Errorf("%s: %+v", text, c.Incoming.FilterOf(80))
+		}
+	}
+}
+
+// TLS is opened only for a filter of what is stolen; what is delivered is said in
+// the words of the peer, also the old ones.
+func TestTLS(t *testing.T) {
+	const filtered = `"mode": "steal", "http_filter": {"path_filter": "a"}, `
+	const paths = `"tls": {"cert": "/tls/tls.crt", "key": "/tls/tls.key"}`
+	for text, want := range map[string]string{
+		filtered + paths:                                               "",
+		filtered + `"tls": {"secret": "x"}`:                            "",
+		`"mode": "steal", ` + paths:                                    "incoming.tls.cert: TLS is opened only",
+		`"http_filter": {"path_filter": "a"}, "tls": {"secret": "x"}`:  "incoming.tls.secret: TLS is opened only",
+		`"http_filter": {"server_name_filter": "a"}`:                   "server_name_filter: a copy of TLS",
+		filtered + `"tls": {"cert": "/a"}`:                             "tls.cert: needs feature.network.incoming.tls.key",
+		filtered + `"tls": {"cert": "/a", "key": "b"}`:                 `tls.key: "b" is no absolute path`,
+		filtered + `"tls": {"cert": "/a", "key": "/b", "secret": "c"}`: "excludes feature.network.incoming.tls.cert",
+		`"tls_delivery": {"protocol": "udp"}`:                          "is none of tls, tcp",
+		`"tls_delivery": {"trust_roots": []}`:                          "trusts nobody",
+		`"tls_delivery": {"trust_roots": ["a"], "server_cert": "b"}`:   "give only one",
+		`"https_delivery": {"client_key": "a"}`:                        "https_delivery.client_key: needs",
+	} {
+		c, err := Load(client(t, "mirrord.json", `{"feature": {"network": {"incoming": {`+text+`}}}}`), "mirrord.json", ide.Overrides{})
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else if len(c.Warnings) > 0 {
+			got = c.Warnings[0].String()
+		}
+		if !strings.Contains(got, want) || want == "" && (got != "" || !c.Incoming.OpensTLS()) {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+	for _, key := range []string{"tls_delivery", "https_delivery"} {
+		c := load1(t, `{"feature": {"network": {"incoming": {"`+key+`": {"protocol": "tcp", "trust_roots": "/a", "server_name": "b", "client_cert": "/c", "client_key": "/d"}}}}}`, ide.Overrides{})
+		want := Delivery{Protocol: "tcp", TrustRoots: []string{"/a"}, ServerName: "b", ClientCert: "/c", ClientKey: "/d"}
+		if !cmp.Equal(c.Incoming.Delivery, want) {
+			t.Errorf("%s: %+v", key, c.Incoming.Delivery)
 		}
 	}
 }
