@@ -128,15 +128,24 @@ func TestFiltersInTLS(t *testing.T) {
 		end(alice)
 		expect(visit("shop", cert, "h2"), "alice", "pod")
 	})
+	plain := strings.Replace(naming("plain"), "8080", "8443", 1)
+	plain = strings.Replace(plain, "do_GET", "do_POST", 1)
 	t.Run("by secret, in the clear", func(t *testing.T) {
-		plain := strings.Replace(naming("plain"), "8080", "8443", 1)
-		plain = strings.Replace(plain, "do_GET", "do_POST", 1)
 		alice := run(filterOf("alice", `, "tls": {"secret": "web-tls"}, "tls_delivery": {"protocol": "tcp"}`), "python3", "-c", plain)
 		alice.line("listening")
 		v := visit("shop", cert, "http/1.1")
 		expect(v, "alice", "plain")
 		expect(v, "bob", "pod")
 		end(alice)
+	})
+	t.Run("to one without TLS", func(t *testing.T) {
+		alice := run(filterOf("alice", `, "tls": {"secret": "web-tls"}`), "python3", "-c", plain)
+		alice.line("listening")
+		expect(visit("shop", cert, "http/1.1"), "alice", "pod")
+		end(alice)
+		if said := alice.errors(); !strings.Contains(said, "tls_delivery.protocol tcp") {
+			t.Errorf("the user was told %q", said)
+		}
 	})
 	t.Run("by name, as a whole", func(t *testing.T) {
 		alice := run(`{"feature": {"network": {"incoming": {"mode": "steal", "http_filter": {"server_name_filter": "^own$"}}}}}`,

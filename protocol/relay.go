@@ -61,7 +61,7 @@ func RelayWatched(conn Ending, stream net.Conn, w Watch) error {
 		once.Do(func() {
 			first = err
 			// Lets the other direction end; a reset must arrive as a reset.
-			conn.SetLinger(0)
+			_ = conn.SetLinger(0)
 			conn.Close()
 			stream.Close()
 			stream.SetDeadline(past) // Close alone does not wake a yamux reader
@@ -96,7 +96,7 @@ func RelayWatched(conn Ending, stream net.Conn, w Watch) error {
 	}
 	wg.Wait()
 	if first == nil {
-		conn.SetLinger(-1) // what is still to be sent is sent, whatever was set before
+		_ = conn.SetLinger(-1) // what is still to be sent is sent, whatever was set before
 	}
 	conn.Close()
 	stream.Close()
