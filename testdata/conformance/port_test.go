@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -20,6 +21,8 @@ func TestMain(m *testing.M) { agenttest.Main(m) }
 // A debuggee is an address that stolen connections are brought to, as a session's
 // daemon does. All goroutines end with their connections.
 type debuggee string
+
+func (debuggee) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
 func (debuggee) Name() string { return "test" }
 
