@@ -415,7 +415,8 @@ func TestOnceOnTheCluster(t *testing.T) {
 	ownDaemon(t)
 	until := eventsOf(t)
 	config := filepath.Join(t.TempDir(), "mirrord.json")
-	text := `{"feature": {"network": {"incoming": {"mode": "steal", "once": true, "http_filter": {"header_filter": "^x-user: alice$"}}}}}`
+	text := `{"agent": {"metrics": "0.0.0.0:9464"},
+		"feature": {"network": {"incoming": {"mode": "steal", "once": true, "http_filter": {"header_filter": "^x-user: alice$"}}}}}`
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -436,6 +437,13 @@ func TestOnceOnTheCluster(t *testing.T) {
 			t.Fatalf("arming: %v: %s", err, out)
 		}
 		until(ide.EventArmed)
+	}
+	ip := kubectl(t, "get", "pod", "-n", namespace, agentPod(t, namespace), "-o", "jsonpath={.status.podIP}")
+	metrics := kubectl(t, "exec", "-n", namespace, "client", "--", "/shop", "get", "http://"+ip+":9464/metrics")
+	for _, want := range []string{`requests_total{served="holder"} 3`, `requests_total{served="pod"} 9`, `ports{mode="filter"} 1`} {
+		if !strings.Contains(metrics, "mirrord_agent_"+want+"\n") {
+			t.Errorf("the agent's metrics lack %s:\n%s", want, metrics)
+		}
 	}
 	d.signal(syscall.SIGTERM)
 	d.wait()

@@ -42,8 +42,9 @@ type filtered struct {
 	url   string
 }
 
-// newFiltered has handle answer all requests, by the pod or the debuggee.
-func newFiltered(t *testing.T, handle func(by string, w http.ResponseWriter, r *http.Request)) *filtered {
+// newFiltered has handle answer all requests, by the pod or the debuggee. args are
+// more ones of the agent.
+func newFiltered(t *testing.T, handle func(by string, w http.ResponseWriter, r *http.Request), args ...string) *filtered {
 	t.Helper()
 	p := newPod(t)
 	binary := filepath.Join(t.TempDir(), "mirrord-agent")
@@ -78,7 +79,7 @@ func newFiltered(t *testing.T, handle func(by string, w http.ResponseWriter, r *
 	}
 	debuggee := serve("debuggee", l)
 
-	f := &filtered{t: t, agent: startBinary(t, binary, "--pid", strconv.Itoa(p.pid)), url: "http://" + pod.String()}
+	f := &filtered{t: t, agent: startBinary(t, binary, append(args, "--pid", strconv.Itoa(p.pid))...), url: "http://" + pod.String()}
 	client, _ := agenttest.New(t, f.agent.addr)
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait)

@@ -78,7 +78,7 @@ func (s *selection) Choose(r *filter.Request) (httpfilter.Holder, filter.Answer)
 	if answer != filter.Yes {
 		return nil, answer
 	}
-	return holding{Steal: s.steal, conn: s.offer}, answer
+	return holding{Steal: s.steal, conn: s.offer, record: s.record}, answer
 }
 
 func (s *selection) Pod() (httpfilter.Conn, error) { return s.steal.in.mirrors.nobody.Dial() }

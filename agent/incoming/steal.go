@@ -287,11 +287,12 @@ func ask(ctx context.Context, client Client, conn protocol.Incoming) (net.Conn, 
 }
 
 // relay moves a taken connection's bytes; ctx is the agent's life.
-func (s *Steal) relay(ctx context.Context, conn *net.TCPConn, stream net.Conn, first opening) error {
+func (s *Steal) relay(ctx context.Context, r *record, conn *net.TCPConn, stream net.Conn, first opening) error {
 	// Where only the pod's side is still sending, nobody waits on the stream.
 	defer context.AfterFunc(s.life, func() { reset(conn) })()
 	defer context.AfterFunc(ctx, func() { reset(conn) })()
 	write := func(b []byte) error {
+		r.Sends(b)
 		for part := range slices.Chunk(b, protocol.MaxDatagram) {
 			if err := protocol.WriteDatagram(stream, part); err != nil {
 				return err
@@ -304,5 +305,5 @@ func (s *Steal) relay(ctx context.Context, conn *net.TCPConn, stream net.Conn, f
 		stream.Close()
 		return err
 	}
-	return protocol.Relay(conn, stream)
+	return protocol.RelayWatched(conn, stream, r)
 }

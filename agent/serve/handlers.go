@@ -343,6 +343,21 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 	}
 }
 
+// holders tells how many clients there are, and which ports they have.
+func (s *Server) holders() (clients int, all []protocol.Holder) {
+	s.mu.Lock()
+	list := slices.Collect(maps.Values(s.clients))
+	s.mu.Unlock()
+	all = []protocol.Holder{} // an array on the wire
+	for _, c := range list {
+		all = append(all, c.steals.holders()...)
+	}
+	slices.SortFunc(all, func(a, b protocol.Holder) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Since, b.Since), cmp.Compare(a.Session, b.Session))
+	})
+	return len(list), all
+}
+
 // set does what a client says of a port that it holds.
 func set(s *incoming.Steal, state protocol.StealState) error {
 	if state.Paused {
@@ -355,16 +370,7 @@ func set(s *incoming.Steal, state protocol.StealState) error {
 
 // holders tells who has which ports.
 func (c *client) holders(struct{}) (protocol.HoldersReply, []byte, error) {
-	c.server.mu.Lock()
-	clients := slices.Collect(maps.Values(c.server.clients))
-	c.server.mu.Unlock()
-	all := []protocol.Holder{} // an array on the wire
-	for _, other := range clients {
-		all = append(all, other.steals.holders()...)
-	}
-	slices.SortFunc(all, func(a, b protocol.Holder) int {
-		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Since, b.Since), cmp.Compare(a.Session, b.Session))
-	})
+	_, all := c.server.holders()
 	for {
 		list, err := json.Marshal(all)
 		if err != nil || len(list) <= protocol.MaxPayload {

@@ -156,6 +156,8 @@ type Agent struct {
 	MeshInjection        bool          // a mesh may put its sidecar into the agent's pod
 	TTL                  time.Duration // how long its Job stays after its end; 0: not given
 	NodeSelector         map[string]string
+	LogLevel             string // "": the agent's default
+	Metrics              string // IP:PORT in its pod; "": none
 
 	registry, tag string // agent.image written as a table
 }

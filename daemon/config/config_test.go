@@ -149,6 +149,8 @@ func TestErrors(t *testing.T) {
 		{"mirrord.json", `{"target": {"path": {"labels": {}}}}`, `mirrord.json:1:32: target.path.labels: no label`},
 		{"mirrord.json", `{"target": {"path": {"pod": "a", "service": "b"}}}`, `mirrord.json:1:45: target.path.service: two targets: name one`},
 		{"mirrord.json", `{"target": {"path": {"container": "a"}}}`, `mirrord.json:1:35: target.path.container: of what?`},
+		{"mirrord.json", `{"agent": {"metrics": "9000"}}`, `mirrord.json:1:23: agent.metrics: "9000" is not IP:PORT`},
+		{"mirrord.json", `{"agent": {"log_level": "mirrord=loud"}}`, `mirrord.json:1:25: agent.log_level: "loud" is none of off, error`},
 		{"mirrord.json", `{"target": 5}`, `mirrord.json:1:12: target: 5 is none of text, a table`},
 		{"mirrord.json", `{"feature": []}`, `mirrord.json:1:13: feature: a list is not a table`},
 		{"mirrord.json", `{"feature": {"hostname": "yes"}}`, `mirrord.json:1:26: feature.hostname: "yes" is not true or false`},
@@ -346,6 +348,14 @@ func TestOverrides(t *testing.T) {
 	c = load1(t, text, ide.Overrides{Target: "pod/flag"}, "MIRRORD_IMPERSONATED_TARGET=pod/env", "MIRRORD_BRANCH_NAME=main")
 	if c.Target != "pod/flag" {
 		t.Errorf("target %s", c.Target)
+	}
+}
+
+func TestLogLevel(t *testing.T) {
+	for word, want := range map[string]string{"info": "info", "warn,mirrord=trace": "debug", "off": "error", "DEBUG": "debug"} {
+		if c := load1(t, `{"agent": {"log_level": "`+word+`"}}`, ide.Overrides{}); c.Agent.LogLevel != want {
+			t.Errorf("%s: %s", word, c.Agent.LogLevel)
+		}
 	}
 }
 
