@@ -115,3 +115,30 @@ func TestMirroredPort(t *testing.T) {
 	}
 	d.wait()
 }
+
+// A pod in its node's network is stolen from only where that is wanted: its port is
+// the node's.
+func TestHostNetworkPod(t *testing.T) {
+	namespace := ownNamespace(t)
+	const line = `args: [web, -copy=cluster, -inventory, "http://127.0.0.1:9/"]`
+	web := strings.Replace(pod("web", line+"\n    env: [{name: PORT, value: \"18080\"}]"), "spec:\n", "spec:\n  hostNetwork: true\n", 1)
+	apply(t, namespace, web+"---"+pod("client", line))
+	kubectl(t, "wait", "pod/web", "pod/client", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	address := podIP(t, namespace, "web") + ":18080"
+	answers := func(want string) {
+		t.Helper()
+		if got := kubectl(t, "exec", "client", "-n", namespace, "--", "/shop", "get", "http://"+address); !strings.Contains(got, want) {
+			t.Errorf("answered with %q, not %q", got, want)
+		}
+	}
+	run(t, onTarget(namespace, "--steal", "--", "true")...).fails(t, 125, `"host_network": true`)
+	answers(fromPod)
+	config := file(t, "mirrord.json", `{"feature": {"network": {"incoming": {"mode": "steal", "host_network": true}}}}`)
+	program := strings.Replace(hearing(`HTTP/1.0 200 OK\r\n\r\nmine`), "8080", "18080", 1)
+	d := started(t, mirrord(t, append(onTarget(namespace, "-f", config), "--", "python3", "-c", program)...), nil)
+	d.line("listening")
+	answers("mine")
+	d.signal(syscall.SIGTERM)
+	d.wait()
+	answers(fromPod)
+}

@@ -406,3 +406,26 @@ func relayed(t *testing.T, stream net.Conn) {
 		fmt.Fprintln(c, "debuggee heard the end")
 	})
 }
+
+// withoutIPv4 takes away the pod's addresses of IPv4.
+func (p *pod) withoutIPv4(t *testing.T) {
+	t.Helper()
+	inside, err := netlink.NewHandleAt(p.network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	all, err := inside.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range all {
+		l, err := inside.LinkByIndex(addr.LinkIndex)
+		if err == nil {
+			err = inside.AddrDel(l, &addr)
+		}
+		if err != nil {
+			t.Fatalf("removing %v: %v", addr, err)
+		}
+	}
+}

@@ -324,3 +324,45 @@ func TestStealTerminated(t *testing.T) {
 	}
 	p.dial(t, false, podV4).hearsPod()
 }
+
+// A pod may have addresses of IPv6 only.
+func TestIPv6Only(t *testing.T) {
+	p := newPod(t)
+	p.withoutIPv4(t)
+	a := startFor(t, p)
+	client, _ := agenttest.New(t, a.addr)
+	steal := client.Steal(podPort)
+	each := func(f func(name string, k *talk, source string)) {
+		for _, way := range ways {
+			if strings.Contains(way.host, ":") {
+				f(way.name, p.dial(t, way.inside, way.host), way.source)
+			}
+		}
+	}
+	each(func(name string, k *talk, source string) {
+		stream, in := client.Offered()
+		if in.Client.Addr().String() != source || in.Local.String() != k.RemoteAddr().String() {
+			t.Errorf("%s: offered %+v", name, in)
+		}
+		relayed(t, stream)
+		k.says("hello")
+		k.hears("debuggee heard hello")
+	})
+	each(func(_ string, k *talk, _ string) {
+		stream, _ := client.Offered()
+		if err := protocol.WriteError(stream, "incoming", unix.ECONNREFUSED); err != nil {
+			t.Fatal(err)
+		}
+		k.hearsPod()
+	})
+	release(t, steal)
+	mirror(t, client, podPort)
+	each(func(name string, k *talk, source string) {
+		k.hearsPod()
+		copied, in := client.Offered()
+		if in.Client.Addr().String() != source {
+			t.Errorf("%s: mirrored %+v", name, in)
+		}
+		copied.Close()
+	})
+}

@@ -92,10 +92,12 @@ func (r *redirect) attach() error {
 func (r *redirect) listen() error {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false) // such a socket does not go into a map: EOPNOTSUPP
+	var lacks error
 	for key, addr := range map[uint32]string{socketV4: "127.0.0.1:0", socketV6: "[::1]:0"} {
 		l, err := lc.Listen(context.Background(), "tcp", addr)
-		if key == socketV6 && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
-			continue // the pod has no IPv6
+		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
+			lacks = err // the pod has only the other family
+			continue
 		}
 		if err != nil {
 			return err
@@ -111,6 +113,9 @@ func (r *redirect) listen() error {
 		if err = errors.Join(err, update); err != nil {
 			return fmt.Errorf("putting listener %s into BPF map: %w", tl.Addr(), err)
 		}
+	}
+	if len(r.listeners) == 0 {
+		return lacks
 	}
 	return nil
 }

@@ -94,6 +94,7 @@ type Incoming struct {
 	Delivery    Delivery         // of what was in it
 	Once        bool             // a single request is stolen, or connection without a filter
 
+	HostNetwork       bool   // steal also from a pod in its node's network
 	OnConcurrentSteal string // what to do where another has the port: Abort, Override, Continue
 	// WhileRestarting is how long connections wait for a debuggee that is being
 	// restarted; 0: they go to the pod. WhileStopped, for one that its debugger

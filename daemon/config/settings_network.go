@@ -34,6 +34,8 @@ var networkSettings = []setting{
 	{key: "feature.network.incoming.port_mapping", takes: pairs, doc: "Pairs of local and remote port."},
 	{key: "feature.network.incoming.listen_ports", takes: pairs, doc: "Pairs of wanted and real local port."},
 	{key: "feature.network.incoming.ignore_localhost", takes: boolean, ours: "false", doc: "Take no port that listens on loopback."},
+	{key: "feature.network.incoming.host_network", takes: boolean, doc: "mirrord's own: steal also from a pod that is in its node's network, where a port is stolen at all addresses of the node.",
+		field: func(c *Config) any { return &c.Incoming.HostNetwork }},
 	{key: "feature.network.incoming.on_concurrent_steal", takes: text, enum: []string{Abort, Override, Continue},
 		doc:   "What to do where another steals the port: abort, the debuggee cannot listen; override, the other loses it; continue, the debuggee listens without it.",
 		field: func(c *Config) any { return &c.Incoming.OnConcurrentSteal }},

@@ -33,6 +33,7 @@ type target struct {
 	uid       string // the pod's
 	mounts    []string
 	probed    []int // ports that kubelet probes
+	nodes     bool  // its network is its node's
 }
 
 // opened is a tunnel and, where its agent is a pod, what it depends on.
@@ -90,7 +91,7 @@ func targetOf(c *cluster.Cluster, t *cluster.Target) target {
 	return target{
 		name: fmt.Sprintf("pod/%s/container/%s in %s", t.Pod, t.Container, t.Namespace),
 		path: cluster.Path{Kind: "pod", Name: t.Pod, Container: t.Container}.String(),
-		pod:  t.Pod, uid: t.UID, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts,
+		pod:  t.Pod, uid: t.UID, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts, nodes: t.HostNetwork,
 	}
 }
 

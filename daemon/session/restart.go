@@ -30,11 +30,14 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 			Hint: "stop the session and start another",
 		}
 	}
+	main := s.main.Load()
+	if err := main.target.stealable(cfg); err != nil {
+		return ide.Session{}, err
+	}
 	set, unset, err := environ(ctx, cfg, p.Client, s.agent())
 	if err != nil {
 		return ide.Session{}, clusterError(err)
 	}
-	main := s.main.Load()
 	security, err := secure(ctx, cfg, main.agent, main.target)
 	if err != nil {
 		return ide.Session{}, clusterError(err)

@@ -78,6 +78,9 @@ func (m *Manager) filesFor(cfg *config.Config) error {
 
 // begin reads what a debuggee needs to know of the target.
 func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionStartParams, a *agent, target target, others *others) (*Session, error) {
+	if err := target.stealable(cfg); err != nil {
+		return nil, err
+	}
 	set, unset, err := environ(ctx, cfg, p.Client, a)
 	if err != nil {
 		return nil, err
@@ -101,6 +104,18 @@ func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionSt
 		Start: again(p, target, others),
 	}
 	return s, nil
+}
+
+// stealable refuses to steal from a node: its ports are not only the target's.
+func (t *target) stealable(cfg *config.Config) error {
+	if !t.nodes || cfg.Incoming.Mode != "steal" || cfg.Incoming.HostNetwork {
+		return nil
+	}
+	return &ide.Error{
+		Code: ide.CodeConfig,
+		Msg:  fmt.Sprintf("stealing from pod %s in namespace %s: it is in its node's network (hostNetwork), where a port is stolen at all addresses of the node", t.pod, t.namespace),
+		Hint: `mirror it, or say that you want that: "feature": {"network": {"incoming": {"host_network": true}}}`,
+	}
 }
 
 // environ is what the target's environment changes of the client's.
