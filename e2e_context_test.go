@@ -102,7 +102,7 @@ func largeFile(t *testing.T) []byte {
 	t.Helper()
 	b, err := os.ReadFile("bin/shop")
 	if err != nil {
-		t.Fatalf("%v: ./task shop:image makes it", err)
+		t.Fatalf("%v: ./task shop makes it", err)
 	}
 	return b
 }

@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 	case "pod":
 		fmt.Fprintln(os.Stderr, podMain())
 		os.Exit(3)
+	case "sidecar":
+		fmt.Fprintln(os.Stderr, sidecarMain())
+		os.Exit(3)
 	}
 	agenttest.Main(m)
 }
