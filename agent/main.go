@@ -39,6 +39,7 @@ func run(args []string) (err error) {
 	flags.IntVar(&choice.PID, "pid", 0, "the target's `process`, instead of a container")
 	idle := flags.Duration("idle", 5*time.Minute, "end after so long without a client")
 	grace := flags.Duration("communication-timeout", link.Grace, "keep a client that has no connection for so long")
+	redirect := flags.String("redirect", "", "steal by "+incoming.SkLookup+" or "+incoming.TPROXY+"; else by what `works`")
 	build := flags.String("build", protocol.Build, "the build that this agent must be of")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -63,7 +64,7 @@ func run(args []string) (err error) {
 	defer stop()
 	follower := target.Follow(log, t, lost)
 	defer follower.Stop()
-	in := incoming.New(log)
+	in := incoming.New(log, *redirect)
 	defer func() { err = errors.Join(err, in.Close()) }()
 	if err := in.Disabled(); err != nil {
 		log.Warn("ports cannot be stolen", "err", err)

@@ -207,15 +207,15 @@ func TestStealOverridden(t *testing.T) {
 	}
 	lost := ask(first, protocol.Steal{Session: "1", Filter: &protocol.Filter{Path: "^/"}})
 	mirror := ask(first, protocol.Steal{Session: "2", Mirror: true})
-	copied := protocol.Holder{Session: "2", Port: podPort, Mirror: true}
-	holders(protocol.Holder{Session: "1", Port: podPort, Filter: "path ^/"}, copied)
+	copied := protocol.Holder{Session: "2", Port: podPort, Mirror: true, Redirect: "packet"}
+	holders(protocol.Holder{Session: "1", Port: podPort, Filter: "path ^/", Redirect: "sk_lookup"}, copied)
 	ask(second, protocol.Steal{Session: "3", Override: true})
 	if _, err := protocol.ReadAnswer(lost, protocol.KindSteal, new(protocol.StealReply)); err == nil || !strings.Contains(err.Error(), ", session 3 has taken it over") {
 		t.Errorf("who lost it is told %v", err)
 	}
 	release(t, lost)
 	release(t, mirror)
-	holders(protocol.Holder{Session: "3", Port: podPort})
+	holders(protocol.Holder{Session: "3", Port: podPort, Redirect: "sk_lookup"})
 	p.dial(t, false, podV4)
 	second.Offered()
 }

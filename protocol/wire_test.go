@@ -52,7 +52,7 @@ func messages() []struct {
 		{"hello", KindHello, Hello{Version: 1, Build: "0123456789ab"}, nil},
 		{"hello reply", KindHello, HelloReply{
 			Version: 1, Build: "0123456789ab", Kinds: ClientKinds(), Hostname: "web-1", Addrs: []string{"10.244.0.7"},
-			Abilities: []Ability{{Name: AbilityTarget}, {Name: AbilitySkLookup, Err: "operation not permitted"}},
+			Abilities: []Ability{{Name: AbilityTarget}, {Name: AbilityRedirect, Err: "operation not permitted"}},
 		}, nil},
 		{"environ", KindEnviron, struct{}{}, nil},
 		{"environ reply", KindEnviron, EnvironReply{}, []byte("A=1\x00B=two words\x00")},
@@ -125,7 +125,7 @@ func messages() []struct {
 		{"incoming", KindIncoming, Incoming{ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}, nil},
 		{"incoming reply", KindIncoming, IncomingReply{}, nil},
 		{"holders", KindHolders, struct{}{}, nil},
-		{"holders reply", KindHolders, HoldersReply{}, []byte(`[{"client":"alice@laptop","port":8080,"since":"2026-11-23T12:00:00Z"}]`)},
+		{"holders reply", KindHolders, HoldersReply{}, []byte(`[{"client":"alice@laptop","port":8080,"since":"2026-11-23T12:00:00Z","redirect":"sk_lookup"}]`)},
 	}
 }
 
