@@ -37,6 +37,7 @@ var owners = map[string]string{
 	"github.com/google/nftables":     "agent",
 	"github.com/vishvananda/netlink": "agent",
 	"github.com/vishvananda/netns":   "agent",
+	"github.com/mdlayher/netlink":    "agent",
 	"github.com/hanwen/go-fuse/v2":   "daemon/files",
 	"github.com/spf13/cobra":         "daemon", // our command line's, and Delve's
 }

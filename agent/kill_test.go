@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"mirrord/agent/agenttest"
+	"mirrord/agent/incoming"
 	"mirrord/protocol"
 )
 
@@ -63,9 +65,15 @@ func answer(stream net.Conn) error {
 // At 500 requests a second the agent is killed: only requests that were under
 // way then may fail, the next are the pod's. Nothing of the agent is left.
 func TestKilledAtRate(t *testing.T) {
+	for _, redirect := range []string{incoming.SkLookup, incoming.TPROXY} {
+		t.Run(redirect, func(t *testing.T) { killAtRate(t, redirect) })
+	}
+}
+
+func killAtRate(t *testing.T, redirect string) {
 	p := newPod(t)
 	before := residue(t, p)
-	a := startFor(t, p)
+	a := startFor(t, p, "--redirect", redirect)
 	client, _ := agenttest.New(t, a.addr)
 	client.Steal(podPort)
 	mirror(t, client, 1) // of no traffic, but with a socket
@@ -127,8 +135,11 @@ func TestKilledAtRate(t *testing.T) {
 	if after := residue(t, p); after != before {
 		t.Errorf("before the agent:\n%s\nafter it:\n%s", before, after)
 	}
-	next, _ := agenttest.New(t, startFor(t, p).addr)
+	next, _ := agenttest.New(t, startFor(t, p, "--redirect", redirect).addr)
 	next.Steal(podPort)
+	if redirect != incoming.SkLookup {
+		return
+	}
 
 	// A row of `./task deaths`.
 	t.Attr("died", "agent killed at 500 requests/s")
@@ -137,7 +148,7 @@ func TestKilledAtRate(t *testing.T) {
 }
 
 // residue is what an agent may leave in the pod's namespace: listeners, packet
-// sockets, claims, routes and rules.
+// sockets, claims, routes, rules and tables of nftables.
 func residue(t *testing.T, p *pod) string {
 	t.Helper()
 	var list strings.Builder
@@ -174,6 +185,13 @@ func residue(t *testing.T, p *pod) string {
 	}
 	for _, r := range rules {
 		fmt.Fprintln(&list, "rule", r)
+	}
+	tables, err := (&nftables.Conn{NetNS: int(p.network)}).ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range tables {
+		fmt.Fprintln(&list, "table", table.Name)
 	}
 	return list.String()
 }

@@ -42,6 +42,7 @@ func run(args []string) (err error) {
 	level := slog.LevelInfo
 	flags.TextVar(&level, "log-level", level, "`level` of the log: debug tells of each connection")
 	metrics := flags.String("metrics", "", "`address` in this pod to serve metrics on, for Prometheus; \"\": none")
+	redirect := flags.String("redirect", "", "steal by "+incoming.SkLookup+" or "+incoming.TPROXY+"; else by what `works`")
 	build := flags.String("build", protocol.Build, "the build that this agent must be of")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -72,7 +73,7 @@ func run(args []string) (err error) {
 	defer stop()
 	follower := target.Follow(log, t, lost)
 	defer follower.Stop()
-	in := incoming.New(log)
+	in := incoming.New(log, *redirect)
 	defer func() { err = errors.Join(err, in.Close()) }()
 	if err := in.Disabled(); err != nil {
 		log.Warn("ports cannot be stolen", "err", err)

@@ -203,12 +203,23 @@ func TestCannotAct(t *testing.T) {
 	}
 }
 
-// Without the capability to steal the rest is served, and the hello says so.
-func TestCannotSteal(t *testing.T) {
+// Without the capability for sk_lookup ports are stolen all the same.
+func TestStealsWithoutBPF(t *testing.T) {
 	agenttest.Namespace(t)
 	a := start(t, []string{fmt.Sprintf("%s=%d,%d", dropVar, unix.CAP_SYS_ADMIN, unix.CAP_BPF)})
+	client, _ := agenttest.New(t, a.addr)
+	var reply protocol.StealReply
+	if _, err := protocol.Call(client.Stream(), protocol.KindSteal, protocol.Steal{Port: podPort}, &reply); err != nil || reply.Redirect != "TPROXY" {
+		t.Errorf("redirect %q, %v", reply.Redirect, err)
+	}
+}
+
+// Without the capabilities to steal the rest is served, and the hello says so.
+func TestCannotSteal(t *testing.T) {
+	agenttest.Namespace(t)
+	a := start(t, []string{fmt.Sprintf("%s=%d,%d,%d", dropVar, unix.CAP_SYS_ADMIN, unix.CAP_BPF, unix.CAP_NET_ADMIN)})
 	client, hello := agenttest.New(t, a.addr)
-	i := slices.IndexFunc(hello.Abilities, func(a protocol.Ability) bool { return a.Name == protocol.AbilitySkLookup })
+	i := slices.IndexFunc(hello.Abilities, func(a protocol.Ability) bool { return a.Name == protocol.AbilityRedirect })
 	if i < 0 || !strings.Contains(hello.Abilities[i].Err, "CAP_NET_ADMIN") {
 		t.Errorf("abilities: %+v", hello.Abilities)
 	}

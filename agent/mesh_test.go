@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/agent/agenttest"
+	"mirrord/agent/incoming"
 	"mirrord/protocol"
 )
 
@@ -226,8 +227,9 @@ func originalTo(c net.Conn) (to netip.AddrPort, err error) {
 // have sealed; what is not taken reaches the program without a second way through it,
 // and the debuggee's own connections leave by it as the program's do.
 func TestMesh(t *testing.T) {
-	for _, m := range meshes {
-		t.Run(m.name, func(t *testing.T) {
+	for i := range 2 * len(meshes) {
+		m, redirect := meshes[i/2], []string{incoming.SkLookup, incoming.TPROXY}[i%2]
+		t.Run(m.name+", "+redirect, func(t *testing.T) {
 			p := newPod(t)
 			m.join(t, p)
 			hears := func(k *talk, who string) {
@@ -237,7 +239,7 @@ func TestMesh(t *testing.T) {
 			}
 			hears(p.dial(t, false, podV4), "pod")
 
-			client, _ := agenttest.New(t, startFor(t, p).addr)
+			client, _ := agenttest.New(t, startFor(t, p, "--redirect", redirect).addr)
 			steal := client.Steal(podPort)
 			k := p.dial(t, false, podV4)
 			stream, in := client.Offered()

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/agent/agenttest"
+	"mirrord/agent/incoming"
 	"mirrord/protocol"
 )
 
@@ -207,15 +208,15 @@ func TestStealOverridden(t *testing.T) {
 	}
 	lost := ask(first, protocol.Steal{Session: "1", Filter: &protocol.Filter{Path: "^/"}})
 	mirror := ask(first, protocol.Steal{Session: "2", Mirror: true})
-	copied := protocol.Holder{Session: "2", Port: podPort, Mirror: true}
-	holders(protocol.Holder{Session: "1", Port: podPort, Filter: "path ^/"}, copied)
+	copied := protocol.Holder{Session: "2", Port: podPort, Mirror: true, Redirect: "packet"}
+	holders(protocol.Holder{Session: "1", Port: podPort, Filter: "path ^/", Redirect: "sk_lookup"}, copied)
 	ask(second, protocol.Steal{Session: "3", Override: true})
 	if _, err := protocol.ReadAnswer(lost, protocol.KindSteal, new(protocol.StealReply)); err == nil || !strings.Contains(err.Error(), ", session 3 has taken it over") {
 		t.Errorf("who lost it is told %v", err)
 	}
 	release(t, lost)
 	release(t, mirror)
-	holders(protocol.Holder{Session: "3", Port: podPort})
+	holders(protocol.Holder{Session: "3", Port: podPort, Redirect: "sk_lookup"})
 	p.dial(t, false, podV4)
 	second.Offered()
 }
@@ -327,9 +328,15 @@ func TestStealTerminated(t *testing.T) {
 
 // A pod may have addresses of IPv6 only.
 func TestIPv6Only(t *testing.T) {
+	for _, redirect := range []string{incoming.SkLookup, incoming.TPROXY} {
+		t.Run(redirect, func(t *testing.T) { ipv6Only(t, redirect) })
+	}
+}
+
+func ipv6Only(t *testing.T, redirect string) {
 	p := newPod(t)
 	p.withoutIPv4(t)
-	a := startFor(t, p)
+	a := startFor(t, p, "--redirect", redirect)
 	client, _ := agenttest.New(t, a.addr)
 	steal := client.Steal(podPort)
 	each := func(f func(name string, k *talk, source string)) {

@@ -343,20 +343,21 @@ type (
 	}
 	// StealReply is sent when the redirect is active.
 	StealReply struct {
-		Redirect string `json:"redirect"` // "sk_lookup", "packet" for a mirror
+		Redirect string `json:"redirect"` // "sk_lookup" or "TPROXY", "packet" for a mirror
 	}
 
 	// HoldersReply's payload is a JSON list of Holder, as many as there is room for.
 	HoldersReply struct{}
 	// A Holder has a port for as long as it is not released.
 	Holder struct {
-		Client  string `json:"client"`            // as in its hello: "alice@laptop"
-		Session string `json:"session,omitempty"` // its
-		Port    uint16 `json:"port"`
-		Mirror  bool   `json:"mirror,omitempty"`
-		Filter  string `json:"filter,omitempty"` // in words
-		Since   string `json:"since"`            // RFC 3339
-		Away    bool   `json:"away,omitempty"`   // its client has no link: connections are the pod's
+		Client   string `json:"client"`            // as in its hello: "alice@laptop"
+		Session  string `json:"session,omitempty"` // its
+		Port     uint16 `json:"port"`
+		Mirror   bool   `json:"mirror,omitempty"`
+		Filter   string `json:"filter,omitempty"` // in words
+		Since    string `json:"since"`            // RFC 3339
+		Away     bool   `json:"away,omitempty"`   // its client has no link: connections are the pod's
+		Redirect string `json:"redirect"`         // as a StealReply has it
 	}
 
 	// Incoming is a connection that was stolen. The daemon answers
@@ -416,10 +417,10 @@ func (a *Attr) Stamp() Stamp { return Stamp{a.Size, a.Mtime, a.Ctime} }
 
 // Abilities that a HelloReply may tell of.
 const (
-	AbilityTarget   = "target"    // find the target's process, read its environment and root
-	AbilityNetwork  = "network"   // enter its network namespace
-	AbilitySkLookup = "sk_lookup" // steal ports by a BPF sk_lookup program
-	AbilityWrite    = "write"     // change files as the target's user, with its capabilities
+	AbilityTarget   = "target"   // find the target's process, read its environment and root
+	AbilityNetwork  = "network"  // enter its network namespace
+	AbilityRedirect = "redirect" // steal ports
+	AbilityWrite    = "write"    // change files as the target's user, with its capabilities
 )
 
 // Attr is what statx(2) tells of a file of the target. Times are Unix nanoseconds.

@@ -52,7 +52,7 @@ func messages() []struct {
 		{"hello", KindHello, Hello{Version: 1, Build: "0123456789ab"}, nil},
 		{"hello reply", KindHello, HelloReply{
 			Version: 1, Build: "0123456789ab", Kinds: ClientKinds(), Hostname: "web-1", Addrs: []string{"10.244.0.7"},
-			Abilities: []Ability{{Name: AbilityTarget}, {Name: AbilitySkLookup, Err: "operation not permitted"}},
+			Abilities: []Ability{{Name: AbilityTarget}, {Name: AbilityRedirect, Err: "operation not permitted"}},
 		}, nil},
 		{"environ", KindEnviron, struct{}{}, nil},
 		{"environ reply", KindEnviron, EnvironReply{}, []byte("A=1\x00B=two words\x00")},
@@ -132,7 +132,7 @@ func messages() []struct {
 		{"certify", KindCertify, TLS{Cert: []byte("PEM"), Key: Secret("PEM, too")}, nil},
 		{"certify reply", KindCertify, CertifyReply{Names: []string{"shop"}, Until: "2027-11-27T12:00:00Z"}, nil},
 		{"holders", KindHolders, struct{}{}, nil},
-		{"holders reply", KindHolders, HoldersReply{}, []byte(`[{"client":"alice@laptop","port":8080,"since":"2026-11-23T12:00:00Z"}]`)},
+		{"holders reply", KindHolders, HoldersReply{}, []byte(`[{"client":"alice@laptop","port":8080,"since":"2026-11-23T12:00:00Z","redirect":"sk_lookup"}]`)},
 	}
 }
 

@@ -133,7 +133,7 @@ func cut(t *testing.T, c net.Conn) {
 
 // Of connections that were there before, those are cut that are idle, or become so.
 func TestFlushIdle(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	port, free := newPod(t)
 	hosts := []string{"127.0.0.1", "::1"}
 	var idle, waiting []net.Conn
@@ -161,7 +161,7 @@ func TestFlushIdle(t *testing.T) {
 
 // All are cut where that is wanted, whatever they wait for.
 func TestFlushAll(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	port, _ := newPod(t)
 	c, other := visit(t, "127.0.0.1", port, "wait"), visit(t, "::1", port, "word")
 	hears(t, other, "word")
@@ -173,28 +173,29 @@ func TestFlushAll(t *testing.T) {
 // Connections that the agent itself has, with clients and with the pod, are none
 // of them.
 func TestFlushSparesOurs(t *testing.T) {
-	in := newIncoming(t)
-	pod := netip.MustParseAddrPort(server(t, "pod"))
-	alices, bobs := relayedTo(t, server(t, "alice")), relayedTo(t, server(t, "bob"))
-	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice"), Flush: protocol.FlushAll}, alices)
-	c := dial(t, pod)
-	r := bufio.NewReader(c)
-	ask := func(user, want string) {
-		t.Helper()
-		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\nX-User: %s\r\n\r\n", user)
-		a, err := http.ReadResponse(r, nil)
-		if err != nil {
-			t.Fatal(err)
+	eachRedirect(t, func(t *testing.T, in *Incoming) {
+		pod := netip.MustParseAddrPort(server(t, "pod"))
+		alices, bobs := relayedTo(t, server(t, "alice")), relayedTo(t, server(t, "bob"))
+		steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice"), Flush: protocol.FlushAll}, alices)
+		c := dial(t, pod)
+		r := bufio.NewReader(c)
+		ask := func(user, want string) {
+			t.Helper()
+			fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\nX-User: %s\r\n\r\n", user)
+			a, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(a.Body)
+			if err != nil || !strings.HasPrefix(string(b), want) {
+				t.Errorf("%s was answered by %.6q, %v", user, b, err)
+			}
 		}
-		b, err := io.ReadAll(a.Body)
-		if err != nil || !strings.HasPrefix(string(b), want) {
-			t.Errorf("%s was answered by %.6q, %v", user, b, err)
-		}
-	}
-	ask("alice", "alice")
-	ask("nobody", "pod")
-	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("bob"), Flush: protocol.FlushAll}, bobs)
-	ask("bob", "bob")
-	ask("alice", "alice")
-	ask("nobody", "pod")
+		ask("alice", "alice")
+		ask("nobody", "pod")
+		steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("bob"), Flush: protocol.FlushAll}, bobs)
+		ask("bob", "bob")
+		ask("alice", "alice")
+		ask("nobody", "pod")
+	})
 }

@@ -1,8 +1,8 @@
 // Package incoming takes over the target's TCP ports: a stolen connection goes
 // to the client that holds its port, of a mirrored one it gets a copy.
 //
-//	client ─▶ kernel ─ sk_lookup ─▶ listener ─ ask ─▶ stream to the holder
-//	            │ other ports                   └ refused, dead ─▶ the pod's own container
+//	client ─▶ kernel ─ redirect ─▶ listener ─ ask ─▶ stream to the holder
+//	            │ other ports                  └ refused, dead ─▶ the pod's own container
 //	            └ established connections, exempt sources: as ever
 //
 // A port may have several holders, if each has a filter of HTTP requests: then it
@@ -52,7 +52,7 @@ type Incoming struct {
 	Counts Counts
 
 	log      *slog.Logger
-	redirect *redirect // nil: unable, for the reason in disabled
+	redirect redirect // nil: unable, for the reason in disabled
 	disabled error
 	mirrors  *mirrors
 	life     context.Context // good until Close
@@ -69,8 +69,8 @@ type Incoming struct {
 }
 
 // New prepares the redirect in the namespace of this process; nothing is
-// stolen yet.
-func New(log *slog.Logger) *Incoming {
+// stolen yet. only is the name of the redirect, if it must be a certain one.
+func New(log *slog.Logger, only string) *Incoming {
 	in := &Incoming{
 		log:     log,
 		slots:   make(chan struct{}, maxConns),
@@ -80,8 +80,8 @@ func New(log *slog.Logger) *Incoming {
 	}
 	in.life, in.cancel = context.WithCancel(context.Background())
 	in.mirrors = newMirrors(log, in)
-	if in.redirect, in.disabled = newRedirect(); in.disabled == nil {
-		for _, l := range in.redirect.listeners {
+	if in.redirect, in.disabled = choose(log, only); in.disabled == nil {
+		for _, l := range in.redirect.Listeners() {
 			in.wg.Go(func() { in.accept(in.life, l) })
 		}
 	}

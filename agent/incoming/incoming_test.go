@@ -37,10 +37,13 @@ func (holder) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
 func refusing() (net.Conn, error) { return nil, errors.New("no more streams") }
 
-func newIncoming(t *testing.T) *Incoming {
+// newTest is the namespace's Incoming, which ends with the test.
+func newTest(t *testing.T) *Incoming { return newBy(t, SkLookup) }
+
+func newBy(t *testing.T, redirect string) *Incoming {
 	t.Helper()
 	agenttest.Namespace(t)
-	in := New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
+	in := New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), redirect)
 	if err := in.Disabled(); err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +53,13 @@ func newIncoming(t *testing.T) *Incoming {
 		}
 	})
 	return in
+}
+
+// eachRedirect runs a test of what is to be the same by all of them.
+func eachRedirect(t *testing.T, test func(t *testing.T, in *Incoming)) {
+	for _, way := range redirects {
+		t.Run(way.name, func(t *testing.T) { test(t, newBy(t, way.name)) })
+	}
 }
 
 // echo is a container's server; it returns its port.
@@ -119,7 +129,7 @@ func isReset(t *testing.T, addr netip.AddrPort) {
 }
 
 func TestHolderWithoutStreams(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	s, err := in.Steal(t.Context(), protocol.Steal{Port: port}, holder(refusing))
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +138,7 @@ func TestHolderWithoutStreams(t *testing.T) {
 	// A source is exempt until its connection is closed, which the client sees
 	// a moment earlier.
 	key := make([]byte, len(source{}))
-	for end := time.Now().Add(10 * time.Second); in.redirect.exempt.NextKey(nil, &key) == nil; runtime.Gosched() {
+	for end := time.Now().Add(10 * time.Second); in.redirect.(*lookup).exempt.NextKey(nil, &key) == nil; runtime.Gosched() {
 		if time.Now().After(end) {
 			t.Fatalf("source %v is still exempt", key)
 		}
@@ -140,7 +150,7 @@ func TestHolderWithoutStreams(t *testing.T) {
 // Whoever finds a port's holder finds a hold, too: connections to a port that
 // was stolen before may come at any time.
 func TestHeldOnceKnown(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -169,7 +179,7 @@ func TestHeldOnceKnown(t *testing.T) {
 
 // A holder that is stuck is cut off by the end of its hold.
 func TestHolderStuck(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	stuck, let := make(chan struct{}), make(chan struct{})
 	s, err := in.Steal(t.Context(), protocol.Steal{Port: port}, holder(func() (net.Conn, error) {
 		close(stuck)
@@ -192,7 +202,7 @@ func TestHolderStuck(t *testing.T) {
 
 // A late answer finds nobody; the stream is closed.
 func TestHolderLate(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	theirs, ours := net.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
 	s, err := in.Steal(ctx, protocol.Steal{Port: port}, holder(func() (net.Conn, error) { return ours, nil }))
@@ -223,88 +233,92 @@ var (
 // More connections go to the pod than there are ports for them, and none takes
 // a port from another that lasts.
 func TestPodFewPorts(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
-	const ports = 50
-	podPorts += ports
-	name := "/proc/sys/net/ipv4/ip_local_port_range"
-	before, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.WriteFile(name, before, 0o644) })
-	if err := os.WriteFile(name, fmt.Appendf(nil, "%d %d", podPorts, podPorts+ports-1), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	steal(t, in, protocol.Steal{Port: port}, holder(refusing))
-	talk := func(c net.Conn) {
-		t.Helper()
-		if _, err := io.WriteString(c, "words"); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(c, make([]byte, len("words"))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	connect := func(host string) *net.TCPConn {
-		t.Helper()
-		ownPort++
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(host), Port: ownPort}}
-		c, err := d.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(host), port).String())
+	eachRedirect(t, func(t *testing.T, in *Incoming) {
+		port := echo(t)
+		const ports = 50
+		podPorts += ports
+		name := "/proc/sys/net/ipv4/ip_local_port_range"
+		before, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { c.Close() })
-		talk(c)
-		return c.(*net.TCPConn)
-	}
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		var lasting []net.Conn
-		for range 4 * ports {
-			if len(lasting) < ports/2 {
-				lasting = append(lasting, connect(host))
+		t.Cleanup(func() { _ = os.WriteFile(name, before, 0o644) })
+		if err := os.WriteFile(name, fmt.Appendf(nil, "%d %d", podPorts, podPorts+ports-1), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		steal(t, in, protocol.Steal{Port: port}, holder(refusing))
+		talk := func(c net.Conn) {
+			t.Helper()
+			if _, err := io.WriteString(c, "words"); err != nil {
+				t.Fatal(err)
 			}
-			c := connect(host)
-			_ = c.CloseWrite()
-			if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
-				t.Fatalf("%s: %q, %v", host, b, err)
+			if _, err := io.ReadFull(c, make([]byte, len("words"))); err != nil {
+				t.Fatal(err)
 			}
 		}
-		for _, c := range lasting {
+		connect := func(host string) *net.TCPConn {
+			t.Helper()
+			ownPort++
+			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(host), Port: ownPort}}
+			c, err := d.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(host), port).String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
 			talk(c)
+			return c.(*net.TCPConn)
 		}
-	}
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			var lasting []net.Conn
+			for range 4 * ports {
+				if len(lasting) < ports/2 {
+					lasting = append(lasting, connect(host))
+				}
+				c := connect(host)
+				_ = c.CloseWrite()
+				if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+					t.Fatalf("%s: %q, %v", host, b, err)
+				}
+			}
+			for _, c := range lasting {
+				talk(c)
+			}
+		}
+	})
 }
 
 func TestPodRefuses(t *testing.T) {
-	in := newIncoming(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().(*net.TCPAddr).AddrPort()
-	l.Close() // and now nobody listens there
-	s, err := in.Steal(t.Context(), protocol.Steal{Port: addr.Port()}, holder(refusing))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Release()
-	isReset(t, addr)
+	eachRedirect(t, func(t *testing.T, in *Incoming) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().(*net.TCPAddr).AddrPort()
+		l.Close() // and now nobody listens there
+		s, err := in.Steal(t.Context(), protocol.Steal{Port: addr.Port()}, holder(refusing))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Release()
+		isReset(t, addr)
+	})
 }
 
 // The redirect's own listeners are nobody's port.
 func TestListenerItself(t *testing.T) {
-	in := newIncoming(t)
-	if len(in.redirect.listeners) != 2 {
-		t.Fatalf("%d listeners", len(in.redirect.listeners))
-	}
-	for _, l := range in.redirect.listeners {
-		isReset(t, l.Addr().(*net.TCPAddr).AddrPort())
-	}
+	eachRedirect(t, func(t *testing.T, in *Incoming) {
+		if len(in.redirect.Listeners()) != 2 {
+			t.Fatalf("%d listeners", len(in.redirect.Listeners()))
+		}
+		for _, l := range in.redirect.Listeners() {
+			isReset(t, l.Addr().(*net.TCPAddr).AddrPort())
+		}
+	})
 }
 
 // A process of the pod may hold the lock's name, and need not talk.
 func TestClaimedByStranger(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	l, err := net.Listen("unix", claimName(7))
 	if err != nil {
 		t.Fatal(err)
@@ -317,19 +331,20 @@ func TestClaimedByStranger(t *testing.T) {
 }
 
 func TestTooManyPorts(t *testing.T) {
-	in := newIncoming(t)
-	for port := range uint16(maxPorts) {
-		if _, err := in.Steal(t.Context(), protocol.Steal{Port: port + 1}, holder(refusing)); err != nil {
-			t.Fatal(err)
+	eachRedirect(t, func(t *testing.T, in *Incoming) {
+		for port := range uint16(maxPorts) {
+			if _, err := in.Steal(t.Context(), protocol.Steal{Port: port + 1}, holder(refusing)); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	if _, err := in.Steal(t.Context(), protocol.Steal{Port: maxPorts + 1}, holder(refusing)); !errors.Is(err, unix.E2BIG) {
-		t.Errorf("one port too many: %v", err)
-	}
-	if s := in.port(maxPorts + 1).holder(); s != nil {
-		t.Error("the refused port is held")
-	}
-	for port := range uint16(maxPorts) {
-		in.port(port + 1).holder().Release()
-	}
+		if _, err := in.Steal(t.Context(), protocol.Steal{Port: maxPorts + 1}, holder(refusing)); !errors.Is(err, unix.E2BIG) {
+			t.Errorf("one port too many: %v", err)
+		}
+		if s := in.port(maxPorts + 1).holder(); s != nil {
+			t.Error("the refused port is held")
+		}
+		for port := range uint16(maxPorts) {
+			in.port(port + 1).holder().Release()
+		}
+	})
 }

@@ -69,65 +69,66 @@ func dialled(host string, multipath bool) func(uint16) (net.Conn, error) {
 // However the container listens and its client connects, the connection is
 // stolen, passed on, copied and given back all the same.
 func TestListeners(t *testing.T) {
-	in := newIncoming(t)
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr, err := netlink.ParseAddr(uniqueLocal + "/128")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := netlink.AddrAdd(lo, addr); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { netlink.AddrDel(lo, addr) })
+	eachRedirect(t, func(t *testing.T, in *Incoming) {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr, err := netlink.ParseAddr(uniqueLocal + "/128")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.AddrAdd(lo, addr); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { netlink.AddrDel(lo, addr) })
 
-	v4 := map[string]func(uint16) (net.Conn, error){
-		"127.0.0.1": dialled("127.0.0.1", false), "127.0.0.1 by MPTCP": dialled("127.0.0.1", true), "::ffff:127.0.0.1": mapped,
-	}
-	v6 := map[string]func(uint16) (net.Conn, error){
-		"::1": dialled("::1", false), "::1 by MPTCP": dialled("::1", true), uniqueLocal: dialled(uniqueLocal, false),
-	}
-	for _, test := range []struct {
-		network, host string
-		clients       []map[string]func(uint16) (net.Conn, error)
-	}{
-		{"tcp4", "0.0.0.0", []map[string]func(uint16) (net.Conn, error){v4}},
-		{"tcp4", "127.0.0.1", []map[string]func(uint16) (net.Conn, error){v4}},
-		{"tcp6", "::", []map[string]func(uint16) (net.Conn, error){v6}}, // V6ONLY
-		{"tcp", "::", []map[string]func(uint16) (net.Conn, error){v4, v6}},
-	} {
-		for _, multipath := range []bool{false, true} {
-			port := echoOn(t, test.network, test.host, multipath)
-			copies := newRecorder(t)
-			m := steal(t, in, protocol.Steal{Port: port, Mirror: true}, copies)
-			each := func(want string) {
-				t.Helper()
-				for _, clients := range test.clients {
-					for name, dial := range clients {
-						name = fmt.Sprintf("%s %s (MPTCP %v) from %s", test.network, test.host, multipath, name)
-						if got := exchanged(t, name, port, dial); got != want {
-							t.Errorf("%s: %q, want %q", name, got, want)
-						}
-						if rec := copies.next(); string(rec.bytes) != "words" || rec.err != nil {
-							t.Errorf("%s: copy of %q, %v", name, rec.bytes, rec.err)
+		v4 := map[string]func(uint16) (net.Conn, error){
+			"127.0.0.1": dialled("127.0.0.1", false), "127.0.0.1 by MPTCP": dialled("127.0.0.1", true), "::ffff:127.0.0.1": mapped,
+		}
+		v6 := map[string]func(uint16) (net.Conn, error){
+			"::1": dialled("::1", false), "::1 by MPTCP": dialled("::1", true), uniqueLocal: dialled(uniqueLocal, false),
+		}
+		for _, test := range []struct {
+			network, host string
+			clients       []map[string]func(uint16) (net.Conn, error)
+		}{
+			{"tcp4", "0.0.0.0", []map[string]func(uint16) (net.Conn, error){v4}},
+			{"tcp4", "127.0.0.1", []map[string]func(uint16) (net.Conn, error){v4}},
+			{"tcp6", "::", []map[string]func(uint16) (net.Conn, error){v6}}, // V6ONLY
+			{"tcp", "::", []map[string]func(uint16) (net.Conn, error){v4, v6}},
+		} {
+			for _, multipath := range []bool{false, true} {
+				port := echoOn(t, test.network, test.host, multipath)
+				copies := newRecorder(t)
+				m := steal(t, in, protocol.Steal{Port: port, Mirror: true}, copies)
+				each := func(want string) {
+					t.Helper()
+					for _, clients := range test.clients {
+						for name, dial := range clients {
+							name = fmt.Sprintf("%s %s (MPTCP %v) from %s", test.network, test.host, multipath, name)
+							if got := exchanged(t, name, port, dial); got != want {
+								t.Errorf("%s: %q, want %q", name, got, want)
+							}
+							if rec := copies.next(); string(rec.bytes) != "words" || rec.err != nil {
+								t.Errorf("%s: copy of %q, %v", name, rec.bytes, rec.err)
+							}
 						}
 					}
 				}
+				each("words")
+				s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
+				each(debuggeeSays + "words")
+				s.Suspend(Absent)
+				each("words")
+				s.Release()
+				s = steal(t, in, protocol.Steal{Port: port}, holder(refusing))
+				each("words")
+				s.Release()
+				m.Release()
 			}
-			each("words")
-			s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
-			each(debuggeeSays + "words")
-			s.Suspend(Absent)
-			each("words")
-			s.Release()
-			s = steal(t, in, protocol.Steal{Port: port}, holder(refusing))
-			each("words")
-			s.Release()
-			m.Release()
 		}
-	}
+	})
 }
 
 func exchanged(t *testing.T, name string, port uint16, dial func(uint16) (net.Conn, error)) string {

@@ -120,17 +120,22 @@ func (c *clients) end() {
 // A port is stolen and given back again and again, and no client notices, but by
 // who answers.
 func TestBeginAndEndUnderLoad(t *testing.T) {
-	for name, q := range map[string]protocol.Steal{
-		"all":    {Flush: protocol.FlushIdle},
-		"filter": {Flush: protocol.FlushIdle, Filter: user("alice")},
+	for name, test := range map[string]struct {
+		protocol.Steal
+		redirect string
+		rounds   int
+	}{
+		"all":    {protocol.Steal{Flush: protocol.FlushIdle}, SkLookup, 20},
+		"filter": {protocol.Steal{Flush: protocol.FlushIdle, Filter: user("alice")}, SkLookup, 20},
+		"TPROXY": {protocol.Steal{Flush: protocol.FlushIdle, Filter: user("alice")}, TPROXY, 5},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in := newIncoming(t)
+			in, q := newBy(t, test.redirect), test.Steal
 			port, _ := startPod(t, podSpeaksHTTP)
 			alice := relayedTo(t, server(t, "alice"))
 			q.Port = port
 			c := load(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), 5, "alice", "alice", "bob")
-			for range 20 {
+			for range test.rounds {
 				c.until("pod", 50)
 				s, err := in.Steal(t.Context(), q, alice)
 				if err != nil {

@@ -146,7 +146,7 @@ func random(n int) []byte {
 
 // Each mirror has every byte; the pod's client notices nothing.
 func TestMirror(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	early := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
 	one, two := newRecorder(t), newRecorder(t)
 	one.more, two.more = make(chan int, 1<<20), make(chan int, 1<<20)
@@ -189,7 +189,7 @@ func TestMirror(t *testing.T) {
 }
 
 func TestMirrorManyConnections(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	r := newRecorder(t)
 	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
 	const workers, each = 4, 250
@@ -217,7 +217,7 @@ func TestMirrorManyConnections(t *testing.T) {
 
 // A debuggee that does not read loses the copy; the pod's client has all.
 func TestMirrorSlowDebuggee(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	r := newRecorder(t)
 	r.read = make(chan struct{})
 	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
@@ -234,7 +234,7 @@ func TestMirrorSlowDebuggee(t *testing.T) {
 
 // Copies are counted until their holders are done with them.
 func TestMirrorManyCopies(t *testing.T) {
-	in, port, other := newIncoming(t), echo(t), echo(t)
+	in, port, other := newTest(t), echo(t), echo(t)
 	one, two, marker := newRecorder(t), newRecorder(t), newRecorder(t)
 	one.read, two.read = make(chan struct{}), make(chan struct{})
 	steal(t, in, protocol.Steal{Port: port, Mirror: true}, one)
@@ -275,7 +275,7 @@ func TestMirrorManyCopies(t *testing.T) {
 
 // Where packets were missed the copy ends, and not as if that were all.
 func TestMirrorGap(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	r := newRecorder(t)
 	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
 	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
@@ -310,7 +310,7 @@ func TestMirrorGap(t *testing.T) {
 
 // A reset of either side is one of the copy.
 func TestMirrorReset(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -361,7 +361,7 @@ func TestMirrorReset(t *testing.T) {
 
 // Beside a steal the mirror sees what comes, and not what the agent passes on.
 func TestMirrorBesideSteal(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	r := newRecorder(t)
 	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
 	s := steal(t, in, protocol.Steal{Port: port}, holder(refusing))
@@ -384,7 +384,7 @@ func TestMirrorBesideSteal(t *testing.T) {
 
 // The last mirror takes the capture with it.
 func TestMirrorReleased(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	r := newRecorder(t)
 	offered := make(chan struct{})
 	s := steal(t, in, protocol.Steal{Port: port, Mirror: true}, holder(func() (net.Conn, error) {

@@ -117,7 +117,7 @@ func TestOnce(t *testing.T) {
 		"connections": {nil, connections(1000, 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in := newIncoming(t)
+			in := newTest(t)
 			pod := netip.MustParseAddrPort(server(t, "pod"))
 			alice := server(t, "alice")
 			s := steal(t, in, protocol.Steal{Port: pod.Port(), Filter: tt.filter, Once: true, Arm: 1}, relayedTo(t, alice))
@@ -146,7 +146,7 @@ func TestOnce(t *testing.T) {
 func TestOnceRefused(t *testing.T) {
 	for errno, want := range map[unix.Errno]int32{unix.ECONNREFUSED: 3, unix.EALREADY: 1} {
 		t.Run(errno.Error(), func(t *testing.T) {
-			in := newIncoming(t)
+			in := newTest(t)
 			pod := netip.MustParseAddrPort(server(t, "pod"))
 			var offers atomic.Int32
 			d := newDebuggee(t)
@@ -177,7 +177,7 @@ func TestOnceRefused(t *testing.T) {
 // While a holder is paused, what is new is another's, or the pod's; what was
 // given stays, and a filtered port's connections are seen afterwards.
 func TestPaused(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(server(t, "pod"))
 	alice := steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, relayedTo(t, server(t, "alice")))
 	bobs := relayedTo(t, server(t, "bob"))

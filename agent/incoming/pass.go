@@ -89,7 +89,7 @@ func (in *Incoming) dialFrom(ctx context.Context, local netip.AddrPort, fresh bo
 			var from netip.AddrPort
 			if from, err = in.sources.Bind(int(fd), local.Addr(), fresh); err == nil {
 				undo() // the dialer may try a second time
-				undo, err = in.exempt(from)
+				undo, err = in.exempt(int(fd), from)
 			}
 		}); ctl != nil {
 			return ctl
@@ -104,10 +104,10 @@ func (in *Incoming) dialFrom(ctx context.Context, local netip.AddrPort, fresh bo
 	return c.(*net.TCPConn), undo, nil
 }
 
-// exempt keeps a source's connections from the redirect and from mirrors; undo
+// exempt keeps a socket that is bound to a source from the redirect and from mirrors; undo
 // also releases the source.
-func (in *Incoming) exempt(from netip.AddrPort) (undo func(), err error) {
-	redirected, err := in.redirect.Exempt(from)
+func (in *Incoming) exempt(fd int, from netip.AddrPort) (undo func(), err error) {
+	redirected, err := in.redirect.Exempt(fd, from)
 	if err != nil {
 		return func() { in.sources.Release(from) }, err
 	}

@@ -74,7 +74,7 @@ func server(t *testing.T, name string) string {
 // probed steals the port of an HTTP server for another one.
 func probed(t *testing.T) netip.AddrPort {
 	t.Helper()
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(server(t, "pod"))
 	steal(t, in, protocol.Steal{Port: pod.Port(), Probed: true}, relayedTo(t, server(t, "debuggee")))
 	return pod
@@ -134,7 +134,7 @@ func TestProbeRequests(t *testing.T) {
 
 // A tcpSocket probe says nothing: its connection is the pod's.
 func TestProbeConnects(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	steal(t, in, protocol.Steal{Port: port, Probed: true}, holder(func() (net.Conn, error) {
 		t.Error("a probe was offered to the holder")
 		return refusing()
@@ -148,7 +148,7 @@ func TestProbeConnects(t *testing.T) {
 
 // Not all networks have kubelet at the pod's gateway.
 func TestProbeFromElsewhere(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "inside"}, PeerName: "outside"}
 	if err := netlink.LinkAdd(veth); err != nil {
 		t.Fatal(err)
@@ -180,7 +180,7 @@ func TestProbeFromElsewhere(t *testing.T) {
 
 // Who says nothing is stolen a while later.
 func TestProbeSilent(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	steal(t, in, protocol.Steal{Port: port, Probed: true}, newDebuggee(t))
 	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("::1"), port))
 	b := make([]byte, len(debuggeeSays))
@@ -191,7 +191,7 @@ func TestProbeSilent(t *testing.T) {
 
 // The release of a port does not wait for a silent client, who becomes the pod's.
 func TestProbeReleased(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	s := steal(t, in, protocol.Steal{Port: port, Probed: true}, newDebuggee(t))
 	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
 	s.Release()

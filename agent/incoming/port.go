@@ -82,7 +82,7 @@ func (in *Incoming) claim(s *Steal) (way, error) {
 	all := append(slices.Clone(p.holders()), s)
 	p.steals.Store(&all)
 	in.ports[s.port] = p
-	return &lookup{in, p}, nil
+	return &redirection{in, p}, nil
 }
 
 // oust takes a port from all who hold it by this agent, and tells whether there
@@ -95,55 +95,55 @@ func (in *Incoming) oust(s *Steal) bool {
 	return len(all) > 0
 }
 
-// lookup is the way of stolen connections: redirected by a program.
-type lookup struct {
+// redirection is the way of stolen connections.
+type redirection struct {
 	in   *Incoming
 	port *port
 }
 
-func (l *lookup) Name() string { return "sk_lookup" }
+func (r *redirection) Name() string { return r.in.redirect.Name() }
 
-func (l *lookup) Arm(s *Steal) error {
-	l.in.mu.Lock()
-	defer l.in.mu.Unlock()
-	if err := l.in.redirect.Add(s.port); err != nil {
+func (r *redirection) Arm(s *Steal) error {
+	r.in.mu.Lock()
+	defer r.in.mu.Unlock()
+	if err := r.in.redirect.Add(s.port); err != nil {
 		return err
 	}
-	l.port.armed[s] = true
+	r.port.armed[s] = true
 	return nil
 }
 
 // Suspend leaves connections to the pod when nobody else wants any.
-func (l *lookup) Suspend(s *Steal) error {
-	l.in.mu.Lock()
-	defer l.in.mu.Unlock()
-	return l.suspend(s)
+func (r *redirection) Suspend(s *Steal) error {
+	r.in.mu.Lock()
+	defer r.in.mu.Unlock()
+	return r.suspend(s)
 }
 
-func (l *lookup) suspend(s *Steal) error {
-	was := l.port.armed[s]
-	delete(l.port.armed, s)
-	if !was || len(l.port.armed) > 0 {
+func (r *redirection) suspend(s *Steal) error {
+	was := r.port.armed[s]
+	delete(r.port.armed, s)
+	if !was || len(r.port.armed) > 0 {
 		return nil
 	}
-	return l.in.redirect.Suspend(s.port)
+	return r.in.redirect.Suspend(s.port)
 }
 
 // Release gives the port back when nobody else holds it.
-func (l *lookup) Release(s *Steal) error {
-	l.in.claims.Lock()
-	defer l.in.claims.Unlock()
-	l.in.mu.Lock()
-	rest := slices.DeleteFunc(slices.Clone(l.port.holders()), func(other *Steal) bool { return other == s })
-	l.port.steals.Store(&rest)
+func (r *redirection) Release(s *Steal) error {
+	r.in.claims.Lock()
+	defer r.in.claims.Unlock()
+	r.in.mu.Lock()
+	rest := slices.DeleteFunc(slices.Clone(r.port.holders()), func(other *Steal) bool { return other == s })
+	r.port.steals.Store(&rest)
 	if len(rest) > 0 {
-		defer l.in.mu.Unlock()
-		return l.suspend(s)
+		defer r.in.mu.Unlock()
+		return r.suspend(s)
 	}
-	err := l.in.redirect.Remove(s.port)
-	delete(l.in.ports, s.port)
-	l.in.mu.Unlock()
-	l.port.end()
-	l.port.claim.Release()
+	err := r.in.redirect.Remove(s.port)
+	delete(r.in.ports, s.port)
+	r.in.mu.Unlock()
+	r.port.end()
+	r.port.claim.Release()
 	return err
 }

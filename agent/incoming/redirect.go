@@ -4,199 +4,120 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
-	"os"
+	"syscall"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
-// Limits of the redirect's maps.
+// Limits of a redirect.
 const (
 	maxPorts = 1024
 	maxConns = 16384 // connections at one time, and so exempt sources; some 25 KiB each
 )
 
-// A redirect brings new connections to the stolen ports to its listeners. It
-// consists of kernel objects that are not pinned: they die with the process.
-type redirect struct {
-	ports     *ebpf.Map // stolen port → whether its connections are brought here now
-	exempt    *ebpf.Map // source → 1: our own connections to the pod's container
-	sockets   *ebpf.Map // family → listener
-	program   *ebpf.Program
-	link      *link.NetNsLink
-	listeners []*net.TCPListener // on loopback: nobody outside reaches them directly
+// A redirect brings new connections to the stolen ports to its listeners, whose
+// connections' local address is the one that the client asked for. It consists
+// of kernel objects that die with the process, and leaves established
+// connections where they are, both when it begins and when it ends.
+//
+// It sees a port as the pod's sockets do: after address translation, so that
+// what a mesh redirects to its sidecar is the sidecar's, and what the sidecar
+// then sends to the container may be stolen.
+type redirect interface {
+	Name() string
+	Listeners() []*net.TCPListener
+	Owns(addr netip.AddrPort) bool // it is a listener's own
+
+	Add(port uint16) error     // brings the port's new connections here
+	Suspend(port uint16) error // does not, until the next Add, which finds room
+	Remove(port uint16) error
+
+	// Exempt leaves the connection of a socket, which is bound to from, to
+	// the pod's container until undone.
+	Exempt(fd int, from netip.AddrPort) (undo func(), err error)
+
+	Detach() error // ends the redirect and its listeners, in that order
+	Close() error  // also what Exempt needs; nothing may use it any more
 }
 
-func newRedirect() (*redirect, error) {
-	r := new(redirect)
-	if err := r.load(); err != nil {
-		return nil, errors.Join(err, r.Close())
-	}
-	// The program must be detached before its listeners close, or clients are
-	// refused in between. The kernel closes a killed process's higher
-	// descriptors first, hence this order; no port is in the map yet.
-	if err := r.attach(); err != nil {
-		return nil, errors.Join(err, r.Close())
-	}
-	if err := r.listen(); err != nil {
-		return nil, errors.Join(err, r.Close())
-	}
-	return r, nil
-}
+// Names of redirects, as New takes them.
+const (
+	SkLookup = "sk_lookup"
+	TPROXY   = "TPROXY"
+)
 
-func (r *redirect) load() error {
-	var err error
-	newMap := func(t ebpf.MapType, key, value, entries uint32) *ebpf.Map {
-		if err != nil {
-			return nil
+// redirects are all there are, best first.
+var redirects = []struct {
+	name string
+	make func() (redirect, error)
+}{{SkLookup, newLookup}, {TPROXY, newTransparent}}
+
+// choose makes the first that works here, or tries only one of them.
+func choose(log *slog.Logger, only string) (redirect, error) {
+	var all error
+	for _, way := range redirects {
+		if only != "" && only != way.name {
+			continue
 		}
-		var m *ebpf.Map
-		m, err = ebpf.NewMap(&ebpf.MapSpec{Type: t, KeySize: key, ValueSize: value, MaxEntries: entries})
-		return m
+		r, err := way.make()
+		if err == nil {
+			if all != nil {
+				log.Info("redirecting in another way", "redirect", way.name, "err", all)
+			}
+			return r, nil
+		}
+		all = errors.Join(all, fmt.Errorf("redirecting by %s: %w", way.name, err))
 	}
-	r.ports = newMap(ebpf.Hash, 4, 4, maxPorts)
-	r.exempt = newMap(ebpf.Hash, uint32(len(source{})), 4, maxConns)
-	r.sockets = newMap(ebpf.SockMap, 4, 8, 2)
-	if err != nil {
-		return fmt.Errorf("creating BPF map: %w", wanting(err))
+	if all == nil {
+		return nil, fmt.Errorf("redirecting by %q: there is no such way", only)
 	}
-	r.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name:         "mirrord_steal",
-		Type:         ebpf.SkLookup,
-		AttachType:   ebpf.AttachSkLookup,
-		Instructions: lookupProgram(r.ports, r.exempt, r.sockets),
-		License:      "MIT",
-	})
-	if err != nil {
-		return fmt.Errorf("loading sk_lookup program: %w", wanting(err))
-	}
-	return nil
+	return nil, all
 }
 
-func (r *redirect) attach() error {
-	ns, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if r.link, err = link.AttachNetNs(int(ns.Fd()), r.program); err != nil {
-		return fmt.Errorf("attaching sk_lookup program: %w", wanting(err))
-	}
-	return nil
+// doors are a redirect's listeners, one for each family that the namespace has.
+// They are on loopback: nobody outside reaches them directly.
+type doors struct {
+	listeners []*net.TCPListener
 }
 
-// listen makes a listener for each family that the namespace has.
-func (r *redirect) listen() error {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false) // such a socket does not go into a map: EOPNOTSUPP
+// Listen opens them; prepare, if it is not nil, has their sockets first.
+func (d *doors) Listen(prepare func(network, address string, c syscall.RawConn) error) error {
+	lc := net.ListenConfig{Control: prepare}
+	lc.SetMultipathTCP(false) // such a socket does not go into a BPF map: EOPNOTSUPP
 	var lacks error
-	for key, addr := range map[uint32]string{socketV4: "127.0.0.1:0", socketV6: "[::1]:0"} {
-		l, err := lc.Listen(context.Background(), "tcp", addr)
+	for _, loopback := range [][2]string{{"tcp4", "127.0.0.1:0"}, {"tcp6", "[::1]:0"}} {
+		l, err := lc.Listen(context.Background(), loopback[0], loopback[1])
 		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
-			lacks = err // the pod has only the other family
+			lacks = errors.Join(lacks, err) // the pod has only the other family
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		tl := l.(*net.TCPListener)
-		r.listeners = append(r.listeners, tl)
-		raw, err := tl.SyscallConn()
-		if err != nil {
-			return err
-		}
-		var update error
-		err = raw.Control(func(fd uintptr) { update = r.sockets.Update(key, uint64(fd), ebpf.UpdateAny) })
-		if err = errors.Join(err, update); err != nil {
-			return fmt.Errorf("putting listener %s into BPF map: %w", tl.Addr(), err)
-		}
+		d.listeners = append(d.listeners, l.(*net.TCPListener))
 	}
-	if len(r.listeners) == 0 {
+	if len(d.listeners) == 0 {
 		return lacks
 	}
 	return nil
 }
 
-// The values of the map of ports.
-const (
-	suspended uint32 = iota
-	redirected
-)
+func (d *doors) Listeners() []*net.TCPListener { return d.listeners }
 
-// Add starts bringing port's new connections here.
-func (r *redirect) Add(port uint16) error {
-	if err := r.ports.Put(uint32(port), redirected); err != nil {
-		return fmt.Errorf("redirecting port %d: %w", port, err)
-	}
-	return nil
-}
-
-// Suspend leaves port's new connections to the pod's container until Add is
-// called again. The port keeps its place in the map, so that Add has one.
-func (r *redirect) Suspend(port uint16) error {
-	if err := r.ports.Update(uint32(port), suspended, ebpf.UpdateExist); err != nil {
-		return fmt.Errorf("suspending redirect of port %d: %w", port, err)
-	}
-	return nil
-}
-
-// Remove leaves port's new connections to the pod's container again.
-func (r *redirect) Remove(port uint16) error {
-	if err := r.ports.Delete(uint32(port)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("giving port %d back: %w", port, err)
-	}
-	return nil
-}
-
-// Exempt leaves connections from a source to the pod's container until undone.
-func (r *redirect) Exempt(from netip.AddrPort) (undo func(), err error) {
-	key := sourceOf(from)
-	if err := r.exempt.Put(key, uint32(1)); err != nil {
-		return func() {}, fmt.Errorf("exempting %v from the redirect: %w", from, err)
-	}
-	return func() { _ = r.exempt.Delete(key) }, nil
-}
-
-// Owns reports whether addr is that of one of the redirect's own listeners.
-func (r *redirect) Owns(addr netip.AddrPort) bool {
-	for _, l := range r.listeners {
-		if l.Addr().(*net.TCPAddr).AddrPort() == addr {
+func (d *doors) Owns(addr netip.AddrPort) bool {
+	for _, l := range d.listeners {
+		if addrOf(l.Addr()) == addr {
 			return true
 		}
 	}
 	return false
 }
 
-// Detach ends the redirect and its listeners, in that order.
-func (r *redirect) Detach() error {
-	var err error
-	if r.link != nil {
-		err = r.link.Close()
-		r.link = nil
-	}
-	for _, l := range r.listeners {
+func (d *doors) Close() {
+	for _, l := range d.listeners {
 		l.Close()
 	}
-	return err
-}
-
-// Close gives everything back. Nothing may use the redirect any more.
-func (r *redirect) Close() error {
-	err := r.Detach()
-	r.program.Close()
-	for _, m := range []*ebpf.Map{r.ports, r.exempt, r.sockets} {
-		m.Close()
-	}
-	return err
-}
-
-// wanting says what would have let an operation through.
-func wanting(err error) error {
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w (it needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN)", err)
-	}
-	return fmt.Errorf("%w (it needs Linux 5.9 or newer with CONFIG_BPF_SYSCALL)", err)
 }

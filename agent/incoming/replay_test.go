@@ -52,7 +52,7 @@ func TestMirrorByFilter(t *testing.T) {
 		"HTTP/1": func(p *http.Protocols) { p.SetHTTP1(true) }, "HTTP/2": func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			in := newIncoming(t)
+			in := newTest(t)
 			pod := netip.MustParseAddrPort(server(t, "pod"))
 			addr, heard := hearing(t)
 			s := steal(t, in, protocol.Steal{Port: pod.Port(), Mirror: true, Filter: user("alice")}, relayedTo(t, addr))
@@ -106,7 +106,7 @@ func TestMirrorByFilter(t *testing.T) {
 
 // What is not HTTP, and what is reset, is nobody's, and leaves nothing.
 func TestMirrorByFilterOfOthers(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	addr, heard := hearing(t)
 	s := steal(t, in, protocol.Steal{Port: port, Mirror: true, Filter: &protocol.Filter{Path: "."}}, relayedTo(t, addr))
 	talk(t, "127.0.0.1", port, []byte("no HTTP\r\n\r\nGET / HTTP/1.1\r\n\r\n"))

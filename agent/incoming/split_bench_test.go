@@ -33,7 +33,7 @@ func BenchmarkPassing(b *testing.B) {
 	agenttest.Namespace(b)
 	for kind, requests := range map[string]int{"kept": 4000, "new": 300, "body": 40} {
 		b.Run(kind, func(b *testing.B) {
-			in := New(slog.New(slog.DiscardHandler))
+			in := New(slog.New(slog.DiscardHandler), SkLookup)
 			defer in.Close()
 			bare, filtered := answers(b), answers(b)
 			// Nobody holds that port: all is relayed as it is.

@@ -61,7 +61,7 @@ func sum(words string) []byte {
 // Two hold a port with filters: each gets his own requests, all others are the
 // pod's, on one connection.
 func TestSharedPort(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(server(t, "pod"))
 	alice := steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, relayedTo(t, server(t, "alice")))
 	bobs := relayedTo(t, server(t, "bob"))
@@ -100,7 +100,7 @@ func TestSharedPort(t *testing.T) {
 
 // Who wants all connections of a port shares it with nobody.
 func TestSharedOrNot(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	all := protocol.Steal{Port: 7}
 	some := protocol.Steal{Port: 7, Filter: user("alice")}
 	for _, order := range [][2]protocol.Steal{{all, some}, {some, all}, {all, all}} {
@@ -125,7 +125,7 @@ func TestSharedOrNot(t *testing.T) {
 // Who overrides has the port, and those who had it hear of it; with a filter, those
 // who have one keep theirs.
 func TestOverride(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(server(t, "pod"))
 	lost := make(chan string, 4)
 	take := func(name string, q protocol.Steal) *Steal {
@@ -183,7 +183,7 @@ func TestOverride(t *testing.T) {
 
 // Kubelet's probes are the pod's, whatever a filter says.
 func TestProbesOfFilteredPort(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(server(t, "pod"))
 	steal(t, in, protocol.Steal{Port: pod.Port(), Probed: true, Filter: &protocol.Filter{Path: "."}}, relayedTo(t, server(t, "all")))
 	for agent, want := range map[string]string{"kube-probe/1.34": "pod", "curl/8": "all"} {
@@ -204,7 +204,7 @@ func TestProbesOfFilteredPort(t *testing.T) {
 
 // A server that speaks first is not waited for, and what is not HTTP passes.
 func TestServerFirst(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -274,7 +274,7 @@ func returning(t *testing.T) string {
 
 // Large bodies go both ways through the filter, to the pod and to the debuggee.
 func TestLargeBodies(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(returning(t))
 	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, relayedTo(t, returning(t)))
 	const size = 32 << 20
@@ -304,7 +304,7 @@ func TestLargeBodies(t *testing.T) {
 
 // A client that goes while its debuggee has a request is answered for.
 func TestHolderGoes(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(server(t, "pod"))
 	ctx, cancel := context.WithCancel(t.Context())
 	s, err := in.Steal(ctx, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, holder(func() (net.Conn, error) {
@@ -341,7 +341,7 @@ func TestHolderGoes(t *testing.T) {
 
 // Streams of one HTTP/2 connection belong to whom they should, kubelet's to the pod.
 func TestSharedStreams(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(server(t, "pod"))
 	for _, name := range []string{"alice", "bob"} {
 		steal(t, in, protocol.Steal{Port: pod.Port(), Probed: true, Filter: user(name)}, relayedTo(t, server(t, name)))
@@ -374,7 +374,7 @@ func TestSharedStreams(t *testing.T) {
 
 // A request that is at its holder when the port is given back is answered there.
 func TestReleasedInFlight(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(server(t, "pod"))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -412,7 +412,7 @@ func TestReleasedInFlight(t *testing.T) {
 
 // A thousand connections at one time are told apart, request by request.
 func TestManyVisitors(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	pod := netip.MustParseAddrPort(server(t, "pod"))
 	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, relayedTo(t, server(t, "alice")))
 	const visitors = 1000

@@ -86,7 +86,7 @@ func (s *Steal) Holder() protocol.Holder {
 	defer s.mu.Unlock()
 	return protocol.Holder{
 		Client: s.client.Name(), Session: s.session, Port: s.port, Mirror: s.way == s.in.mirrors, Filter: s.words,
-		Since: s.since.UTC().Format(time.RFC3339), Away: s.off&Absent != 0,
+		Since: s.since.UTC().Format(time.RFC3339), Away: s.off&Absent != 0, Redirect: s.way.Name(),
 	}
 }
 

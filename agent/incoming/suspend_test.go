@@ -87,59 +87,61 @@ func steal(t *testing.T, in *Incoming, q protocol.Steal, c Client) *Steal {
 // While a steal is suspended and resumed, every client is answered by one or
 // the other, and each state holds for whoever comes after its call returned.
 func TestSuspendUnderLoad(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
-	s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
-	var byPod, byDebuggee atomic.Int64
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for i := range 4 {
-		host := []string{"127.0.0.1", "::1"}[i%2]
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
+	eachRedirect(t, func(t *testing.T, in *Incoming) {
+		port := echo(t)
+		s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
+		var byPod, byDebuggee atomic.Int64
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		for i := range 4 {
+			host := []string{"127.0.0.1", "::1"}[i%2]
+			wg.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					switch got, err := answered(host, port); {
+					case err != nil:
+						t.Errorf("%s: %v", host, err)
+						return
+					case got == "words":
+						byPod.Add(1)
+					case got == debuggeeSays+"words":
+						byDebuggee.Add(1)
+					default:
+						t.Errorf("%s answered %q", host, got)
+						return
+					}
 				}
-				switch got, err := answered(host, port); {
-				case err != nil:
-					t.Errorf("%s: %v", host, err)
-					return
-				case got == "words":
-					byPod.Add(1)
-				case got == debuggeeSays+"words":
-					byDebuggee.Add(1)
-				default:
-					t.Errorf("%s answered %q", host, got)
-					return
+			})
+		}
+		expect := func(want string) {
+			t.Helper()
+			for _, host := range []string{"127.0.0.1", "::1"} {
+				if got, err := answered(host, port); got != want || err != nil {
+					t.Errorf("%s answered %q, %v; want %q", host, got, err, want)
 				}
 			}
-		})
-	}
-	expect := func(want string) {
-		t.Helper()
-		for _, host := range []string{"127.0.0.1", "::1"} {
-			if got, err := answered(host, port); got != want || err != nil {
-				t.Errorf("%s answered %q, %v; want %q", host, got, err, want)
+		}
+		for range 100 {
+			s.Suspend(Absent)
+			expect("words")
+			if err := s.Resume(Absent); err != nil {
+				t.Fatal(err)
 			}
+			expect(debuggeeSays + "words")
 		}
-	}
-	for range 100 {
-		s.Suspend(Absent)
-		expect("words")
-		if err := s.Resume(Absent); err != nil {
-			t.Fatal(err)
-		}
-		expect(debuggeeSays + "words")
-	}
-	close(stop)
-	wg.Wait()
-	t.Logf("%d answered by the pod, %d by the debuggee", byPod.Load(), byDebuggee.Load())
+		close(stop)
+		wg.Wait()
+		t.Logf("%d answered by the pod, %d by the debuggee", byPod.Load(), byDebuggee.Load())
+	})
 }
 
 // A suspended port is still its holder's, and so are the connections he took.
 func TestSuspendKeeps(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
 	taken := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
 	hears := func(want string) {
@@ -175,7 +177,7 @@ func TestSuspendKeeps(t *testing.T) {
 
 // What waits for the holder's answer when he is suspended goes to the pod.
 func TestSuspendUnanswered(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	asked := make(chan struct{})
 	s := steal(t, in, protocol.Steal{Port: port}, holder(func() (net.Conn, error) {
 		theirs, ours := net.Pipe()
@@ -197,7 +199,7 @@ func TestSuspendUnanswered(t *testing.T) {
 }
 
 func TestSuspendRaces(t *testing.T) {
-	in, port := newIncoming(t), echo(t)
+	in, port := newTest(t), echo(t)
 	s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
 	var wg sync.WaitGroup
 	for range 4 {

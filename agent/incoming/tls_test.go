@@ -188,7 +188,7 @@ func TestTLS(t *testing.T) {
 		{[]string{"h2", "http/1.1"}, nil, "h2", true},
 	} {
 		t.Run(fmt.Sprint(test), func(t *testing.T) {
-			in := newIncoming(t)
+			in := newTest(t)
 			q, pair := certificate(t, t.TempDir())
 			pod := newTLSServer(t, "pod", pair, &tls.Config{NextProtos: test.pods})
 			alice := &opener{Client: relayedTo(t, server(t, "alice")), told: make(chan protocol.Incoming, 10)}
@@ -259,7 +259,7 @@ func (s *openedStream) Write(b []byte) (int, error) {
 // What cannot be opened without a difference is the pod's as a whole, from the
 // client's very bytes on.
 func TestTLSClosed(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	dir := t.TempDir()
 	q, pair := certificate(t, dir)
 	_, other := certificate(t, t.TempDir())
@@ -304,7 +304,7 @@ func TestTLSClosed(t *testing.T) {
 
 // What only begins as TLS does passes as it is.
 func TestTLSNot(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	q, _ := certificate(t, t.TempDir())
 	port := echo(t)
 	steal(t, in, protocol.Steal{Port: port, Filter: user("alice"), TLS: &q}, relayedTo(t, server(t, "alice")))
@@ -334,7 +334,7 @@ func TestTLSNot(t *testing.T) {
 
 // A pod that gets a new certificate is opened by that, as soon as it uses it.
 func TestTLSRotates(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	dir := t.TempDir()
 	q, old := certificate(t, dir)
 	pod := newTLSServer(t, "pod", old, new(tls.Config))
@@ -354,7 +354,7 @@ func TestTLSRotates(t *testing.T) {
 
 // By the server's name whole connections are chosen, and their TLS is the holder's.
 func TestTLSServerName(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	_, pair := certificate(t, t.TempDir())
 	_, hers := certificate(t, t.TempDir())
 	pod := newTLSServer(t, "pod", pair, new(tls.Config))
@@ -370,7 +370,7 @@ func TestTLSServerName(t *testing.T) {
 
 // Who has no pod has a holder.
 func TestTLSWithoutPod(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	q, pair := certificate(t, t.TempDir())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -384,7 +384,7 @@ func TestTLSWithoutPod(t *testing.T) {
 
 // What is wrong with a certificate is told with its place.
 func TestTLSErrors(t *testing.T) {
-	in := newIncoming(t)
+	in := newTest(t)
 	dir := t.TempDir()
 	q, _ := certificate(t, dir)
 	other, _ := certificate(t, t.TempDir())

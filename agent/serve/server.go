@@ -156,7 +156,7 @@ func (s *Server) hello() (protocol.HelloReply, error) {
 	reply.Abilities = []protocol.Ability{
 		ability(protocol.AbilityTarget, environ),
 		ability(protocol.AbilityNetwork, nil), // or the agent would not have started
-		ability(protocol.AbilitySkLookup, s.disabled),
+		ability(protocol.AbilityRedirect, s.disabled),
 		ability(protocol.AbilityWrite, s.tree.CanAct()),
 	}
 	return reply, nil

@@ -123,6 +123,9 @@ func printHolders(w io.Writer, list []ide.Holder) error {
 	fmt.Fprintln(t, "NAMESPACE\tPOD\tPORT\tMODE\tUSER\tSESSION\tSINCE\tFILTER")
 	for _, h := range list {
 		mode := h.Mode
+		if h.Mode == "steal" && h.Redirect != "sk_lookup" {
+			mode += " by " + h.Redirect
+		}
 		if h.Away {
 			mode += " (away)"
 		}

@@ -62,7 +62,7 @@ func messages() map[string]any {
 		MethodSessionHolders + " result": HoldersResult{
 			Holders: []Holder{{
 				User: "alice@laptop", Session: "5f3a9c21", Namespace: "shop", Pod: "web-1", Container: "web", Port: 8080, Mode: "steal",
-				Filter: "header ^x-user: alice$", Since: "2026-11-23T12:00:00Z",
+				Filter: "header ^x-user: alice$", Since: "2026-11-23T12:00:00Z", Redirect: "sk_lookup",
 			}},
 			Problems: []string{"asking agent mirrord-agent-web-2 in namespace shop: starting"},
 		},

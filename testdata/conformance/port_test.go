@@ -45,7 +45,7 @@ func (d debuggee) Open() (net.Conn, error) {
 func agent(t *testing.T) *incoming.Incoming {
 	t.Helper()
 	agenttest.Namespace(t)
-	in := incoming.New(slog.New(slog.DiscardHandler))
+	in := incoming.New(slog.New(slog.DiscardHandler), "")
 	if err := in.Disabled(); err != nil {
 		t.Fatal(err)
 	}
