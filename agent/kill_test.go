@@ -17,8 +17,9 @@ import (
 	"mirrord/protocol"
 )
 
-// debuggees answers whatever is offered to the client, until it ends.
-func debuggees(client *agenttest.Client) (wait func()) {
+// debuggees has each stream answered by which a connection is offered to the client,
+// until it ends.
+func debuggees(client *agenttest.Client, answer func(net.Conn) error) (wait func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -80,7 +81,7 @@ func killAtRate(t *testing.T, redirect string) {
 	if residue(t, p) == before {
 		t.Fatal("residue does not tell an agent")
 	}
-	wait := debuggees(client)
+	wait := debuggees(client, answer)
 
 	type outcome struct {
 		began, ended time.Time

@@ -56,15 +56,7 @@ func newFiltered(t *testing.T, handle func(by string, w http.ResponseWriter, r *
 		srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handle(by, w, r) })}
 		srv.Protocols.SetHTTP1(true)
 		srv.Protocols.SetUnencryptedHTTP2(true)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_ = srv.Serve(l)
-		}()
-		t.Cleanup(func() {
-			srv.Close()
-			<-done
-		})
+		agenttest.Serve(t, func() error { return srv.Serve(l) }, func() { srv.Close() })
 		return l.Addr().(*net.TCPAddr).AddrPort()
 	}
 	var l net.Listener
@@ -81,27 +73,20 @@ func newFiltered(t *testing.T, handle func(by string, w http.ResponseWriter, r *
 
 	f := &filtered{t: t, agent: startBinary(t, binary, append(args, "--pid", strconv.Itoa(p.pid))...), url: "http://" + pod.String()}
 	client, _ := agenttest.New(t, f.agent.addr)
-	var wg sync.WaitGroup
-	t.Cleanup(wg.Wait)
-	t.Cleanup(client.End)
-	wg.Go(func() {
-		for {
-			stream, err := client.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer stream.Close()
-				if agenttest.ReadRequest(stream, protocol.KindIncoming, new(protocol.Incoming)) != nil ||
-					protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{}, nil) != nil {
-					return
-				}
-				if c, err := net.Dial("tcp", debuggee.String()); err == nil {
-					_ = protocol.Relay(c.(*net.TCPConn), stream)
-				}
-			})
+	t.Cleanup(debuggees(client, func(stream net.Conn) error {
+		if err := agenttest.ReadRequest(stream, protocol.KindIncoming, new(protocol.Incoming)); err != nil {
+			return err
 		}
-	})
+		if err := protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{}, nil); err != nil {
+			return err
+		}
+		c, err := net.Dial("tcp", debuggee.String())
+		if err != nil {
+			return err
+		}
+		return protocol.Relay(c.(*net.TCPConn), stream)
+	}))
+	t.Cleanup(client.End)
 	stream, err := client.Bulk.Open()
 	if err != nil {
 		t.Fatal(err)

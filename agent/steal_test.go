@@ -256,7 +256,7 @@ func TestStealKilledUnderLoad(t *testing.T) {
 	a := startFor(t, p)
 	client, _ := agenttest.New(t, a.addr)
 	client.Steal(podPort)
-	wait := debuggees(client)
+	wait := debuggees(client, answer)
 	var wg sync.WaitGroup
 	const enough = 50
 	var stolen, passed, resets atomic.Int32

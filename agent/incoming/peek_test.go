@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"mirrord/agent/agenttest"
 	"mirrord/protocol"
 )
 
@@ -59,15 +60,7 @@ func server(t *testing.T, name string) string {
 	})}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		srv.Close()
-		<-done
-	})
+	agenttest.Serve(t, func() error { return srv.Serve(l) }, func() { srv.Close() })
 	return l.Addr().String()
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/agent/agenttest"
 	"mirrord/protocol"
 )
 
@@ -33,15 +34,7 @@ func hearing(t *testing.T) (addr string, heard <-chan string) {
 	})}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		srv.Close()
-		<-served
-	})
+	agenttest.Serve(t, func() error { return srv.Serve(l) }, func() { srv.Close() })
 	return l.Addr().String(), told
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/agent/agenttest"
 	"mirrord/protocol"
 )
 
@@ -260,15 +261,7 @@ func returning(t *testing.T) string {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		_, _ = io.Copy(w, r.Body)
 	})}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		srv.Close()
-		<-served
-	})
+	agenttest.Serve(t, func() error { return srv.Serve(l) }, func() { srv.Close() })
 	return l.Addr().String()
 }
 
@@ -386,15 +379,7 @@ func TestReleasedInFlight(t *testing.T) {
 		<-answer
 		_, _ = io.WriteString(w, "alice")
 	})}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		srv.Close()
-		<-served
-	})
+	agenttest.Serve(t, func() error { return srv.Serve(l) }, func() { srv.Close() })
 	s := steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")}, relayedTo(t, l.Addr().String()))
 	ask := visitor(t, pod)
 	got := make(chan string, 1)

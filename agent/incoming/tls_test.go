@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/agent/agenttest"
 	"mirrord/protocol"
 )
 
@@ -98,15 +99,7 @@ func newTLSServer(t *testing.T, name string, pair tls.Certificate, config *tls.C
 			}
 		},
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.ServeTLS(l, "", "")
-	}()
-	t.Cleanup(func() {
-		srv.Close()
-		<-done
-	})
+	agenttest.Serve(t, func() error { return srv.ServeTLS(l, "", "") }, func() { srv.Close() })
 	return s
 }
 

@@ -14,6 +14,7 @@ import (
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
 
+	"mirrord/agent/agenttest"
 	"mirrord/protocol"
 )
 
@@ -97,15 +98,7 @@ func serveGRPC(t *testing.T) *grpcServer {
 		}),
 	)
 	testpb.RegisterTestServiceServer(srv, interop.NewTestServer())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		srv.Stop()
-		<-done
-	})
+	agenttest.Serve(t, func() error { return srv.Serve(l) }, srv.Stop)
 	return s
 }
 

@@ -90,14 +90,6 @@ func web(t *testing.T, h http.HandlerFunc) netip.AddrPort {
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		srv.Close()
-		<-done
-	})
+	agenttest.Serve(t, func() error { return srv.Serve(l) }, func() { srv.Close() })
 	return addr(l)
 }
