@@ -16,7 +16,8 @@
 // and its probes are the pod's.
 //
 // All that is changed in the target's namespace are kernel objects that die
-// with the agent.
+// with the agent; but for a rule of routing and its route, which no packet meets
+// any more then (replies.go).
 package incoming
 
 import (
@@ -27,6 +28,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +57,8 @@ type Incoming struct {
 	slots    chan struct{} // one for each stolen connection
 	waiting  chan struct{} // one for each offer that may take longer than patience
 	sources  sources
+	local    ownAddrs
+	guises   [2]guise // of IPv4 and IPv6
 
 	claims sync.Mutex // held while a port is claimed or given back; lock order: Steal.mu, claims, mu
 
@@ -98,7 +102,48 @@ func (in *Incoming) Close() error {
 	if in.redirect != nil {
 		err = errors.Join(err, in.redirect.Close())
 	}
+	for i := range in.guises {
+		if r := in.guises[i].replies.Load(); r != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}
 	return err
+}
+
+// A guise is what lets our connections to the pod have their client's address. It
+// is made when it is wanted first.
+type guise struct {
+	once    sync.Once
+	replies atomic.Pointer[replies]
+	err     error // why there is none
+}
+
+// repliesTo are those of a client's family.
+func (in *Incoming) repliesTo(client netip.Addr) (*replies, error) {
+	g := &in.guises[0]
+	if client.Is6() {
+		g = &in.guises[1]
+	}
+	g.once.Do(func() {
+		r, err := newReplies(client)
+		if err != nil {
+			g.err = err
+			in.log.Info("what passes to the pod's container has the pod's address, not its client's", "err", err)
+			return
+		}
+		g.replies.Store(r)
+	})
+	return g.replies.Load(), g.err
+}
+
+// ours tells whether a connection to the pod from there is of the agent.
+func (in *Incoming) ours(from netip.AddrPort) bool {
+	for i := range in.guises {
+		if r := in.guises[i].replies.Load(); r != nil && r.Has(from) {
+			return true
+		}
+	}
+	return in.sources.has(from)
 }
 
 // accept takes l's connections until ctx is done.
@@ -167,7 +212,7 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 			log.Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
 		}
 	}
-	if err := in.pass(ctx, conn, local, first); err != nil {
+	if err := in.pass(ctx, conn, client, local, first); err != nil {
 		log.Debug("stolen connection refused", "err", err)
 	}
 }
