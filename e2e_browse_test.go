@@ -31,6 +31,7 @@ func TestSessionFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	noXattrs := unix.Setxattr(dir+"/a.txt", "user.origin", []byte("shop"), 0)
 	session := execute(t, nil, "-n", namespace, "-t", "pod/web", "--", "sh", "-c", "echo ready; exec sleep 1000")
 	session.line("ready")
 	look := func(args ...string) (d *debuggee, at string) {
@@ -51,6 +52,10 @@ func TestSessionFiles(t *testing.T) {
 	}
 	if to, err := os.Readlink(at + "/srv/tree/nowhere"); err != nil || !strings.HasSuffix(to, "none") || filepath.IsAbs(to) {
 		t.Errorf("a link that leads nowhere: %q, %v", to, err)
+	}
+	origin := make([]byte, 16)
+	if n, err := unix.Getxattr(at+"/srv/tree/a.txt", "user.origin", origin); noXattrs == nil && (err != nil || string(origin[:n]) != "shop") {
+		t.Errorf("user.origin is %q, %v", origin, err)
 	}
 	if b, err := os.ReadFile(at + "/proc/1/comm"); err != nil || string(b) != "shop\n" {
 		t.Errorf("the target's /proc: %q, %v", b, err)

@@ -90,14 +90,19 @@ func filtering(t *testing.T, namespace, user string, program ...string) *debugge
 func filteringHere(t *testing.T, namespace, user string, program ...string) *debuggee {
 	t.Helper()
 	config := filepath.Join(t.TempDir(), "mirrord.json")
-	text := fmt.Sprintf(`{"key": %q, "feature": {"network": {"incoming": {"mode": "steal",
-		"http_filter": {"header_filter": "^x-user: {{ key }}$"}}}}}`, user)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(filterOf(user, "")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d := started(t, mirrord(t, append(onTarget(namespace, "-f", config, "--"), program...)...), nil)
 	d.line("listening")
 	return d
+}
+
+// filterOf is the configuration of a user who gets his requests; more completes
+// what is said of incoming ones.
+func filterOf(user, more string) string {
+	return fmt.Sprintf(`{"key": %q, "feature": {"network": {"incoming": {"mode": "steal",
+		"http_filter": {"header_filter": "^x-user: {{ key }}$"}%s}}}}`, user, more)
 }
 
 // naming is a program that tells what it hears at 8080, keeps connections and
@@ -190,11 +195,18 @@ func TestFiltersOfOneUser(t *testing.T) {
 func streams(t *testing.T) (program, namespace, address string) {
 	t.Helper()
 	namespace = ownNamespace(t)
+	return streamsPod(t, namespace, "args: [pod]"), namespace, podIP(t, namespace, "web") + ":8080"
+}
+
+// streamsPod builds the server, and runs it as a pod that line completes, beside one
+// to be a client in.
+func streamsPod(t *testing.T, namespace, line string) (program string) {
+	t.Helper()
 	dir := t.TempDir()
 	program, image := filepath.Join(dir, "streams"), filepath.Join(dir, "image.tar")
 	for _, command := range [][]string{
 		{"go", "build", "-ldflags=-s -w", "-o", program, "./testdata/apps/streams"},
-		{"go", "run", "./agent/image", "-o", image, "-name", "streams:1", program},
+		{"go", "run", "./agent/image", "-o", image, "-name", "streams:2", program},
 		{"bin/cluster", "load", image},
 	} {
 		cmd := exec.Command(command[0], command[1:]...)
@@ -203,10 +215,10 @@ func streams(t *testing.T) (program, namespace, address string) {
 			t.Fatalf("%v: %v\n%s", command, err, out)
 		}
 	}
-	web := strings.Replace(pod("web", "args: [pod]"), "shop:1", "streams:1", 1)
+	web := strings.Replace(pod("web", line), "shop:1", "streams:2", 1)
 	apply(t, namespace, web+"---"+pod("client", "args: [sleep]"))
 	kubectl(t, "wait", "pod/web", "pod/client", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
-	return program, namespace, podIP(t, namespace, "web") + ":8080"
+	return program
 }
 
 // Streams of one HTTP/2 connection go to two users' debuggees and the pod, while
@@ -403,7 +415,8 @@ func TestOnceOnTheCluster(t *testing.T) {
 	ownDaemon(t)
 	until := eventsOf(t)
 	config := filepath.Join(t.TempDir(), "mirrord.json")
-	text := `{"feature": {"network": {"incoming": {"mode": "steal", "once": true, "http_filter": {"header_filter": "^x-user: alice$"}}}}}`
+	text := `{"agent": {"metrics": "0.0.0.0:9464"},
+		"feature": {"network": {"incoming": {"mode": "steal", "once": true, "http_filter": {"header_filter": "^x-user: alice$"}}}}}`
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -424,6 +437,13 @@ func TestOnceOnTheCluster(t *testing.T) {
 			t.Fatalf("arming: %v: %s", err, out)
 		}
 		until(ide.EventArmed)
+	}
+	ip := kubectl(t, "get", "pod", "-n", namespace, agentPod(t, namespace), "-o", "jsonpath={.status.podIP}")
+	metrics := kubectl(t, "exec", "-n", namespace, "client", "--", "/shop", "get", "http://"+ip+":9464/metrics")
+	for _, want := range []string{`requests_total{served="holder"} 3`, `requests_total{served="pod"} 9`, `ports{mode="filter"} 1`} {
+		if !strings.Contains(metrics, "mirrord_agent_"+want+"\n") {
+			t.Errorf("the agent's metrics lack %s:\n%s", want, metrics)
+		}
 	}
 	d.signal(syscall.SIGTERM)
 	d.wait()

@@ -77,6 +77,50 @@ n=$(printf '/srv/data/caf\351'); echo bytes > "$n"; cat "$n"; stat -c %s "$n"; (
 	}
 }
 
+// What is done by descriptors, also of files whose names are gone, has the outcome
+// that it has on this machine's disk.
+func TestOpenFilesInTheTarget(t *testing.T) {
+	const program = `
+import errno, fcntl, os, sys
+def tell(f, *args):
+    try: return f(*args)
+    except OSError as e: return errno.errorcode[e.errno]
+os.chdir(sys.argv[1])
+one, two = (os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o640) for name in ("one", "two"))
+os.write(one, b"0123456789" * 10000)
+copied = 0
+while copied < 100000: copied += os.copy_file_range(one, two, 100000 - copied, copied, copied)
+print(os.fstat(two).st_size, os.pread(two, 8, 99996))
+os.posix_fallocate(two, 0, 200000)
+print(os.fstat(two).st_size, os.pread(two, 4, 99998))
+fcntl.lockf(one, fcntl.LOCK_EX, 100)
+sys.stdout.flush()
+if os.fork() == 0:
+    own = os.open("one", os.O_RDWR)
+    print([tell(fcntl.lockf, own, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, at) for at in (50, 100)], flush=True)
+    os._exit(0)
+os.wait()
+os.unlink("one")
+print(tell(os.stat, "one"), tell(os.open, "one", 0), os.fstat(one).st_size, os.pread(one, 5, 3))
+os.pwrite(one, b"new", 1)
+os.ftruncate(one, 6)
+print(os.pread(one, 10, 0), os.fstat(one).st_size)
+os.rename("two", "three")
+os.pwrite(two, b"moved", 0)
+os.fsync(two)
+print(open("three", "rb").read(5), os.stat("three").st_ino == os.fstat(two).st_ino, sorted(os.listdir(".")))
+os.unlink("three")
+print([tell(os.close, f) for f in (one, two)], tell(os.rmdir, "."), os.listdir("."))`
+	want, err := exec.Command("python3", "-c", program, t.TempDir()).CombinedOutput()
+	if err != nil {
+		t.Fatalf("on this machine: %v\n%s", err, want)
+	}
+	w := newWritablePod(t)
+	if got := w.run(t, "sh", "-c", `mkdir /srv/data/open && exec python3 -c "$0" /srv/data/open`, program); got != strings.TrimSpace(string(want)) {
+		t.Errorf("prints\n%s\nand here\n%s", got, want)
+	}
+}
+
 // Two who append at a time, by their own debuggees, lose nothing, and each line
 // stays whole; the pod's own writer too.
 func TestTwoAppend(t *testing.T) {

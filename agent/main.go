@@ -40,6 +40,9 @@ func run(args []string) (err error) {
 	idle := flags.Duration("idle", 5*time.Minute, "end after so long without a client")
 	grace := flags.Duration("communication-timeout", link.Grace, "keep a client that has no connection for so long")
 	redirect := flags.String("redirect", "", "steal by "+incoming.SkLookup+" or "+incoming.TPROXY+"; else by what `works`")
+	level := slog.LevelInfo
+	flags.TextVar(&level, "log-level", level, "`level` of the log: debug tells of each connection")
+	metrics := flags.String("metrics", "", "`address` in this pod to serve metrics on, for Prometheus; \"\": none")
 	build := flags.String("build", protocol.Build, "the build that this agent must be of")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -50,14 +53,20 @@ func run(args []string) (err error) {
 	if *build != protocol.Build {
 		return fmt.Errorf("this agent is of build %s, not %s: its image has the wrong tag", protocol.Build, *build)
 	}
-	t, l, err := target.Enter(choice, *listen)
+	addresses := []string{*listen}
+	if *metrics != "" {
+		addresses = append(addresses, *metrics)
+	}
+	t, listeners, err := target.Enter(choice, addresses...)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	defer l.Close()
+	for _, l := range listeners {
+		defer l.Close()
+	}
 	limitMemory()
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	ctx, lost := context.WithCancelCause(context.Background())
 	defer lost(nil)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
@@ -70,6 +79,10 @@ func run(args []string) (err error) {
 		log.Warn("ports cannot be stolen", "err", err)
 	}
 	log.Info("serving", "target", choice, "pid", t.PID(), "build", protocol.Build)
-	fmt.Println("listening on", l.Addr())
-	return serve.New(log, t, in, in.Disabled(), *idle, *grace).Run(ctx, l)
+	fmt.Println("listening on", listeners[0].Addr())
+	server := serve.New(log, t, in, in.Disabled(), *idle, *grace)
+	for _, l := range listeners[1:] {
+		go server.Metrics(l)
+	}
+	return server.Run(ctx, listeners[0])
 }

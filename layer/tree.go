@@ -65,6 +65,16 @@ func (t *Tree) Readlink(path string) (string, error) {
 	return string(r.Data), err
 }
 
+// Xattr gives an extended attribute of a path, of a link itself; without a name the
+// names of all, each ended by NUL.
+func (t *Tree) Xattr(path, name string) ([]byte, error) {
+	if name != "" {
+		path += "\x00" + name
+	}
+	r, err := t.ask(&wire.Request{Op: wire.OpXattr, Flags: wire.OpenNoFollow, Path: path})
+	return r.Data, err
+}
+
 // Access is access(2) for the target's user.
 func (t *Tree) Access(path string, mode uint32) error {
 	writes := mode&unix.W_OK != 0 && !t.writable(path)

@@ -294,6 +294,22 @@ type (
 		// Arm is as of StealState.
 		Once bool   `json:"once,omitempty"`
 		Arm  uint64 `json:"arm,omitempty"`
+		// TLS, beside Filter: connections in TLS whose server has this certificate are
+		// opened, so that their requests are chosen, too.
+		TLS *TLS `json:"tls,omitempty"`
+	}
+	// TLS is a certificate of the pod's own and its key: paths in the target's
+	// container, which are read again when the pod's certificate is another; or PEM.
+	TLS struct {
+		CertPath Path   `json:"cert_path,omitempty"`
+		KeyPath  Path   `json:"key_path,omitempty"`
+		Cert     []byte `json:"cert,omitempty"`
+		Key      Secret `json:"key,omitempty"`
+	}
+	// CertifyReply tells that a TLS is good for something.
+	CertifyReply struct {
+		Names []string `json:"names,omitempty"` // of servers
+		Until string   `json:"until"`           // RFC 3339
 	}
 	// StealState may follow the answer, from the daemon, as often as it changes. Each
 	// is answered as Steal is, once it holds.
@@ -312,8 +328,12 @@ type (
 		Path     string      `json:"path,omitempty"`      // regular expression, in any case
 		Method   string      `json:"method,omitempty"`    // in any case
 		Body     *BodyFilter `json:"body,omitempty"`
-		All      []Filter    `json:"all,omitempty"`
-		Any      []Filter    `json:"any,omitempty"`
+		// ServerName is a regular expression of the name that a client asks for in TLS
+		// (SNI), in any case. A connection in TLS that is not opened is chosen by it as a
+		// whole, and by nothing else.
+		ServerName string   `json:"server_name,omitempty"`
+		All        []Filter `json:"all,omitempty"`
+		Any        []Filter `json:"any,omitempty"`
 	}
 	// A BodyFilter chooses requests by their JSON body.
 	BodyFilter struct {
@@ -349,8 +369,15 @@ type (
 		Port   uint16         `json:"port"`
 		Client netip.AddrPort `json:"client"`
 		Local  netip.AddrPort `json:"local"` // the address the client asked for
+
+		TLS *Opened `json:"tls,omitempty"` // the client speaks TLS, of which this is the inside
 	}
 	IncomingReply struct{}
+	// Opened is what a client said in TLS, and was answered.
+	Opened struct {
+		ServerName string `json:"server_name,omitempty"`
+		Protocol   string `json:"protocol,omitempty"` // agreed on (ALPN)
+	}
 )
 
 // Of Steal.Flush.
@@ -359,6 +386,12 @@ const (
 	FlushIdle = "idle" // those without data in flight that their clients have nothing to expect from, as soon as they are
 	FlushAll  = "all"
 )
+
+// A Secret is not printed.
+type Secret []byte
+
+func (Secret) String() string   { return "(secret)" }
+func (Secret) GoString() string { return "(secret)" }
 
 // A WriteOp is what a Write does.
 type WriteOp uint8

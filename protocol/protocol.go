@@ -42,12 +42,13 @@ const (
 	KindStatfs   Kind = 17 // statfs(2) of a path
 	KindXattr    Kind = 18 // getxattr(2) or listxattr(2) of a path
 	KindHolders  Kind = 19 // who holds which ports
+	KindCertify  Kind = 20 // whether a certificate of the pod can be used
 )
 
 var kindNames = []string{
 	"error", "hello", "environ", "open", "read", "readdir", "close", "stat",
 	"readlink", "access", "connect", "datagram", "steal", "incoming", "watch",
-	"change", "write", "statfs", "xattr", "holders",
+	"change", "write", "statfs", "xattr", "holders", "certify",
 }
 
 func (k Kind) String() string {
@@ -62,6 +63,6 @@ func ClientKinds() []Kind {
 	return []Kind{
 		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
 		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
-		KindChange, KindWrite, KindStatfs, KindXattr, KindHolders,
+		KindChange, KindWrite, KindStatfs, KindXattr, KindHolders, KindCertify,
 	}
 }

@@ -42,10 +42,18 @@ type Watch interface {
 // Relay moves bytes between a connection and its stream until both directions
 // have ended, keeping half-closes and resets apart, and closes both. Goroutines:
 // two beside the caller's, gone before Relay returns.
-func Relay(conn *net.TCPConn, stream net.Conn) error { return RelayWatched(conn, stream, nil) }
+func Relay(conn Ending, stream net.Conn) error { return RelayWatched(conn, stream, nil) }
+
+// An Ending is a connection as TCP's: each side ends its own direction, and either
+// may reset it.
+type Ending interface {
+	net.Conn
+	CloseWrite() error
+	SetLinger(sec int) error
+}
 
 // RelayWatched is Relay that shows w, unless it is nil, what it moves.
-func RelayWatched(conn *net.TCPConn, stream net.Conn, w Watch) error {
+func RelayWatched(conn Ending, stream net.Conn, w Watch) error {
 	fast := socket.New(conn)
 	var once sync.Once
 	var first error
@@ -53,7 +61,7 @@ func RelayWatched(conn *net.TCPConn, stream net.Conn, w Watch) error {
 		once.Do(func() {
 			first = err
 			// Lets the other direction end; a reset must arrive as a reset.
-			conn.SetLinger(0)
+			_ = conn.SetLinger(0)
 			conn.Close()
 			stream.Close()
 			stream.SetDeadline(past) // Close alone does not wake a yamux reader
@@ -88,7 +96,7 @@ func RelayWatched(conn *net.TCPConn, stream net.Conn, w Watch) error {
 	}
 	wg.Wait()
 	if first == nil {
-		conn.SetLinger(-1) // what is still to be sent is sent, whatever was set before
+		_ = conn.SetLinger(-1) // what is still to be sent is sent, whatever was set before
 	}
 	conn.Close()
 	stream.Close()

@@ -120,10 +120,17 @@ func messages() []struct {
 		}}}, nil},
 		{"steal of another's", KindSteal, Steal{ID: 4, Session: "1f2e3d4c", Port: 8080, Override: true}, nil},
 		{"steal once", KindSteal, Steal{ID: 4, Port: 8080, Flush: FlushIdle, Once: true, Arm: 1}, nil},
+		{"steal of TLS", KindSteal, Steal{ID: 5, Port: 8443, Filter: &Filter{ServerName: "^shop$"}, TLS: &TLS{CertPath: "/tls/tls.crt", KeyPath: "/tls/tls.key"}}, nil},
 		{"steal state", KindSteal, StealState{Paused: true, Arm: 2}, nil},
 		{"steal reply", KindSteal, StealReply{Redirect: "sk_lookup"}, nil},
 		{"incoming", KindIncoming, Incoming{ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}, nil},
+		{"incoming in TLS", KindIncoming, Incoming{
+			ID: 5, Port: 8443, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8443"),
+			TLS: &Opened{ServerName: "shop", Protocol: "h2"},
+		}, nil},
 		{"incoming reply", KindIncoming, IncomingReply{}, nil},
+		{"certify", KindCertify, TLS{Cert: []byte("PEM"), Key: Secret("PEM, too")}, nil},
+		{"certify reply", KindCertify, CertifyReply{Names: []string{"shop"}, Until: "2027-11-27T12:00:00Z"}, nil},
 		{"holders", KindHolders, struct{}{}, nil},
 		{"holders reply", KindHolders, HoldersReply{}, []byte(`[{"client":"alice@laptop","port":8080,"since":"2026-11-23T12:00:00Z","redirect":"sk_lookup"}]`)},
 	}

@@ -17,6 +17,8 @@ func (f *Filter) String() string {
 		return "body jq " + f.Body.Query
 	case f.Body != nil:
 		return "body " + f.Body.Query + " matches " + f.Body.Matches
+	case f.ServerName != "":
+		return "server name " + f.ServerName
 	case len(f.All) > 0:
 		return joined(f.All, " and ")
 	}

@@ -3,6 +3,7 @@ package httpfilter
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -78,6 +79,7 @@ func (p *place) Take() (Conn, error) {
 type world struct {
 	over    context.Context // nil: never
 	deaf    bool
+	secure  func(*tls.ClientHelloInfo) *Secured // nil: no TLS is opened
 	pod     *place
 	holders []*place
 	first   atomic.Bool
@@ -90,7 +92,13 @@ func (w *world) Over() context.Context {
 	}
 	return w.over
 }
-func (w *world) Deaf() bool       { return w.deaf }
+func (w *world) Deaf() bool { return w.deaf }
+func (w *world) Secure(h *tls.ClientHelloInfo) *Secured {
+	if w.secure == nil {
+		return nil
+	}
+	return w.secure(h)
+}
 func (w *world) PodFirst() bool   { return w.first.Load() }
 func (w *world) Spoke(first bool) { w.first.Store(first) }
 

@@ -26,6 +26,7 @@ package httpfilter
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"time"
 
@@ -72,6 +73,9 @@ type Exits interface {
 	Spoke(podFirst bool)
 	// Deaf tells whether nobody hears the answers: the client's words are a copy.
 	Deaf() bool
+	// Secure tells how a client's TLS that begins with this hello is opened; nil: it
+	// is not, and Choose tells whose it is, by its server's name alone.
+	Secure(*tls.ClientHelloInfo) *Secured
 	// Over is done when no request is anybody's but the pod's any more.
 	Over() context.Context
 }

@@ -19,11 +19,19 @@ func (s *side) readWith(in io.Reader, table uint32) error {
 	f.ReadMetaHeaders = hpack.NewDecoder(tableSize, nil)
 	f.ReadMetaHeaders.SetAllowedMaxDynamicTableSize(table)
 	f.MaxHeaderListSize = maxHead
+	f.SetMaxReadFrameSize(initialFrame) // nobody was told of more
 	for first := true; ; first = false {
 		frame, err := f.ReadFrame()
 		if bad, ok := errors.AsType[http2.StreamError](err); ok {
-			s.refuse(bad)
-			continue
+			s.c.mu.Lock()
+			err = s.refuse(bad)
+			s.c.mu.Unlock()
+			if err == nil {
+				continue
+			}
+		}
+		if err == http2.ErrFrameTooLarge {
+			err = http2.ConnectionError(http2.ErrCodeFrameSize)
 		}
 		if err != nil {
 			return err
@@ -37,11 +45,10 @@ func (s *side) readWith(in io.Reader, table uint32) error {
 	}
 }
 
-// refuse resets a stream of which there was a malformed frame.
-func (s *side) refuse(bad http2.StreamError) {
+// refuse resets a stream of which there was a malformed frame. By such a client has
+// a stream reset as well as if it did so itself. c.mu is held.
+func (s *side) refuse(bad http2.StreamError) error {
 	c := s.c
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	s.reset(bad.StreamID, bad.Code)
 	if s == c.client {
 		c.last = max(c.last, bad.StreamID)
@@ -58,6 +65,10 @@ func (s *side) refuse(bad http2.StreamError) {
 		c.client.reset(st.id, bad.Code)
 		c.remove(st)
 	}
+	if err := s.flooded(); err != nil || s != c.client {
+		return err
+	}
+	return c.calm()
 }
 
 // stream finds a stream by a side's number. c.mu is held.
@@ -66,6 +77,14 @@ func (s *side) stream(id uint32) *stream {
 		return s.c.streams[id]
 	}
 	return s.byID[id]
+}
+
+// idle tells whether no stream of that number was begun. c.mu is held.
+func (s *side) idle(id uint32) bool {
+	if s == s.c.client {
+		return id > s.c.last
+	}
+	return id >= s.nextID
 }
 
 // halves are what a side sends of a stream, and what is sent to it.
@@ -80,9 +99,17 @@ func (s *side) halves(st *stream) (half, other *half) {
 func (s *side) take(frame http2.Frame) error {
 	c := s.c
 	if h, ok := frame.(*http2.MetaHeadersFrame); ok {
-		if h.Truncated { // of the rest nobody knows what it says
-			s.refuse(http2.StreamError{StreamID: h.StreamID, Code: http2.ErrCodeEnhanceYourCalm})
-			return nil
+		bad := http2.StreamError{StreamID: h.StreamID}
+		switch {
+		case h.Truncated: // of the rest nobody knows what it says
+			bad.Code = http2.ErrCodeEnhanceYourCalm
+		case h.HasPriority() && h.Priority.StreamDep == h.StreamID:
+			bad.Code = http2.ErrCodeProtocol
+		}
+		if bad.Code != 0 {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return s.refuse(bad)
 		}
 		fields := slices.Clone(h.Fields)
 		if s == c.client && !s.known(h.StreamID) {
@@ -105,6 +132,10 @@ func (s *side) take(frame http2.Frame) error {
 			s.wake()
 		}
 		return s.flooded()
+	case *http2.PriorityFrame:
+		if f.StreamDep == f.StreamID {
+			return s.refuse(http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol})
+		}
 	case *http2.WindowUpdateFrame:
 		return s.widen(f.StreamID, int64(f.Increment))
 	case *http2.RSTStreamFrame:
@@ -137,15 +168,22 @@ func (s *side) says(id uint32, i item) error {
 	c := s.c
 	st := s.stream(id)
 	if st == nil {
-		if s == c.client && id > c.last {
+		if s.idle(id) {
 			return http2.ConnectionError(http2.ErrCodeProtocol)
 		}
 		s.give(int64(len(i.data))) // it is over
-		return nil
+		if s != c.client {         // who may not have heard of it
+			return nil
+		}
+		s.reset(id, http2.ErrCodeStreamClosed)
+		return s.flooded()
 	}
 	h, _ := s.halves(st)
-	if h.ended { // by a failure of ours, or a mistake of the side's
+	if h.ended {
 		s.give(int64(len(i.data)))
+		if s == c.client && st.up != nil { // else by a failure of ours
+			return s.refuse(http2.StreamError{StreamID: id, Code: http2.ErrCodeStreamClosed})
+		}
 		return nil
 	}
 	h.put(i)
@@ -172,10 +210,7 @@ func (s *side) data(f *http2.DataFrame) error {
 		h, _ := s.halves(st)
 		if h.room -= n; h.room < 0 {
 			s.give(n)
-			s.reset(f.StreamID, http2.ErrCodeFlowControl)
-			s.c.client.reset(st.id, http2.ErrCodeFlowControl)
-			s.c.remove(st)
-			return nil
+			return s.refuse(http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl})
 		}
 		if padding > 0 { // which counts for the stream, too
 			_ = s.framer.WriteWindowUpdate(f.StreamID, uint32(padding))
@@ -240,8 +275,10 @@ func (s *side) widen(id uint32, n int64) error {
 	} else if st := s.stream(id); st != nil {
 		_, other := s.halves(st)
 		if other.window += n; other.window > most {
-			return http2.ConnectionError(http2.ErrCodeFlowControl)
+			return s.refuse(http2.StreamError{StreamID: id, Code: http2.ErrCodeFlowControl})
 		}
+	} else if s.idle(id) {
+		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	s.wake()
 	return nil

@@ -3,11 +3,14 @@ package httpfilter
 import (
 	"bytes"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"mirrord/protocol/filter"
 )
 
 // However a body comes in pieces, it has the same end; and what collects it
@@ -49,11 +52,12 @@ func FuzzHead(f *testing.F) {
 	f.Add([]byte(ok), 30)
 	f.Fuzz(func(t *testing.T, in []byte, n int) {
 		n = min(max(n, 0), len(in))
-		for _, parse := range []func([]byte) (*head, error){
-			func(b []byte) (*head, error) { return parseRequest(b, nil) }, func(b []byte) (*head, error) { return parseAnswer(b, "GET") },
+		for _, parse := range []func(*head, []byte) error{
+			(*head).request, func(h *head, b []byte) error { return h.answer(b, "GET") },
 		} {
-			_, early := parse(in[:n])
-			h, late := parse(in)
+			var h head
+			early := parse(&h, in[:n])
+			late := parse(&h, in)
 			if early == errForeign && late == nil || early == nil && late != nil {
 				t.Errorf("%v, then %v", early, late)
 			}
@@ -143,6 +147,39 @@ func FuzzFrames(f *testing.F) {
 		}()
 		if _, err := io.Copy(io.Discard, c); err != nil {
 			t.Errorf("the connection does not end: %v", err)
+		}
+	})
+}
+
+// A request without its offer to go on in HTTP/2 is the same but for that.
+func FuzzOffer(f *testing.F) {
+	f.Add([]byte("GET / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings, x\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nX: y\r\n\r\n"))
+	f.Add([]byte("GET / HTTP/1.1\r\nconnection:upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n\r\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var h, other head
+		if h.request(in) != nil || offers(&h) == nil {
+			return
+		}
+		out := withoutOffer(in[:h.size])
+		if err := other.request(out); err != nil || len(out) > h.size {
+			t.Fatalf("%q became %q: %v", in[:h.size], out, err)
+		}
+		same := func(f filter.Field) bool {
+			return !slices.Contains([]string{"connection", "upgrade", "http2-settings"}, strings.ToLower(f.Name))
+		}
+		var want, got []filter.Field
+		for _, f := range h.fields {
+			if same(f) {
+				want = append(want, f)
+			}
+		}
+		for _, f := range other.fields {
+			if same(f) {
+				got = append(got, f)
+			}
+		}
+		if offers(&other) != nil || !slices.Equal(got, want) || other.method != h.method || other.target != h.target || other.keeps() != h.keeps() {
+			t.Errorf("%q became %q", in[:h.size], out)
 		}
 	})
 }

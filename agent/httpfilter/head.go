@@ -49,55 +49,55 @@ func split(b []byte) (first, rest string, size int, err error) {
 	return first, rest, end + 4, nil
 }
 
-// parseRequest reads the request that b begins with. It keeps its fields in place
-// of others.
-func parseRequest(b []byte, fields []filter.Field) (*head, error) {
+// request reads the request that b begins with. It keeps its fields in place of
+// those that h has.
+func (h *head) request(b []byte) error {
 	first, rest, size, err := split(b)
 	if err != nil {
 		if !mayBegin(b) {
 			err = errForeign
 		}
-		return nil, err
+		return err
 	}
-	h := &head{size: size}
+	*h = head{size: size, fields: h.fields[:0]}
 	var version string
 	var ok, whole bool
 	h.method, version, ok = strings.Cut(first, " ")
 	h.target, version, whole = strings.Cut(version, " ")
 	if !ok || !whole || !isToken(h.method) || !isTarget(h.target) || !h.version(version) {
-		return nil, errForeign
+		return errForeign
 	}
-	if h.fields = fields[:0]; h.fields == nil {
+	if h.fields == nil {
 		h.fields = make([]filter.Field, 0, usualFields)
 	}
 	if err := h.read(rest); err != nil {
-		return nil, err
+		return err
 	}
 	if h.lengths == 0 && !h.encoded {
 		h.framing.kind = noBody
 	}
-	return h, nil
+	return nil
 }
 
-// parseAnswer reads the answer that b begins with, to a request of a method.
-func parseAnswer(b []byte, method string) (*head, error) {
+// answer reads the answer that b begins with, to a request of a method.
+func (h *head) answer(b []byte, method string) error {
 	first, fields, size, err := split(b)
 	if err != nil {
 		const version = "HTTP/1."
 		if n := min(len(b), len(version)); string(b[:n]) != version[:n] {
 			err = errForeign
 		}
-		return nil, err
+		return err
 	}
-	h := &head{size: size}
+	*h = head{size: size}
 	version, rest, ok := strings.Cut(first, " ")
 	code, _, _ := strings.Cut(rest, " ")
 	h.status, err = strconv.Atoi(code)
 	if !ok || !h.version(version) || err != nil || len(code) != 3 || h.status < 100 || !isText(rest) {
-		return nil, errForeign
+		return errForeign
 	}
 	if err := h.read(fields); err != nil {
-		return nil, err
+		return err
 	}
 	switch {
 	case h.status < 200, h.status == 204, h.status == 304, method == "HEAD":
@@ -105,7 +105,7 @@ func parseAnswer(b []byte, method string) (*head, error) {
 	case h.lengths == 0 && !h.encoded:
 		h.framing.kind = untilEnd
 	}
-	return h, nil
+	return nil
 }
 
 func (h *head) version(s string) bool {
@@ -123,14 +123,18 @@ const usualFields = 12
 // is a place for them.
 func (h *head) read(lines string) error {
 	for lines != "" {
-		var line string
-		line, lines, _ = strings.Cut(lines, "\r\n")
+		end := strings.IndexByte(lines, '\r')
+		if lines[end+1] != '\n' {
+			return errForeign
+		}
+		line := lines[:end]
+		lines = lines[end+2:]
 		name, value, ok := strings.Cut(line, ":")
 		if !ok || !isToken(name) { // so is a folded line
 			return errForeign
 		}
 		raw := value
-		value = strings.Trim(value, " \t")
+		value = trim(value)
 		if !isText(value) {
 			return errForeign
 		}
@@ -162,7 +166,7 @@ func (h *head) field(name, value string) error {
 	case len("connection"):
 		if strings.EqualFold(name, "connection") {
 			for word := range strings.SplitSeq(value, ",") {
-				switch strings.ToLower(strings.Trim(word, " \t")) {
+				switch strings.ToLower(trim(word)) {
 				case "close":
 					h.close = true
 				case "keep-alive":
@@ -249,6 +253,17 @@ func isTarget(s string) bool {
 		}
 	}
 	return s != ""
+}
+
+// trim is s without the blanks around it.
+func trim(s string) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
+	}
+	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return s
 }
 
 // isText tells whether s has no controls but tabs.

@@ -24,7 +24,8 @@ type conn1 struct {
 	exits  Exits
 	client Conn
 	in     source         // of the client; the caller's
-	fields []filter.Field // of the latest request; the caller's
+	head   head           // of the latest request; the caller's
+	chosen filter.Request // the same for a filter; the caller's
 	said   bool           // there was a request; the caller's
 	wg     sync.WaitGroup
 
@@ -40,6 +41,7 @@ type conn1 struct {
 	turning bool                 // guarded by mu; a request is waiting for its turn
 	drains  *time.Timer          // guarded by mu; the connection is to end, and will by then
 	asked   bool                 // guarded by mu; no more requests are passed on
+	secured *Secured             // what the client's TLS is opened by; the caller's
 }
 
 var (
@@ -57,9 +59,12 @@ func Serve(ctx context.Context, client Conn, exits Exits) error {
 	err := c.requests()
 	stay()
 	c.drained()
-	if err == errHTTP2 {
+	switch err {
+	case errHTTP2:
 		err = c.upgrade(ctx)
-	} else {
+	case errTLS:
+		err = c.within(ctx)
+	default:
 		c.end(err)
 	}
 	c.wg.Wait()
@@ -112,19 +117,24 @@ func (c *conn1) greet() error {
 // next reads the head of a request. errForeign: what comes is none; io.EOF: there is no other.
 func (c *conn1) next() (*head, error) {
 	c.in.narrow()
+	if c.head.size > firstBuffer || cap(c.head.fields) > 4*usualFields { // not to be kept by who waits
+		c.head, c.chosen = head{}, filter.Request{}
+	}
 	limited := false
 	for {
 		b := c.in.kept()
 		if len(b) > 0 {
-			h, err := parseRequest(b, c.fields)
+			if b[0] == handshake && !c.said {
+				return nil, c.hello()
+			}
+			err := c.head.request(b)
 			switch {
 			case prefaced(b):
 				if len(b) >= len(http2.ClientPreface) {
 					return nil, c.speak2()
 				}
 			case err == nil:
-				c.fields = h.fields
-				return h, c.speak()
+				return &c.head, c.speak()
 			case err == errForeign || len(b) >= maxHead:
 				return nil, errForeign
 			}
@@ -169,13 +179,18 @@ func (c *conn1) speak2() error {
 
 // upgrade goes on in HTTP/2.
 func (c *conn1) upgrade(ctx context.Context) error {
+	c.dropAll()
+	return serve2(ctx, c.client, io.MultiReader(bytes.NewReader(c.in.kept()), c.client), c.exits, c.agreed)
+}
+
+// dropAll ends the connections that were opened to no use.
+func (c *conn1) dropAll() {
 	c.mu.Lock()
 	idle := slices.Collect(maps.Values(c.ups))
 	c.mu.Unlock()
 	for _, u := range idle {
 		u.drop()
 	}
-	return serve2(ctx, c.client, io.MultiReader(bytes.NewReader(c.in.kept()), c.client), c.exits, c.agreed)
 }
 
 // begun tells whether anybody but the client knows of the connection.
@@ -245,7 +260,8 @@ func repeatable(method string) bool {
 
 // choose decides whose a request is. Where its body decides, that is waited for.
 func (c *conn1) choose(h *head) Holder {
-	r := &filter.Request{Method: h.method, Path: h.target, Header: h.fields}
+	r := &c.chosen
+	*r = filter.Request{Method: h.method, Path: h.target, Header: h.fields}
 	holder, answer := c.exits.Choose(r)
 	if answer != filter.Unsure {
 		return holder

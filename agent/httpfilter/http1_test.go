@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 const (
@@ -225,4 +227,80 @@ func TestBodyDecides(t *testing.T) {
 	}
 	_ = c.CloseWrite()
 	expect(t, "client", c, end)
+}
+
+// A head as large as may be is chosen by its last field.
+func TestLargestHead(t *testing.T) {
+	const rest = "GET /b HTTP/1.1\r\nX: \r\nX-User: alice\r\n\r\n"
+	request := strings.Replace(rest, "X: ", "X: "+strings.Repeat("x", maxHead-len(rest)), 1)
+	w := &world{pod: scripted(t, "pod", "", nil), holders: []*place{script(t, "alice", "alice", request, mine, end)}}
+	c := w.client(t)
+	say(t, c, request)
+	expect(t, "client", c, mine)
+	_ = c.CloseWrite()
+	expect(t, "client", c, end)
+}
+
+// What frames a body has bounds: beyond them it is the pod's as it is, and no
+// holder's any more.
+func TestEndlessFraming(t *testing.T) {
+	const head = "POST /d HTTP/1.1\r\nX-User: alice\r\nTransfer-Encoding: chunked\r\n\r\n"
+	for name, words := range map[string]string{
+		"extension": "5;" + strings.Repeat("x", maxExtra),
+		"trailer":   "0\r\nX: " + strings.Repeat("x", maxTrailer),
+		"trailers":  "0\r\n" + strings.Repeat("X: y\r\n", maxTrailer/5+1),
+	} {
+		for _, user := range []string{"alice", "bob"} {
+			request := strings.Replace(head, "alice", user, 1) + words
+			pod, alice := []string{request, ok, stolen, "xx", end}, []string(nil)
+			if user == "alice" {
+				pod = nil
+			}
+			w := &world{pod: scripted(t, "pod", "", pod), holders: []*place{{name: "alice", wants: "alice", serve: func(c *duplex) {
+				defer c.Close()
+				_, _ = io.Copy(io.Discard, c)
+			}}}}
+			if user == "bob" {
+				w.holders[0] = scripted(t, "alice", "alice", alice)
+			}
+			c := w.client(t)
+			if user == "alice" {
+				_, _ = io.WriteString(c, request) // its end may not be read
+				expect(t, name, c, end)
+				continue
+			}
+			say(t, c, request)
+			expect(t, name, c, ok)
+			say(t, c, stolen)
+			expect(t, name, c, "xx")
+			_ = c.CloseWrite()
+			expect(t, name, c, end)
+		}
+	}
+}
+
+// A client that says a byte in a second is the pod's after a few, with all that it
+// has said and will say.
+func TestSlowClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pod := &place{name: "pod", serve: func(c *duplex) {
+			defer c.Close()
+			expect(t, "pod", c, stolen)
+			say(t, c, ok)
+			expect(t, "pod", c, end)
+		}}
+		w := &world{pod: pod, holders: []*place{scripted(t, "alice", "alice", nil)}}
+		c := w.client(t)
+		_ = c.SetDeadline(time.Time{}) // it takes longer
+		for i := range stolen {
+			if n := w.pod.taken.Load(); n != 0 && time.Duration(i)*time.Second < headTime || n == 0 && time.Duration(i-1)*time.Second > headTime {
+				t.Errorf("the pod has %d connections after %d bytes", n, i)
+			}
+			say(t, c, stolen[i:i+1])
+			time.Sleep(time.Second)
+		}
+		expect(t, "client", c, ok)
+		_ = c.CloseWrite()
+		expect(t, "client", c, end)
+	})
 }

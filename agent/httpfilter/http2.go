@@ -241,9 +241,9 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	c.last = id
-	if c.left || len(c.streams) >= 2*maxStreams || c.heads+st.size > maxHeads {
+	if c.left || c.full() || c.heads+st.size > maxHeads {
 		c.client.reset(id, http2.ErrCodeRefusedStream)
-		return nil
+		return c.client.flooded()
 	}
 	c.streams[id] = st
 	c.heads += st.size
@@ -264,6 +264,21 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 		}
 	})
 	return nil
+}
+
+// full tells whether the client has as many streams as it may. Those that it knows
+// to be over are not counted, though there are bounds to them, too. c.mu is held.
+func (c *conn2) full() bool {
+	n := len(c.streams)
+	if n < maxStreams || n >= 2*maxStreams {
+		return n >= maxStreams
+	}
+	for _, st := range c.streams {
+		if st.request.ended && st.answer.sent {
+			n--
+		}
+	}
+	return n >= maxStreams
 }
 
 // judge looks at a body that decides. c.mu is held.
@@ -332,13 +347,21 @@ func (c *conn2) settle(st *stream) {
 	}
 }
 
-// resetByClient passes the client's reset on. c.mu is held.
-func (c *conn2) resetByClient(id uint32, code http2.ErrCode) error {
+// calm counts a stream that was reset by the client's doing. c.mu is held.
+func (c *conn2) calm() error {
 	now := time.Now()
 	c.resets = min(resetsAtOnce, c.resets+resetsPerTime*now.Sub(c.since).Seconds()) - 1
 	c.since = now
 	if c.resets < 0 {
 		return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
+	}
+	return nil
+}
+
+// resetByClient passes the client's reset on. c.mu is held.
+func (c *conn2) resetByClient(id uint32, code http2.ErrCode) error {
+	if err := c.calm(); err != nil {
+		return err
 	}
 	st := c.streams[id]
 	if st == nil {

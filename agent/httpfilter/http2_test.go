@@ -208,40 +208,64 @@ func TestFloods(t *testing.T) {
 	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "shop"}, {":path", "/"}} {
 		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
 	}
-	id := uint32(1)
-	for name, flood := range map[string]func(f *http2.Framer) error{
-		"rapid reset": func(f *http2.Framer) error {
-			id += 2
-			return errors.Join(f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}), f.WriteRSTStream(id, http2.ErrCodeCancel))
+	for name, flood := range map[string]func(f *http2.Framer, id *uint32) error{
+		"rapid reset": func(f *http2.Framer, id *uint32) error {
+			*id += 2
+			return errors.Join(f.WriteHeaders(http2.HeadersFrameParam{StreamID: *id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}), f.WriteRSTStream(*id, http2.ErrCodeCancel))
 		},
-		"settings": func(f *http2.Framer) error {
+		"made resets": func(f *http2.Framer, id *uint32) error {
+			*id += 2
+			return errors.Join(f.WriteHeaders(http2.HeadersFrameParam{StreamID: *id, BlockFragment: block.Bytes(), EndHeaders: true}), f.WriteWindowUpdate(*id, 1<<31-1))
+		},
+		"malformed streams": func(f *http2.Framer, id *uint32) error {
+			*id += 2
+			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: *id, BlockFragment: block.Bytes()[:2], EndHeaders: true}) // no path
+		},
+		"too many streams": func(f *http2.Framer, id *uint32) error {
+			*id += 2
+			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: *id, BlockFragment: block.Bytes(), EndHeaders: true})
+		},
+		"data of ended streams": func(f *http2.Framer, id *uint32) error {
+			if *id == 1 {
+				*id += 2
+				if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: *id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+					return err
+				}
+			}
+			return f.WriteData(*id, false, []byte("x"))
+		},
+		"priorities": func(f *http2.Framer, id *uint32) error { return f.WritePriority(3, http2.PriorityParam{StreamDep: 3}) },
+		"settings": func(f *http2.Framer, id *uint32) error {
 			return f.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 1 << 15})
 		},
-		"pings": func(f *http2.Framer) error { return f.WritePing(false, [8]byte{1}) },
-		"continuation": func(f *http2.Framer) error {
-			if id == 1 {
-				id += 2
-				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes()})
+		"pings": func(f *http2.Framer, id *uint32) error { return f.WritePing(false, [8]byte{1}) },
+		"continuation": func(f *http2.Framer, id *uint32) error {
+			if *id == 1 {
+				*id += 2
+				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: *id, BlockFragment: block.Bytes()})
 			}
 			b := append([]byte{0, 1, 'x', 0x7f, 0x80, 0x7f}, bytes.Repeat([]byte{'y'}, 16<<10-1)...)
-			return f.WriteContinuation(id, false, b)
+			return f.WriteContinuation(*id, false, b)
 		},
 	} {
-		id = 1
-		w := &world{pod: web2(t, "pod", "", returns("pod"))}
-		c := w.client(t)
-		say(t, c, http2.ClientPreface)
-		f := http2.NewFramer(c, nil)
-		if name == "rapid reset" { // the others read nothing
-			go io.Copy(io.Discard, c)
-		}
-		err := f.WriteSettings()
-		for n := 0; err == nil && n < 200_000; n++ {
-			err = flood(f)
-		}
-		if err == nil || errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s: %v", name, err)
-		}
-		c.Close()
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := &world{pod: web2(t, "pod", "", returns("pod"))}
+			c := w.client(t)
+			say(t, c, http2.ClientPreface)
+			f := http2.NewFramer(c, nil)
+			if name == "rapid reset" || name == "made resets" { // the others read nothing
+				go io.Copy(io.Discard, c)
+			}
+			id := uint32(1)
+			err := f.WriteSettings()
+			for n := 0; err == nil && n < 200_000; n++ {
+				err = flood(f, &id)
+			}
+			if err == nil || errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+			c.Close()
+		})
 	}
 }

@@ -158,10 +158,10 @@ func (f *framing) long() bool {
 func (s *source) long(to net.Conn, f *framing) error {
 	var err error
 	if f.kind == untilEnd {
-		_, err = io.Copy(socket(to), socket(s.conn))
+		_, err = io.Copy(below(to), below(s.conn))
 	} else {
 		var n int64
-		n, err = io.CopyN(socket(to), socket(s.conn), f.left)
+		n, err = io.CopyN(below(to), below(s.conn), f.left)
 		f.left -= n
 	}
 	switch {
@@ -183,8 +183,8 @@ func (s *source) works() bool {
 	return err == nil || err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// socket is the connection itself below c, which may do more when it is closed.
-func socket(c net.Conn) net.Conn {
+// below is the connection itself below c, which may do more when it is closed.
+func below(c net.Conn) net.Conn {
 	if w, ok := c.(interface{ NetConn() net.Conn }); ok {
 		return w.NetConn()
 	}

@@ -27,6 +27,7 @@ type upstream struct {
 	conn   Conn
 	holder Holder        // nil: the pod
 	in     source        // its goroutine's
+	said   head          // of the latest answer; its goroutine's
 	used   bool          // its goroutine's; it has answered before
 	done   chan struct{} // closed when no more answers come
 	left   bool          // the client's goroutine's; farewell was said
@@ -70,7 +71,7 @@ func (u *upstream) first() *exchange {
 // has tells whether what the upstream says by itself is for the client. c.mu is held.
 func (u *upstream) has() bool {
 	c := u.c
-	return u.holder == nil && (c.tunnel == u || c.tunnel == nil && (c.current == u || c.current == nil))
+	return c.tunnel == u || u.holder == nil && c.tunnel == nil && (c.current == u || c.current == nil)
 }
 
 // unasked passes on what nobody asked the pod for: it speaks first, or says why
@@ -170,9 +171,8 @@ func (u *upstream) head(x *exchange) (*head, error) {
 	for {
 		b := u.in.kept()
 		if len(b) > 0 {
-			h, err := parseAnswer(b, x.method)
-			if err != errMore {
-				return h, err
+			if err := u.said.answer(b, x.method); err != errMore {
+				return &u.said, err
 			}
 			if len(b) >= maxHead {
 				return nil, errForeign

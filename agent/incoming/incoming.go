@@ -6,7 +6,8 @@
 //	            └ established connections, exempt sources: as ever
 //
 // A port may have several holders, if each has a filter of HTTP requests: then it
-// is requests that are offered, one by one (split.go, package httpfilter).
+// is requests that are offered, one by one (split.go, package httpfilter), also those
+// within TLS (tls.go).
 //
 // A mirror (mirror.go) looks on: it changes nothing for the pod and waits for nobody.
 //
@@ -47,6 +48,8 @@ const maxTries = 10 // to take a port from others, who may be quicker
 // Goroutines: one for each listener, one or two for each stolen connection,
 // and those of mirrors; all are gone when Close returns.
 type Incoming struct {
+	Counts Counts
+
 	log      *slog.Logger
 	redirect redirect // nil: unable, for the reason in disabled
 	disabled error
@@ -184,37 +187,38 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 		reset(conn)
 		return
 	}
-	log := in.log.With("port", local.Port(), "client", client)
-	var first opening
+	r := in.record(local.Port(), client, false)
+	r.begin()
 	p := in.port(local.Port())
 	if p != nil && p.filtered {
-		in.split(ctx, log, conn, p, client, local)
+		r.end(in.split(ctx, r, conn, p, client, local))
 		return
 	}
+	r.end(in.whole(ctx, r, conn, p, client, local))
+}
+
+// whole gives a connection to the port's only holder, or to the pod.
+func (in *Incoming) whole(ctx context.Context, r *record, conn *net.TCPConn, p *port, client, local netip.AddrPort) error {
+	var first opening
 	s := p.holder()
 	if arm, ok := s.armed(); ok {
 		if s.probed {
 			var err error
 			if first, err = s.peek(conn); err != nil {
-				log.Debug("stolen connection broke", "err", err)
 				reset(conn)
-				return
+				return err
 			}
 		}
 		if !first.probe {
 			stream, err := s.take(protocol.Incoming{Port: local.Port(), Client: client, Local: local}, arm)
 			if err == nil {
-				log.Debug("stolen connection taken", "holder", s.client.Name())
-				err := s.relay(ctx, conn, stream, first)
-				log.Debug("stolen connection ended", "err", err)
-				return
+				r.had(s)
+				return s.relay(ctx, r, conn, stream, first)
 			}
-			log.Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
+			r.log.Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
 		}
 	}
-	if err := in.pass(ctx, conn, client, local, first); err != nil {
-		log.Debug("stolen connection refused", "err", err)
-	}
+	return in.pass(ctx, r, conn, client, local, first)
 }
 
 // Steal brings every new connection to a port to client, or copies of them
@@ -257,6 +261,9 @@ func (in *Incoming) hold(ctx context.Context, q protocol.Steal, client Client) (
 			err = fmt.Errorf("taking port %d by a filter: %w: %w", q.Port, err, unix.EINVAL)
 		}
 		s.words = q.Filter.String()
+		if err == nil && q.TLS != nil && !q.Mirror {
+			s.keys, err = newKeys(*q.TLS, client.ReadFile)
+		}
 	}
 	switch {
 	case err != nil:

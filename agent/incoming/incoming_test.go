@@ -31,8 +31,9 @@ func TestMain(m *testing.M) {
 // A holder is a client whose streams a test makes.
 type holder func() (net.Conn, error)
 
-func (holder) Name() string              { return "client test" }
-func (h holder) Open() (net.Conn, error) { return h() }
+func (holder) Name() string                         { return "client test" }
+func (h holder) Open() (net.Conn, error)            { return h() }
+func (holder) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
 func refusing() (net.Conn, error) { return nil, errors.New("no more streams") }
 

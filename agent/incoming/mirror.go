@@ -317,7 +317,7 @@ func (m *mirrors) begin(k flowKey, syn capture.Segment, now time.Time) *flow {
 	}
 	m.spare -= len(wanted)
 	for _, s := range wanted {
-		f.outlets = append(f.outlets, newOutlet(s, &m.buffered))
+		f.outlets = append(f.outlets, newOutlet(s, m.in.record(k.pod.Port(), k.client, true), &m.buffered))
 	}
 	m.flows[k] = f
 	return f

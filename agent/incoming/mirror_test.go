@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"testing"
@@ -38,6 +39,8 @@ func newRecorder(t *testing.T) *recorder {
 }
 
 func (*recorder) Name() string { return "client test" }
+
+func (*recorder) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
 func (r *recorder) Open() (net.Conn, error) {
 	theirs, ours := net.Pipe()

@@ -32,6 +32,8 @@ type outlet struct {
 	ctx    context.Context // good while the copy may be given
 	cancel context.CancelCauseFunc
 
+	record *record
+
 	mu    sync.Mutex
 	queue [][]byte // guarded by mu
 	size  int      // of queue, with costs; guarded by mu
@@ -39,8 +41,8 @@ type outlet struct {
 	err   error    // why, nil for the connection's own end; guarded by mu
 }
 
-func newOutlet(s *Steal, total *atomic.Int64) *outlet {
-	o := &outlet{steal: s, total: total, wake: make(chan struct{}, 1)}
+func newOutlet(s *Steal, r *record, total *atomic.Int64) *outlet {
+	o := &outlet{steal: s, record: r, total: total, wake: make(chan struct{}, 1)}
 	o.ctx, o.cancel = context.WithCancelCause(s.in.life)
 	return o
 }
@@ -58,6 +60,7 @@ func (o *outlet) Push(b []byte) {
 		return
 	}
 	o.queue = append(o.queue, b)
+	o.record.Sends(b)
 	o.size += cost
 	o.total.Add(int64(cost))
 	o.signal()
@@ -160,30 +163,30 @@ func (o *outlet) take(buf []byte) (n int, err error) {
 // run offers the connection to its holder and gives him the copy. What his
 // debuggee answers is read and dropped.
 func (o *outlet) run(k flowKey) {
+	o.record.begin()
 	defer o.cancel(nil)
 	defer func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.drop() // where the connection ended before its copy could
 	}()
-	log := o.steal.in.log.With("port", k.pod.Port(), "client", k.client)
 	offer := protocol.Incoming{Port: k.pod.Port(), Client: k.client, Local: k.pod}
 	if o.steal.filter != nil {
 		err := o.choose(offer)
 		o.End(err)
-		log.Debug("mirrored connection ended", "err", err)
+		o.record.end(err)
 		return
 	}
 	stream, err := o.steal.offer(offer)
 	if err != nil {
 		o.End(err)
-		log.Debug("mirrored connection not taken", "err", err)
+		o.record.end(err)
 		return
 	}
-	log.Debug("mirrored connection taken", "holder", o.steal.client.Name())
+	o.record.had(o.steal)
 	err = o.copy(stream)
 	o.End(err)
-	log.Debug("mirrored connection ended", "err", err)
+	o.record.end(err)
 }
 
 // copy returns when the debuggee has ended its side, or the copy has failed.

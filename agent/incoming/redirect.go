@@ -15,7 +15,7 @@ import (
 // Limits of a redirect.
 const (
 	maxPorts = 1024
-	maxConns = 8192 // stolen connections at one time, and so exempt sources
+	maxConns = 16384 // connections at one time, and so exempt sources; some 25 KiB each
 )
 
 // A redirect brings new connections to the stolen ports to its listeners, whose

@@ -2,6 +2,7 @@ package incoming
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -77,7 +78,7 @@ func (s *selection) Choose(r *filter.Request) (httpfilter.Holder, filter.Answer)
 	if answer != filter.Yes {
 		return nil, answer
 	}
-	return holding{Steal: s.steal, conn: s.offer}, answer
+	return holding{Steal: s.steal, conn: s.offer, record: s.record}, answer
 }
 
 func (s *selection) Pod() (httpfilter.Conn, error) { return s.steal.in.mirrors.nobody.Dial() }
@@ -85,6 +86,9 @@ func (s *selection) Over() context.Context         { return s.steal.in.life }
 func (s *selection) PodFirst() bool                { return false }
 func (s *selection) Spoke(bool)                    {}
 func (s *selection) Deaf() bool                    { return true }
+
+// Secure is not asked: what is said in TLS is its two sides' alone.
+func (s *selection) Secure(*tls.ClientHelloInfo) *httpfilter.Secured { return nil }
 
 // nobody is an HTTP server that takes every request and does nothing.
 //

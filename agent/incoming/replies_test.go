@@ -36,7 +36,7 @@ func TestPassedFromClient(t *testing.T) {
 			port := named(t, "pod", ":0").Port()
 			alices := relayedTo(t, named(t, "alice", "127.0.0.1:0").String())
 			for _, q := range []protocol.Steal{{Port: port}, {Port: port, Filter: user("alice")}} {
-				var client Client = alices
+				client := alices
 				if q.Filter == nil {
 					client = holder(refusing)
 				}

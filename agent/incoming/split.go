@@ -2,7 +2,6 @@ package incoming
 
 import (
 	"context"
-	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -15,11 +14,10 @@ import (
 )
 
 // split brings the requests of one stolen connection to whom they belong.
-func (in *Incoming) split(ctx context.Context, log *slog.Logger, conn *net.TCPConn, p *port, client, local netip.AddrPort) {
-	err := httpfilter.Serve(ctx, newDirect(conn, func() {}), &exits{
-		in: in, ctx: ctx, port: p, offer: protocol.Incoming{Port: local.Port(), Client: client, Local: local},
+func (in *Incoming) split(ctx context.Context, r *record, conn *net.TCPConn, p *port, client, local netip.AddrPort) error {
+	return httpfilter.Serve(ctx, &measured{direct: newDirect(conn, func() {}), record: r}, &exits{
+		in: in, ctx: ctx, port: p, offer: protocol.Incoming{Port: local.Port(), Client: client, Local: local}, record: r,
 	})
-	log.Debug("stolen connection ended", "err", err)
 }
 
 // exits are where the requests of one connection go.
@@ -28,6 +26,8 @@ type exits struct {
 	ctx   context.Context // good as long as the agent
 	port  *port
 	offer protocol.Incoming
+
+	record *record
 }
 
 func (e *exits) Pod() (httpfilter.Conn, error) {
@@ -41,6 +41,17 @@ func (e *exits) Pod() (httpfilter.Conn, error) {
 // Choose gives a request to the oldest holder that wants it and has not left its
 // connections to the pod. Kubelet's probes are nobody's.
 func (e *exits) Choose(r *filter.Request) (httpfilter.Holder, filter.Answer) {
+	h, answer := e.choose(r)
+	if answer != filter.Unsure && r.Method != "" { // else it is the client's hello
+		e.record.request(h != nil)
+	}
+	if h == nil {
+		return nil, answer
+	}
+	return *h, answer
+}
+
+func (e *exits) choose(r *filter.Request) (*holding, filter.Answer) {
 	for _, s := range e.port.holders() {
 		if s.probed && probes(r) {
 			return nil, filter.No
@@ -51,7 +62,7 @@ func (e *exits) Choose(r *filter.Request) (httpfilter.Holder, filter.Answer) {
 		}
 		switch s.filter.Match(r) {
 		case filter.Yes:
-			h := holding{Steal: s, conn: e.offer}
+			h := &holding{Steal: s, conn: e.offer, record: e.record}
 			if s.once != nil {
 				h.ticket = &ticket{arm}
 			}
@@ -91,6 +102,7 @@ func probes(r *filter.Request) bool {
 type holding struct {
 	*Steal
 	conn   protocol.Incoming
+	record *record
 	ticket *ticket // nil: of all
 }
 
@@ -108,6 +120,7 @@ func (h holding) Take() (httpfilter.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.record.had(h.Steal)
 	return protocol.NewChunked(stream), nil
 }
 

@@ -26,6 +26,9 @@ import (
 //	kept    requests of connections that are kept
 //	new     connections of one request each
 //	body    bytes of a large answer
+//
+// For kept ones also what the slowest hundredth waits longer than directly, at half
+// of the requests per second that the filtered port reaches.
 func BenchmarkPassing(b *testing.B) {
 	agenttest.Namespace(b)
 	for kind, requests := range map[string]int{"kept": 4000, "new": 300, "body": 40} {
@@ -49,7 +52,7 @@ func BenchmarkPassing(b *testing.B) {
 				for n := range ways {
 					way := ways[(n+i)%2]
 					begun, used := time.Now(), processor(b)
-					passing(b, way, kind, requests)
+					passing(b, way, kind, requests, 0)
 					took[way], cost[way] = time.Since(begun), processor(b)-used
 				}
 				ratios = append(ratios, float64(took[bare])/float64(took[filtered]))
@@ -59,7 +62,33 @@ func BenchmarkPassing(b *testing.B) {
 			slices.Sort(costs)
 			b.ReportMetric(ratios[len(ratios)/2], "ratio")
 			b.ReportMetric(costs[len(costs)/2], "cpu-ratio")
+			if kind == "kept" {
+				added(b, answers(b), bare, filtered)
+			}
 		})
+	}
+}
+
+// added reports what the slowest hundredth of requests waits longer than directly.
+func added(b *testing.B, direct, bare, filtered netip.AddrPort) {
+	const requests, rounds = 4000, 5
+	begun := time.Now()
+	passing(b, filtered, "kept", requests, 0)
+	pace := 2 * time.Since(begun) / (requests / benchClients)
+	more := map[string][]float64{}
+	for range rounds {
+		slow := func(way netip.AddrPort) float64 {
+			all := passing(b, way, "kept", requests/4, pace)
+			slices.Sort(all)
+			return float64(all[len(all)*99/100]) / float64(time.Millisecond)
+		}
+		base := slow(direct)
+		more["bare-p99-ms"] = append(more["bare-p99-ms"], slow(bare)-base)
+		more["p99-ms"] = append(more["p99-ms"], slow(filtered)-base)
+	}
+	for unit, all := range more {
+		slices.Sort(all)
+		b.ReportMetric(all[rounds/2], unit)
 	}
 }
 
@@ -128,17 +157,23 @@ const benchClients = 8
 
 var benchAddrs atomic.Uint32
 
-func passing(b *testing.B, pod netip.AddrPort, kind string, requests int) {
+// passing makes requests, each client one in every pace, and tells what each took.
+func passing(b *testing.B, pod netip.AddrPort, kind string, requests int, pace time.Duration) (took []time.Duration) {
 	request, size := fmt.Appendf(nil, benchHead, "/"), 100
 	if kind == "body" {
 		request, size = fmt.Appendf(nil, benchHead, "/body"), benchBody
 	}
 	var wg sync.WaitGroup
-	for range benchClients {
+	took = make([]time.Duration, requests)
+	start := time.Now()
+	for client := range benchClients {
 		wg.Go(func() {
 			var c net.Conn
 			buf := make([]byte, 64<<10)
-			for range requests / benchClients {
+			for i := range requests / benchClients {
+				due := start.Add(time.Duration(i)*pace + pace*time.Duration(client)/benchClients)
+				time.Sleep(time.Until(due)) // not at all where there is no pace
+				begun := time.Now()
 				if c == nil {
 					n := benchAddrs.Add(1)
 					d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1+byte(n>>16), byte(n>>8), byte(n))}}
@@ -158,6 +193,7 @@ func passing(b *testing.B, pod netip.AddrPort, kind string, requests int) {
 					b.Error(err)
 					return
 				}
+				took[i*benchClients+client] = time.Since(begun)
 				if kind != "kept" {
 					c.Close()
 					c = nil
@@ -169,4 +205,5 @@ func passing(b *testing.B, pod netip.AddrPort, kind string, requests int) {
 		})
 	}
 	wg.Wait()
+	return took
 }

@@ -18,6 +18,8 @@ import (
 type Client interface {
 	Name() string
 	Open() (net.Conn, error) // a new stream to it
+	// ReadFile reads a file of the target for it.
+	ReadFile(path string) ([]byte, error)
 }
 
 // patience is how long a holder may take to answer an offer, unless it asks for
@@ -49,6 +51,7 @@ type Steal struct {
 	probed   bool           // kubelet connects to it
 	filter   *filter.Filter // nil: all connections
 	words    string         // of the filter
+	keys     *keys          // that the filter's TLS is opened with; nil: none were given
 	since    time.Time
 	patience time.Duration
 	client   Client
@@ -284,11 +287,12 @@ func ask(ctx context.Context, client Client, conn protocol.Incoming) (net.Conn, 
 }
 
 // relay moves a taken connection's bytes; ctx is the agent's life.
-func (s *Steal) relay(ctx context.Context, conn *net.TCPConn, stream net.Conn, first opening) error {
+func (s *Steal) relay(ctx context.Context, r *record, conn *net.TCPConn, stream net.Conn, first opening) error {
 	// Where only the pod's side is still sending, nobody waits on the stream.
 	defer context.AfterFunc(s.life, func() { reset(conn) })()
 	defer context.AfterFunc(ctx, func() { reset(conn) })()
 	write := func(b []byte) error {
+		r.Sends(b)
 		for part := range slices.Chunk(b, protocol.MaxDatagram) {
 			if err := protocol.WriteDatagram(stream, part); err != nil {
 				return err
@@ -301,5 +305,5 @@ func (s *Steal) relay(ctx context.Context, conn *net.TCPConn, stream net.Conn, f
 		stream.Close()
 		return err
 	}
-	return protocol.Relay(conn, stream)
+	return protocol.RelayWatched(conn, stream, r)
 }

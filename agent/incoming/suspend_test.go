@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,8 @@ func newDebuggee(t *testing.T) *debuggee {
 }
 
 func (*debuggee) Name() string { return "client test" }
+
+func (*debuggee) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
 func (d *debuggee) Open() (net.Conn, error) {
 	theirs, ours := net.Pipe()

@@ -155,6 +155,7 @@ func (c *client) stream(stream net.Conn) {
 		_ = protocol.WriteError(stream, fmt.Sprintf("kind %d", f.Kind), err)
 		return
 	}
+	c.server.streams[f.Kind%maxKinds].Add(1)
 	if err := h(c.ctx, c, stream, f); err != nil {
 		c.log.Debug("stream ended", "stream", f.Kind, "err", err)
 	}

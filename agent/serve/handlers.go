@@ -44,6 +44,7 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindStatfs:   answerPath((*files.Handles).Statfs),
 	protocol.KindWrite:    write,
 	protocol.KindHolders:  answer((*client).holders),
+	protocol.KindCertify:  answer((*client).certify),
 }
 
 // answer makes a handler of what takes one request and gives one answer.
@@ -342,6 +343,21 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 	}
 }
 
+// holders tells how many clients there are, and which ports they have.
+func (s *Server) holders() (clients int, all []protocol.Holder) {
+	s.mu.Lock()
+	list := slices.Collect(maps.Values(s.clients))
+	s.mu.Unlock()
+	all = []protocol.Holder{} // an array on the wire
+	for _, c := range list {
+		all = append(all, c.steals.holders()...)
+	}
+	slices.SortFunc(all, func(a, b protocol.Holder) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Since, b.Since), cmp.Compare(a.Session, b.Session))
+	})
+	return len(list), all
+}
+
 // set does what a client says of a port that it holds.
 func set(s *incoming.Steal, state protocol.StealState) error {
 	if state.Paused {
@@ -354,16 +370,7 @@ func set(s *incoming.Steal, state protocol.StealState) error {
 
 // holders tells who has which ports.
 func (c *client) holders(struct{}) (protocol.HoldersReply, []byte, error) {
-	c.server.mu.Lock()
-	clients := slices.Collect(maps.Values(c.server.clients))
-	c.server.mu.Unlock()
-	all := []protocol.Holder{} // an array on the wire
-	for _, other := range clients {
-		all = append(all, other.steals.holders()...)
-	}
-	slices.SortFunc(all, func(a, b protocol.Holder) int {
-		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Since, b.Since), cmp.Compare(a.Session, b.Session))
-	})
+	_, all := c.server.holders()
 	for {
 		list, err := json.Marshal(all)
 		if err != nil || len(list) <= protocol.MaxPayload {
@@ -371,6 +378,33 @@ func (c *client) holders(struct{}) (protocol.HoldersReply, []byte, error) {
 		}
 		all = all[:len(all)/2]
 	}
+}
+
+// maxCertificate is the most bytes that a certificate's file, or its key's, may have.
+const maxCertificate = 64 << 10
+
+// ReadFile reads a small file of the target.
+func (c *client) ReadFile(path string) ([]byte, error) {
+	r, content, err := c.files.Open(protocol.Open{Path: protocol.Path(path), Inline: maxCertificate})
+	if err == nil && r.Handle != 0 {
+		_, _, err = c.files.Close(protocol.Close{Handle: r.Handle})
+		err = cmp.Or(err, fmt.Errorf("it is no file of at most %d bytes: %w", maxCertificate, unix.EINVAL))
+	}
+	return content, err
+}
+
+// certify tells whether the pod's TLS can be opened with what is given.
+func (c *client) certify(q protocol.TLS) (r protocol.CertifyReply, _ []byte, err error) {
+	pair, err := incoming.Certificate(q, c.ReadFile)
+	if err != nil {
+		return r, nil, err
+	}
+	r.Names = pair.Leaf.DNSNames
+	for _, ip := range pair.Leaf.IPAddresses {
+		r.Names = append(r.Names, ip.String())
+	}
+	r.Until = pair.Leaf.NotAfter.UTC().Format(time.RFC3339)
+	return r, nil, nil
 }
 
 // watch tells the client which of its leases expire, for as long as the stream is open.

@@ -32,10 +32,11 @@ const fewStreams = 100
 // run serves this very process; nothing can be stolen.
 func run(t *testing.T) (addr string) {
 	t.Helper()
-	tgt, l, err := target.Enter(target.Choice{}, "127.0.0.1:0")
+	tgt, all, err := target.Enter(target.Choice{}, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := all[0]
 	ctx, cancel := context.WithCancel(t.Context())
 	s := New(slog.New(slog.DiscardHandler), tgt, nil, errors.New("not here"), time.Hour, link.Grace)
 	s.maxStreams = fewStreams

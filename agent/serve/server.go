@@ -18,6 +18,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mirrord/agent/files"
@@ -26,6 +27,9 @@ import (
 	"mirrord/protocol"
 	"mirrord/protocol/link"
 )
+
+// maxKinds bounds the kinds of streams that are counted.
+const maxKinds = 64
 
 // A Server serves one target to any number of clients.
 type Server struct {
@@ -38,6 +42,8 @@ type Server struct {
 	idle       time.Duration
 	grace      time.Duration
 	maxStreams int // of one client
+
+	streams [maxKinds]atomic.Int64 // that were begun, by kind
 
 	quiet   *time.Timer // runs while there are no clients
 	mu      sync.Mutex

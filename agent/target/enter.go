@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,33 +26,38 @@ var namespaces = []struct {
 	{"uts", unix.CLONE_NEWUTS},
 }
 
-// Enter listens on address, finds the chosen process and moves the agent into
-// its namespaces. The listener stays where it was made: on the loopback of the
-// agent's own pod.
+// Enter listens on the addresses, finds the chosen process and moves the agent into
+// its namespaces. The listeners stay where they were made: in the agent's own pod.
 //
 // A namespace is entered by one thread. So that all threads are there, the
 // agent then executes itself again; Enter returns in the second run, or in the
 // first where the namespaces are the agent's already.
-func Enter(c Choice, address string) (*Target, net.Listener, error) {
+func Enter(c Choice, addresses ...string) (t *Target, all []net.Listener, err error) {
+	defer func() {
+		for _, l := range all {
+			if err != nil {
+				l.Close()
+			}
+		}
+	}()
 	if kept, ok := os.LookupEnv(keptVar); ok {
 		os.Unsetenv(keptVar)
 		return resume(kept)
 	}
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
-	l, err := lc.Listen(context.Background(), "tcp", address)
-	if err != nil {
-		return nil, nil, err
+	for _, address := range addresses {
+		l, err := lc.Listen(context.Background(), "tcp", address)
+		if err != nil {
+			return nil, all, err
+		}
+		all = append(all, l)
 	}
-	t, err := enter(c, l.(*net.TCPListener))
-	if err != nil {
-		l.Close()
-		return nil, nil, err
-	}
-	return t, l, nil
+	t, err = enter(c, all)
+	return t, all, err
 }
 
-func enter(c Choice, l *net.TCPListener) (*Target, error) {
+func enter(c Choice, listeners []net.Listener) (*Target, error) {
 	proc, err := c.find()
 	if err != nil {
 		return nil, fmt.Errorf("finding %v: %w", c, err)
@@ -70,11 +77,15 @@ func enter(c Choice, l *net.TCPListener) (*Target, error) {
 		runtime.UnlockOSThread()
 		return open(proc)
 	}
-	lf, err := l.File()
-	if err != nil {
-		return nil, fmt.Errorf("keeping listener: %w", err)
+	kept := []*os.File{proc}
+	for _, l := range listeners {
+		f, err := l.(*net.TCPListener).File()
+		if err != nil {
+			return nil, fmt.Errorf("keeping listener: %w", err)
+		}
+		kept = append(kept, f)
 	}
-	return nil, again(lf, proc)
+	return nil, again(kept)
 }
 
 // join moves this thread into a namespace of the process, or reports false
@@ -98,45 +109,46 @@ func join(proc *os.File, name string, flag int) (bool, error) {
 	return true, nil
 }
 
-// again executes the agent once more with the two descriptors kept. It only
+// again executes the agent once more with the descriptors kept. It only
 // returns when that fails. The real path is used, and not /proc/self/exe,
 // because the process is named after it.
-func again(listener, proc *os.File) error {
+func again(kept []*os.File) error {
 	path, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("finding own executable: %w", err)
 	}
-	for _, f := range []*os.File{listener, proc} {
+	var numbers []string
+	for _, f := range kept {
 		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {
 			return fmt.Errorf("keeping descriptor %d: %w", f.Fd(), err)
 		}
+		numbers = append(numbers, strconv.Itoa(int(f.Fd())))
 	}
-	kept := fmt.Sprintf("%s=%d,%d", keptVar, listener.Fd(), proc.Fd())
 	args := append([]string{"mirrord-agent"}, os.Args[1:]...)
-	err = syscall.Exec(path, args, append(os.Environ(), kept))
-	runtime.KeepAlive(listener) // or its finalizer may close it before
-	runtime.KeepAlive(proc)
+	err = syscall.Exec(path, args, append(os.Environ(), keptVar+"="+strings.Join(numbers, ",")))
+	runtime.KeepAlive(kept) // or their finalizers may close them before
 	return fmt.Errorf("executing %s again: %w", path, err)
 }
 
-// resume takes up what the first run kept.
-func resume(kept string) (*Target, net.Listener, error) {
-	var listener, proc int
-	if _, err := fmt.Sscanf(kept, "%d,%d", &listener, &proc); err != nil {
-		return nil, nil, fmt.Errorf("reading %s=%q: %w", keptVar, kept, err)
+// resume takes up what the first run kept: the target's process, and listeners.
+func resume(kept string) (t *Target, all []net.Listener, err error) {
+	var files []*os.File
+	for number := range strings.SplitSeq(kept, ",") {
+		fd, err := strconv.Atoi(number)
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading %s=%q: %w", keptVar, kept, err)
+		}
+		unix.CloseOnExec(fd)
+		files = append(files, os.NewFile(uintptr(fd), "kept"))
 	}
-	unix.CloseOnExec(listener)
-	unix.CloseOnExec(proc)
-	f := os.NewFile(uintptr(listener), "listener")
-	defer f.Close() // FileListener has its own
-	l, err := net.FileListener(f)
-	if err != nil {
-		return nil, nil, fmt.Errorf("taking up listener: %w", err)
+	for _, f := range files[1:] {
+		l, err := net.FileListener(f)
+		f.Close() // FileListener has its own
+		if err != nil {
+			return nil, all, fmt.Errorf("taking up listener: %w", err)
+		}
+		all = append(all, l)
 	}
-	t, err := open(os.NewFile(uintptr(proc), "target's process"))
-	if err != nil {
-		l.Close()
-		return nil, nil, err
-	}
-	return t, l, nil
+	t, err = open(files[0])
+	return t, all, err
 }

@@ -54,12 +54,17 @@ func TestParseUser(t *testing.T) {
 
 // The agent itself is served where nobody is named; its namespaces are entered already.
 func TestEnterSelf(t *testing.T) {
-	tgt, l, err := Enter(Choice{}, "127.0.0.1:0")
+	tgt, listeners, err := Enter(Choice{}, "127.0.0.1:0", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
 	defer tgt.Close()
+	for _, l := range listeners {
+		defer l.Close()
+	}
+	if len(listeners) != 2 {
+		t.Errorf("%d listeners", len(listeners))
+	}
 	if tgt.PID() != os.Getpid() || int(tgt.User.UID) != os.Getuid() {
 		t.Errorf("target %+v", tgt)
 	}

@@ -34,6 +34,7 @@ var (
 	namespaces = &kind{"namespace", nil, "api/v1", "namespaces"}
 	events     = &kind{"event", nil, "api/v1", "events"}
 	jobs       = &kind{"job", nil, "apis/batch/v1", "jobs"}
+	secrets    = &kind{"secret", nil, "api/v1", "secrets"}
 	cronjobs   = &kind{"cronjob", []string{"cj"}, "apis/batch/v1", "cronjobs"}
 	rollouts   = &kind{"rollout", nil, "apis/argoproj.io/v1alpha1", "rollouts"}
 

@@ -90,6 +90,8 @@ type Incoming struct {
 	Filter      *protocol.Filter // of what is taken; nil: all of it
 	FilterPorts []uint16         // only there; empty: everywhere
 	Flush       string           // which connections of before are cut: a protocol.Flush constant
+	TLS         TLS              // how TLS is opened for the filter
+	Delivery    Delivery         // of what was in it
 	Once        bool             // a single request is stolen, or connection without a filter
 
 	OnConcurrentSteal string // what to do where another has the port: Abort, Override, Continue
@@ -98,6 +100,26 @@ type Incoming struct {
 	// has stopped; 0 as well.
 	WhileRestarting, WhileStopped time.Duration
 }
+
+// TLS is the pod's certificate and its key: paths in the target's container, or a
+// Secret of its namespace.
+type TLS struct{ Cert, Key, Secret string }
+
+// Delivery is tls_delivery; its files are the client's.
+type Delivery struct {
+	Protocol   string // DeliverTLS, DeliverTCP
+	TrustRoots []string
+	ServerName string
+	ServerCert string
+	ClientCert string
+	ClientKey  string
+}
+
+// What Delivery.Protocol may be.
+const (
+	DeliverTLS = "tls"
+	DeliverTCP = "tcp"
+)
 
 // What OnConcurrentSteal may be.
 const (
@@ -134,6 +156,8 @@ type Agent struct {
 	MeshInjection        bool          // a mesh may put its sidecar into the agent's pod
 	TTL                  time.Duration // how long its Job stays after its end; 0: not given
 	NodeSelector         map[string]string
+	LogLevel             string // "": the agent's default
+	Metrics              string // IP:PORT in its pod; "": none
 
 	registry, tag string // agent.image written as a table
 }
@@ -144,7 +168,7 @@ func defaults() *Config {
 		Env: Env{Enabled: true},
 		FS:  FS{Mode: "read", CacheTime: 10 * time.Second},
 		Incoming: Incoming{
-			Mode: "mirror", OnConcurrentSteal: Abort, Flush: protocol.FlushIdle, WhileRestarting: 10 * time.Second, WhileStopped: waitStopped,
+			Mode: "mirror", Delivery: Delivery{Protocol: DeliverTLS}, OnConcurrentSteal: Abort, Flush: protocol.FlushIdle, WhileRestarting: 10 * time.Second, WhileStopped: waitStopped,
 		},
 		Outgoing:  Outgoing{TCP: true, UDP: true},
 		DNS:       true,

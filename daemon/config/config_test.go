@@ -149,6 +149,8 @@ func TestErrors(t *testing.T) {
 		{"mirrord.json", `{"target": {"path": {"labels": {}}}}`, `mirrord.json:1:32: target.path.labels: no label`},
 		{"mirrord.json", `{"target": {"path": {"pod": "a", "service": "b"}}}`, `mirrord.json:1:45: target.path.service: two targets: name one`},
 		{"mirrord.json", `{"target": {"path": {"container": "a"}}}`, `mirrord.json:1:35: target.path.container: of what?`},
+		{"mirrord.json", `{"agent": {"metrics": "9000"}}`, `mirrord.json:1:23: agent.metrics: "9000" is not IP:PORT`},
+		{"mirrord.json", `{"agent": {"log_level": "mirrord=loud"}}`, `mirrord.json:1:25: agent.log_level: "loud" is none of off, error`},
 		{"mirrord.json", `{"target": 5}`, `mirrord.json:1:12: target: 5 is none of text, a table`},
 		{"mirrord.json", `{"feature": []}`, `mirrord.json:1:13: feature: a list is not a table`},
 		{"mirrord.json", `{"feature": {"hostname": "yes"}}`, `mirrord.json:1:26: feature.hostname: "yes" is not true or false`},
@@ -256,11 +258,52 @@ func TestFilter(t *testing.T) {
 		`{"all_of": [{"header": "a"}, {"any_of": [{"path": "b"}, {"method": "c"}]}, {"body": "jq", "query": ".a"}]}`: {All: []protocol.Filter{
 			{Header: "a"}, {Any: []protocol.Filter{{Path: "b"}, {Method: "c"}}}, {Body: &protocol.BodyFilter{Query: ".a", JQ: true}},
 		}},
-		`{"any_of": [{"path": "a"}]}`: {Any: []protocol.Filter{{Path: "a"}}},
+		`{"server_name_filter": "^me\\."}`:                  {ServerName: `^me\.`},
+		`{"any_of": [{"server_name": "a"}, {"path": "b"}]}`: {Any: []protocol.Filter{{ServerName: "a"}, {Path: "b"}}},
+		`{"any_of": [{"path": "a"}]}`:                       {Any: []protocol.Filter{{Path: "a"}}},
 	} {
 		c := load1(t, `{"key": "me", "feature": {"network": {"incoming": {"mode": "steal", "http_filter": `+text+`}}}}`, ide.Overrides{})
 		if !cmp.Equal(c.Incoming.FilterOf(80), &want) || !c.Policy(nil).Steal {
 			t.Errorf("%s: %+v", text, c.Incoming.FilterOf(80))
+		}
+	}
+}
+
+// TLS is opened only for a filter of what is stolen; what is delivered is said in
+// the words of the peer, also the old ones.
+func TestTLS(t *testing.T) {
+	const filtered = `"mode": "steal", "http_filter": {"path_filter": "a"}, `
+	const paths = `"tls": {"cert": "/tls/tls.crt", "key": "/tls/tls.key"}`
+	for text, want := range map[string]string{
+		filtered + paths:                                               "",
+		filtered + `"tls": {"secret": "x"}`:                            "",
+		`"mode": "steal", ` + paths:                                    "incoming.tls.cert: TLS is opened only",
+		`"http_filter": {"path_filter": "a"}, "tls": {"secret": "x"}`:  "incoming.tls.secret: TLS is opened only",
+		`"http_filter": {"server_name_filter": "a"}`:                   "server_name_filter: a copy of TLS",
+		filtered + `"tls": {"cert": "/a"}`:                             "tls.cert: needs feature.network.incoming.tls.key",
+		filtered + `"tls": {"cert": "/a", "key": "b"}`:                 `tls.key: "b" is no absolute path`,
+		filtered + `"tls": {"cert": "/a", "key": "/b", "secret": "c"}`: "excludes feature.network.incoming.tls.cert",
+		`"tls_delivery": {"protocol": "udp"}`:                          "is none of tls, tcp",
+		`"tls_delivery": {"trust_roots": []}`:                          "trusts nobody",
+		`"tls_delivery": {"trust_roots": ["a"], "server_cert": "b"}`:   "give only one",
+		`"https_delivery": {"client_key": "a"}`:                        "https_delivery.client_key: needs",
+	} {
+		c, err := Load(client(t, "mirrord.json", `{"feature": {"network": {"incoming": {`+text+`}}}}`), "mirrord.json", ide.Overrides{})
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else if len(c.Warnings) > 0 {
+			got = c.Warnings[0].String()
+		}
+		if !strings.Contains(got, want) || want == "" && (got != "" || !c.Incoming.OpensTLS()) {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+	for _, key := range []string{"tls_delivery", "https_delivery"} {
+		c := load1(t, `{"feature": {"network": {"incoming": {"`+key+`": {"protocol": "tcp", "trust_roots": "/a", "server_name": "b", "client_cert": "/c", "client_key": "/d"}}}}}`, ide.Overrides{})
+		want := Delivery{Protocol: "tcp", TrustRoots: []string{"/a"}, ServerName: "b", ClientCert: "/c", ClientKey: "/d"}
+		if !cmp.Equal(c.Incoming.Delivery, want) {
+			t.Errorf("%s: %+v", key, c.Incoming.Delivery)
 		}
 	}
 }
@@ -305,6 +348,14 @@ func TestOverrides(t *testing.T) {
 	c = load1(t, text, ide.Overrides{Target: "pod/flag"}, "MIRRORD_IMPERSONATED_TARGET=pod/env", "MIRRORD_BRANCH_NAME=main")
 	if c.Target != "pod/flag" {
 		t.Errorf("target %s", c.Target)
+	}
+}
+
+func TestLogLevel(t *testing.T) {
+	for word, want := range map[string]string{"info": "info", "warn,mirrord=trace": "debug", "off": "error", "DEBUG": "debug"} {
+		if c := load1(t, `{"agent": {"log_level": "`+word+`"}}`, ide.Overrides{}); c.Agent.LogLevel != want {
+			t.Errorf("%s: %s", word, c.Agent.LogLevel)
+		}
 	}
 }
 

@@ -18,6 +18,8 @@ var filterSettings = []setting{
 		set: only(func(f *protocol.Filter) *string { return &f.Path })},
 	{key: filterKey + ".method_filter", takes: text, doc: "Steal, or mirror, requests of a method.",
 		set: only(func(f *protocol.Filter) *string { return &f.Method })},
+	{key: filterKey + ".server_name_filter", takes: text, doc: "mirrord's own: steal connections in TLS whose client asks for a server (SNI) that matches, as a whole; their requests, where tls opens them.",
+		set: only(func(f *protocol.Filter) *string { return &f.ServerName })},
 	{key: filterKey + ".body_filter", takes: anything,
 		doc: `Steal, or mirror, requests by their JSON body: {"body": "json", "query": JSONPATH, "matches": REGEX}, or {"body": "jq", "query": JQ}.`,
 		set: func(c *Config, v *node) error { return c.filter(bodyFilter(v)) }},
@@ -90,7 +92,7 @@ func filters(v *node) ([]protocol.Filter, error) {
 }
 
 // innerKinds are the keys of a filter in a list. A body's has others beside it.
-var innerKinds = []string{"header", "header_jq", "path", "method", "body", "all_of", "any_of"}
+var innerKinds = []string{"header", "header_jq", "path", "method", "server_name", "body", "all_of", "any_of"}
 
 func innerFilter(v *node) (f protocol.Filter, err error) {
 	var kind *field
@@ -122,6 +124,8 @@ func innerFilter(v *node) (f protocol.Filter, err error) {
 		return simple(kind.value, func(f *protocol.Filter) *string { return &f.Path })
 	case "method":
 		return simple(kind.value, func(f *protocol.Filter) *string { return &f.Method })
+	case "server_name":
+		return simple(kind.value, func(f *protocol.Filter) *string { return &f.ServerName })
 	case "all_of":
 		f.All, err = filters(kind.value)
 	case "any_of":

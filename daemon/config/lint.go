@@ -9,6 +9,8 @@ import (
 const (
 	incomingKey = "feature.network.incoming"
 	filterKey   = incomingKey + ".http_filter"
+	tlsKey      = incomingKey + ".tls"
+	deliveryKey = incomingKey + ".tls_delivery"
 )
 
 // lint checks what only several settings together get wrong.
@@ -16,6 +18,7 @@ func (c *checker) lint() {
 	c.exclusive("feature.env.include", "feature.env.exclude")
 	c.exclusive(incomingKey+".ports", incomingKey+".ignore_ports")
 	c.lintFilter()
+	c.lintTLS()
 	c.lintPairs(incomingKey+".port_mapping", "maps a port to itself: it can be left out")
 	c.lintPairs(incomingKey+".listen_ports", "")
 	c.lintRemote()
@@ -46,6 +49,37 @@ func (c *checker) lintFilter() {
 		}
 	}
 	c.exclusive(filterKinds()...)
+}
+
+// lintTLS: a certificate has its key, and comes from one place.
+func (c *checker) lintTLS() {
+	c.exclusive(tlsKey+".cert", tlsKey+".secret")
+	c.exclusive(tlsKey+".key", tlsKey+".secret")
+	c.together(tlsKey+".cert", tlsKey+".key")
+	for _, key := range []string{deliveryKey, incomingKey + ".https_delivery"} {
+		c.exclusive(key+".trust_roots", key+".server_cert")
+		c.together(key+".client_cert", key+".client_key")
+		if g, ok := c.given[key+".trust_roots"]; ok && g.value.kind == isList && len(g.value.list) == 0 {
+			c.fail(g.at, g.key, "an empty list trusts nobody: leave it out")
+		}
+	}
+	for _, key := range []string{tlsKey + ".cert", tlsKey + ".key"} {
+		if g, ok := c.given[key]; ok && g.value.kind == isText && !strings.HasPrefix(g.value.text, "/") {
+			c.fail(g.at, key, fmt.Sprintf("%v is no absolute path in the target's container", g.value))
+		}
+	}
+}
+
+// together: two keys are given both, or none.
+func (c *checker) together(one, other string) {
+	first, a := c.given[one]
+	second, b := c.given[other]
+	switch {
+	case a && !b:
+		c.fail(first.at, one, "needs "+other)
+	case b && !a:
+		c.fail(second.at, other, "needs "+one)
+	}
 }
 
 // filterKinds are the keys of filters.
@@ -124,6 +158,14 @@ func (c *checker) limit() {
 	if cfg.Incoming.Mode == "mirror" && cfg.Incoming.Once {
 		at, key := c.where(incomingKey + ".once")
 		c.warn(at, key, "only of what is stolen: all is mirrored")
+	}
+	if in := &cfg.Incoming; in.TLS != (TLS{}) && !in.OpensTLS() {
+		at, key := c.where(tlsKey+".cert", tlsKey+".key", tlsKey+".secret")
+		c.warn(at, key, "TLS is opened only for an http_filter of what is stolen: it has no effect")
+	}
+	if f := cfg.Incoming.Filter; cfg.Incoming.Mode == "mirror" && f != nil && f.ServerName != "" {
+		at, key := c.where(filterKey + ".server_name_filter")
+		c.warn(at, key, "a copy of TLS is of no use to anybody: nothing is mirrored")
 	}
 }
 

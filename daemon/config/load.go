@@ -208,6 +208,15 @@ func (c *Config) finish(client ide.Client) {
 	if c.Env.File != "" {
 		c.Env.File = absolute(c.Env.File, client)
 	}
+	d := &c.Incoming.Delivery
+	for _, path := range []*string{&d.ServerCert, &d.ClientCert, &d.ClientKey} {
+		if *path != "" {
+			*path = absolute(*path, client)
+		}
+	}
+	for i, path := range d.TrustRoots {
+		d.TrustRoots[i] = absolute(path, client)
+	}
 	c.Places = client.Local
 	c.Agent.Image = c.Agent.image(protocol.Build)
 	c.withoutTarget()

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// settings are all keys of the peer's schema; agent.address and
-// agent.idle_timeout are ours.
-var settings = slices.Concat(rootSettings, targetSettings(), featureSettings, networkSettings, filterSettings, agentSettings, mootSettings)
+// settings are all keys of the peer's schema; those whose rows say so, and
+// agent.address and agent.idle_timeout, are ours.
+var settings = slices.Concat(rootSettings, targetSettings(), featureSettings, networkSettings, filterSettings, tlsSettings, agentSettings, mootSettings)
 
 var rootSettings = []setting{
 	{key: "target", takes: text, doc: "What the debuggee stands in for: pod/NAME or deployment/NAME, with /container/NAME where it matters.", set: setTarget},

@@ -24,7 +24,7 @@ var agentSettings = []setting{
 	{key: "agent.image_pull_policy", takes: text, enum: []string{"Always", "IfNotPresent", "Never"}, doc: "When the image is pulled.",
 		field: func(c *Config) any { return &c.Agent.ImagePullPolicy }},
 	{key: "agent.image_pull_secrets", takes: anything, doc: "Secrets to pull it with: [{\"name\": NAME}].", set: setPullSecrets},
-	{key: "agent.log_level", takes: text, doc: "How much the agent logs."},
+	{key: "agent.log_level", takes: text, doc: "How much the agent logs: error, warn, info (the default) or debug, which tells of each connection.", set: setLogLevel},
 	{key: "agent.startup_timeout", takes: seconds, doc: "How long an agent may take to start.",
 		field: func(c *Config) any { return &c.Agent.StartupTimeout }},
 	{key: "agent.communication_timeout", takes: seconds, doc: "How long an agent keeps what a client has whose link is cut; else 60.",
@@ -59,7 +59,8 @@ var agentSettings = []setting{
 	{key: "agent.check_out_of_pods", takes: boolean, why: moot, doc: "Check the node's capacity first."},
 	{key: "agent.security_context", takes: anything, doc: "Seccomp and AppArmor profiles of the agent."},
 	{key: "agent.exclude_from_mesh", takes: boolean, ours: "false", doc: "Keep the agent's port out of a mesh."},
-	{key: "agent.metrics", takes: text, doc: "IP:PORT of Prometheus metrics."},
+	{key: "agent.metrics", takes: text, doc: "IP:PORT in the agent's pod where it serves metrics for Prometheus (at /metrics). As the session says that starts the agent.",
+		set: setMetrics},
 	{key: "agent.dns.timeout", takes: integer, why: moot, doc: "Timeout of a name's lookup."},
 	{key: "agent.dns.attempts", takes: integer, why: moot, doc: "Tries of a name's lookup."},
 	{key: "agent.inject_headers", takes: boolean, ours: "false", doc: "Mark responses."},
@@ -96,6 +97,30 @@ func setAddress(c *Config, v *node) error {
 		return err
 	}
 	c.Agent.Address = v.text
+	return nil
+}
+
+// setLogLevel also takes the peer's words for its own parts, as in "warn,mirrord=trace".
+func setLogLevel(c *Config, v *node) error {
+	word := strings.ToLower(v.text[strings.LastIndexAny(v.text, ",=")+1:])
+	switch word {
+	case "trace":
+		word = "debug"
+	case "off":
+		word = "error"
+	case "error", "warn", "info", "debug":
+	default:
+		return fmt.Errorf("%q is none of off, error, warn, info, debug, trace", word)
+	}
+	c.Agent.LogLevel = word
+	return nil
+}
+
+func setMetrics(c *Config, v *node) error {
+	if _, err := netip.ParseAddrPort(v.text); err != nil {
+		return fmt.Errorf("%q is not IP:PORT, as in 0.0.0.0:9000", v.text)
+	}
+	c.Agent.Metrics = v.text
 	return nil
 }
 

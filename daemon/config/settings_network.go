@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,8 +37,6 @@ var networkSettings = []setting{
 	{key: "feature.network.incoming.on_concurrent_steal", takes: text, enum: []string{Abort, Override, Continue},
 		doc:   "What to do where another steals the port: abort, the debuggee cannot listen; override, the other loses it; continue, the debuggee listens without it.",
 		field: func(c *Config) any { return &c.Incoming.OnConcurrentSteal }},
-	{key: "feature.network.incoming.tls_delivery", takes: anything, why: operator, doc: "How decrypted TLS is delivered."},
-	{key: "feature.network.incoming.https_delivery", takes: anything, why: operator, doc: "Old name of tls_delivery."},
 
 	{key: "feature.network.outgoing", takes: boolean, doc: "Connect from the target.", set: func(c *Config, v *node) error {
 		c.Outgoing.TCP, c.Outgoing.UDP = v.text == "true", v.text == "true"
@@ -133,4 +132,37 @@ func splitPort(s string) (host, port string) {
 		return s[:i], s[i+1:]
 	}
 	return s, ""
+}
+
+// tlsSettings are those of TLS: tls, which the peer has in its operator's
+// configuration instead, and tls_delivery, also by its old name.
+var tlsSettings = append([]setting{
+	{key: tlsKey + ".cert", takes: text, doc: "mirrord's own: the pod's certificate (PEM), a path in the target's container. With http_filter and mode steal, TLS that is answered with it is opened for the filter; read again when the pod has a new one.",
+		field: func(c *Config) any { return &c.Incoming.TLS.Cert }},
+	{key: tlsKey + ".key", takes: text, doc: "mirrord's own: the key of tls.cert (PEM), a path in the target's container.",
+		field: func(c *Config) any { return &c.Incoming.TLS.Key }},
+	{key: tlsKey + ".secret", takes: text, doc: "mirrord's own, instead of tls.cert and tls.key: a Secret of the target's namespace with tls.crt and tls.key, which is read when the session starts.",
+		field: func(c *Config) any { return &c.Incoming.TLS.Secret }},
+}, slices.Concat(deliverySettings(deliveryKey, ""), deliverySettings(incomingKey+".https_delivery", "Old name of tls_delivery. "))...)
+
+func deliverySettings(key, old string) []setting {
+	return []setting{
+		{key: key + ".protocol", takes: text, enum: []string{DeliverTLS, DeliverTCP}, doc: old + "How what was opened is delivered to the debuggee: tls, as TLS again; tcp, without.",
+			field: func(c *Config) any { return &c.Incoming.Delivery.Protocol }},
+		{key: key + ".trust_roots", takes: texts, doc: old + "Files of certificates (PEM), or directories of such, that the debuggee's certificate is checked by; else any will do.",
+			field: func(c *Config) any { return &c.Incoming.Delivery.TrustRoots }},
+		{key: key + ".server_name", takes: text, doc: old + "The name that the debuggee is asked for; else that of server_cert, of the client, or localhost.",
+			field: func(c *Config) any { return &c.Incoming.Delivery.ServerName }},
+		{key: key + ".server_cert", takes: text, doc: old + "The debuggee's own certificate (PEM): no other will do.",
+			field: func(c *Config) any { return &c.Incoming.Delivery.ServerCert }},
+		{key: key + ".client_cert", takes: text, doc: old + "A certificate (PEM) to show to a debuggee that wants one.",
+			field: func(c *Config) any { return &c.Incoming.Delivery.ClientCert }},
+		{key: key + ".client_key", takes: text, doc: old + "The key of client_cert (PEM).",
+			field: func(c *Config) any { return &c.Incoming.Delivery.ClientKey }},
+	}
+}
+
+// OpensTLS tells whether TLS is opened: of what is stolen by a filter.
+func (in *Incoming) OpensTLS() bool {
+	return in.Mode == "steal" && in.Filter != nil && (in.TLS.Cert != "" || in.TLS.Secret != "")
 }

@@ -151,7 +151,7 @@ func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	defer l.Close()
 	ours, agent := streams(t)
 	in := NewIncoming()
-	want := Peer{netip.MustParseAddrPort("10.244.0.9:51000"), netip.MustParseAddrPort("10.244.0.7:8080")}
+	want := Peer{Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}
 	done := make(chan error)
 	go func() {
 		done <- in.Deliver(t.Context(), ours, want, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)

@@ -26,6 +26,8 @@ const acceptTime = 4 * time.Second
 type Peer struct {
 	Client netip.AddrPort // as the target's kernel saw it
 	Local  netip.AddrPort // what the client asked for
+
+	TLS *protocol.Opened // the client speaks TLS; nil: not, or the debuggee sees to it
 }
 
 // Incoming delivers stolen connections to debuggees' listeners and knows by
@@ -53,6 +55,7 @@ func (in *Incoming) Peer(source netip.AddrPort) (Peer, bool) {
 type Listener struct {
 	Addr   netip.AddrPort // on loopback
 	Inodes []uint64       // of the sockets that do (SO_REUSEPORT: several); none: not known
+	TLS    *Delivery      // how it is told what was said in TLS; nil: in the clear
 }
 
 // Listens tells whether one of its sockets still listens.
@@ -63,17 +66,25 @@ func (l Listener) Listens() bool { return listens(l.Addr, l.Inodes) }
 // ECONNREFUSED is among its causes where the listener is gone. ctx ends the
 // connection. w, unless it is nil, watches it.
 func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, listener Listener, w Watch) error {
-	conn, source, err := in.open(ctx, &peer, listener)
+	tcp, source, err := in.open(ctx, &peer, listener)
 	if err != nil {
 		return fmt.Errorf("connecting to the debuggee's listener: %w", err)
 	}
+	var conn protocol.Ending = tcp
+	if peer.TLS != nil && listener.TLS != nil {
+		if conn, err = listener.TLS.secure(ctx, tcp, *peer.TLS); err != nil {
+			reset(tcp)
+			in.forget(source, &peer)
+			return err
+		}
+	}
 	defer time.AfterFunc(peerKept, func() { in.forget(source, &peer) })
 	defer context.AfterFunc(ctx, func() {
-		reset(conn)
+		reset(tcp)
 		stream.SetDeadline(time.Unix(1, 0))
 	})()
 	if err := protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{}, nil); err != nil {
-		reset(conn)
+		reset(tcp)
 		stream.Close()
 		return nil // the agent's side is gone: there is nobody to deliver from
 	}

@@ -218,7 +218,7 @@ func (o *Outgoing) Close() {
 
 // doom makes a connection end by ECONNRESET if its end is not an orderly one,
 // such as this process being killed: protocol.Relay sees to the others.
-func doom(c *net.TCPConn) { c.SetLinger(0) }
+func doom(c protocol.Ending) { _ = c.SetLinger(0) }
 
 // reset ends a connection so that its other side sees ECONNRESET.
 func reset(c *net.TCPConn) {

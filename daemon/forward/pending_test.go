@@ -40,14 +40,14 @@ func slow(t *testing.T) (*Outgoing, chan answer) {
 	return o, answers
 }
 
-// A socket is a debuggee's that does not block.
-type socket struct {
+// A program is a debuggee's socket that does not block.
+type program struct {
 	t      *testing.T
 	fd     int
 	source netip.AddrPort
 }
 
-func newSocket(t *testing.T, source netip.Addr, protocol int) *socket {
+func newProgram(t *testing.T, source netip.Addr, protocol int) *program {
 	t.Helper()
 	family := unix.AF_INET
 	if source.Is6() {
@@ -68,10 +68,10 @@ func newSocket(t *testing.T, source netip.Addr, protocol int) *socket {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &socket{t, fd, addrPort(sa)}
+	return &program{t, fd, addrPort(sa)}
 }
 
-func (s *socket) connect(to netip.AddrPort) {
+func (s *program) connect(to netip.AddrPort) {
 	s.t.Helper()
 	if err := unix.Connect(s.fd, sockaddr(to)); err != unix.EINPROGRESS {
 		s.t.Fatalf("connect = %v", err)
@@ -79,7 +79,7 @@ func (s *socket) connect(to netip.AddrPort) {
 }
 
 // outcome waits at most so long for poll(2) to report the connection's end.
-func (s *socket) outcome(wait time.Duration) (known bool, errno unix.Errno) {
+func (s *program) outcome(wait time.Duration) (known bool, errno unix.Errno) {
 	s.t.Helper()
 	fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}
 	for deadline := time.Now().Add(wait); ; {
@@ -117,7 +117,7 @@ func TestConnectPending(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o, answers := slow(t)
-			s := newSocket(t, tt.source, tt.protocol)
+			s := newProgram(t, tt.source, tt.protocol)
 			e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, tt.protocol != 0, nil)
 			if err != nil || !e.Pending {
 				t.Fatalf("%+v, %v", e, err)
@@ -159,7 +159,7 @@ func TestConnectPending(t *testing.T) {
 // The target's answer may come before the debuggee's socket connects.
 func TestConnectAfterTheAnswer(t *testing.T) {
 	o, answers := slow(t)
-	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
+	s := newProgram(t, netip.MustParseAddr("127.4.3.2"), 0)
 	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false, nil)
 	if err != nil || !e.Pending {
 		t.Fatalf("%+v, %v", e, err)
@@ -174,7 +174,7 @@ func TestConnectAfterTheAnswer(t *testing.T) {
 
 func TestConnectRefusedLate(t *testing.T) {
 	o, answers := slow(t)
-	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
+	s := newProgram(t, netip.MustParseAddr("127.4.3.2"), 0)
 	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false, nil)
 	if err != nil || !e.Pending {
 		t.Fatalf("%+v, %v", e, err)
@@ -209,7 +209,7 @@ func TestConnectAsyncInTime(t *testing.T) {
 func TestConnectPendingLimit(t *testing.T) {
 	o, _ := slow(t)
 	o.pending = maxPending - 1
-	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
+	s := newProgram(t, netip.MustParseAddr("127.4.3.2"), 0)
 	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -240,7 +240,7 @@ func TestConnectGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer o.Close()
-	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
+	s := newProgram(t, netip.MustParseAddr("127.4.3.2"), 0)
 	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false, nil)
 	if err != nil || !e.Pending {
 		t.Fatalf("%+v, %v", e, err)

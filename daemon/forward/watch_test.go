@@ -122,7 +122,7 @@ func TestWatchOutgoing(t *testing.T) {
 
 func TestWatchPending(t *testing.T) {
 	o, answers := slow(t)
-	s := newSocket(t, netip.MustParseAddr("127.4.3.2"), 0)
+	s := newProgram(t, netip.MustParseAddr("127.4.3.2"), 0)
 	w := newWatched()
 	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), s.source, false, w)
 	if err != nil || !e.Pending {

@@ -39,6 +39,8 @@ type listener struct {
 	patience uint32 // see protocol.Steal
 	filter   *protocol.Filter
 	once     bool
+	tls      *protocol.TLS             // opens TLS, beside a filter; nil: nothing does
+	toldTLS  bool                      // guarded by Session.mu; see unsecured
 	held     map[*replica]*tunnel.Held // guarded by Session.mu; where it is taken
 }
 
@@ -73,6 +75,9 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		held: map[*replica]*tunnel.Held{},
 	}
 	l.filter, l.once = s.config.Incoming.FilterOf(port), s.config.Incoming.Once && !l.mirror
+	if l.filter != nil && !l.mirror {
+		l.tls = s.security.tls
+	}
 	s.mu.Unlock()
 	main := s.main.Load()
 	held, err := s.steal(ctx, main, port, l)
@@ -119,7 +124,7 @@ func (l *listener) taken(port uint16) ide.SessionEvent {
 func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listener) (*tunnel.Held, error) {
 	q := protocol.Steal{
 		Port: port, Mirror: l.mirror, Probed: slices.Contains(r.target.probed, int(port)), Patience: l.patience, Filter: l.filter,
-		Session: s.id, Once: l.once,
+		Session: s.id, Once: l.once, TLS: l.tls,
 	}
 	s.mu.Lock()
 	c := &s.config.Incoming
@@ -203,7 +208,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	if l == nil {
 		return false
 	}
-	if l.mirror != mirror || l.patience != s.patience() || l.once != (s.config.Incoming.Once && !mirror) || !reflect.DeepEqual(l.filter, s.config.Incoming.FilterOf(port)) { // the configuration was read again
+	if l.mirror != mirror || l.patience != s.patience() || l.once != (s.config.Incoming.Once && !mirror) || !reflect.DeepEqual(l.filter, s.config.Incoming.FilterOf(port)) || l.filter != nil && !mirror && !reflect.DeepEqual(l.tls, s.security.tls) { // the configuration was read again
 		s.giveBack(port, "it is taken in another way")
 		return false
 	}
@@ -248,16 +253,20 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 	for err == nil {
 		s.mu.Lock()
 		at, pause := l.at, s.pauseOf(l)
+		at.TLS = s.security.delivery
 		s.mu.Unlock()
 		if pause != nil {
 			err = pause.wait(s.ctx)
 			continue
 		}
-		if err = s.incoming.Deliver(s.ctx, stream, forward.Peer{Client: in.Client, Local: in.Local}, at, watch); err == nil {
+		if err = s.incoming.Deliver(s.ctx, stream, forward.Peer{Client: in.Client, Local: in.Local, TLS: in.TLS}, at, watch); err == nil {
 			return
 		}
 		s.mu.Lock()
 		paused := s.pauseOf(l) != nil
+		if _, ok := errors.AsType[*forward.TLSError](err); ok && !paused && s.ctx.Err() == nil {
+			s.unsecured(in.Port, l, err)
+		}
 		s.mu.Unlock()
 		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() && paused {
 			err = nil // the queue of its listener is full

@@ -133,6 +133,12 @@ func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Targ
 		Args: []string{"--listen", "127.0.0.1:" + strconv.Itoa(agentPort), "--idle", idle.String(), "--build", protocol.Build,
 			"--communication-timeout", grace(cfg).String()},
 	}
+	if s.LogLevel != "" {
+		spec.Args = append(spec.Args, "--log-level", s.LogLevel)
+	}
+	if s.Metrics != "" {
+		spec.Args = append(spec.Args, "--metrics", s.Metrics)
+	}
 	if !t.Targetless() {
 		spec.Args = append(spec.Args, "--container", t.ContainerID)
 	}

@@ -34,9 +34,14 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 	if err != nil {
 		return ide.Session{}, clusterError(err)
 	}
+	main := s.main.Load()
+	security, err := secure(ctx, cfg, main.agent, main.target)
+	if err != nil {
+		return ide.Session{}, clusterError(err)
+	}
 	noFiles := m.filesFor(cfg)
 	s.mu.Lock()
-	s.config, s.noFiles = cfg, noFiles
+	s.config, s.noFiles, s.security = cfg, noFiles, security
 	s.whileRestarting, s.whileStopped = cfg.Incoming.WhileRestarting, cfg.Incoming.WhileStopped
 	s.launch.Env, s.launch.Unset, s.launch.Policy = set, unset, cfg.Policy(s.main.Load().target.mounts)
 	s.launch.Session.Warnings = append(warnings(cfg), s.withoutFiles()...)

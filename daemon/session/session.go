@@ -51,6 +51,7 @@ type Session struct {
 	whileRestarting, whileStopped time.Duration
 
 	config    *config.Config           // guarded by mu; as it was read last
+	security  security                 // guarded by mu
 	launch    ide.Launch               // guarded by mu; without Session's counts
 	replicas  []*replica               // guarded by mu; of which main is one, unless it is gone
 	debuggees []*debuggee              // guarded by mu

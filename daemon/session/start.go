@@ -82,11 +82,15 @@ func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionSt
 	if err != nil {
 		return nil, err
 	}
+	security, err := secure(ctx, cfg, a, target)
+	if err != nil {
+		return nil, err
+	}
 	s, err := newSession(m.log, p.ID, a, target, &m.events, cfg)
 	if err != nil {
 		return nil, err
 	}
-	s.start = p
+	s.start, s.security = p, security
 	hello := a.tunnel.Hello()
 	s.launch = ide.Launch{
 		Session: ide.Session{

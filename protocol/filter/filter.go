@@ -49,13 +49,15 @@ func (f *Field) line() string {
 	return f.Name + ": " + f.Value
 }
 
-// A Request is what is known of one.
+// A Request is what is known of one. A connection in TLS that is not opened is one
+// of which nothing is known but its server's name.
 type Request struct {
-	Method string
-	Path   string // with its query
-	Header []Field
-	Body   []byte // the whole
-	Whole  bool   // Body is known; of one that is too large or late it never is
+	ServerName string // that its client asked for in TLS; "": none, or no TLS
+	Method     string
+	Path       string // with its query; never empty
+	Header     []Field
+	Body       []byte // the whole
+	Whole      bool   // Body is known; of one that is too large or late it never is
 
 	json *document // of Body
 }
@@ -72,7 +74,7 @@ func Compile(f protocol.Filter) (*Filter, error) { return compile(f, 0) }
 func compile(f protocol.Filter, depth int) (*Filter, error) {
 	given := 0
 	for _, is := range []bool{
-		f.Header != "", f.HeaderJQ != "", f.Path != "", f.Method != "", f.Body != nil, len(f.All) > 0, len(f.Any) > 0,
+		f.Header != "", f.HeaderJQ != "", f.Path != "", f.Method != "", f.Body != nil, f.ServerName != "", len(f.All) > 0, len(f.Any) > 0,
 	} {
 		if is {
 			given++
@@ -93,6 +95,8 @@ func compile(f protocol.Filter, depth int) (*Filter, error) {
 		return &Filter{func(r *Request) Answer { return answer(strings.EqualFold(r.Method, f.Method)) }}, nil
 	case f.Body != nil:
 		return body(*f.Body)
+	case f.ServerName != "":
+		return serverName(f.ServerName)
 	case len(f.All) > 0:
 		return several(f.All, depth, No)
 	}
@@ -178,11 +182,29 @@ func path(pattern string) (*Filter, error) {
 		return nil, err
 	}
 	return &Filter{func(r *Request) Answer {
+		if r.Path == "" {
+			return No
+		}
 		alone, _, _ := strings.Cut(r.Path, "?")
 		yes, err := re.MatchString(alone)
 		if !yes && err == nil && alone != r.Path {
 			yes, err = re.MatchString(r.Path)
 		}
+		return answer(yes && err == nil)
+	}}, nil
+}
+
+// serverName matches what a client that speaks TLS wants to speak to.
+func serverName(pattern string) (*Filter, error) {
+	re, err := Regexp(pattern, regexp2.IgnoreCase)
+	if err != nil {
+		return nil, err
+	}
+	return &Filter{func(r *Request) Answer {
+		if r.ServerName == "" {
+			return No
+		}
+		yes, err := re.MatchString(r.ServerName)
 		return answer(yes && err == nil)
 	}}, nil
 }

@@ -71,6 +71,33 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// Of a connection in TLS that is not opened its server's name is known, and nothing
+// else matches, not even what matches all.
+func TestServerName(t *testing.T) {
+	sealed := &Request{ServerName: "shop.test"}
+	for text, want := range map[string]Answer{
+		`{"server_name": "^SHOP"}`:                               Yes,
+		`{"server_name": "^test"}`:                               No,
+		`{"path": "^(?!/health)"}`:                               No,
+		`{"header": "^(?!x-user)"}`:                              No,
+		`{"body": {"query": "$", "matches": ""}}`:                Unsure, // it never comes
+		`{"any": [{"path": "^"}, {"server_name": "^shop"}]}`:     Yes,
+		`{"all": [{"method": "GET"}, {"server_name": "^shop"}]}`: No,
+	} {
+		if got := compiled(t, text).Match(sealed); got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+	opened := order("POST", "/orders", "")
+	opened.ServerName = "shop.test"
+	if got := compiled(t, `{"all": [{"method": "POST"}, {"server_name": "^shop"}]}`).Match(opened); got != Yes {
+		t.Errorf("opened: %v", got)
+	}
+	if got := compiled(t, `{"server_name": "^"}`).Match(order("POST", "/orders", "")); got != No {
+		t.Errorf("without TLS: %v", got)
+	}
+}
+
 // The body is waited for only where it decides.
 func TestUnsure(t *testing.T) {
 	const body = `{"body": {"query": "$.a", "matches": "1"}}`

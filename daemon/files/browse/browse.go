@@ -29,6 +29,9 @@ type Target interface {
 	// Stat tells of a path, of a link itself.
 	Stat(path string) (protocol.Attr, error)
 	Readlink(path string) (string, error)
+	// Xattr gives an extended attribute of a path, of a link itself; without a name
+	// the names of all, each ended by NUL.
+	Xattr(path, name string) ([]byte, error)
 	// Access is access(2) for the target's user, and within what may be changed.
 	Access(path string, mode uint32) error
 	// Open opens a file as open(2) does with these flags, or makes it.
@@ -63,7 +66,7 @@ func Start(t Target, dir string, writable bool) (*Mount, error) {
 		EntryTimeout: &timeout, AttrTimeout: &timeout, NullPermissions: true,
 		MountOptions: fuse.MountOptions{
 			FsName: name, Name: name, Options: options, DirectMount: true,
-			MaxWrite: maxRead, MaxReadAhead: maxRead, DisableXAttrs: true,
+			MaxWrite: maxRead, MaxReadAhead: maxRead,
 		},
 	})
 	if err != nil {

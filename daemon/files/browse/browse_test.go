@@ -22,7 +22,18 @@ func (d tree) Stat(at string) (protocol.Attr, error) {
 	return protocol.Attr{Dev: st.Dev, Ino: st.Ino, Mode: st.Mode, Nlink: uint32(st.Nlink), Size: st.Size, Mtime: st.Mtim.Nano()}, err
 }
 
-func (d tree) Readlink(at string) (string, error)  { return os.Readlink(string(d) + at) }
+func (d tree) Readlink(at string) (string, error) { return os.Readlink(string(d) + at) }
+func (d tree) Xattr(at, name string) ([]byte, error) {
+	b := make([]byte, 1<<10)
+	var n int
+	var err error
+	if name == "" {
+		n, err = unix.Llistxattr(string(d)+at, b)
+	} else {
+		n, err = unix.Lgetxattr(string(d)+at, name, b)
+	}
+	return b[:max(n, 0)], err
+}
 func (d tree) Access(at string, mode uint32) error { return unix.Access(string(d)+at, mode) }
 func (d tree) Change(protocol.Change) error        { return syscall.EROFS }
 func (d tree) Open(at string, flags int, mode uint32) (*os.File, error) {
@@ -30,9 +41,9 @@ func (d tree) Open(at string, flags int, mode uint32) (*os.File, error) {
 }
 
 // mount mounts a target's files for the test.
-func mount(t *testing.T, target Target, dir string) *Mount {
+func mount(t *testing.T, target Target, dir string, writable bool) *Mount {
 	t.Helper()
-	m, err := Start(target, dir, false)
+	m, err := Start(target, dir, writable)
 	if err != nil {
 		t.Skip(err)
 	}
@@ -42,6 +53,46 @@ func mount(t *testing.T, target Target, dir string) *Mount {
 		}
 	})
 	return m
+}
+
+// Attributes of users are the target's, the others are not shown, none is set.
+func TestXattrs(t *testing.T) {
+	root, dir := t.TempDir(), t.TempDir()
+	file := filepath.Join(root, "f")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"user.origin": "shop", "trusted.other": "x"} {
+		if err := unix.Setxattr(file, name, []byte(value), 0); err == unix.ENOTSUP || err == unix.EPERM && name != "user.origin" {
+			t.Skipf("setting %s: %v", name, err)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount(t, tree(root), dir, true)
+	file = filepath.Join(dir, "f")
+	b := make([]byte, 64)
+	for _, c := range []struct {
+		what string
+		get  func() (int, error)
+		want string
+		err  error
+	}{
+		{"the names", func() (int, error) { return unix.Listxattr(file, b) }, "user.origin\x00", nil},
+		{"the names' size", func() (int, error) { return unix.Listxattr(file, nil) }, string(make([]byte, 12)), nil},
+		{"the value", func() (int, error) { return unix.Getxattr(file, "user.origin", b) }, "shop", nil},
+		{"the value's size", func() (int, error) { return unix.Getxattr(file, "user.origin", nil) }, string(make([]byte, 4)), nil},
+		{"too little room", func() (int, error) { return unix.Getxattr(file, "user.origin", b[:2]) }, "", unix.ERANGE},
+		{"one that is not there", func() (int, error) { return unix.Getxattr(file, "user.none", b) }, "", unix.ENODATA},
+		{"one that is not shown", func() (int, error) { return unix.Getxattr(file, "trusted.other", b) }, "", unix.ENODATA},
+		{"setting", func() (int, error) { return 0, unix.Setxattr(file, "user.origin", b[:1], 0) }, "", unix.ENOTSUP},
+	} {
+		clear(b)
+		n, err := c.get()
+		if got := string(b[:max(n, 0)]); got != c.want || err != c.err {
+			t.Errorf("%s: %q, %v; want %q, %v", c.what, got, err, c.want, c.err)
+		}
+	}
 }
 
 // No link leads out of the mount: each leads where it does for a process whose
@@ -82,7 +133,7 @@ func TestLinksStayInside(t *testing.T) {
 	for _, l := range links {
 		must(os.Symlink(l.text, filepath.Join(root, l.at)))
 	}
-	mount(t, tree(root), dir)
+	mount(t, tree(root), dir, false)
 	for _, l := range links {
 		to, err := os.Readlink(filepath.Join(dir, l.at))
 		b, readErr := os.ReadFile(filepath.Join(dir, l.at))
@@ -124,7 +175,7 @@ func TestSweep(t *testing.T) {
 	// Neither is what is alive, nor what has nothing mounted.
 	dir := t.TempDir()
 	Sweep(dir)
-	mount(t, tree(t.TempDir()), dir)
+	mount(t, tree(t.TempDir()), dir, false)
 	Sweep(dir)
 	if !ours(dir) {
 		t.Error("Sweep took away what is alive")

@@ -1,6 +1,8 @@
-// Command streams serves HTTP/1 and HTTP/2 without TLS at port 8080: it says which
-// paths it hears, and gives each body back while it comes, its own name, which is
-// its argument, in a field before and in a trailer after.
+// Command streams serves HTTP/1 and HTTP/2 without TLS at port 8080, or with it at
+// 8443: it says which paths it hears, and gives each body back while it comes, its own
+// name in a field before and in a trailer after.
+//
+//	streams NAME [CERTIFICATE KEY]
 package main
 
 import (
@@ -12,14 +14,18 @@ import (
 )
 
 func main() {
-	if err := serve(os.Args[1]); err != nil {
+	if err := serve(os.Args[1], os.Args[2:]); err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)
 	}
 }
 
-func serve(name string) error {
-	l, err := net.Listen("tcp", ":8080")
+func serve(name string, files []string) error {
+	address := ":8080"
+	if len(files) > 0 {
+		address = ":8443"
+	}
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -35,6 +41,10 @@ func serve(name string) error {
 		w.Header().Set("X-End", name)
 	})}
 	s.Protocols.SetHTTP1(true)
+	if len(files) > 0 {
+		s.Protocols.SetHTTP2(true)
+		return s.ServeTLS(l, files[0], files[1])
+	}
 	s.Protocols.SetUnencryptedHTTP2(true)
 	return s.Serve(l)
 }

@@ -1,0 +1,51 @@
+package socket
+
+import (
+	"crypto/tls"
+	"net"
+	"sync/atomic"
+)
+
+// A TLS is a connection in TLS that ends as one in TCP does: each side its own
+// direction, and where it is to be reset, without a word. It hides the connection
+// below, whose bytes are not its own.
+type TLS struct {
+	net.Conn
+	end   func() error // of our direction, in TLS
+	below ender
+	hard  atomic.Bool // Close resets
+}
+
+// An ender is what is needed of a connection below TLS.
+type ender interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// NewTLS makes a TLS of c, which is one over below.
+func NewTLS(c *tls.Conn, below ender) *TLS {
+	return &TLS{Conn: c, end: c.CloseWrite, below: below}
+}
+
+func (t *TLS) CloseWrite() error {
+	if err := t.end(); err != nil {
+		return err
+	}
+	return t.below.CloseWrite()
+}
+
+// SetLinger is TCP's: 0 has Close reset the connection.
+func (t *TLS) SetLinger(sec int) error {
+	t.hard.Store(sec == 0)
+	if l, ok := t.below.(interface{ SetLinger(int) error }); ok {
+		return l.SetLinger(sec)
+	}
+	return nil
+}
+
+func (t *TLS) Close() error {
+	if t.hard.Load() {
+		return t.below.Close()
+	}
+	return t.Conn.Close()
+}
