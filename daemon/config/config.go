@@ -92,6 +92,7 @@ type Incoming struct {
 	Flush       string           // which connections of before are cut: a protocol.Flush constant
 	TLS         TLS              // how TLS is opened for the filter
 	Delivery    Delivery         // of what was in it
+	HostNetwork bool             // also ports of a pod whose network is its node's
 	Once        bool             // a single request is stolen, or connection without a filter
 
 	OnConcurrentSteal string // what to do where another has the port: Abort, Override, Continue

@@ -68,6 +68,9 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 	if err != nil {
 		return nil, target{}, nil, err
 	}
+	if err := ofNode(t, cfg); err != nil {
+		return nil, target{}, nil, err
+	}
 	a, err := as.reach(ctx, c, t, cfg, progress)
 	if t.Targetless() {
 		return a, target{name: "no target, in " + t.Namespace, path: cluster.Targetless, namespace: t.Namespace, context: c.Context()}, nil, err
@@ -76,6 +79,18 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 		return a, targetOf(c, t), nil, err
 	}
 	return a, targetOf(c, t), newOthers(as, c, t.Path, cfg), nil
+}
+
+// ofNode refuses to take ports of a network that is the node's, unasked: they are
+// those of all that runs there.
+func ofNode(t *cluster.Target, cfg *config.Config) error {
+	if !t.HostNetwork || cfg.Incoming.Mode == "off" || cfg.Incoming.HostNetwork {
+		return nil
+	}
+	return &ide.Error{
+		Code: ide.CodeConfig, Msg: fmt.Sprintf("taking ports of pod %s in namespace %s: its network is that of its node, %s, and so are its ports", t.Pod, t.Namespace, t.Node),
+		Hint: "set feature.network.incoming to off or, to take the node's ports all the same, feature.network.incoming.host_network to true",
+	}
 }
 
 // reach gives a pod's agent a user more.
