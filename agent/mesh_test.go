@@ -223,8 +223,8 @@ func originalTo(c net.Conn) (to netip.AddrPort, err error) {
 	return to, errors.Join(ctl, err)
 }
 
-// In a mesh a port is stolen behind the proxy, which goes on opening what its clients
-// have sealed; what is not taken reaches the program without a second way through it,
+// In a mesh a port is stolen and mirrored behind the proxy, which goes on opening what
+// its clients have sealed; what is not taken reaches the program without a second way through it,
 // and the debuggee's own connections leave by it as the program's do.
 func TestMesh(t *testing.T) {
 	for i := range 2 * len(meshes) {
@@ -272,7 +272,18 @@ func TestMesh(t *testing.T) {
 			}
 
 			release(t, steal)
+			mirror(t, client, podPort)
 			hears(p.dial(t, false, podV4), "pod")
+			copied, in := client.Offered()
+			if in.Client.Addr().String() != m.from {
+				t.Errorf("copied is what came from %v", in.Client)
+			}
+			if err := protocol.WriteMessage(copied, protocol.KindIncoming, protocol.IncomingReply{}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := protocol.ReadDatagram(copied, words); err != nil || string(words[:n]) != "hello\n" {
+				t.Errorf("the copy says %q, %v", words[:n], err)
+			}
 		})
 	}
 }

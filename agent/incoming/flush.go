@@ -1,6 +1,7 @@
 package incoming
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -97,7 +98,7 @@ func (in *Incoming) strangers(port uint16) (map[uint64]*established, error) {
 		return nil, err
 	}
 	for cookie, c := range all {
-		if c.accepted() && ours[c.inode()] || in.sources.has(c.remote()) {
+		if c.accepted() && ours[c.inode()] || in.ours(c.remote()) {
 			delete(all, cookie)
 		}
 	}
@@ -173,6 +174,38 @@ func dump(family byte, port uint16, each func(*established)) error {
 		each(c)
 	}
 	return nil
+}
+
+// connected tells whether the pod has a connection with a client, whoever's it is.
+func connected(pod, client netip.AddrPort) (bool, error) {
+	request := make([]byte, requestStart, requestStart+diagID)
+	if request[0] = unix.AF_INET; pod.Addr().Is6() {
+		request[0] = unix.AF_INET6
+	}
+	request[1] = unix.IPPROTO_TCP
+	binary.NativeEndian.PutUint32(request[4:], ^uint32(0)) // in any state
+	request = binary.BigEndian.AppendUint16(request, pod.Port())
+	request = binary.BigEndian.AppendUint16(request, client.Port())
+	for _, a := range []netip.Addr{pod.Addr(), client.Addr()} {
+		request = append(request, append(a.AsSlice(), make([]byte, 16)...)[:16]...)
+	}
+	request = append(request, make([]byte, 4)...)               // of any interface
+	request = append(request, bytes.Repeat([]byte{0xff}, 8)...) // and cookie
+	q := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0)
+	q.AddRawData(request)
+	answers, err := q.Execute(unix.NETLINK_INET_DIAG, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for a connection from %v to %v: %w", client, pod, err)
+	}
+	for _, b := range answers { // a listener's where there is no connection
+		if len(b) >= diagMessage && binary.BigEndian.Uint16(b[diagHead+2:]) == client.Port() {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (c *established) id() []byte     { return c.message[diagHead : diagHead+diagID] }

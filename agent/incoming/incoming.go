@@ -17,7 +17,8 @@
 // and its probes are the pod's.
 //
 // All that is changed in the target's namespace are kernel objects that die
-// with the agent.
+// with the agent; but for a rule of routing and its route, which no packet meets
+// any more then (replies.go).
 //
 // In a mesh the program looks at where a connection goes after the mesh's rules: what
 // is stolen is the proxy's connection to the pod's container, opened as that gets it.
@@ -31,6 +32,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +63,8 @@ type Incoming struct {
 	slots    chan struct{} // one for each stolen connection
 	waiting  chan struct{} // one for each offer that may take longer than patience
 	sources  sources
+	local    ownAddrs
+	guises   [2]guise // of IPv4 and IPv6
 
 	claims sync.Mutex // held while a port is claimed or given back; lock order: Steal.mu, claims, mu
 
@@ -104,7 +108,48 @@ func (in *Incoming) Close() error {
 	if in.redirect != nil {
 		err = errors.Join(err, in.redirect.Close())
 	}
+	for i := range in.guises {
+		if r := in.guises[i].replies.Load(); r != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}
 	return err
+}
+
+// A guise is what lets our connections to the pod have their client's address. It
+// is made when it is wanted first.
+type guise struct {
+	once    sync.Once
+	replies atomic.Pointer[replies]
+	err     error // why there is none
+}
+
+// repliesTo are those of a client's family.
+func (in *Incoming) repliesTo(client netip.Addr) (*replies, error) {
+	g := &in.guises[0]
+	if client.Is6() {
+		g = &in.guises[1]
+	}
+	g.once.Do(func() {
+		r, err := newReplies(client)
+		if err != nil {
+			g.err = err
+			in.log.Info("what passes to the pod's container has the pod's address, not its client's", "err", err)
+			return
+		}
+		g.replies.Store(r)
+	})
+	return g.replies.Load(), g.err
+}
+
+// ours tells whether a connection to the pod from there is of the agent.
+func (in *Incoming) ours(from netip.AddrPort) bool {
+	for i := range in.guises {
+		if r := in.guises[i].replies.Load(); r != nil && r.Has(from) {
+			return true
+		}
+	}
+	return in.sources.has(from)
 }
 
 // accept takes l's connections until ctx is done.
@@ -176,7 +221,7 @@ func (in *Incoming) whole(ctx context.Context, r *record, conn *net.TCPConn, p *
 			r.log.Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
 		}
 	}
-	return in.pass(ctx, r, conn, local, first)
+	return in.pass(ctx, r, conn, client, local, first)
 }
 
 // Steal brings every new connection to a port to client, or copies of them

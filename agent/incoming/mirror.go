@@ -52,7 +52,6 @@ type mirrors struct {
 	ring  *capture.Ring          // nil: nobody reads; guarded by mu
 	flows map[flowKey]*flow      // guarded by mu
 	own   map[netip.AddrPort]own // guarded by mu
-	local localAddrs             // guarded by mu
 	spare int                    // copies that there may be yet; guarded by mu
 }
 
@@ -275,7 +274,10 @@ func (m *mirrors) segment(s capture.Segment) {
 	case f == nil:
 		return // it began before
 	case !f.open:
-		f.open = true
+		if f.open = m.opens(k); !f.open {
+			m.end(k, f, context.Canceled)
+			return
+		}
 		for _, o := range f.outlets {
 			m.in.wg.Go(func() {
 				o.run(k)
@@ -300,7 +302,7 @@ func (m *mirrors) segment(s capture.Segment) {
 // begin makes a flow where somebody wants it.
 func (m *mirrors) begin(k flowKey, syn capture.Segment, now time.Time) *flow {
 	wanted := m.armed[k.pod.Port()]
-	if _, ours := m.own[k.client]; ours || len(wanted) == 0 || !m.local.Has(k.pod.Addr(), now) || !m.room(now) {
+	if _, ours := m.own[k.client]; ours || len(wanted) == 0 || !m.in.local.Has(k.pod.Addr()) || !m.room(now) {
 		return nil
 	}
 	f := &flow{start: syn.Seq, assembly: capture.NewAssembly(syn)}
@@ -319,6 +321,16 @@ func (m *mirrors) begin(k flowKey, syn capture.Segment, now time.Time) *flow {
 	}
 	m.flows[k] = f
 	return f
+}
+
+// opens tells whether a connection that its client has opened is the pod's: one
+// that a mesh leads to its sidecar comes to the pod later, and in plain words.
+func (m *mirrors) opens(k flowKey) bool {
+	elsewhere, err := translated(k.client, k.pod)
+	if err != nil {
+		m.log.Debug("mirroring it all the same", "err", err)
+	}
+	return !elsewhere
 }
 
 // split ends the flows that a new path of MPTCP may belong to: their bytes may
@@ -352,31 +364,4 @@ func (m *mirrors) room(now time.Time) bool {
 	}
 	m.end(silent, f, context.Canceled)
 	return true
-}
-
-// localAddrs is the namespace's own addresses. Where it is the node's, packets
-// pass through it that are other pods'.
-type localAddrs struct {
-	known map[netip.Addr]bool
-	read  time.Time
-}
-
-func (l *localAddrs) Has(a netip.Addr, now time.Time) bool {
-	if a.IsLoopback() || l.known[a] {
-		return true
-	}
-	if now.Sub(l.read) < mirrorTick {
-		return false
-	}
-	l.read, l.known = now, map[netip.Addr]bool{}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return false
-	}
-	for _, n := range addrs {
-		if p, err := netip.ParsePrefix(n.String()); err == nil {
-			l.known[p.Addr()] = true
-		}
-	}
-	return l.known[a]
 }

@@ -11,14 +11,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // pass hands a stolen connection to the pod's own container, as if it had
-// never been stolen but for its source, which is the pod's own address.
-func (in *Incoming) pass(ctx context.Context, r *record, conn *net.TCPConn, local netip.AddrPort, first opening) error {
-	own, undo, err := in.dialPod(ctx, local)
+// never been stolen but for its client's port.
+func (in *Incoming) pass(ctx context.Context, r *record, conn *net.TCPConn, client, local netip.AddrPort, first opening) error {
+	own, undo, err := in.dialPod(ctx, client, local)
 	if err != nil {
 		reset(conn) // as the pod's kernel would have answered
 		return fmt.Errorf("passing connection to the pod's own container at %v: %w", local, err)
@@ -70,26 +71,58 @@ func reset(c *net.TCPConn) {
 	c.Close()
 }
 
-// dialPod connects to an address of the pod around the redirect. The source is
-// bound before connecting, so that the program can be told of it. undo is for
-// when the connection is closed.
-func (in *Incoming) dialPod(ctx context.Context, local netip.AddrPort) (c *net.TCPConn, undo func(), err error) {
-	c, undo, err = in.dialFrom(ctx, local, false)
+// dialPod connects to an address of the pod around the redirect, from its
+// client's address if that can be. undo is for when the connection is closed.
+func (in *Incoming) dialPod(ctx context.Context, client, local netip.AddrPort) (c *net.TCPConn, undo func(), err error) {
+	source := client.Addr()
+	if !in.local.Has(source) {
+		if c, undo, err = in.dialAs(ctx, source, local); err == nil || errors.Is(err, unix.ECONNREFUSED) {
+			return c, undo, err
+		}
+		in.log.Debug("passing connection without its client's address", "client", client, "err", err)
+		source = local.Addr()
+	}
+	dial := func(fresh bool) (*net.TCPConn, func(), error) {
+		return in.dialFrom(ctx, local, func(fd int) (netip.AddrPort, error) {
+			return in.sources.Bind(fd, source, fresh)
+		}, in.sources.Release)
+	}
+	c, undo, err = dial(false)
 	if errors.Is(err, unix.EADDRNOTAVAIL) { // a source in TIME_WAIT, and the pod's kernel has no timestamps
-		c, undo, err = in.dialFrom(ctx, local, true)
+		c, undo, err = dial(true)
 	}
 	return c, undo, err
 }
 
-func (in *Incoming) dialFrom(ctx context.Context, local netip.AddrPort, fresh bool) (*net.TCPConn, func(), error) {
+// guisePatience is how long a connection that has its client's address may take.
+// Where something in the namespace keeps it from the pod, the pod's own may do.
+const guisePatience = time.Second
+
+// dialAs connects to an address of the pod from a client's.
+func (in *Incoming) dialAs(ctx context.Context, client netip.Addr, local netip.AddrPort) (*net.TCPConn, func(), error) {
+	if client.Zone() != "" {
+		return nil, nil, fmt.Errorf("having address %v: %w", client, unix.EAFNOSUPPORT)
+	}
+	r, err := in.repliesTo(client)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, guisePatience)
+	defer cancel()
+	return in.dialFrom(ctx, local, func(fd int) (netip.AddrPort, error) { return r.Bind(fd, client, local) }, r.Release)
+}
+
+// dialFrom connects from what bind binds to, before connecting: so that the
+// redirect can be told of it.
+func (in *Incoming) dialFrom(ctx context.Context, local netip.AddrPort, bind func(fd int) (netip.AddrPort, error), release func(netip.AddrPort)) (*net.TCPConn, func(), error) {
 	undo := func() {}
 	d := net.Dialer{ControlContext: func(_ context.Context, _, _ string, raw syscall.RawConn) error {
 		var err error
 		if ctl := raw.Control(func(fd uintptr) {
 			var from netip.AddrPort
-			if from, err = in.sources.Bind(int(fd), local.Addr(), fresh); err == nil {
+			if from, err = bind(int(fd)); err == nil {
 				undo() // the dialer may try a second time
-				undo, err = in.exempt(int(fd), from)
+				undo, err = in.exempt(int(fd), from, release)
 			}
 		}); ctl != nil {
 			return ctl
@@ -106,15 +139,15 @@ func (in *Incoming) dialFrom(ctx context.Context, local netip.AddrPort, fresh bo
 
 // exempt keeps a socket that is bound to a source from the redirect and from mirrors; undo
 // also releases the source.
-func (in *Incoming) exempt(fd int, from netip.AddrPort) (undo func(), err error) {
+func (in *Incoming) exempt(fd int, from netip.AddrPort, release func(netip.AddrPort)) (undo func(), err error) {
 	redirected, err := in.redirect.Exempt(fd, from)
 	if err != nil {
-		return func() { in.sources.Release(from) }, err
+		return func() { release(from) }, err
 	}
 	mirrored := in.mirrors.Exclude(from)
 	return func() {
 		redirected()
 		mirrored()
-		in.sources.Release(from)
+		release(from)
 	}, nil
 }

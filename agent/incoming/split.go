@@ -31,7 +31,7 @@ type exits struct {
 }
 
 func (e *exits) Pod() (httpfilter.Conn, error) {
-	c, undo, err := e.in.dialPod(e.ctx, e.offer.Local)
+	c, undo, err := e.in.dialPod(e.ctx, e.offer.Client, e.offer.Local)
 	if err != nil {
 		return nil, err
 	}

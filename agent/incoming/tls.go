@@ -202,7 +202,7 @@ type podTLS struct {
 
 // dial connects to the pod in TLS, as the client would.
 func (in *inside) dial(offered []string) (conn *podTLS, pair *tls.Certificate, err error) {
-	c, undo, err := in.in.dialPod(in.ctx, in.offer.Local)
+	c, undo, err := in.in.dialPod(in.ctx, in.offer.Client, in.offer.Local)
 	if err != nil {
 		return nil, nil, err
 	}

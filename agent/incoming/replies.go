@@ -1,0 +1,303 @@
+package incoming
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"mirrord/agent/incoming/table"
+)
+
+// Ports that we connect from as a client: such as hardly any client has itself,
+// for what the pod replies there comes to us.
+const (
+	firstGuise = 10_000
+	lastGuise  = 29_999
+	guiseTries = 100
+	// guiseRest is how long a port's replies come here after the connection:
+	// its last packets are no business of the client's.
+	guiseRest = 5 * time.Second
+)
+
+const (
+	rulePriority = 10_000
+	maxAgents    = 16 // of one namespace that have replies
+	loopback     = 1  // the interface, of every namespace
+)
+
+// replies lets our connections to the pod's container have their client's
+// address, in one family. What the container replies would leave for the client:
+// a set of addresses and ports has it marked, and a rule routes to this machine
+// what is marked.
+//
+// The rule and its route outlive a killed agent, and do nothing then. The next
+// agent uses them.
+type replies struct {
+	family int          // netlink's
+	lock   net.Listener // of the mark; its holder is the only one that has it
+	mark   uint32
+	table  *table.Table
+	set    *nftables.Set
+
+	mu    sync.Mutex
+	used  map[netip.AddrPort]bool // guarded by mu
+	over  map[netip.Addr][]spent  // guarded by mu; oldest first; still in the set
+	next  uint16                  // guarded by mu
+	sweep *time.Timer             // guarded by mu; nil: nothing is over
+	ended bool                    // guarded by mu
+}
+
+// newReplies prepares them for the family of an address.
+func newReplies(of netip.Addr) (*replies, error) {
+	if err := notOfNode(); err != nil {
+		return nil, err
+	}
+	r := &replies{family: netlink.FAMILY_V4, used: map[netip.AddrPort]bool{}, over: map[netip.Addr][]spent{}, next: firstGuise}
+	number := 4
+	if of.Is6() {
+		r.family, number = netlink.FAMILY_V6, 6
+	}
+	for slot := range uint32(maxAgents) {
+		var err error
+		if r.lock, err = net.Listen("unix", fmt.Sprintf("@mirrord-mark%d/%d", number, slot)); err == nil {
+			r.mark = ownMark + 1 + slot
+			break
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return nil, fmt.Errorf("claiming a mark for replies: %w", err)
+		}
+	}
+	if r.lock == nil {
+		return nil, fmt.Errorf("claiming a mark for replies: %d other agents have all: %w", maxAgents, unix.EADDRINUSE)
+	}
+	if err := errors.Join(r.markThem(number), r.route()); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// markThem makes the set and the rule that marks.
+func (r *replies) markThem(number int) error {
+	var err error
+	if r.table, err = table.Open(fmt.Sprintf("mirrord-replies%d-%d", number, unix.Getpid())); err != nil {
+		return err
+	}
+	kind, proto, at, size := nftables.TypeIPAddr, byte(unix.NFPROTO_IPV4), uint32(16), uint32(4)
+	if number == 6 {
+		kind, proto, at, size = nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 24, 16
+	}
+	key, err := nftables.ConcatSetType(kind, nftables.TypeInetService)
+	if err != nil {
+		return err
+	}
+	r.set = &nftables.Set{Table: r.table.Table, Name: "clients", KeyType: key, Concatenation: true}
+	if err := r.table.AddSet(r.set, nil); err != nil {
+		return err
+	}
+	chain := r.table.AddChain(&nftables.Chain{
+		Name: "replies", Table: r.table.Table, Type: nftables.ChainTypeRoute, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityMangle,
+	})
+	const address = uint32(8) // registers of four bytes: the address's, then the port's
+	r.table.AddRule(&nftables.Rule{Table: r.table.Table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: address, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: size},
+		&expr.Payload{DestRegister: address + size/4, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: address, SetName: r.set.Name, SetID: r.set.ID},
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(r.mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
+	}})
+	if err := r.table.Flush(); err != nil {
+		return fmt.Errorf("making rules for replies: %w", err)
+	}
+	return nil
+}
+
+// route has what is marked stay here.
+func (r *replies) route() error {
+	if err := netlink.RouteReplace(r.way()); err != nil {
+		return fmt.Errorf("routing replies here: %w", err)
+	}
+	if err := netlink.RuleAdd(r.rule()); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("adding rule for replies: %w", err)
+	}
+	return nil
+}
+
+func (r *replies) way() *netlink.Route {
+	all := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	if r.family == netlink.FAMILY_V6 {
+		all = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	}
+	return &netlink.Route{LinkIndex: loopback, Table: int(r.mark), Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Dst: all}
+}
+
+func (r *replies) rule() *netlink.Rule {
+	rule := netlink.NewRule()
+	mask := ^uint32(0)
+	rule.Family, rule.Mark, rule.Mask, rule.Table, rule.Priority = r.family, r.mark, &mask, int(r.mark), rulePriority
+	return rule
+}
+
+// Bind binds a socket to a port of a client's address. Until it is released,
+// and for a while, what the pod sends there comes to the socket.
+func (r *replies) Bind(fd int, client netip.Addr, pod netip.AddrPort) (from netip.AddrPort, err error) {
+	option, level := unix.IP_TRANSPARENT, unix.SOL_IP
+	if client.Is6() {
+		option, level = unix.IPV6_TRANSPARENT, unix.SOL_IPV6
+	}
+	if err := errors.Join(unix.SetsockoptInt(fd, level, option, 1), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)); err != nil {
+		return from, fmt.Errorf("taking a client's address: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if list := r.over[client]; len(list) > 0 && time.Since(list[0].since) >= restTime {
+		from = netip.AddrPortFrom(client, list[0].port)
+		if r.over[client] = list[1:]; bindSource(fd, from) == nil {
+			r.used[from] = true
+			return from, nil
+		}
+		_ = r.forget(from) // it has not quite ended
+	}
+	for range guiseTries {
+		if from, r.next = netip.AddrPortFrom(client, r.next), r.next+1; r.next > lastGuise {
+			r.next = firstGuise
+		}
+		if err = unix.EADDRINUSE; r.used[from] || r.rests(from) {
+			continue
+		}
+		// Our request would end a connection that the client has from there.
+		taken, failed := connected(pod, from)
+		if failed != nil {
+			err = failed
+			break
+		}
+		if taken {
+			continue
+		}
+		if err = bindSource(fd, from); err != unix.EADDRINUSE {
+			break
+		}
+	}
+	if err == nil {
+		err = r.table.SetAddElements(r.set, []nftables.SetElement{{Key: elementOf(from)}})
+	}
+	if err == nil {
+		err = r.table.Flush()
+	}
+	if err != nil {
+		return from, fmt.Errorf("taking address %v: %w", from, err)
+	}
+	r.used[from] = true
+	return from, nil
+}
+
+// rests tells whether a port was used a moment ago. The caller has mu.
+func (r *replies) rests(from netip.AddrPort) bool {
+	for _, s := range r.over[from.Addr()] {
+		if s.port == from.Port() {
+			return true
+		}
+	}
+	return false
+}
+
+func elementOf(a netip.AddrPort) []byte {
+	return append(binary.BigEndian.AppendUint16(a.Addr().AsSlice(), a.Port()), 0, 0) // to whole registers
+}
+
+// Release says that the connection from there is closed.
+func (r *replies) Release(from netip.AddrPort) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.used, from)
+	if r.ended {
+		return
+	}
+	r.over[from.Addr()] = append(r.over[from.Addr()], spent{from.Port(), time.Now()})
+	if r.sweep == nil {
+		r.sweep = time.AfterFunc(guiseRest, r.clean)
+	}
+}
+
+// clean forgets the ports that have rested.
+func (r *replies) clean() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return
+	}
+	for client, list := range r.over {
+		for len(list) > 0 && time.Since(list[0].since) >= guiseRest {
+			_ = r.forget(netip.AddrPortFrom(client, list[0].port))
+			list = list[1:]
+		}
+		if r.over[client] = list; len(list) == 0 {
+			delete(r.over, client)
+		}
+	}
+	if r.sweep = nil; len(r.over) > 0 {
+		r.sweep = time.AfterFunc(restTime, r.clean)
+	}
+}
+
+// forget leaves a client's port to the client. The caller has mu.
+func (r *replies) forget(from netip.AddrPort) error {
+	if err := r.table.SetDeleteElements(r.set, []nftables.SetElement{{Key: elementOf(from)}}); err != nil {
+		return err
+	}
+	return r.table.Flush()
+}
+
+// Has tells whether a connection of ours comes from there.
+func (r *replies) Has(from netip.AddrPort) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.used[from]
+}
+
+// Close leaves all replies to their clients, and nothing in the namespace.
+func (r *replies) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	if r.sweep != nil {
+		r.sweep.Stop()
+	}
+	var err error
+	if r.table != nil {
+		err = r.table.Close()
+	}
+	_ = netlink.RuleDel(r.rule())
+	_ = netlink.RouteDel(r.way())
+	return errors.Join(err, r.lock.Close())
+}
+
+// notOfNode is an error where the namespace is the node's, whose routing is no
+// business of ours.
+func notOfNode() error {
+	node, err := os.Readlink("/proc/1/ns/net")
+	if err != nil {
+		return nil // a node's agent could
+	}
+	own, err := os.Readlink("/proc/thread-self/ns/net")
+	if err == nil && own == node {
+		err = errOfNode
+	}
+	return err
+}
+
+var errOfNode = errors.New("the pod's network is the node's")
