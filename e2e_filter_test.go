@@ -127,17 +127,22 @@ s.serve_forever()
 
 // Two users' daemons share a port by filters: each debuggee gets its user's
 // requests and no other, all on one connection that is kept; when one ends, his
-// are the pod's, on the same connection.
+// are the pod's, on the same connection. To the pod its clients' addresses are theirs.
 func TestFiltersShareAPort(t *testing.T) {
 	namespace, address := ownShop(t)
 	alice := filtering(t, namespace, "alice", "python3", "-c", naming("alice's"))
 	bob := filtering(t, namespace, "bob", "python3", "-c", naming("bob's"))
 	agentPod(t, namespace)
 	client := over(t, dialFrom(t, namespace, "client", address))
+	clientIP := podIP(t, namespace, "client")
 	expect := func(user, path, want string, d *debuggee) {
 		t.Helper()
-		if got := asUser(t, client, user, path); !strings.Contains(got, want) {
+		got := asUser(t, client, user, path)
+		if !strings.Contains(got, want) {
 			t.Errorf("%s as %q: %q, not %q", path, user, got, want)
+		}
+		if want == fromPod && !strings.Contains(got, clientIP) {
+			t.Errorf("%s as %q is for the pod not from %s: %s", path, user, clientIP, got)
 		}
 		if d != nil {
 			if got := d.line("heard"); got != "heard "+path {
