@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"mirrord/agent/agenttest"
 	"mirrord/agent/incoming"
@@ -146,6 +148,56 @@ func killAtRate(t *testing.T, redirect string) {
 	t.Attr("died", "agent killed at 500 requests/s")
 	t.Attr("kept", "only requests in flight fail, the pod answers the next; nothing of the agent is left in the pod's network")
 	t.Attr("measured", fmt.Sprintf("%d of %d requests failed; the agent was gone after %v", count["failed"], rate*seconds, killed.Sub(kill).Round(100*time.Microsecond)))
+}
+
+// What routes the pod's replies to a killed agent, the next one takes away.
+func TestRouteOfKilled(t *testing.T) {
+	p := newPod(t)
+	inside, err := netlink.NewHandleAt(p.network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	routing := func() (all []string) {
+		t.Helper()
+		rules, err := inside.RuleList(netlink.FAMILY_ALL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rules {
+			all = append(all, r.String())
+		}
+		routes, err := inside.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Type: unix.RTN_LOCAL}, netlink.RT_FILTER_TYPE|netlink.RT_FILTER_TABLE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range routes {
+			if r.Table != unix.RT_TABLE_LOCAL {
+				all = append(all, r.String())
+			}
+		}
+		return all
+	}
+	before := routing()
+	a := startFor(t, p)
+	client, _ := agenttest.New(t, a.addr)
+	client.Steal(podPort)
+	for _, host := range []string{podV4, podV6} {
+		k := p.dial(t, false, host)
+		stream, _ := client.Offered()
+		if err := protocol.WriteError(stream, "incoming", unix.ECONNREFUSED); err != nil {
+			t.Fatal(err)
+		}
+		k.hearsPod()
+	}
+	a.kill()
+	if left := routing(); len(left) != len(before)+4 {
+		t.Errorf("of the killed agent there is %q, besides %q", left, before)
+	}
+	startFor(t, p)
+	if after := routing(); !slices.Equal(after, before) {
+		t.Errorf("%q, before it %q", after, before)
+	}
 }
 
 // residue is what an agent may leave in the pod's namespace: listeners, packet

@@ -88,6 +88,9 @@ func New(log *slog.Logger, only string) *Incoming {
 		for _, l := range in.redirect.Listeners() {
 			in.wg.Go(func() { in.accept(in.life, l) })
 		}
+		if err := forgetKilled(); err != nil {
+			log.Warn("tidying up", "err", err)
+		}
 	}
 	return in
 }

@@ -42,7 +42,7 @@ const (
 // what is marked.
 //
 // The rule and its route outlive a killed agent, and do nothing then. The next
-// agent uses them.
+// agent takes them away (forgetKilled).
 type replies struct {
 	family int          // netlink's
 	lock   net.Listener // of the mark; its holder is the only one that has it
@@ -70,7 +70,7 @@ func newReplies(of netip.Addr) (*replies, error) {
 	}
 	for slot := range uint32(maxAgents) {
 		var err error
-		if r.lock, err = net.Listen("unix", fmt.Sprintf("@mirrord-mark%d/%d", number, slot)); err == nil {
+		if r.lock, err = lockMark(r.family, ownMark+1+slot); err == nil {
 			r.mark = ownMark + 1 + slot
 			break
 		}
@@ -85,6 +85,33 @@ func newReplies(of netip.Addr) (*replies, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
+}
+
+// lockMark makes a mark ours, or is EADDRINUSE where it is another agent's.
+func lockMark(family int, mark uint32) (net.Listener, error) {
+	return net.Listen("unix", fmt.Sprintf("@mirrord-mark%d/%d", family, mark))
+}
+
+// forgetKilled takes away the rules and routes of agents that were killed.
+func forgetKilled() error {
+	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("looking for rules of killed agents: %w", err)
+	}
+	for _, rule := range rules {
+		if rule.Priority != rulePriority || rule.Mark <= ownMark || rule.Mark > ownMark+maxAgents {
+			continue
+		}
+		lock, err := lockMark(rule.Family, rule.Mark)
+		if err != nil {
+			continue // its agent lives
+		}
+		r := &replies{family: rule.Family, lock: lock, mark: rule.Mark}
+		if err := r.Close(); err != nil {
+			return fmt.Errorf("taking away what a killed agent left: %w", err)
+		}
+	}
+	return nil
 }
 
 // markThem makes the set and the rule that marks.
