@@ -109,7 +109,9 @@ func (in *Incoming) dialAs(ctx context.Context, client netip.Addr, local netip.A
 	}
 	ctx, cancel := context.WithTimeout(ctx, guisePatience)
 	defer cancel()
-	return in.dialFrom(ctx, local, func(fd int) (netip.AddrPort, error) { return r.Bind(fd, client, local) }, r.Release)
+	return in.dialFrom(ctx, local,
+		func(fd int) (netip.AddrPort, error) { return r.Bind(fd, client, local) },
+		func(from netip.AddrPort) { r.Release(from, local) })
 }
 
 // dialFrom connects from what bind binds to, before connecting: so that the

@@ -25,6 +25,7 @@ const (
 	firstGuise = 10_000
 	lastGuise  = 29_999
 	guiseTries = 100
+	guiseStock = 32 // that a client's next connections have, for a change of the set is dear
 	// guiseRest is how long a port's replies come here after the connection:
 	// its last packets are no business of the client's.
 	guiseRest = 5 * time.Second
@@ -38,8 +39,8 @@ const (
 
 // replies lets our connections to the pod's container have their client's
 // address, in one family. What the container replies would leave for the client:
-// a set of addresses and ports has it marked, and a rule routes to this machine
-// what is marked.
+// a set of clients' addresses and ports, and of the pod's ports, has it marked, and
+// a rule routes to this machine what is marked.
 //
 // The rule and its route outlive a killed agent, and do nothing then. The next
 // agent takes them away (forgetKilled).
@@ -50,12 +51,26 @@ type replies struct {
 	table  *table.Table
 	set    *nftables.Set
 
-	mu    sync.Mutex
-	used  map[netip.AddrPort]bool // guarded by mu
-	over  map[netip.Addr][]spent  // guarded by mu; oldest first; still in the set
-	next  uint16                  // guarded by mu
-	sweep *time.Timer             // guarded by mu; nil: nothing is over
-	ended bool                    // guarded by mu
+	mu     sync.Mutex
+	used   map[netip.AddrPort]bool // guarded by mu
+	guests map[guest]*guestPorts   // guarded by mu
+	next   uint16                  // guarded by mu
+	sweep  *time.Timer             // guarded by mu; nil: there are no guests
+	ended  bool                    // guarded by mu
+}
+
+// A guest is a client of one of the pod's ports.
+type guest struct {
+	client netip.Addr
+	port   uint16
+}
+
+// guestPorts are those of a client's ports that are in the set for it.
+type guestPorts struct {
+	all   map[uint16]bool
+	ready []uint16 // not used yet
+	over  []spent  // oldest first
+	used  int
 }
 
 // newReplies prepares them for the family of an address.
@@ -63,7 +78,7 @@ func newReplies(of netip.Addr) (*replies, error) {
 	if err := notOfNode(); err != nil {
 		return nil, err
 	}
-	r := &replies{family: netlink.FAMILY_V4, used: map[netip.AddrPort]bool{}, over: map[netip.Addr][]spent{}, next: firstGuise}
+	r := &replies{family: netlink.FAMILY_V4, used: map[netip.AddrPort]bool{}, guests: map[guest]*guestPorts{}, next: firstGuise}
 	number := 4
 	if of.Is6() {
 		r.family, number = netlink.FAMILY_V6, 6
@@ -124,7 +139,7 @@ func (r *replies) markThem(number int) error {
 	if number == 6 {
 		kind, proto, at, size = nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 24, 16
 	}
-	key, err := nftables.ConcatSetType(kind, nftables.TypeInetService)
+	key, err := nftables.ConcatSetType(kind, nftables.TypeInetService, nftables.TypeInetService)
 	if err != nil {
 		return err
 	}
@@ -135,7 +150,7 @@ func (r *replies) markThem(number int) error {
 	chain := r.table.AddChain(&nftables.Chain{
 		Name: "replies", Table: r.table.Table, Type: nftables.ChainTypeRoute, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityMangle,
 	})
-	const address = uint32(8) // registers of four bytes: the address's, then the port's
+	const address = uint32(8) // registers of four bytes: the address's, then those of the client's port and the pod's
 	r.table.AddRule(&nftables.Rule{Table: r.table.Table, Chain: chain, Exprs: []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
@@ -143,6 +158,7 @@ func (r *replies) markThem(number int) error {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Payload{DestRegister: address, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: size},
 		&expr.Payload{DestRegister: address + size/4, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Payload{DestRegister: address + size/4 + 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2},
 		&expr.Lookup{SourceRegister: address, SetName: r.set.Name, SetID: r.set.ID},
 		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(r.mark)},
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
@@ -189,104 +205,131 @@ func (r *replies) Bind(fd int, client netip.Addr, pod netip.AddrPort) (from neti
 	if err := errors.Join(unix.SetsockoptInt(fd, level, option, 1), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)); err != nil {
 		return from, fmt.Errorf("taking a client's address: %w", err)
 	}
+	g := guest{client, pod.Port()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if list := r.over[client]; len(list) > 0 && time.Since(list[0].since) >= restTime {
-		from = netip.AddrPortFrom(client, list[0].port)
-		if r.over[client] = list[1:]; bindSource(fd, from) == nil {
-			r.used[from] = true
-			return from, nil
-		}
-		_ = r.forget(from) // it has not quite ended
+	ports := r.guests[g]
+	if ports == nil {
+		ports = &guestPorts{all: map[uint16]bool{}}
+		r.guests[g] = ports
+	}
+	if r.sweep == nil && !r.ended {
+		r.sweep = time.AfterFunc(guiseRest, r.clean)
 	}
 	for range guiseTries {
-		if from, r.next = netip.AddrPortFrom(client, r.next), r.next+1; r.next > lastGuise {
+		again := len(ports.over) > 0 && time.Since(ports.over[0].since) >= restTime
+		switch {
+		case again:
+			from, ports.over = netip.AddrPortFrom(client, ports.over[0].port), ports.over[1:]
+		case len(ports.ready) == 0:
+			if err := r.stock(g, ports); err != nil {
+				return from, fmt.Errorf("taking ports of address %v: %w", client, err)
+			}
+			fallthrough
+		default:
+			from, ports.ready = netip.AddrPortFrom(client, ports.ready[0]), ports.ready[1:]
+		}
+		taken := r.used[from]
+		if !again && !taken {
+			// Our request would end a connection that the client has from there.
+			if taken, err = connected(pod, from); err != nil {
+				return from, err
+			}
+		}
+		if !taken {
+			if err = bindSource(fd, from); err == nil {
+				r.used[from] = true
+				ports.used++
+				return from, nil
+			}
+		}
+		r.forget(g, ports, from.Port())
+		if err != nil && err != unix.EADDRINUSE {
+			return from, fmt.Errorf("taking address %v: %w", from, err)
+		}
+	}
+	return from, fmt.Errorf("taking a port of address %v: %w", client, unix.EADDRINUSE)
+}
+
+// stock has the replies to some more of a guest's ports come here. The caller has mu.
+func (r *replies) stock(g guest, ports *guestPorts) error {
+	var more []uint16
+	var elements []nftables.SetElement
+	for range lastGuise - firstGuise {
+		if !ports.all[r.next] {
+			more = append(more, r.next)
+			elements = append(elements, g.element(r.next))
+		}
+		if r.next++; r.next > lastGuise {
 			r.next = firstGuise
 		}
-		if err = unix.EADDRINUSE; r.used[from] || r.rests(from) {
-			continue
-		}
-		// Our request would end a connection that the client has from there.
-		taken, failed := connected(pod, from)
-		if failed != nil {
-			err = failed
-			break
-		}
-		if taken {
-			continue
-		}
-		if err = bindSource(fd, from); err != unix.EADDRINUSE {
+		if len(more) == guiseStock {
 			break
 		}
 	}
-	if err == nil {
-		err = r.table.SetAddElements(r.set, []nftables.SetElement{{Key: elementOf(from)}})
+	if len(more) == 0 {
+		return unix.EADDRINUSE
 	}
-	if err == nil {
-		err = r.table.Flush()
+	if err := errors.Join(r.table.SetAddElements(r.set, elements), r.table.Flush()); err != nil {
+		return err
 	}
-	if err != nil {
-		return from, fmt.Errorf("taking address %v: %w", from, err)
+	for _, port := range more {
+		ports.all[port] = true
 	}
-	r.used[from] = true
-	return from, nil
+	ports.ready = more
+	return nil
 }
 
-// rests tells whether a port was used a moment ago. The caller has mu.
-func (r *replies) rests(from netip.AddrPort) bool {
-	for _, s := range r.over[from.Addr()] {
-		if s.port == from.Port() {
-			return true
-		}
+// element is what the set has of one of a guest's ports: each in whole registers.
+func (g guest) element(port uint16) nftables.SetElement {
+	key := append(binary.BigEndian.AppendUint16(g.client.AsSlice(), port), 0, 0)
+	return nftables.SetElement{Key: append(binary.BigEndian.AppendUint16(key, g.port), 0, 0)}
+}
+
+// forget leaves some of a client's ports to the client. The caller has mu.
+func (r *replies) forget(g guest, ports *guestPorts, which ...uint16) {
+	var elements []nftables.SetElement
+	for _, port := range which {
+		delete(ports.all, port)
+		elements = append(elements, g.element(port))
 	}
-	return false
+	if len(elements) > 0 {
+		_ = errors.Join(r.table.SetDeleteElements(r.set, elements), r.table.Flush())
+	}
 }
 
-func elementOf(a netip.AddrPort) []byte {
-	return append(binary.BigEndian.AppendUint16(a.Addr().AsSlice(), a.Port()), 0, 0) // to whole registers
-}
-
-// Release says that the connection from there is closed.
-func (r *replies) Release(from netip.AddrPort) {
+// Release says that the connection from there to the pod is closed.
+func (r *replies) Release(from, pod netip.AddrPort) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.used, from)
-	if r.ended {
-		return
-	}
-	r.over[from.Addr()] = append(r.over[from.Addr()], spent{from.Port(), time.Now()})
-	if r.sweep == nil {
-		r.sweep = time.AfterFunc(guiseRest, r.clean)
-	}
+	ports := r.guests[guest{from.Addr(), pod.Port()}]
+	ports.used--
+	ports.over = append(ports.over, spent{from.Port(), time.Now()})
 }
 
-// clean forgets the ports that have rested.
+// clean forgets the ports that have rested, and guests who are gone.
 func (r *replies) clean() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {
 		return
 	}
-	for client, list := range r.over {
-		for len(list) > 0 && time.Since(list[0].since) >= guiseRest {
-			_ = r.forget(netip.AddrPortFrom(client, list[0].port))
-			list = list[1:]
+	for g, ports := range r.guests {
+		var rested []uint16
+		for len(ports.over) > 0 && time.Since(ports.over[0].since) >= guiseRest {
+			rested = append(rested, ports.over[0].port)
+			ports.over = ports.over[1:]
 		}
-		if r.over[client] = list; len(list) == 0 {
-			delete(r.over, client)
+		if ports.used == 0 && len(ports.over) == 0 {
+			rested = append(rested, ports.ready...)
+			delete(r.guests, g)
 		}
+		r.forget(g, ports, rested...)
 	}
-	if r.sweep = nil; len(r.over) > 0 {
+	if r.sweep = nil; len(r.guests) > 0 {
 		r.sweep = time.AfterFunc(restTime, r.clean)
 	}
-}
-
-// forget leaves a client's port to the client. The caller has mu.
-func (r *replies) forget(from netip.AddrPort) error {
-	if err := r.table.SetDeleteElements(r.set, []nftables.SetElement{{Key: elementOf(from)}}); err != nil {
-		return err
-	}
-	return r.table.Flush()
 }
 
 // Has tells whether a connection of ours comes from there.
