@@ -1,52 +1,25 @@
 package mirrord_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-)
 
-// selfSigned makes a certificate for a name, and its key, in files.
-func selfSigned(t *testing.T, name string) (cert *x509.Certificate, certFile, keyFile string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour)}
-	signed, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cert, err = x509.ParseCertificate(signed); err != nil {
-		t.Fatal(err)
-	}
-	certFile = file(t, "tls.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed})))
-	keyFile = file(t, "tls.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: plain})))
-	return cert, certFile, keyFile
-}
+	"mirrord/protocol/socket/tlstest"
+)
 
 // A pod that serves HTTPS has its requests stolen one by one: its client sees the
 // pod's certificate and no other, in HTTP/1 and HTTP/2, on one connection.
 func TestFiltersInTLS(t *testing.T) {
 	namespace := ownNamespace(t)
-	cert, certFile, keyFile := selfSigned(t, "shop")
-	own, ownCert, ownKey := selfSigned(t, "own")
+	theirs, certFile, keyFile := tlstest.Certificate(t, t.TempDir(), "shop")
+	own, ownCert, ownKey := tlstest.Certificate(t, t.TempDir(), "own")
 	kubectl(t, "create", "secret", "tls", "web-tls", "-n", namespace, "--cert="+certFile, "--key="+keyFile)
 	program := streamsPod(t, namespace, `args: [pod, /tls/tls.crt, /tls/tls.key]
     volumeMounts: [{name: tls, mountPath: /tls}]
@@ -56,10 +29,10 @@ func TestFiltersInTLS(t *testing.T) {
 
 	// visit asks on one connection, and returns who answered.
 	type visitor func(user string) string
-	visit := func(name string, trusted *x509.Certificate, protocols ...string) visitor {
+	visit := func(name string, trusted tls.Certificate, protocols ...string) visitor {
 		t.Helper()
 		config := &tls.Config{ServerName: name, NextProtos: protocols, RootCAs: x509.NewCertPool()}
-		config.RootCAs.AddCert(trusted)
+		config.RootCAs.AddCert(trusted.Leaf)
 		raw := dialFrom(t, namespace, "client", address)
 		_ = raw.SetDeadline(time.Now().Add(patience))
 		c := tls.Client(raw, config)
@@ -118,7 +91,7 @@ func TestFiltersInTLS(t *testing.T) {
 			"tls_delivery": {"server_cert": %q}`, ownCert)), program, "alice's", ownCert, ownKey)
 		alice.line("listening")
 		for _, protocol := range []string{"http/1.1", "h2"} {
-			v := visit("shop", cert, protocol)
+			v := visit("shop", theirs, protocol)
 			for range 2 {
 				expect(v, "alice", "alice's")
 				alice.line("heard /alice")
@@ -126,14 +99,14 @@ func TestFiltersInTLS(t *testing.T) {
 			}
 		}
 		end(alice)
-		expect(visit("shop", cert, "h2"), "alice", "pod")
+		expect(visit("shop", theirs, "h2"), "alice", "pod")
 	})
 	plain := strings.Replace(naming("plain"), "8080", "8443", 1)
 	plain = strings.Replace(plain, "do_GET", "do_POST", 1)
 	t.Run("by secret, in the clear", func(t *testing.T) {
 		alice := run(filterOf("alice", `, "tls": {"secret": "web-tls"}, "tls_delivery": {"protocol": "tcp"}`), "python3", "-c", plain)
 		alice.line("listening")
-		v := visit("shop", cert, "http/1.1")
+		v := visit("shop", theirs, "http/1.1")
 		expect(v, "alice", "plain")
 		expect(v, "bob", "pod")
 		end(alice)
@@ -141,7 +114,7 @@ func TestFiltersInTLS(t *testing.T) {
 	t.Run("to one without TLS", func(t *testing.T) {
 		alice := run(filterOf("alice", `, "tls": {"secret": "web-tls"}`), "python3", "-c", plain)
 		alice.line("listening")
-		expect(visit("shop", cert, "http/1.1"), "alice", "pod")
+		expect(visit("shop", theirs, "http/1.1"), "alice", "pod")
 		end(alice)
 		if said := alice.errors(); !strings.Contains(said, "tls_delivery.protocol tcp") {
 			t.Errorf("the user was told %q", said)
@@ -152,7 +125,7 @@ func TestFiltersInTLS(t *testing.T) {
 			program, "alice's", ownCert, ownKey)
 		alice.line("listening")
 		expect(visit("own", own, "h2"), "", "alice's")
-		expect(visit("shop", cert, "h2"), "alice", "pod")
+		expect(visit("shop", theirs, "h2"), "alice", "pod")
 		end(alice)
 	})
 	for want, config := range map[string]string{

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"mirrord/protocol/filter"
+	"mirrord/protocol/socket"
 )
 
 // Limits of one connection.
@@ -82,8 +83,6 @@ type Exits interface {
 
 // reset closes a connection so that its peer knows that it did not end well.
 func reset(c net.Conn) {
-	if l, ok := c.(interface{ SetLinger(int) error }); ok {
-		_ = l.SetLinger(0)
-	}
+	_ = socket.SetLinger(c, 0)
 	_ = c.Close()
 }

@@ -162,9 +162,4 @@ type rest struct {
 func (r *rest) Read(b []byte) (int, error) { return r.in.Read(b) }
 
 // SetLinger is for reset.
-func (r *rest) SetLinger(sec int) error {
-	if l, ok := r.Conn.(interface{ SetLinger(int) error }); ok {
-		return l.SetLinger(sec)
-	}
-	return nil
-}
+func (r *rest) SetLinger(sec int) error { return socket.SetLinger(r.Conn, sec) }

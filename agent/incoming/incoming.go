@@ -19,9 +19,6 @@
 // All that is changed in the target's namespace are kernel objects that die
 // with the agent; but for a rule of routing and its route, which no packet meets
 // any more then (replies.go).
-//
-// In a mesh the program looks at where a connection goes after the mesh's rules: what
-// is stolen is the proxy's connection to the pod's container, opened as that gets it.
 package incoming
 
 import (

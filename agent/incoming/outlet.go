@@ -165,28 +165,24 @@ func (o *outlet) take(buf []byte) (n int, err error) {
 func (o *outlet) run(k flowKey) {
 	o.record.begin()
 	defer o.cancel(nil)
-	defer func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.drop() // where the connection ended before its copy could
-	}()
-	offer := protocol.Incoming{Port: k.pod.Port(), Client: k.client, Local: k.pod}
+	err := o.give(protocol.Incoming{Port: k.pod.Port(), Client: k.client, Local: k.pod})
+	o.End(err)
+	o.record.end(err)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drop() // where the connection ended before its copy could
+}
+
+func (o *outlet) give(offer protocol.Incoming) error {
 	if o.steal.filter != nil {
-		err := o.choose(offer)
-		o.End(err)
-		o.record.end(err)
-		return
+		return o.choose(offer)
 	}
 	stream, err := o.steal.offer(offer)
 	if err != nil {
-		o.End(err)
-		o.record.end(err)
-		return
+		return err
 	}
 	o.record.had(o.steal)
-	err = o.copy(stream)
-	o.End(err)
-	o.record.end(err)
+	return o.copy(stream)
 }
 
 // copy returns when the debuggee has ended its side, or the copy has failed.

@@ -48,8 +48,8 @@ func (in *Incoming) pass(ctx context.Context, r *record, conn *net.TCPConn, clie
 	return cmp.Or(errIn, errOut)
 }
 
-// copyHalf copies one direction to its end, and that end as well, and counts. It is splice(2) that
-// moves the bytes. A program of a sockmap, which moves them without waking us, was
+// copyHalf copies one direction to its end, and that end as well, and counts. It is
+// splice(2) that moves the bytes. A program of a sockmap, which moves them without waking us, was
 // measured instead (Linux 6.18, medians of 9 rounds): 1.13 times the requests per
 // second of 8 connections, 0.74 of those of one, and 0.81 of a large body's
 // throughput, as a kernel thread does the sending. It is not worth its lines.
@@ -139,8 +139,8 @@ func (in *Incoming) dialFrom(ctx context.Context, local netip.AddrPort, bind fun
 	return c.(*net.TCPConn), undo, nil
 }
 
-// exempt keeps a socket that is bound to a source from the redirect and from mirrors; undo
-// also releases the source.
+// exempt keeps a socket that is bound to a source from the redirect and from mirrors;
+// undo also releases the source.
 func (in *Incoming) exempt(fd int, from netip.AddrPort, release func(netip.AddrPort)) (undo func(), err error) {
 	redirected, err := in.redirect.Exempt(fd, from)
 	if err != nil {

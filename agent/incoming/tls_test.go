@@ -4,21 +4,15 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -29,39 +23,14 @@ import (
 
 	"mirrord/agent/agenttest"
 	"mirrord/protocol"
+	"mirrord/protocol/socket/tlstest"
 )
 
-// certificate makes one that signs itself, in files.
+// certificate makes one for the names "shop" and "other", in files.
 func certificate(t *testing.T, dir string) (protocol.TLS, tls.Certificate) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: serial, DNSNames: []string{"shop", "other"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}, &x509.Certificate{}, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := protocol.TLS{CertPath: protocol.Path(filepath.Join(dir, "tls.crt")), KeyPath: protocol.Path(filepath.Join(dir, "tls.key"))}
-	certPEM, keyPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: plain})
-	if err := errors.Join(os.WriteFile(string(q.CertPath), certPEM, 0o600), os.WriteFile(string(q.KeyPath), keyPEM, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q, pair
+	pair, cert, key := tlstest.Certificate(t, dir, "shop", "other")
+	return protocol.TLS{CertPath: protocol.Path(cert), KeyPath: protocol.Path(key)}, pair
 }
 
 // A tlsServer answers with its name, in TLS.

@@ -70,7 +70,7 @@ var agentSettings = []setting{
 	{key: "agent.jaq_time_limit", takes: integer, doc: "How long a jq filter may run."},
 	{key: "agent.http_detection_timeout", takes: integer, doc: "Seconds to tell HTTP from other protocols."},
 	{key: "agent.json_log", takes: boolean, why: moot, doc: "Log as JSON."},
-	// The peer's ways of redirecting; ours does not touch rules.
+	// The peer's ways of redirecting; ours are chosen by trying, and their rules die with the agent.
 	{key: "agent.nftables", takes: boolean, why: moot, doc: "Use nftables."},
 	{key: "agent.external_ip_fix", takes: boolean, why: moot, doc: "How unmatched traffic goes on."},
 	{key: "agent.clean_iptables_on_start", takes: boolean, why: moot, doc: "Remove rules left over."},

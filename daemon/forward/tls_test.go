@@ -1,60 +1,23 @@
 package forward
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io"
-	"math/big"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"mirrord/protocol"
+	"mirrord/protocol/socket/tlstest"
 )
-
-// certificate makes one that signs itself, in a directory of its own.
-func certificate(t *testing.T) (pair tls.Certificate, cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"own"}, NotAfter: time.Now().Add(time.Hour)}
-	signed, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	cert, key = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	if err := errors.Join(
-		os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}), 0o600),
-		os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: plain}), 0o600),
-	); err != nil {
-		t.Fatal(err)
-	}
-	if pair, err = tls.LoadX509KeyPair(cert, key); err != nil {
-		t.Fatal(err)
-	}
-	return pair, cert, key
-}
 
 // What was said in TLS is said to the debuggee in TLS, or, where it does not take
 // that, not at all. Who watches sees what was said.
 func TestDeliverTLS(t *testing.T) {
-	pair, cert, key := certificate(t)
-	_, other, _ := certificate(t)
+	pair, cert, key := tlstest.Certificate(t, t.TempDir(), "own")
+	_, other, _ := tlstest.Certificate(t, t.TempDir(), "own")
 	for name, test := range map[string]struct {
 		roots    Roots
 		server   *tls.Config // nil: none
@@ -150,7 +113,7 @@ func TestDeliverTLS(t *testing.T) {
 }
 
 func TestDeliveryErrors(t *testing.T) {
-	_, cert, key := certificate(t)
+	_, cert, key := tlstest.Certificate(t, t.TempDir(), "own")
 	for want, roots := range map[string]Roots{
 		"trust_roots /none: stat":           {Files: []string{"/none"}},
 		"server_cert " + key + ": there is": {ServerCert: key},

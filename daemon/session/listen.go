@@ -31,17 +31,31 @@ const answerTime = 5 * time.Second
 
 // A listener is where a stolen port's connections go.
 type listener struct {
-	at       forward.Listener // guarded by Session.mu
-	owner    *launcher        // guarded by Session.mu; who told of it last, nil: it is gone
-	by       []*debuggee      // guarded by Session.mu; those of whom one listens, if there are any
-	lost     *lost            // guarded by Session.mu; nil: it listens
+	at    forward.Listener // guarded by Session.mu
+	owner *launcher        // guarded by Session.mu; who told of it last, nil: it is gone
+	by    []*debuggee      // guarded by Session.mu; those of whom one listens, if there are any
+	lost  *lost            // guarded by Session.mu; nil: it listens
+	terms
+	toldTLS bool                      // guarded by Session.mu; see unsecured
+	held    map[*replica]*tunnel.Held // guarded by Session.mu; where it is taken
+}
+
+// The terms on which a port is taken: other ones take it anew.
+type terms struct {
 	mirror   bool
 	patience uint32 // see protocol.Steal
 	filter   *protocol.Filter
 	once     bool
-	tls      *protocol.TLS             // opens TLS, beside a filter; nil: nothing does
-	toldTLS  bool                      // guarded by Session.mu; see unsecured
-	held     map[*replica]*tunnel.Held // guarded by Session.mu; where it is taken
+	tls      *protocol.TLS // opens TLS, beside a filter; nil: nothing does
+}
+
+// termsOf are those of the configuration. s.mu is held.
+func (s *Session) termsOf(port uint16, mirror bool) terms {
+	t := terms{mirror: mirror, patience: s.patience(), filter: s.config.Incoming.FilterOf(port), once: s.config.Incoming.Once && !mirror}
+	if t.filter != nil && !mirror {
+		t.tls = s.security.tls
+	}
+	return t
 }
 
 // A lost listener is expected to listen again.
@@ -58,26 +72,20 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	if r.Node != 0 {
 		at.Inodes = []uint64{r.Node}
 	}
+	mirror := r.Flags&layer.ListenMirror != 0
 	done, err := s.taking(ctx, port)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if s.again(port, at, owner, r.Flags&layer.ListenMirror != 0) {
+	if s.again(port, at, owner, mirror) {
 		return nil
 	}
 	if s.others != nil {
 		s.others.settle(ctx)
 	}
 	s.mu.Lock()
-	l := &listener{
-		at: at, owner: owner, by: s.debuggeesOf(owner), mirror: r.Flags&layer.ListenMirror != 0, patience: s.patience(),
-		held: map[*replica]*tunnel.Held{},
-	}
-	l.filter, l.once = s.config.Incoming.FilterOf(port), s.config.Incoming.Once && !l.mirror
-	if l.filter != nil && !l.mirror {
-		l.tls = s.security.tls
-	}
+	l := &listener{at: at, owner: owner, by: s.debuggeesOf(owner), terms: s.termsOf(port, mirror), held: map[*replica]*tunnel.Held{}}
 	s.mu.Unlock()
 	main := s.main.Load()
 	held, err := s.steal(ctx, main, port, l)
@@ -208,7 +216,7 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 	if l == nil {
 		return false
 	}
-	if l.mirror != mirror || l.patience != s.patience() || l.once != (s.config.Incoming.Once && !mirror) || !reflect.DeepEqual(l.filter, s.config.Incoming.FilterOf(port)) || l.filter != nil && !mirror && !reflect.DeepEqual(l.tls, s.security.tls) { // the configuration was read again
+	if !reflect.DeepEqual(l.terms, s.termsOf(port, mirror)) { // the configuration was read again
 		s.giveBack(port, "it is taken in another way")
 		return false
 	}

@@ -37,10 +37,7 @@ func (t *TLS) CloseWrite() error {
 // SetLinger is TCP's: 0 has Close reset the connection.
 func (t *TLS) SetLinger(sec int) error {
 	t.hard.Store(sec == 0)
-	if l, ok := t.below.(interface{ SetLinger(int) error }); ok {
-		return l.SetLinger(sec)
-	}
-	return nil
+	return SetLinger(t.below, sec)
 }
 
 func (t *TLS) Close() error {
@@ -48,4 +45,12 @@ func (t *TLS) Close() error {
 		return t.below.Close()
 	}
 	return t.Conn.Close()
+}
+
+// SetLinger is that of a connection that has it, as TCP's does.
+func SetLinger(c net.Conn, sec int) error {
+	if l, ok := c.(interface{ SetLinger(int) error }); ok {
+		return l.SetLinger(sec)
+	}
+	return nil
 }
