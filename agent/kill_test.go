@@ -68,7 +68,7 @@ func answer(stream net.Conn) error {
 // At 500 requests a second the agent is killed: only requests that were under
 // way then may fail, the next are the pod's. Nothing of the agent is left.
 func TestKilledAtRate(t *testing.T) {
-	for _, redirect := range []string{incoming.SkLookup, incoming.TPROXY} {
+	for _, redirect := range []string{incoming.SkLookup, incoming.TPROXY, incoming.REDIRECT} {
 		t.Run(redirect, func(t *testing.T) { killAtRate(t, redirect) })
 	}
 }

@@ -42,7 +42,7 @@ func run(args []string) (err error) {
 	level := slog.LevelInfo
 	flags.TextVar(&level, "log-level", level, "`level` of the log: debug tells of each connection")
 	metrics := flags.String("metrics", "", "`address` in this pod to serve metrics on, for Prometheus; \"\": none")
-	redirect := flags.String("redirect", "", "steal by "+incoming.SkLookup+" or "+incoming.TPROXY+"; else by what `works`")
+	redirect := flags.String("redirect", "", "steal by "+incoming.SkLookup+", "+incoming.TPROXY+" or "+incoming.REDIRECT+"; else by what `works`")
 	build := flags.String("build", protocol.Build, "the build that this agent must be of")
 	if err := flags.Parse(args); err != nil {
 		return err

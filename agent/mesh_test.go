@@ -227,8 +227,9 @@ func originalTo(c net.Conn) (to netip.AddrPort, err error) {
 // its clients have sealed; what is not taken reaches the program without a second way through it,
 // and the debuggee's own connections leave by it as the program's do.
 func TestMesh(t *testing.T) {
-	for i := range 2 * len(meshes) {
-		m, redirect := meshes[i/2], []string{incoming.SkLookup, incoming.TPROXY}[i%2]
+	redirects := []string{incoming.SkLookup, incoming.TPROXY, incoming.REDIRECT}
+	for i := range len(redirects) * len(meshes) {
+		m, redirect := meshes[i/len(redirects)], redirects[i%len(redirects)]
 		t.Run(m.name+", "+redirect, func(t *testing.T) {
 			p := newPod(t)
 			m.join(t, p)

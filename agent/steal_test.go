@@ -328,7 +328,7 @@ func TestStealTerminated(t *testing.T) {
 
 // A pod may have addresses of IPv6 only.
 func TestIPv6Only(t *testing.T) {
-	for _, redirect := range []string{incoming.SkLookup, incoming.TPROXY} {
+	for _, redirect := range []string{incoming.SkLookup, incoming.TPROXY, incoming.REDIRECT} {
 		t.Run(redirect, func(t *testing.T) { ipv6Only(t, redirect) })
 	}
 }

@@ -185,8 +185,9 @@ func (in *Incoming) accept(ctx context.Context, l *net.TCPListener) {
 
 // handle brings one stolen connection to its end.
 func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
-	client, local := addrOf(conn.RemoteAddr()), addrOf(conn.LocalAddr())
-	if in.redirect.Owns(local) { // somebody in the pod came to our door directly
+	client := addrOf(conn.RemoteAddr())
+	local, err := in.redirect.Asked(conn)
+	if err != nil || in.redirect.Owns(local) { // somebody came to our door directly
 		reset(conn)
 		return
 	}

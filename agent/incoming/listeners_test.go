@@ -67,7 +67,9 @@ func dialled(host string, multipath bool) func(uint16) (net.Conn, error) {
 }
 
 // However the container listens and its client connects, the connection is
-// stolen, passed on, copied and given back all the same.
+// stolen, passed on, copied and given back all the same. Only of what the namespace
+// itself sends to a stolen port there are no copies by REDIRECT, which has translated
+// it before it is seen.
 func TestListeners(t *testing.T) {
 	eachRedirect(t, func(t *testing.T, in *Incoming) {
 		lo, err := netlink.LinkByName("lo")
@@ -102,6 +104,7 @@ func TestListeners(t *testing.T) {
 				port := echoOn(t, test.network, test.host, multipath)
 				copies := newRecorder(t)
 				m := steal(t, in, protocol.Steal{Port: port, Mirror: true}, copies)
+				stolen := false
 				each := func(want string) {
 					t.Helper()
 					for _, clients := range test.clients {
@@ -109,6 +112,9 @@ func TestListeners(t *testing.T) {
 							name = fmt.Sprintf("%s %s (MPTCP %v) from %s", test.network, test.host, multipath, name)
 							if got := exchanged(t, name, port, dial); got != want {
 								t.Errorf("%s: %q, want %q", name, got, want)
+							}
+							if stolen && in.redirect.Name() == REDIRECT {
+								continue
 							}
 							if rec := copies.next(); string(rec.bytes) != "words" || rec.err != nil {
 								t.Errorf("%s: copy of %q, %v", name, rec.bytes, rec.err)
@@ -118,11 +124,14 @@ func TestListeners(t *testing.T) {
 				}
 				each("words")
 				s := steal(t, in, protocol.Steal{Port: port}, newDebuggee(t))
+				stolen = true
 				each(debuggeeSays + "words")
 				s.Suspend(Absent)
+				stolen = false
 				each("words")
 				s.Release()
 				s = steal(t, in, protocol.Steal{Port: port}, holder(refusing))
+				stolen = true
 				each("words")
 				s.Release()
 				m.Release()

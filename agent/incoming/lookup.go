@@ -84,7 +84,7 @@ func (r *lookup) attach() error {
 
 // listen has the program know the listeners.
 func (r *lookup) listen() error {
-	if err := r.doors.Listen(nil); err != nil {
+	if err := r.doors.Listen(onLoopback, nil); err != nil {
 		return err
 	}
 	for _, l := range r.listeners {

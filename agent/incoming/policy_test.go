@@ -17,11 +17,16 @@ import (
 	"mirrord/protocol"
 )
 
-// Who may not come to the pod may not come to the debuggee either.
+// Who may not come to the pod may not come to the debuggee either. After REDIRECT a rule
+// of the namespace itself does not know the port any more; those of a NetworkPolicy are
+// outside of it.
 func TestPolicy(t *testing.T) {
 	agenttest.Namespace(t)
 	out := newNeighbour(t, 0)
 	for _, way := range redirects {
+		if way.name == REDIRECT {
+			continue
+		}
 		t.Run(way.name, func(t *testing.T) {
 			in := newBy(t, way.name)
 			port := named(t, "pod", ":0").Port()

@@ -18,9 +18,8 @@ const (
 	maxConns = 16384 // connections at one time, and so exempt sources; some 25 KiB each
 )
 
-// A redirect brings new connections to the stolen ports to its listeners, whose
-// connections' local address is the one that the client asked for. It consists
-// of kernel objects that die with the process, and leaves established
+// A redirect brings new connections to the stolen ports to its listeners. It
+// consists of kernel objects that die with the process, and leaves established
 // connections where they are, both when it begins and when it ends.
 //
 // It sees a port as the pod's sockets do: after address translation, so that
@@ -29,7 +28,8 @@ const (
 type redirect interface {
 	Name() string
 	Listeners() []*net.TCPListener
-	Owns(addr netip.AddrPort) bool // it is a listener's own
+	Asked(*net.TCPConn) (netip.AddrPort, error) // the address that a connection's client asked for
+	Owns(addr netip.AddrPort) bool              // it is a listener's own
 
 	Add(port uint16) error     // brings the port's new connections here
 	Suspend(port uint16) error // does not, until the next Add, which finds room
@@ -47,13 +47,14 @@ type redirect interface {
 const (
 	SkLookup = "sk_lookup"
 	TPROXY   = "TPROXY"
+	REDIRECT = "REDIRECT"
 )
 
 // redirects are all there are, best first.
 var redirects = []struct {
 	name string
 	make func() (redirect, error)
-}{{SkLookup, newLookup}, {TPROXY, newTransparent}}
+}{{SkLookup, newLookup}, {TPROXY, newTransparent}, {REDIRECT, newTranslation}}
 
 // choose makes the first that works here, or tries only one of them.
 func choose(log *slog.Logger, only string) (redirect, error) {
@@ -78,18 +79,23 @@ func choose(log *slog.Logger, only string) (redirect, error) {
 }
 
 // doors are a redirect's listeners, one for each family that the namespace has.
-// They are on loopback: nobody outside reaches them directly.
 type doors struct {
 	listeners []*net.TCPListener
 }
 
+// Where doors are. On loopback nobody outside reaches them directly.
+var (
+	onLoopback = [][2]string{{"tcp4", "127.0.0.1:0"}, {"tcp6", "[::1]:0"}}
+	everywhere = [][2]string{{"tcp4", "0.0.0.0:0"}, {"tcp6", "[::]:0"}}
+)
+
 // Listen opens them; prepare, if it is not nil, has their sockets first.
-func (d *doors) Listen(prepare func(network, address string, c syscall.RawConn) error) error {
+func (d *doors) Listen(at [][2]string, prepare func(network, address string, c syscall.RawConn) error) error {
 	lc := net.ListenConfig{Control: prepare}
 	lc.SetMultipathTCP(false) // such a socket does not go into a BPF map: EOPNOTSUPP
 	var lacks error
-	for _, loopback := range [][2]string{{"tcp4", "127.0.0.1:0"}, {"tcp6", "[::1]:0"}} {
-		l, err := lc.Listen(context.Background(), loopback[0], loopback[1])
+	for _, door := range at {
+		l, err := lc.Listen(context.Background(), door[0], door[1])
 		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
 			lacks = errors.Join(lacks, err) // the pod has only the other family
 			continue
@@ -106,6 +112,8 @@ func (d *doors) Listen(prepare func(network, address string, c syscall.RawConn) 
 }
 
 func (d *doors) Listeners() []*net.TCPListener { return d.listeners }
+
+func (*doors) Asked(c *net.TCPConn) (netip.AddrPort, error) { return addrOf(c.LocalAddr()), nil }
 
 func (d *doors) Owns(addr netip.AddrPort) bool {
 	for _, l := range d.listeners {

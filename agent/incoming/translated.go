@@ -16,6 +16,7 @@ const (
 
 	attrTupleOrig  = 1
 	attrStatus     = 3
+	attrMark       = 8
 	attrTupleIP    = 1
 	attrTupleProto = 2
 	attrV4Source   = 1 // destination one more
@@ -61,11 +62,17 @@ func translated(client, pod netip.AddrPort) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("reading where the connection from %v to %v goes: %w", client, pod, err)
 		}
+		var status, mark uint32
 		for _, a := range attrs {
-			if a.Attr.Type == attrStatus && len(a.Value) == 4 {
-				return binary.BigEndian.Uint32(a.Value)&statusTranslated != 0, nil
+			switch {
+			case len(a.Value) != 4:
+			case a.Attr.Type == attrStatus:
+				status = binary.BigEndian.Uint32(a.Value)
+			case a.Attr.Type == attrMark:
+				mark = binary.BigEndian.Uint32(a.Value)
 			}
 		}
+		return status&statusTranslated != 0 && mark != ownMark, nil // ownMark: to us (translation.go)
 	}
 	return false, nil
 }
