@@ -117,7 +117,7 @@ func TestMirroredPort(t *testing.T) {
 }
 
 // A pod in its node's network is stolen from only where that is wanted: its port is
-// the node's.
+// the node's. So it is of each replica.
 func TestHostNetworkPod(t *testing.T) {
 	namespace := ownNamespace(t)
 	const line = `args: [web, -copy=cluster, -inventory, "http://127.0.0.1:9/"]`
@@ -141,4 +141,14 @@ func TestHostNetworkPod(t *testing.T) {
 	d.signal(syscall.SIGTERM)
 	d.wait()
 	answers(fromPod)
+
+	apply(t, namespace, pod("plain", line))
+	kubectl(t, "wait", "pod/plain", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	kubectl(t, "label", "pod", "plain", "web", "-n", namespace, "mirrord.test=mixed")
+	d = started(t, mirrord(t, "exec", "--kubeconfig", kubeconfig, "-n", namespace, "-t", "label/mirrord.test=mixed", "--steal", "--", "python3", "-c", program), nil)
+	d.line("listening")
+	d.told("replica web of label/mirrord.test=mixed/container/main keeps its own requests for now: stealing from pod web")
+	answers(fromPod)
+	d.signal(syscall.SIGTERM)
+	d.wait()
 }

@@ -224,7 +224,7 @@ func TestReplicasOfSeveral(t *testing.T) {
 	l.until(20, "alice's")
 	l.until(20, fromPod)
 	bob.wants("listening", "serve")
-	bob.told("replica " + other + " keeps its own requests to port 8080: ")
+	bob.told("replica " + other + " keeps its own requests to port 8080 for now: ")
 	l.until(20, "alice's")
 	l.until(20, fromDebuggee)
 

@@ -3,12 +3,15 @@ package httpfilter
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 func TestWithClose(t *testing.T) {
@@ -107,8 +110,56 @@ func TestDrainIdle(t *testing.T) {
 	})
 }
 
-// In HTTP/2 what was begun is finished, and nothing is lost that the client makes
-// before it knows.
+// A client of HTTP/2 is told twice: what it has begun before it heard of the end is
+// answered, and the end names that as the last.
+func TestDrainTellsTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, over := context.WithCancel(t.Context())
+		w := &world{over: ctx, pod: web2(t, "pod", "", returns("pod"))}
+		c := w.client(t)
+		say(t, c, http2.ClientPreface)
+		f := http2.NewFramer(c, c)
+		frames := make(chan string, 100)
+		go func() {
+			defer close(frames)
+			for {
+				frame, err := f.ReadFrame()
+				if err != nil {
+					return
+				}
+				switch frame := frame.(type) {
+				case *http2.GoAwayFrame:
+					frames <- fmt.Sprintf("end %d %v", frame.LastStreamID, frame.ErrCode)
+				default:
+					if h := frame.Header(); h.StreamID > 0 && h.Flags.Has(http2.FlagHeadersEndStream) {
+						frames <- fmt.Sprintf("answer %d", h.StreamID)
+					}
+				}
+			}
+		}()
+		if err := f.WriteSettings(); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range []string{"answer 1", "end 2147483647 NO_ERROR", "answer 3", "end 3 NO_ERROR", ""} {
+			switch i {
+			case 0, 2:
+				block := "\x82\x86\x84\x01\x01x" // GET, http, /, authority x
+				if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(i + 1), BlockFragment: []byte(block), EndHeaders: true, EndStream: true}); err != nil {
+					t.Fatal(err)
+				}
+			case 1:
+				over()
+			}
+			if got := <-frames; got != want {
+				t.Errorf("%d: %q, not %q", i, got, want)
+			}
+		}
+		c.Close()
+	})
+}
+
+// In HTTP/2 what was begun is finished, and a client that has heard of the end makes
+// no more requests.
 func TestDrainStreams(t *testing.T) {
 	ctx, over := context.WithCancel(t.Context())
 	begun, held := make(chan struct{}), make(chan struct{})
@@ -139,8 +190,8 @@ func TestDrainStreams(t *testing.T) {
 	}
 	over()
 	var err error
-	for err == nil {
-		err = ask("/", []string{"", "alice"}[len(waits)%2])
+	for i := 0; err == nil; i++ {
+		err = ask("/", []string{"", "alice"}[i%2])
 	}
 	if !strings.Contains(err.Error(), "client conn not usable") { // it knows, and has not sent it
 		t.Errorf("the connection ended by %v", err)

@@ -301,7 +301,7 @@ func (c *conn1) body(h *head) (b []byte, whole bool) {
 func (c *conn1) turn(holder Holder) (*upstream, error) {
 	c.mu.Lock()
 	c.turning = true
-	for !c.stopped() && c.current != nil && len(c.current.asked) > 0 && (c.current.holder != holder || len(c.current.asked) >= maxAsked) {
+	for !c.stopped() && c.current != nil && len(c.current.asked) > 0 && (c.current.holder != holder || len(c.current.asked) >= c.most(holder)) {
 		c.changed.Wait()
 	}
 	c.turning = false
@@ -326,6 +326,16 @@ func (c *conn1) turn(holder Holder) (*upstream, error) {
 		return c.turn(nil)
 	}
 	return u, err
+}
+
+// most is how many requests may wait for an answer there. Of a copy it is one: where
+// a debuggee ends its connection with an answer, the client has made another request
+// that is to come to it, too.
+func (c *conn1) most(holder Holder) int {
+	if holder != nil && c.exits.Deaf() {
+		return 1
+	}
+	return maxAsked
 }
 
 // stopped tells whether no more requests are passed on one by one. c.mu is held.
@@ -364,7 +374,7 @@ func (c *conn1) askAgain(holder Holder, x *exchange) *upstream {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	u := c.ups[holder]
-	if u == nil || u != c.current || c.stopped() || len(u.asked) >= maxAsked {
+	if u == nil || u != c.current || c.stopped() || len(u.asked) >= c.most(holder) {
 		return nil
 	}
 	u.asked = append(u.asked, x)
@@ -526,6 +536,9 @@ func (c *conn1) connect(holder Holder) (*upstream, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if holder != nil && c.exits.Deaf() {
+		conn = copied{conn}
 	}
 	return &upstream{c: c, conn: conn, holder: holder, in: newSource(conn), done: make(chan struct{})}, nil
 }

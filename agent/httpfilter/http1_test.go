@@ -210,6 +210,43 @@ func TestKeptTooLong(t *testing.T) {
 	}
 }
 
+// A copy goes on where the debuggee ends its connection: its client's have nothing to
+// do with that.
+func TestDebuggeeEndsACopy(t *testing.T) {
+	const request = "POST /c HTTP/1.1\r\nX-User: alice\r\nContent-Length: 5\r\n\r\nwords"
+	for name, answer := range map[string]string{
+		"closing":   "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+		"endless":   "HTTP/1.0 200 OK\r\n\r\nto the end",
+		"midway":    "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal",
+		"none":      "",
+		"no server": "SSH-2.0-x\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			heard := make(chan bool, 10)
+			alice := &place{name: "alice", wants: "alice", serve: func(c *duplex) {
+				defer c.Close()
+				expect(t, "alice", c, request)
+				heard <- true
+				say(t, c, answer)
+			}}
+			w := &world{deaf: true, pod: web(t, "pod", ""), holders: []*place{alice}}
+			c := w.client(t)
+			go func() { _, _ = io.Copy(io.Discard, c) }()
+			const n = 3
+			for range n {
+				say(t, c, request+request+plain)
+			}
+			for range 2 * n {
+				select {
+				case <-heard:
+				case <-time.After(30 * time.Second):
+					t.Fatalf("only %d requests come", alice.taken.Load())
+				}
+			}
+		})
+	}
+}
+
 // A body decides where it must, and passes unchanged whoever gets it.
 func TestBodyDecides(t *testing.T) {
 	const head = "POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"

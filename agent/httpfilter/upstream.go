@@ -129,6 +129,32 @@ func (u *upstream) leave() {
 	_ = u.conn.Close()
 }
 
+// A copied gets a copy of what its client says. That it takes no more is no matter of
+// the client's, and its end is seen by who reads from it.
+type copied struct{ Conn }
+
+func (c copied) Write(b []byte) (int, error) {
+	_, _ = c.Conn.Write(b)
+	return len(b), nil
+}
+
+// part ends a connection that gets copies. The client's next request is for another.
+func (u *upstream) part() {
+	c := u.c
+	c.mu.Lock()
+	for _, x := range u.asked {
+		x.settled = true
+	}
+	u.asked = nil
+	u.forget()
+	c.changed.Broadcast()
+	c.mu.Unlock()
+	u.leave()
+}
+
+// parts tells whether the connection may end without its client's.
+func (u *upstream) parts() bool { return u.holder != nil && u.c.exits.Deaf() }
+
 func (u *upstream) drop() {
 	u.c.mu.Lock()
 	u.forget()
@@ -246,6 +272,9 @@ func (u *upstream) final(x *exchange, h *head) bool {
 	}
 	_, theirs := errors.AsType[writeError](err)
 	switch {
+	case u.parts() && x.keeps && !early && (err != nil || h.framing.kind == untilEnd || !h.keeps()):
+		u.part()
+		return false
 	case err == errForeign && u.holder == nil:
 		u.becomes()
 		return false
@@ -306,6 +335,10 @@ func (u *upstream) fail(err error) {
 	again := u.used && x.again != nil && len(u.asked) == 1 && errors.Is(err, io.EOF)
 	c.mu.Unlock()
 	if again && u.repeat(x) {
+		return
+	}
+	if u.parts() {
+		u.part()
 		return
 	}
 	u.drop()

@@ -26,13 +26,12 @@ import (
 // is idle to us.
 const quiet = time.Second
 
-// flush cuts the port's connections that were there before ctx's hold, as s wants
-// it: so that their clients connect anew, and to whom the port now belongs. It goes
+// flush cuts those of the port's connections that were there before ctx's hold: so that their clients connect anew, and to whom the port now belongs. It goes
 // on until none is left, or ctx is done. first is called when all have been looked
 // at once.
-func (s *Steal) flush(ctx context.Context, first func()) {
+func (s *Steal) flush(ctx context.Context, which string, first func()) {
 	defer first()
-	if s.flushes == protocol.FlushOff {
+	if which == protocol.FlushOff {
 		return
 	}
 	log := s.in.log.With("port", s.port)
@@ -40,7 +39,7 @@ func (s *Steal) flush(ctx context.Context, first func()) {
 	cut := 0
 	for err == nil && len(before) > 0 {
 		for cookie, c := range before {
-			if !c.accepted() || s.flushes != protocol.FlushAll && !c.idle() {
+			if !c.accepted() || which != protocol.FlushAll && !c.idle() {
 				continue
 			}
 			delete(before, cookie)

@@ -203,13 +203,31 @@ func TestFlushAll(t *testing.T) {
 	cut(t, other)
 }
 
+// What the pod has got during a pause is let come to its end.
+func TestFlushAllAtTheBeginning(t *testing.T) {
+	in := newTest(t)
+	port, free := newPod(t)
+	s := steal(t, in, protocol.Steal{Port: port, Flush: protocol.FlushAll}, newDebuggee(t))
+	s.Suspend(Paused)
+	busy, idle := visit(t, "127.0.0.1", port, "wait"), visit(t, "127.0.0.1", port, "word")
+	hears(t, idle, "word")
+	if err := s.Resume(Paused); err != nil {
+		t.Fatal(err)
+	}
+	<-s.flushed
+	free()
+	hears(t, busy, "free")
+	cut(t, idle)
+}
+
 // Connections that the agent itself has, with clients and with the pod, are none
 // of them.
 func TestFlushSparesOurs(t *testing.T) {
 	eachRedirect(t, func(t *testing.T, in *Incoming) {
-		pod := netip.MustParseAddrPort(server(t, "pod"))
+		port, _ := startPod(t, podSpeaksHTTP) // another process: its end of a connection is not one of this one's sockets
+		pod := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
 		alices, bobs := relayedTo(t, server(t, "alice")), relayedTo(t, server(t, "bob"))
-		steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice"), Flush: protocol.FlushAll}, alices)
+		steal(t, in, protocol.Steal{Port: port, Filter: user("alice"), Flush: protocol.FlushAll}, alices)
 		c := dial(t, pod)
 		r := bufio.NewReader(c)
 		ask := func(user, want string) {
@@ -226,7 +244,7 @@ func TestFlushSparesOurs(t *testing.T) {
 		}
 		ask("alice", "alice")
 		ask("nobody", "pod")
-		steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("bob"), Flush: protocol.FlushAll}, bobs)
+		steal(t, in, protocol.Steal{Port: port, Filter: user("bob"), Flush: protocol.FlushAll}, bobs)
 		ask("bob", "bob")
 		ask("alice", "alice")
 		ask("nobody", "pod")

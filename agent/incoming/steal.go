@@ -57,10 +57,10 @@ type Steal struct {
 	client   Client
 	life     context.Context // good until the client ends
 
-	once    *once  // nil: it is offered all
-	flushes string // what it wants cut, a protocol.Flush constant
+	once *once // nil: it is offered all
 
 	mu       sync.Mutex         // lock order: mu, then Incoming.mu
+	flushes  string             // guarded by mu; what it wants cut when it comes, a protocol.Flush constant
 	held     context.Context    // done while nothing is offered; guarded by mu
 	letGo    context.CancelFunc // of held; guarded by mu
 	off      Why                // guarded by mu; why nothing is offered, 0: all is
@@ -214,9 +214,12 @@ func (s *Steal) settle() error {
 	}
 	var ctx context.Context
 	ctx, s.stay = context.WithCancel(s.life)
-	flushed := make(chan struct{})
+	flushed, which := make(chan struct{}), s.flushes
 	s.flushed = flushed
-	s.in.wg.Go(func() { s.flush(ctx, sync.OnceFunc(func() { close(flushed) })) })
+	if which == protocol.FlushAll { // it is of the beginning: the pod's of a pause are left to come to their end
+		s.flushes = protocol.FlushIdle
+	}
+	s.in.wg.Go(func() { s.flush(ctx, which, sync.OnceFunc(func() { close(flushed) })) })
 	return nil
 }
 

@@ -87,8 +87,7 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	s.mu.Lock()
 	l := &listener{at: at, owner: owner, by: s.debuggeesOf(owner), terms: s.termsOf(port, mirror), held: map[*replica]*tunnel.Held{}}
 	s.mu.Unlock()
-	main := s.main.Load()
-	held, err := s.steal(ctx, main, port, l)
+	main, held, err := s.stealMain(ctx, port, l)
 	if errors.Is(err, syscall.EADDRINUSE) && s.without(port, err) {
 		return nil
 	}
@@ -128,6 +127,18 @@ func (l *listener) taken(port uint16) ide.SessionEvent {
 	return e
 }
 
+// stealMain has the main replica's connections come to l. Where it is about to be
+// replaced the next one is waited for.
+func (s *Session) stealMain(ctx context.Context, port uint16, l *listener) (*replica, *tunnel.Held, error) {
+	for {
+		main := s.main.Load()
+		held, err := s.steal(ctx, main, port, l)
+		if err == nil || s.others == nil || !s.others.replaced(ctx, main) {
+			return main, held, err
+		}
+	}
+}
+
 // steal has a replica's connections to a port come to l.
 func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listener) (*tunnel.Held, error) {
 	q := protocol.Steal{
@@ -137,13 +148,18 @@ func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listene
 	s.mu.Lock()
 	c := &s.config.Incoming
 	q.Override = c.OnConcurrentSteal == config.Override
+	var err error
 	if !l.mirror {
 		q.Flush = c.Flush
+		err = r.target.gives(c)
 	}
 	if l.once {
 		q.Arm = s.arming()
 	}
 	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	held, err := r.agent.tunnel.Steal(ctx, q, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
 	}, func() { s.ousted(r, port, l) })

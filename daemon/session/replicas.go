@@ -32,14 +32,15 @@ const (
 type replica struct {
 	agent  *agent
 	target target
-	ending bool // guarded by Session.mu; its pod is being deleted
-	gone   bool // guarded by Session.mu; it is none any more
+	since  time.Time // when it joined
+	ending bool      // guarded by Session.mu; its pod is being deleted
+	gone   bool      // guarded by Session.mu; it is none any more
 }
 
 // others are the pods of a session's workload beside the main one. Once a port is
 // taken, each pod that runs is a replica, whatever scales or rolls out: so its ports
 // are taken before it is ready. Where the main one is about to go, another takes
-// its place.
+// its place, which is found then if there is no port to be taken.
 //
 // Goroutines: one that hears of pods and one that has them join, from the first
 // need on, and one for each that joins; Session.close waits for all.
@@ -49,8 +50,9 @@ type others struct {
 	cluster  *cluster.Cluster
 	path     cluster.Path // of the workload, with the container
 	config   *config.Config
-	slots    chan struct{} // one for each that joins
-	wake     chan struct{} // of capacity 1
+	reach    func(pod string) (*replica, error) // gets a pod an agent
+	slots    chan struct{}                      // one for each that joins
+	wake     chan struct{}                      // of capacity 1
 	patience time.Duration
 
 	// Guarded by Session.mu.
@@ -63,20 +65,28 @@ type others struct {
 
 // A candidate is a pod that may become a replica.
 type candidate struct {
-	cluster.Replica
-	joining bool
-	err     error // of the last try
-	told    bool  // the user knows why it is none
-	retry   time.Time
-	pause   time.Duration // before the next try but one
+	cluster.Replica // as it was seen last
+	joining         bool
+	err             error // of the last try
+	told            bool  // the user knows why it is none
+	retry           time.Time
+	pause           time.Duration // before the next try but one
+}
+
+// failed has c wait before it is tried again, for longer each time.
+func (c *candidate) failed(err error) {
+	c.err, c.retry = err, time.Now().Add(c.pause)
+	c.pause = min(2*c.pause, retryLast)
 }
 
 func newOthers(as *agents, c *cluster.Cluster, path cluster.Path, cfg *config.Config) *others {
-	return &others{
+	o := &others{
 		agents: as, cluster: c, path: path, config: cfg, patience: settlePatience,
 		slots: make(chan struct{}, maxJoining), wake: make(chan struct{}, 1),
 		known: map[string]*candidate{}, changed: make(chan struct{}),
 	}
+	o.reach = o.inCluster
+	return o
 }
 
 // expect begins before a port is taken, where one is likely to be.
@@ -160,22 +170,37 @@ func (o *others) run() {
 func (o *others) joinDue() time.Duration {
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
-	wait := time.Duration(math.MaxInt64)
 	if o.s.ctx.Err() != nil {
-		return wait
+		return math.MaxInt64
 	}
+	list, wait := o.due(time.Now())
+	for _, c := range list {
+		c.joining = true
+		pod := c.Pod
+		o.s.wg.Go(func() { o.join(c, pod) })
+	}
+	return wait
+}
+
+// due are those that are to join now, and how long it is till others are. Where
+// there is no port to be taken it is one, a ready one if there is any. s.mu is held.
+func (o *others) due(now time.Time) (list []*candidate, wait time.Duration) {
+	wait = math.MaxInt64
 	for _, c := range o.known {
 		if !o.wanted(c) {
 			continue
 		}
-		if until := time.Until(c.retry); until > 0 {
+		if until := c.retry.Sub(now); until > 0 {
 			wait = min(wait, until)
 			continue
 		}
-		c.joining = true
-		o.s.wg.Go(func() { o.join(c) })
+		list = append(list, c)
 	}
-	return wait
+	if !o.taking && len(list) > 1 {
+		i := slices.IndexFunc(list, func(c *candidate) bool { return c.Ready })
+		list = []*candidate{list[max(i, 0)]}
+	}
+	return list, wait
 }
 
 // wanted tells whether c is to join. s.mu is held.
@@ -183,14 +208,29 @@ func (o *others) wanted(c *candidate) bool {
 	if c.Target == nil || c.joining || slices.ContainsFunc(o.s.replicas, func(r *replica) bool { return r.target.uid == c.UID }) {
 		return false
 	}
+	if o.taking {
+		return true
+	}
+	for _, other := range o.known {
+		if other.joining {
+			return false
+		}
+	}
 	main := o.s.main.Load()
-	return o.taking || main.gone || main.ending
+	return main.gone || main.ending
 }
 
-// join makes a replica of c.
-func (o *others) join(c *candidate) {
-	r, err := o.reach(c)
+// join makes a replica of c, which is that pod.
+func (o *others) join(c *candidate, pod string) {
 	s := o.s
+	var r *replica
+	err := context.Canceled
+	select {
+	case o.slots <- struct{}{}:
+		r, err = o.reach(pod)
+		<-o.slots
+	case <-s.ctx.Done():
+	}
 	s.mu.Lock()
 	c.joining = false
 	o.change()
@@ -203,16 +243,16 @@ func (o *others) join(c *candidate) {
 		return
 	case err != nil:
 		defer s.mu.Unlock()
-		c.err, c.retry = err, time.Now().Add(c.pause)
-		c.pause = min(2*c.pause, retryLast)
+		c.failed(err)
 		if !c.told && o.known[c.UID] == c {
 			c.told = true
 			s.say(fmt.Sprintf("replica %s of %s keeps its own requests for now: %v", c.Pod, o.path, err))
 		}
 		return
 	}
-	c.err, c.told, c.pause = nil, false, retryFirst
+	c.err, c.told = nil, false
 	if !o.agents.has(r.agent) { // it was lost before it could be heard of
+		c.failed(errLost)
 		s.mu.Unlock()
 		o.agents.put(r.agent)
 		return
@@ -230,34 +270,40 @@ func (o *others) join(c *candidate) {
 	}
 }
 
-// reach gets c an agent.
-func (o *others) reach(c *candidate) (*replica, error) {
-	select {
-	case o.slots <- struct{}{}:
-		defer func() { <-o.slots }()
-	case <-o.s.ctx.Done():
-		return nil, context.Cause(o.s.ctx)
-	}
-	t, err := o.cluster.Resolve(o.s.ctx, cluster.Path{Kind: "pod", Name: c.Pod, Container: o.path.Container})
+var errLost = errors.New("its agent was lost")
+
+// inCluster gets a pod an agent.
+func (o *others) inCluster(pod string) (*replica, error) {
+	t, err := o.cluster.Resolve(o.s.ctx, cluster.Path{Kind: "pod", Name: pod, Container: o.path.Container})
 	if err != nil {
 		return nil, err
 	}
-	a, err := o.agents.reach(o.s.ctx, o.cluster, t, o.config, func(string) {})
-	if err != nil {
-		return nil, err
+	r := &replica{target: targetOf(o.cluster, t), since: time.Now()}
+	o.s.mu.Lock()
+	err = r.target.stealable(o.s.config)
+	o.s.mu.Unlock()
+	if err == nil {
+		r.agent, err = o.agents.reach(o.s.ctx, o.cluster, t, o.config, func(string) {})
 	}
-	return &replica{agent: a, target: targetOf(o.cluster, t)}, nil
+	return r, err
 }
 
 // settle waits, for a while, until all pods that are ready are replicas, and
 // tells of those that are none.
 func (o *others) settle(ctx context.Context) {
-	timeout := time.NewTimer(o.patience)
-	defer timeout.Stop()
 	o.expect()
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
-	for late := false; o.unsettled() && !late && ctx.Err() == nil && o.s.ctx.Err() == nil; {
+	o.await(ctx, func() bool { return !o.unsettled() })
+	o.tellMissing()
+}
+
+// await waits until it is so, but not for longer than is reasonable. s.mu is held,
+// but not meanwhile.
+func (o *others) await(ctx context.Context, so func() bool) {
+	timeout := time.NewTimer(o.patience)
+	defer timeout.Stop()
+	for late := false; !so() && !late && ctx.Err() == nil && o.s.ctx.Err() == nil; {
 		changed := o.changed
 		o.s.mu.Unlock()
 		select {
@@ -269,7 +315,22 @@ func (o *others) settle(ctx context.Context) {
 		}
 		o.s.mu.Lock()
 	}
-	o.tellMissing()
+}
+
+// replaced tells whether there is another main replica than the one whose agent is
+// gone, which is waited for.
+func (o *others) replaced(ctx context.Context, main *replica) bool {
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	select {
+	case <-main.agent.tunnel.Done():
+	default:
+		if !main.gone {
+			return false
+		}
+	}
+	o.await(ctx, func() bool { return o.s.main.Load() != main })
+	return o.s.main.Load() != main
 }
 
 // unsettled tells whether there is one that may become a replica at once. s.mu is held.
@@ -329,6 +390,13 @@ func (o *others) hear(r *replica, n news) {
 	if n.lost {
 		s.drop(r)
 		o.agents.put(r.agent)
+		if c := o.known[r.target.uid]; c != nil {
+			if time.Since(r.since) > retryLast {
+				c.pause = retryFirst
+			} else { // another may end as soon
+				c.failed(errLost)
+			}
+		}
 	}
 	o.change()
 	switch {
@@ -374,6 +442,7 @@ func (o *others) move(r *replica, why string) (done func()) {
 	s := o.s
 	s.main.Store(r)
 	s.lost = nil
+	o.change()
 	hello := r.agent.tunnel.Hello()
 	s.launch.Session.Pod, s.launch.Session.Target = r.target.pod, r.target.name
 	s.launch.Hostname, s.launch.Addrs = hello.Hostname, hello.Addrs
@@ -416,22 +485,66 @@ func (s *Session) drop(r *replica) {
 	}
 }
 
-// takeAt takes a port that is taken at the main replica at another one, too.
+// takeAt takes a port that is taken at the main replica at another one, too. Where
+// that fails it is tried again.
 func (s *Session) takeAt(r *replica, port uint16, l *listener) {
-	held, err := s.steal(s.ctx, r, port, l)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	err := s.tryAt(r, port, l)
 	if err == nil {
-		if err = held.Lost(); err == nil && s.ctx.Err() == nil && !r.gone && s.listeners[port] == l {
-			l.held[r] = held
-			s.settle(l) // which may have changed meanwhile
+		return
+	}
+	s.mu.Lock()
+	if s.wants(r, port, l) {
+		s.say(fmt.Sprintf("replica %s keeps its own requests to port %d for now: %v", r.target.pod, port, err))
+	}
+	s.mu.Unlock()
+	s.spawn(func() { s.takeLater(r, port, l) })
+}
+
+func (s *Session) takeLater(r *replica, port uint16, l *listener) {
+	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
+		select {
+		case <-time.After(pause):
+		case <-s.ctx.Done():
 			return
 		}
+		s.mu.Lock()
+		wants := s.wants(r, port, l)
+		s.mu.Unlock()
+		if !wants {
+			return
+		}
+		if s.tryAt(r, port, l) == nil {
+			s.mu.Lock()
+			s.say(fmt.Sprintf("requests to port %d of replica %s come, too, from now on", port, r.target.pod))
+			s.mu.Unlock()
+			return
+		}
+	}
+}
+
+// wants tells whether l's port is to be taken at r. s.mu is held.
+func (s *Session) wants(r *replica, port uint16, l *listener) bool {
+	return s.ctx.Err() == nil && !r.gone && s.listeners[port] == l
+}
+
+func (s *Session) tryAt(r *replica, port uint16, l *listener) error {
+	held, err := s.steal(s.ctx, r, port, l)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := held.Lost(); err != nil {
 		held.Release()
+		return err
 	}
-	if err != nil && s.ctx.Err() == nil && !r.gone {
-		s.say(fmt.Sprintf("replica %s keeps its own requests to port %d: %v", r.target.pod, port, err))
+	if !s.wants(r, port, l) {
+		held.Release()
+		return nil
 	}
+	l.held[r] = held
+	s.settle(l) // which may have changed meanwhile
+	return nil
 }
 
 // putAll gives the agents of a session that has ended back.

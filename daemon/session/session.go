@@ -75,7 +75,7 @@ func newSession(log *slog.Logger, id string, a *agent, t target, e *events, cfg 
 		events: e, config: cfg, whileRestarting: cfg.Incoming.WhileRestarting, whileStopped: cfg.Incoming.WhileStopped,
 		holders: 1, listeners: map[uint16]*listener{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{}, visitors: map[*launcher]bool{},
 	}
-	s.replicas = []*replica{{agent: a, target: t}}
+	s.replicas = []*replica{{agent: a, target: t, since: s.started}}
 	s.main.Store(s.replicas[0])
 	s.traffic = traffic.New(func(ev ide.SessionEvent) {
 		ev.Session = s.id

@@ -45,11 +45,12 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 	}
 	s.noFiles = noFiles
 	s.launch.Session.Warnings = append(s.launch.Session.Warnings, s.withoutFiles()...)
+	steal := s.launch.Policy.Steal
 	if other := m.register(s); other != s {
 		s.close()
 		m.agents.putAll(s)
 		s = other
-	} else if others != nil && s.launch.Policy.Steal {
+	} else if others != nil && steal {
 		others.expect()
 	}
 	return s.info(), nil
@@ -106,9 +107,18 @@ func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionSt
 	return s, nil
 }
 
-// stealable refuses to steal from a node: its ports are not only the target's.
+// stealable is an error where a configuration would steal what the target does not
+// give.
 func (t *target) stealable(cfg *config.Config) error {
-	if !t.nodes || cfg.Incoming.Mode != "steal" || cfg.Incoming.HostNetwork {
+	if cfg.Incoming.Mode != "steal" {
+		return nil
+	}
+	return t.gives(&cfg.Incoming)
+}
+
+// gives refuses to steal from a node: its ports are not only the target's.
+func (t *target) gives(c *config.Incoming) error {
+	if !t.nodes || c.HostNetwork {
 		return nil
 	}
 	return &ide.Error{

@@ -39,6 +39,8 @@ type Target interface {
 	Change(q protocol.Change) error
 }
 
+var fusermounts = []string{"fusermount3", "fusermount"}
+
 // A Mount is a target's files at a directory.
 type Mount struct {
 	dir    string
@@ -90,7 +92,7 @@ func available() error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	for _, name := range []string{"fusermount3", "fusermount"} {
+	for _, name := range fusermounts {
 		if _, err = exec.LookPath(name); err == nil {
 			return nil
 		}
@@ -101,17 +103,32 @@ func available() error {
 	}
 }
 
-// End takes the mount away, though somebody be in it, and waits for its server.
+// End takes the mount away, and waits for its server. Who is inside has calls fail
+// from then on. Where the kernel does not let us cut him off, which takes root's
+// rights, his calls are answered until this process ends: nobody waits for that.
 func (m *Mount) End() error {
-	err := unix.Unmount(m.dir, unix.MNT_DETACH)
-	if err != nil {
-		err = m.server.Unmount() // by fusermount
+	err := unix.Unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH)
+	if err == nil {
+		m.server.Wait()
+		return nil
 	}
-	if err != nil {
+	if m.server.Unmount() == nil { // by fusermount, where nobody is inside
+		return nil
+	}
+	if lazily(m.dir) != nil {
 		return fmt.Errorf("unmounting %s: %w", m.dir, err)
 	}
-	m.server.Wait()
 	return nil
+}
+
+// lazily unmounts what may be in use, as fusermount does for its owner.
+func lazily(dir string) (err error) {
+	for _, name := range fusermounts {
+		if err = exec.Command(name, "-uz", dir).Run(); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // Sweep takes away a mount of ours whose server was killed, and its directory.
@@ -121,7 +138,7 @@ func Sweep(dir string) {
 		return
 	}
 	if unix.Unmount(dir, unix.MNT_DETACH) != nil {
-		_ = exec.Command("fusermount3", "-uz", dir).Run()
+		_ = lazily(dir)
 	}
 	_ = os.Remove(dir)
 }

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,6 +55,46 @@ func mount(t *testing.T, target Target, dir string, writable bool) *Mount {
 		}
 	})
 	return m
+}
+
+// The mount ends though somebody be inside.
+func TestEndWithSomebodyInside(t *testing.T) {
+	root, dir := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "f"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := Start(tree(root), dir, false)
+	if err != nil {
+		t.Skip(err)
+	}
+	inside := exec.Command("sh", "-c", "exec 3<f && echo inside && read wait && cat f")
+	inside.Dir = dir
+	in, _ := inside.StdinPipe()
+	out, _ := inside.StdoutPipe()
+	if err := inside.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var word string
+	if _, err := fmt.Fscan(out, &word); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() { ended <- m.End() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("End waits for who is inside")
+	}
+	if ours(dir) {
+		t.Error("the mount is still there")
+	}
+	in.Close()
+	if err := inside.Wait(); err == nil {
+		t.Error("who is inside still reads")
+	}
 }
 
 // Attributes of users are the target's, the others are not shown, none is set.
