@@ -26,9 +26,9 @@ import (
 // is idle to us.
 const quiet = time.Second
 
-// flush cuts those of the port's connections that were there before ctx's hold: so that their clients connect anew, and to whom the port now belongs. It goes
-// on until none is left, or ctx is done. first is called when all have been looked
-// at once.
+// flush cuts those of the port's connections that were there before ctx's hold: so
+// that their clients connect anew, and to whom the port now belongs. It goes on until
+// none is left, or ctx is done. first is called when all have been looked at once.
 func (s *Steal) flush(ctx context.Context, which string, first func()) {
 	defer first()
 	if which == protocol.FlushOff {

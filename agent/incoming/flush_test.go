@@ -224,7 +224,7 @@ func TestFlushAllAtTheBeginning(t *testing.T) {
 // of them.
 func TestFlushSparesOurs(t *testing.T) {
 	eachRedirect(t, func(t *testing.T, in *Incoming) {
-		port, _ := startPod(t, podSpeaksHTTP) // another process: its end of a connection is not one of this one's sockets
+		port := startPod(t, podSpeaksHTTP).port // another process: its end of a connection is not one of this one's sockets
 		pod := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
 		alices, bobs := relayedTo(t, server(t, "alice")), relayedTo(t, server(t, "bob"))
 		steal(t, in, protocol.Steal{Port: port, Filter: user("alice"), Flush: protocol.FlushAll}, alices)

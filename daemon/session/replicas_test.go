@@ -170,7 +170,7 @@ func TestNodeNetworkOfAReplica(t *testing.T) {
 	if e, ok := errors.AsType[*ide.Error](err); !ok || e.Code != ide.CodeConfig || !strings.Contains(e.Hint, "host_network") {
 		t.Errorf("stealing from a node: %v", err)
 	}
-	mirrored, err := s.steal(t.Context(), r, pod.at().Port(), &listener{mirror: true})
+	mirrored, err := s.steal(t.Context(), r, pod.at().Port(), &listener{terms: terms{mirror: true}})
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) {
 		t.Errorf("mirroring a node: %v", err)
 	} else if err == nil {
