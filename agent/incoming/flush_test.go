@@ -21,7 +21,7 @@ import (
 )
 
 // A pod is another process: what is in this one is the agent's. It gives each word
-// back but "wait", which it answers with "free" when it may.
+// back but "wait", which it answers with "free" as soon as it may.
 const podVariable = "TEST_POD"
 
 // podSpeaksHTTP, as the variable's value: it does that, and answers "pod".
@@ -37,10 +37,12 @@ func servePod() {
 		panic(http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pod") })))
 	}
 	var mu sync.Mutex
+	var free bool
 	var waiting []net.Conn
 	go func() {
 		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 			mu.Lock()
+			free = true
 			for _, w := range waiting {
 				_, _ = io.WriteString(w, "free")
 			}
@@ -60,10 +62,13 @@ func servePod() {
 					return
 				}
 				mu.Lock()
-				if string(b) == "wait" {
-					waiting = append(waiting, c)
-				} else {
+				switch {
+				case string(b) != "wait":
 					_, _ = c.Write(b)
+				case free:
+					_, _ = io.WriteString(c, "free")
+				default:
+					waiting = append(waiting, c)
 				}
 				mu.Unlock()
 			}
