@@ -198,6 +198,32 @@ func TestSilenceIsNoticed(t *testing.T) {
 	}
 }
 
+// Who waits for what expires is let go when the tunnel is closed, and not only
+// when its link has ended, which may take until all is said.
+func TestWatchEndsBeforeTheLink(t *testing.T) {
+	once := func(_ *yamux.Session, s net.Conn, f protocol.Frame) {
+		if !hello(s, f, protocol.Version) {
+			protocol.WriteMessage(s, f.Kind, protocol.WatchReply{}, nil)
+			protocol.WriteMessage(s, f.Kind, protocol.Expired{}, nil)
+			io.Copy(io.Discard, s)
+		}
+	}
+	n := linktest.New(t, agent(t, once))
+	tun := open(t, n.Dial)
+	watched, expired := make(chan bool, 1), make(chan bool, 1)
+	go func() {
+		_ = tun.Watch(t.Context(), func(protocol.Expired) { expired <- true })
+		up, _ := tun.Up()
+		watched <- up
+	}()
+	<-expired
+	n.Set(linktest.Swallows, link.Control, link.Bulk) // the link's end is not answered
+	tun.Close()
+	if up := <-watched; !up {
+		t.Error("it waited for the link's end")
+	}
+}
+
 // Small operations do not need the bulk link; those that do wait for it.
 func TestControlWithoutBulk(t *testing.T) {
 	n := linktest.New(t, agent(t, answers(t, 10, "")))

@@ -185,6 +185,7 @@ func (h *Held) Lost() error {
 // is lost, or the end.
 func (h *Held) hear(lost func()) {
 	defer close(h.heard)
+	defer abandon(h.t.ctx, h.stream)() // as in Watch
 	for {
 		_, err := protocol.ReadAnswer(h.stream, protocol.KindSteal, new(protocol.StealReply))
 		if err == nil {

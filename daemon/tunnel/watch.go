@@ -17,6 +17,9 @@ func (t *Tunnel) Watch(ctx context.Context, expired func(protocol.Expired)) erro
 	}
 	defer s.Close()
 	defer abandon(ctx, s)()
+	// While a session of yamux ends, which takes until its link has, who waits for
+	// what comes by a stream of it spins.
+	defer abandon(t.ctx, s)()
 	for {
 		f, err := protocol.ReadFrame(s)
 		if err != nil {
