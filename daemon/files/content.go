@@ -13,7 +13,7 @@ const (
 	maxRead   = slotSize // of one READ of the kernel
 	blockSize = 64 << 10 // what a fetch is made of
 	maxRun    = slotSize / blockSize
-	maxAhead  = 128 // blocks fetched ahead of a sequential reader
+	maxAhead  = 320 // blocks fetched ahead of a sequential reader
 )
 
 // A cache holds what was fetched of regular files and not yet read. What was
@@ -161,7 +161,7 @@ func (c *cache) ahead(f *content, last int64) {
 	for b <= end && f.blocks[b] != nil {
 		b++
 	}
-	if b-last > window/2+1 && end < eof {
+	if b-last > window*3/4+1 && end < eof {
 		return
 	}
 	for b <= end {
