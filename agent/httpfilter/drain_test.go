@@ -115,6 +115,7 @@ func TestDrainIdle(t *testing.T) {
 func TestDrainTellsTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, over := context.WithCancel(t.Context())
+		defer over()
 		w := &world{over: ctx, pod: web2(t, "pod", "", returns("pod"))}
 		c := w.client(t)
 		say(t, c, http2.ClientPreface)

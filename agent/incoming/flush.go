@@ -25,9 +25,9 @@ import (
 // is idle to us.
 const quiet = time.Second
 
-// flush cuts those of the port's connections that were there before ctx's hold: so that their clients connect anew, and to whom the port now belongs. It goes
-// on until none is left, or ctx is done. first is called when all have been looked
-// at once.
+// flush cuts those of the port's connections that were there before ctx's hold: so
+// that their clients connect anew, and to whom the port now belongs. It goes on until
+// none is left, or ctx is done. first is called when all have been looked at once.
 func (s *Steal) flush(ctx context.Context, which string, first func()) {
 	defer first()
 	if which == protocol.FlushOff {
@@ -38,7 +38,7 @@ func (s *Steal) flush(ctx context.Context, which string, first func()) {
 	cut := 0
 	for err == nil && len(before) > 0 {
 		for cookie, c := range before {
-			if which != protocol.FlushAll && !c.idle() {
+			if !c.accepted() || which != protocol.FlushAll && !c.idle() {
 				continue
 			}
 			delete(before, cookie)
@@ -78,7 +78,8 @@ func (s *Steal) flush(ctx context.Context, which string, first func()) {
 	}
 }
 
-// strangers are a port's connections that are not ours, by their cookies.
+// strangers are a port's connections that are not ours, by their cookies. Of those
+// that nobody has accepted some may still become ours.
 func (in *Incoming) strangers(port uint16) (map[uint64]*established, error) {
 	all := map[uint64]*established{}
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -95,8 +96,7 @@ func (in *Incoming) strangers(port uint16) (map[uint64]*established, error) {
 		return nil, err
 	}
 	for cookie, c := range all {
-		// Without an inode nobody has accepted it: we perhaps will.
-		if c.inode() == 0 || ours[c.inode()] || in.sources.has(c.remote()) {
+		if c.accepted() && ours[c.inode()] || in.sources.has(c.remote()) {
 			delete(all, cookie)
 		}
 	}
@@ -177,6 +177,9 @@ func dump(family byte, port uint16, each func(*established)) error {
 func (c *established) id() []byte     { return c.message[diagHead : diagHead+diagID] }
 func (c *established) cookie() uint64 { return binary.NativeEndian.Uint64(c.id()[diagID-8:]) }
 func (c *established) inode() uint32  { return binary.NativeEndian.Uint32(c.message[diagInode:]) }
+
+// accepted connections are a socket's: they have its inode.
+func (c *established) accepted() bool { return c.inode() != 0 }
 
 func (c *established) remote() netip.AddrPort {
 	ip := c.id()[20:36]
