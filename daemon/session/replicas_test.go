@@ -12,7 +12,9 @@ import (
 	"mirrord/daemon/cluster"
 	"mirrord/daemon/forward"
 	"mirrord/daemon/tunnel"
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
+	"mirrord/protocol/layer"
 	"mirrord/protocol/link"
 )
 
@@ -182,5 +184,29 @@ func TestNodeNetworkOfAReplica(t *testing.T) {
 	s.mu.Unlock()
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// What the former pod's agent has answered is not to be kept after a move.
+func TestLeaseAcrossAMove(t *testing.T) {
+	m, info, _ := begin(t, "")
+	c := attach(t, m, info.ID)
+	s, err := m.session(info.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	var l *launcher
+	for l = range s.launchers {
+	}
+	s.mu.Unlock()
+	lease := protocol.Lease{ID: 1, Seq: 5}
+	for i, by := range []*tunnel.Tunnel{s.tunnel(), new(tunnel.Tunnel)} {
+		if err := l.replyBy(by, &layer.Reply{Seq: 99, Lease: lease}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if reply, _ := c.read(99); (reply.Lease == lease) != (i == 0) {
+			t.Errorf("answer %d may be kept by %+v", i, reply.Lease)
+		}
 	}
 }
