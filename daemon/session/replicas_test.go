@@ -210,3 +210,35 @@ func TestLeaseAcrossAMove(t *testing.T) {
 		}
 	}
 }
+
+// Of several replicas a ready one that stays becomes the main one, and the session
+// says what it is bound to now.
+func TestWhoIsNext(t *testing.T) {
+	m, info, told := begin(t, "")
+	s, o := ofWorkload(t, m, info.ID)
+	main := s.main.Load()
+	main.target.uid = "main"
+	s.mu.Lock()
+	for _, name := range []string{"ready", "leaving", "starting"} {
+		r := &replica{agent: &agent{tunnel: main.agent.tunnel}, target: target{pod: name, uid: name, name: "pod/" + name}, ending: name == "leaving"}
+		s.replicas = append(s.replicas, r)
+		c := readyPod(name)
+		c.Ready = name == "ready"
+		o.known[name] = &candidate{Replica: c, pause: retryFirst}
+	}
+	s.mu.Unlock()
+	m.agentNews(main.agent, news{words: "target pod main is being deleted", ending: true})
+	if e := until(t, told, ide.EventMoved); e.Message != "pod/ready" {
+		t.Errorf("it has moved to %s", e.Message)
+	}
+	if l, err := m.Launch(t.Context(), info.ID); err != nil || l.Session.Pod != "ready" || !l.Policy.Steal || l.Start.Pod != "ready" {
+		t.Errorf("launchers are told of %+v, %v", l, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas { // the test's have agents that nobody counts
+		if r != main {
+			defer s.drop(r)
+		}
+	}
+}
