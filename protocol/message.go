@@ -384,7 +384,7 @@ type (
 const (
 	FlushOff  = ""
 	FlushIdle = "idle" // those without data in flight that their clients have nothing to expect from, as soon as they are
-	FlushAll  = "all"
+	FlushAll  = "all"  // at once, when the port is taken; after a pause the idle ones
 )
 
 // A Secret is not printed.

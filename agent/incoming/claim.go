@@ -30,11 +30,11 @@ const (
 
 func claimName(port uint16) string { return fmt.Sprintf("@mirrord-steal/%d", port) }
 
-// claimPort takes the lock, or says with EADDRINUSE who holds it.
+// claimPort takes the lock. EADDRINUSE: askHolder tells who has it.
 func claimPort(port uint16, holder func() string) (*claim, error) {
 	l, err := net.Listen("unix", claimName(port))
 	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("stealing port %d: %s steals it already: %w", port, askHolder(port), unix.EADDRINUSE)
+		return nil, unix.EADDRINUSE
 	}
 	if err != nil {
 		return nil, fmt.Errorf("claiming port %d: %w", port, err)
@@ -62,7 +62,7 @@ func (c *claim) Release() {
 	<-c.done
 }
 
-// askHolder says who holds a port.
+// askHolder says who holds a port. It may take a while.
 func askHolder(port uint16) string {
 	conn, err := net.DialTimeout("unix", claimName(port), claimPatience)
 	if err != nil {

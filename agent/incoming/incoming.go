@@ -276,12 +276,16 @@ func (in *Incoming) hold(ctx context.Context, q protocol.Steal, client Client) (
 	default:
 		s.way, err = in.claim(s)
 	}
-	for tries := 0; q.Override && errors.Is(err, unix.EADDRINUSE) && tries < maxTries; tries++ {
-		if !in.oust(s) {
-			err = fmt.Errorf("%w (and cannot be overridden: it is not by this agent, perhaps one of another build)", err)
-			break
-		}
+	ousted := true
+	for tries := 0; q.Override && errors.Is(err, unix.EADDRINUSE) && ousted && tries < maxTries; tries++ {
+		ousted = in.oust(s) // false: it is another's, or was until just now
 		s.way, err = in.claim(s)
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = fmt.Errorf("stealing port %d: %s steals it already: %w", q.Port, askHolder(q.Port), err)
+		if !ousted {
+			err = fmt.Errorf("%w (and cannot be overridden: it is not by this agent, perhaps one of another build)", err)
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -330,6 +330,34 @@ func TestClaimedByStranger(t *testing.T) {
 	}
 }
 
+// One who holds a port and does not say who he is holds up no other port.
+func TestSlowHolder(t *testing.T) {
+	in := newTest(t)
+	l, err := net.Listen("unix", claimName(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	refused := make(chan error)
+	go func() {
+		_, err := in.Steal(t.Context(), protocol.Steal{Port: 7}, holder(refusing))
+		refused <- err
+	}()
+	c, err := l.Accept() // he is being asked
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in.claims.TryLock() {
+		in.claims.Unlock()
+	} else {
+		t.Error("ports cannot be claimed meanwhile")
+	}
+	c.Close()
+	if err := <-refused; !errors.Is(err, unix.EADDRINUSE) {
+		t.Error(err)
+	}
+}
+
 func TestTooManyPorts(t *testing.T) {
 	eachRedirect(t, func(t *testing.T, in *Incoming) {
 		for port := range uint16(maxPorts) {

@@ -101,15 +101,22 @@ func (s *Steal) OnLost(f func(error)) {
 	}
 }
 
+// Lost is why somebody else has the port; nil: nobody has taken it over.
+func (s *Steal) Lost() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lost
+}
+
 // lose releases the port in favour of somebody else.
 func (s *Steal) lose(err error) {
-	s.Release()
 	s.mu.Lock()
 	f, known := s.onLost, s.lost != nil
 	if !known {
 		s.lost = err
 	}
 	s.mu.Unlock()
+	s.Release()
 	if f != nil && !known {
 		f(err)
 	}

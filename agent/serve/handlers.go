@@ -312,7 +312,7 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 	defer s.Release()
 	var lost atomic.Pointer[error]
 	end := func(err error) {
-		lost.Store(&err)
+		lost.CompareAndSwap(nil, &err) // the first is why
 		_ = stream.SetReadDeadline(time.Unix(1, 0))
 	}
 	c.steals.add(s, end)
@@ -333,6 +333,9 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 		state, err := decode[protocol.StealState](f)
 		if err == nil {
 			err = set(s, state)
+		}
+		if why := s.Lost(); why != nil { // that the port was released is no more than what follows
+			err = why
 		}
 		if err != nil {
 			return protocol.WriteError(stream, "steal", err)

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -15,14 +16,27 @@ type RunningAgent struct {
 	Err                                   error  // why it cannot be asked; nil: perhaps it can
 }
 
-// Agents lists all agents that have targets, of namespace, or without one of
-// all namespaces that the client may look into: else of its own.
-func (c *Cluster) Agents(ctx context.Context, namespace string, port int) ([]RunningAgent, error) {
+// Agents lists all agents whose targets are in namespace, or without one in any. They
+// are looked for in all namespaces, as one may be in another than its target; where
+// the client may not do that, in namespace, or its own, and in that of its own agents
+// ("": they are where their targets are).
+func (c *Cluster) Agents(ctx context.Context, namespace, agents string, port int) ([]RunningAgent, error) {
 	const selector = labelName + "=" + agentName
 	var all corev1.PodList
-	err := c.list(ctx, pods, namespace, selector, "", &all)
-	if namespace == "" && IsKind(err, Forbidden) {
-		err = c.list(ctx, pods, c.namespace, selector, "", &all)
+	err := c.list(ctx, pods, "", selector, "", &all)
+	if IsKind(err, Forbidden) {
+		places := []string{cmp.Or(namespace, c.namespace)}
+		if agents != "" && agents != places[0] {
+			places = append(places, agents)
+		}
+		all = corev1.PodList{}
+		for _, place := range places {
+			var some corev1.PodList
+			if err = c.list(ctx, pods, place, selector, "", &some); err != nil {
+				break
+			}
+			all.Items = append(all.Items, some.Items...)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -31,6 +45,9 @@ func (c *Cluster) Agents(ctx context.Context, namespace string, port int) ([]Run
 	for i := range all.Items {
 		pod := &all.Items[i]
 		path := strings.Split(pod.Annotations[targetPath], "/")
+		if len(path) == 3 && namespace != "" && path[0] != namespace {
+			continue
+		}
 		if len(path) != 3 || hasEnded(pod) || pod.Status.Phase == corev1.PodSucceeded {
 			continue
 		}

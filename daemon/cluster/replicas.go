@@ -2,6 +2,9 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,6 +20,13 @@ type Replica struct {
 	Gone     bool   // it is deleted, or is about to be
 }
 
+// A workload's selector is looked up as often. One that cannot be looked up, as one
+// that is deleted, is tried again with pauses that grow.
+const (
+	lookEach      = 15 * time.Second
+	replicasAgain = time.Minute
+)
+
 // Replicates tells whether the path names a workload, which may have several pods.
 func (p Path) Replicates() bool { return p.Kind != pods.name && p.Kind != Targetless }
 
@@ -26,29 +36,48 @@ func (p Path) Replicates() bool { return p.Kind != pods.name && p.Kind != Target
 // deletion: one of its name may follow. A client that may not watch pods learns
 // nothing, which is its error.
 func (c *Cluster) Replicas(ctx context.Context, p Path, tell func(list []Replica, all bool)) error {
+	wait := watchAgain
 	for {
-		err := c.watchReplicas(ctx, p, tell)
+		err := c.watchReplicas(ctx, p, lookEach, tell)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case IsKind(err, Forbidden):
 			return err
-		case err != nil:
+		case err == nil || errors.Is(err, errSelector):
+			wait = watchAgain
+		default:
 			c.log.Debug("watching replicas", "target", p.String(), "err", err)
 		}
-		if err := pause(ctx, watchAgain); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
+		wait = min(2*wait, replicasAgain)
 	}
 }
 
-// watchReplicas looks the selector up, which may have changed, and watches until
-// the server ends that.
-func (c *Cluster) watchReplicas(ctx context.Context, p Path, tell func([]Replica, bool)) error {
+var errSelector = errors.New("the selector has changed")
+
+// watchReplicas watches until the server ends that, or the selector is another, which
+// is an error.
+//
+// Goroutines: one that looks it up; it is waited for.
+func (c *Cluster) watchReplicas(ctx context.Context, p Path, each time.Duration, tell func([]Replica, bool)) error {
 	selector, err := c.selector(ctx, p)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	defer cancel(nil)
+	looking.Go(func() {
+		for pause(ctx, each) == nil {
+			if now, err := c.selector(ctx, p); err == nil && now != selector {
+				cancel(errSelector)
+			}
+		}
+	})
 	events, err := c.watch(ctx, pods, c.namespace, selector, "")
 	if err != nil {
 		return err

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -48,6 +50,36 @@ func TestResolve(t *testing.T) {
 	}
 	if want := []int{8080, 8081}; !slices.Equal(pod.ProbePorts, want) {
 		t.Errorf("probe ports = %v, want %v", pod.ProbePorts, want)
+	}
+}
+
+// A workload that selects other pods than before has those.
+func TestReplicasOfAnotherSelector(t *testing.T) {
+	c := openShop(t)
+	service := func(app string) {
+		t.Helper()
+		kubectl(t, fmt.Sprintf("{apiVersion: v1, kind: Service, metadata: {name: changing}, spec: {selector: {app: %s}, ports: [{port: 80}]}}", app),
+			"apply", "-n", shop.namespace, "-f", "-")
+	}
+	service("nobody")
+	t.Cleanup(func() { kubectl(t, "", "delete", "service", "changing", "-n", shop.namespace) })
+	p := Path{Kind: "service", Name: "changing"}
+	for _, want := range []int{0, 1} {
+		listed, ended := make(chan int, 100), make(chan error)
+		go func() {
+			ended <- c.watchReplicas(t.Context(), p, 50*time.Millisecond, func(list []Replica, all bool) {
+				if all {
+					listed <- len(list)
+				}
+			})
+		}()
+		if got := <-listed; got != want {
+			t.Errorf("%d pods, not %d", got, want)
+		}
+		service([]string{"web", "sleeping"}[want])
+		if err := <-ended; !errors.Is(err, errSelector) {
+			t.Error(err)
+		}
 	}
 }
 

@@ -76,3 +76,43 @@ func configured(t *testing.T, namespace string, changes ...[]string) *Cluster {
 	t.Cleanup(c.Close)
 	return c
 }
+
+// An agent may be in another namespace than its target, by which it is listed.
+func TestAgentsElsewhere(t *testing.T) {
+	c := openShop(t)
+	elsewhere := shop.namespace + "-agents"
+	kubectl(t, "", "create", "namespace", elsewhere)
+	t.Cleanup(func() { kubectl(t, "", "delete", "namespace", elsewhere, "--wait=false") })
+	kubectl(t, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: agent, labels: {%s: %s}, annotations: {%s: %s/web/app}}
+spec: {nodeName: nowhere, automountServiceAccountToken: false, containers: [{name: main, image: %s}]}
+`, labelName, agentName, targetPath, shop.namespace, echoImage), "apply", "-n", elsewhere, "-f", "-")
+	list := func(c *Cluster, namespace string) (pods []string) {
+		t.Helper()
+		all, err := c.Agents(t.Context(), namespace, elsewhere, 1)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, a := range all {
+			if a.Namespace == elsewhere {
+				pods = append(pods, a.TargetNamespace)
+			}
+		}
+		return pods
+	}
+	for namespace, want := range map[string]int{shop.namespace: 1, "": 1, elsewhere: 0} {
+		if got := list(c, namespace); len(got) != want {
+			t.Errorf("in namespace %q: %q", namespace, got)
+		}
+	}
+	may := rule("", "pods", "list")
+	poor := restricted(t, shop.namespace, may)
+	if _, err := poor.Agents(t.Context(), shop.namespace, elsewhere, 1); !IsKind(err, Forbidden) || !strings.Contains(err.Error(), elsewhere) {
+		t.Errorf("who may not look there: %v", err)
+	}
+	if _, err := poor.Agents(t.Context(), "", "", 1); err != nil {
+		t.Errorf("who may look into one namespace: %v", err)
+	}
+}

@@ -87,7 +87,8 @@ func runDAP(cmd *cobra.Command, serving endpoint.Serving) int {
 		}
 		c.Listener = endpoint.Tapped(l, serving)
 	} else {
-		nc, err := net.Dial(network(addr))
+		kind, path := network(addr) // go vet reads no call in a call here
+		nc, err := net.Dial(kind, path)
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "couldn't connect to the client: %s\n", err)
 			return 1

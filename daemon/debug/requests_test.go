@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-dap"
@@ -42,6 +44,8 @@ func TestServing(t *testing.T) {
 
 func serving(t *testing.T, program, source, proto string, known bool) {
 	asked := make(chan ide.ServingParams, 10)
+	var request atomic.Uint64 // that is served
+	request.Store(1)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +65,7 @@ func serving(t *testing.T, program, source, proto string, known bool) {
 				return ide.ServingResult{}, errors.New("nobody knows this one")
 			}
 			return ide.ServingResult{
-				Serving: ide.Serving{Thread: p.Thread, ID: 7, Method: "GET", Path: "/", Peer: p.Peer, Pod: "shop/client"},
+				Serving: ide.Serving{Thread: p.Thread, ID: request.Load(), Method: "GET", Path: fmt.Sprintf("/%d", request.Load()), Peer: p.Peer, Pod: "shop/client"},
 				Headers: [][2]string{{"Accept", "*/*"}},
 			}, nil
 		}), make(chan struct{}))
@@ -96,13 +100,19 @@ func serving(t *testing.T, program, source, proto string, known bool) {
 			for e.Body.Category != "console" || !strings.HasPrefix(e.Body.Output, "mirrord: ") {
 				e = debugtest.Next[*dap.OutputEvent](c)
 			}
-			if want := " serves GET / from pod shop/client (" + p.Peer + ")\n"; !strings.HasSuffix(e.Body.Output, want) || e.Body.Group != "startCollapsed" {
+			if want := fmt.Sprintf(" serves GET /%d from pod shop/client (%s)\n", i+1, p.Peer); !strings.HasSuffix(e.Body.Output, want) || e.Body.Group != "startCollapsed" {
 				t.Errorf("the client shows %+v, want %q", e.Body, want)
 			}
 			if e := debugtest.Next[*dap.OutputEvent](c); e.Body.Output != "Accept: */*\n" {
 				t.Errorf("the client shows the headers %q", e.Body.Output)
 			}
+			c.Resume("next", thread) // the same request: nothing is shown again
+			thread = c.Stopped("step")
+			if again := <-asked; again != p {
+				t.Errorf("after a step it asks of %+v, not %+v", again, p)
+			}
 		}
+		request.Store(uint64(i + 2))
 		c.Resume("continue", thread)
 	}
 	main := c.Stopped("breakpoint")

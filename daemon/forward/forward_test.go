@@ -278,3 +278,21 @@ func TestIncomingKnowsTheListener(t *testing.T) {
 		t.Errorf("Deliver = %v", err)
 	}
 }
+
+// Where the agent does not wait any more the debuggee gets nothing.
+func TestDeliverTooLate(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ours, theirs := net.Pipe()
+	theirs.Close()
+	in := NewIncoming()
+	if err := in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil); !errors.Is(err, io.EOF) {
+		t.Errorf("Deliver = %v", err)
+	}
+	if len(in.peers) > 0 {
+		t.Error("the debuggee got a connection")
+	}
+}

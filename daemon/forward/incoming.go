@@ -1,8 +1,11 @@
 package forward
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -66,6 +69,9 @@ func (l Listener) Listens() bool { return listens(l.Addr, l.Inodes) }
 // ECONNREFUSED is among its causes where the listener is gone. ctx ends the
 // connection. w, unless it is nil, watches it.
 func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, listener Listener, w Watch) error {
+	if err := waits(stream); err != nil {
+		return err
+	}
 	tcp, source, err := in.open(ctx, &peer, listener)
 	if err != nil {
 		return fmt.Errorf("connecting to the debuggee's listener: %w", err)
@@ -85,14 +91,26 @@ func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, lis
 	})()
 	if err := protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{}, nil); err != nil {
 		reset(tcp)
-		stream.Close()
-		return nil // the agent's side is gone: there is nobody to deliver from
+		return fmt.Errorf("answering the agent: %w", err)
 	}
 	doom(conn)
 	w = watching(w)
 	w.Answered(nil)
 	w.Ended(protocol.RelayWatched(conn, stream, w))
 	return nil
+}
+
+// waits is an error where the agent does not wait for an answer any more: it has given
+// the connection to the pod, or its client is gone. It says nothing before it is
+// answered.
+func waits(stream net.Conn) error {
+	_ = stream.SetReadDeadline(time.Unix(1, 0))
+	_, err := stream.Read(make([]byte, 1))
+	_ = stream.SetReadDeadline(time.Time{})
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return nil
+	}
+	return fmt.Errorf("the agent does not wait for an answer any more: %w", cmp.Or(err, io.ErrUnexpectedEOF))
 }
 
 // errTaken: another process listens where the debuggee did.

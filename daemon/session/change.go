@@ -42,16 +42,18 @@ func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 		}
 	}
 	var reply protocol.ChangeReply
+	a := l.s.agent()
 	if err := l.askChange(q, &reply, answer); err != nil {
 		return err
 	}
-	l.settle(reply.Seq)
+	l.settle(a, reply.Seq)
 	return nil
 }
 
-// settle waits until the launcher has been told of what expired up to seq.
-func (l *launcher) settle(seq uint64) {
-	if h := l.s.agent().hearing.Load(); h != nil {
+// settle waits until the launcher has been told of what expired up to seq, which is
+// a's: where the session has moved nothing of a's is kept.
+func (l *launcher) settle(a *agent, seq uint64) {
+	if h := a.hearing.Load(); h != nil && l.s.agent() == a {
 		ctx, cancel := context.WithTimeout(l.ctx, settleTime)
 		defer cancel()
 		if h.until(ctx, seq) != nil {

@@ -95,14 +95,15 @@ func (l *launcher) openChange(r *layer.Request, reply *layer.Reply) error {
 			return err
 		}
 	}
-	t := l.s.tunnel()
+	a := l.s.agent()
+	t := a.tunnel
 	var opened protocol.OpenReply
 	if _, err := t.Call(l.ctx, protocol.KindOpen, request, &opened); err != nil {
 		return err
 	}
 	reply.Attr, reply.Data = opened.Attr, cut(string(opened.Path))
 	l.share(t, reply, opened, change, true)
-	l.settle(opened.Seq)
+	l.settle(a, opened.Seq)
 	return nil
 }
 
@@ -174,6 +175,7 @@ func (l *launcher) tellAhead(r *layer.Request, flags uint32) func(protocol.Ahead
 }
 
 func (l *launcher) tellFiles(dir string, flags uint32) func(protocol.Ahead, []byte) {
+	t := l.s.tunnel()
 	return func(a protocol.Ahead, contents []byte) {
 		for _, f := range a.Files {
 			if f.Size < 0 || f.Size > len(contents) {
@@ -185,7 +187,7 @@ func (l *launcher) tellFiles(dir string, flags uint32) func(protocol.Ahead, []by
 			if notice.Data = known.Append(nil); len(notice.Data) > layer.MaxAhead {
 				continue
 			}
-			if l.reply(&notice, nil) != nil {
+			if l.replyBy(t, &notice, nil) != nil {
 				return
 			}
 		}

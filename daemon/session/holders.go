@@ -27,12 +27,12 @@ const (
 // Holders asks all agents that the client can reach who has which ports.
 func (m *Manager) Holders(ctx context.Context, p ide.TargetListParams) (ide.HoldersResult, error) {
 	r := ide.HoldersResult{Holders: []ide.Holder{}, Problems: []string{}} // arrays on the wire
-	c, err := m.cluster(ctx, "listing who holds ports", p)
+	c, cfg, err := m.cluster(ctx, "listing who holds ports", p)
 	if err != nil {
 		return r, err
 	}
 	defer c.Close()
-	list, err := c.Agents(ctx, p.Overrides.Namespace, agentPort)
+	list, err := c.Agents(ctx, p.Overrides.Namespace, cfg.Agent.Namespace, agentPort)
 	if err != nil {
 		return r, clusterError(err)
 	}

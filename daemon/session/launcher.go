@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/daemon/forward"
+	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
@@ -135,12 +136,19 @@ func (l *launcher) refuse(r *layer.Request, errno unix.Errno, err error) error {
 }
 
 // reply sends one packet, with a descriptor if there is one.
-func (l *launcher) reply(r *layer.Reply, fd *os.File) error {
+func (l *launcher) reply(r *layer.Reply, fd *os.File) error { return l.replyBy(nil, r, fd) }
+
+// replyBy sends what has come by t. Where the session has moved meanwhile it is not to
+// be kept: that it expires would be told by the former agent.
+func (l *launcher) replyBy(t *tunnel.Tunnel, r *layer.Reply, fd *os.File) error {
 	if fd != nil {
 		r.Flags |= layer.ReplyFD
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if t != nil && l.s.tunnel() != t { // what a move tells is sent later
+		r.Lease = protocol.Lease{}
+	}
 	l.buf = r.Append(l.buf[:0])
 	var err error
 	if fd != nil {
@@ -156,7 +164,7 @@ func (l *launcher) reply(r *layer.Reply, fd *os.File) error {
 
 // answer does one call. Whatever fails becomes an errno and its words.
 func (l *launcher) answer(r *layer.Request) {
-	reply := &layer.Reply{Seq: r.Seq}
+	reply, t := &layer.Reply{Seq: r.Seq}, l.s.tunnel()
 	fd, err := l.do(r, reply)
 	if err != nil {
 		*reply = layer.Reply{Seq: r.Seq, Errno: errno(r.Op, err), Data: cut(err.Error())}
@@ -165,7 +173,7 @@ func (l *launcher) answer(r *layer.Request) {
 		}
 		l.s.log.Debug("hooked call failed", "op", r.Op, "path", r.Path, "addr", r.Addr, "err", err)
 	}
-	_ = l.reply(reply, fd) // its failure ends read as well
+	_ = l.replyBy(t, reply, fd) // its failure ends read as well
 	if fd != nil {
 		fd.Close()
 	}

@@ -230,10 +230,11 @@ func (m *Manager) hearExpired(a *agent) {
 
 func (m *Manager) expire(a *agent, e protocol.Expired) {
 	for _, s := range m.all() {
-		if s.agent() != a {
+		s.mu.Lock()
+		if s.agent() != a { // as move sees to
+			s.mu.Unlock()
 			continue
 		}
-		s.mu.Lock()
 		for _, some := range []map[*launcher]bool{s.launchers, s.visitors} {
 			for l := range some {
 				l.notices.expired(e)

@@ -24,28 +24,43 @@ import (
 
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
+	"mirrord/protocol/link"
+	"mirrord/protocol/link/linktest"
 )
 
 // begin starts a session with a configuration, and listens to its events.
 func begin(t *testing.T, incoming string) (*Manager, ide.Session, <-chan ide.SessionEvent) {
 	t.Helper()
-	m, dir := manager(t), t.TempDir()
+	m := manager(t)
+	s := beginAt(t, m, agentAddress(t), incoming)
+	return m, s, eventsOf(t, m, s.ID)
+}
+
+// beginAt starts one with the agent at an address.
+func beginAt(t *testing.T, m *Manager, addr, incoming string) ide.Session {
+	t.Helper()
+	dir := t.TempDir()
 	file := filepath.Join(dir, "mirrord.json")
 	text := fmt.Sprintf(`{"feature": {"fs": "local", "network": {"incoming": {"mode": "steal"%s}}}}`, incoming)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s, err := m.Start(t.Context(), ide.SessionStartParams{
-		Client: ide.Client{Dir: dir}, ConfigFile: file, Overrides: ide.Overrides{Agent: agentAddress(t)},
+		Client: ide.Client{Dir: dir}, ConfigFile: file, Overrides: ide.Overrides{Agent: addr},
 	}, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+func eventsOf(t *testing.T, m *Manager, id string) <-chan ide.SessionEvent {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	told, done := make(chan ide.SessionEvent, 100), make(chan error)
 	listens := sync.OnceFunc(func() { done <- nil })
 	go func() {
-		done <- m.Events(ctx, ide.SessionEventsParams{ID: s.ID}, func(e ide.SessionEvent) {
+		done <- m.Events(ctx, ide.SessionEventsParams{ID: id}, func(e ide.SessionEvent) {
 			listens()
 			select {
 			case told <- e:
@@ -62,7 +77,7 @@ func begin(t *testing.T, incoming string) (*Manager, ide.Session, <-chan ide.Ses
 			t.Errorf("Events = %v", err)
 		}
 	})
-	return m, s, told
+	return told
 }
 
 // until waits for an event of a kind, and returns it.
@@ -510,10 +525,40 @@ func TestOnlyOneRequest(t *testing.T) {
 // Arming is for those sessions only.
 func TestArmWhatIsNotOnce(t *testing.T) {
 	m, s, _ := begin(t, "")
-	for _, id := range []string{s.ID, ""} {
-		if e, ok := errors.AsType[*ide.Error](m.Arm(t.Context(), id)); !ok || e.Code != ide.CodeUsage {
-			t.Errorf("arming %q: %v", id, e)
+	own, err := m.session(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{"steal", "mirror"} {
+		own.mu.Lock()
+		own.config.Incoming.Mode, own.config.Incoming.Once = mode, mode == "mirror"
+		own.mu.Unlock()
+		for id, words := range map[string]string{s.ID: "session " + s.ID + " does not steal a single", "": "no session steals a single"} {
+			if e, ok := errors.AsType[*ide.Error](m.Arm(t.Context(), id)); !ok || e.Code != ide.CodeUsage || !strings.Contains(e.Msg, words) {
+				t.Errorf("%s: arming %q: %v", mode, id, e)
+			}
 		}
+	}
+}
+
+// A session whose link is cut holds up no other.
+func TestArmWithACutLink(t *testing.T) {
+	m, addr := manager(t), agentAddress(t)
+	n := linktest.New(t, addr)
+	away := beginAt(t, m, n.Addr(), `, "once": true`)
+	own := serve(t, "debuggee")
+	attach(t, m, away.ID).listen(serve(t, "pod").at().Port(), own.Listener)
+	told := eventsOf(t, m, beginAt(t, m, addr, `, "once": true`).ID)
+	until(t, told, ide.EventArmed)
+	n.Set(linktest.Swallows, link.Control)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	armed := make(chan error)
+	go func() { armed <- m.Arm(ctx, "") }()
+	until(t, told, ide.EventArmed)
+	cancel()
+	if err := <-armed; err == nil || !strings.Contains(err.Error(), "arming session "+away.ID) {
+		t.Errorf("Arm = %v", err)
 	}
 }
 

@@ -1,8 +1,13 @@
 package session
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,40 +25,54 @@ func (m *Manager) Arm(ctx context.Context, id string) error {
 		}
 		all = []*Session{s}
 	}
-	some := false
-	for _, s := range all {
-		once, err := s.rearm(ctx)
-		if err != nil {
-			return err
-		}
-		some = once || some
+	all = slices.DeleteFunc(all, func(s *Session) bool { return !s.rearm() })
+	if len(all) > 0 {
+		return known(ctx, all)
 	}
-	if some {
-		return nil
-	}
-	what := "session " + id + " steals"
+	what := "session " + id + " does not steal"
 	if id == "" {
 		what = "no session steals"
 	}
 	return &ide.Error{
-		Code: ide.CodeUsage, Msg: fmt.Sprintf("arming: %s a single request only", what),
+		Code: ide.CodeUsage, Msg: fmt.Sprintf("arming: %s a single request", what),
 		Hint: `"feature": {"network": {"incoming": {"mode": "steal", "once": true}}} makes one that does`,
 	}
 }
 
-// rearm returns when the agent knows, and tells whether the session steals a
-// single request.
-func (s *Session) rearm(ctx context.Context) (once bool, err error) {
+// armTime is what an agent may take to learn of it: more where its link is cut, and
+// comes back.
+const armTime = 5 * time.Second
+
+// known returns when the agents know that these were armed. One that does not learn
+// of it in time holds up no other.
+func known(ctx context.Context, all []*Session) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, armTime, fmt.Errorf("it does not answer for %v, and learns of it when it does", armTime))
+	defer cancel()
+	errs := make([]error, len(all))
+	var asking sync.WaitGroup
+	for i, s := range all {
+		asking.Go(func() {
+			if err := s.settled(ctx); err != nil {
+				errs[i] = fmt.Errorf("arming session %s: telling the agent: %w", s.id, cmp.Or(context.Cause(ctx), err))
+			}
+		})
+	}
+	asking.Wait()
+	return errors.Join(errs...)
+}
+
+// once tells whether the session steals a single request. s.mu is held.
+func (s *Session) once() bool { return s.config.Incoming.Once && s.config.Incoming.Mode == "steal" }
+
+// rearm tells whether the session steals a single request, which it does once more.
+func (s *Session) rearm() bool {
 	s.mu.Lock()
-	if s.config.Incoming.Once {
-		once = true
-		s.arm()
+	defer s.mu.Unlock()
+	if !s.once() {
+		return false
 	}
-	s.mu.Unlock()
-	if err := s.settled(ctx); err != nil {
-		return once, fmt.Errorf("arming session %s: telling the agent: %w", s.id, err)
-	}
-	return once, nil
+	s.arm()
+	return true
 }
 
 // arm has the session steal one more request. s.mu is held.
@@ -70,7 +89,7 @@ func (s *Session) arm() {
 // s.mu is held.
 func (s *Session) onlyRequest() []ide.SessionEvent {
 	switch {
-	case !s.config.Incoming.Once || s.config.Incoming.Mode != "steal":
+	case !s.once():
 		return nil
 	case s.spent:
 		return []ide.SessionEvent{{Kind: ide.EventCaught}}

@@ -12,7 +12,9 @@ import (
 	"mirrord/daemon/cluster"
 	"mirrord/daemon/forward"
 	"mirrord/daemon/tunnel"
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
+	"mirrord/protocol/layer"
 	"mirrord/protocol/link"
 )
 
@@ -182,5 +184,61 @@ func TestNodeNetworkOfAReplica(t *testing.T) {
 	s.mu.Unlock()
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// What the former pod's agent has answered is not to be kept after a move.
+func TestLeaseAcrossAMove(t *testing.T) {
+	m, info, _ := begin(t, "")
+	c := attach(t, m, info.ID)
+	s, err := m.session(info.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	var l *launcher
+	for l = range s.launchers {
+	}
+	s.mu.Unlock()
+	lease := protocol.Lease{ID: 1, Seq: 5}
+	for i, by := range []*tunnel.Tunnel{s.tunnel(), new(tunnel.Tunnel)} {
+		if err := l.replyBy(by, &layer.Reply{Seq: 99, Lease: lease}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if reply, _ := c.read(99); (reply.Lease == lease) != (i == 0) {
+			t.Errorf("answer %d may be kept by %+v", i, reply.Lease)
+		}
+	}
+}
+
+// Of several replicas a ready one that stays becomes the main one, and the session
+// says what it is bound to now.
+func TestWhoIsNext(t *testing.T) {
+	m, info, told := begin(t, "")
+	s, o := ofWorkload(t, m, info.ID)
+	main := s.main.Load()
+	main.target.uid = "main"
+	s.mu.Lock()
+	for _, name := range []string{"ready", "leaving", "starting"} {
+		r := &replica{agent: &agent{tunnel: main.agent.tunnel}, target: target{pod: name, uid: name, name: "pod/" + name}, ending: name == "leaving"}
+		s.replicas = append(s.replicas, r)
+		c := readyPod(name)
+		c.Ready = name == "ready"
+		o.known[name] = &candidate{Replica: c, pause: retryFirst}
+	}
+	s.mu.Unlock()
+	m.agentNews(main.agent, news{words: "target pod main is being deleted", ending: true})
+	if e := until(t, told, ide.EventMoved); e.Message != "pod/ready" {
+		t.Errorf("it has moved to %s", e.Message)
+	}
+	if l, err := m.Launch(t.Context(), info.ID); err != nil || l.Session.Pod != "ready" || !l.Policy.Steal || l.Start.Pod != "ready" {
+		t.Errorf("launchers are told of %+v, %v", l, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas { // the test's have agents that nobody counts
+		if r != main {
+			defer s.drop(r)
+		}
 	}
 }

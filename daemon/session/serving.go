@@ -35,20 +35,81 @@ func (m *Manager) Serving(ctx context.Context, p ide.ServingParams) (ide.Serving
 		}
 	}
 	serving := ide.Serving{
-		Thread: p.Thread, ID: id, Method: r.Request.Method, Path: r.Request.Path, Peer: r.Peer, Pod: s.agent().podAt(ctx, peer.Addr()),
+		Thread: p.Thread, ID: id, Method: r.Request.Method, Path: r.Request.Path, Peer: r.Peer, Pod: s.podAt(ctx, peer.Addr()),
 	}
-	s.events.tell(ide.SessionEvent{Session: s.id, Kind: ide.EventServing, Serving: &serving}, true)
+	if s.served(p.Thread, id) {
+		s.events.tell(ide.SessionEvent{Session: s.id, Kind: ide.EventServing, Serving: &serving}, true)
+	}
 	return ide.ServingResult{Serving: serving, Headers: r.Request.Headers}, nil
 }
 
+// maxServes threads are remembered, with what they serve.
+const maxServes = 1000
+
+// served notes which request a thread serves, and tells whether that is new.
+func (s *Session) served(thread int64, request uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.serves == nil || len(s.serves) > maxServes {
+		s.serves = map[int64]uint64{}
+	}
+	was := s.serves[thread]
+	s.serves[thread] = request
+	return was != request
+}
+
+// A peer is who has an address of the cluster's, which is not asked at each step of
+// a debugger's.
+type peer struct {
+	asked time.Time
+	known chan struct{} // closed with name
+	name  string        // "NAMESPACE/NAME", "": it is not known
+}
+
+const (
+	peerTime = time.Minute     // then it is asked again
+	findTime = 5 * time.Second // for an answer, which may be of use later
+	maxPeers = 1000
+)
+
 // podAt names the pod that has an address, "" where that is not known in time.
-func (a *agent) podAt(ctx context.Context, addr netip.Addr) string {
-	if a.cluster == nil {
+func (s *Session) podAt(ctx context.Context, addr netip.Addr) string {
+	c := s.agent().cluster
+	if c == nil {
 		return "" // the agent is at an address
 	}
-	name, err := a.cluster.PodAt(ctx, addr)
-	if err != nil {
+	p := s.peerAt(addr, func(ctx context.Context) (string, error) { return c.PodAt(ctx, addr) })
+	select {
+	case <-p.known:
+		return p.name
+	case <-ctx.Done():
 		return ""
 	}
-	return name
+}
+
+// peerAt is what is known, or about to be, of an address; find is called where
+// nothing is.
+func (s *Session) peerAt(addr netip.Addr, find func(context.Context) (string, error)) *peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.peers[addr]; p != nil && time.Since(p.asked) < peerTime {
+		return p
+	}
+	p := &peer{asked: time.Now(), known: make(chan struct{})}
+	if s.ctx.Err() != nil {
+		return p
+	}
+	if s.peers == nil || len(s.peers) > maxPeers {
+		s.peers = map[netip.Addr]*peer{}
+	}
+	s.peers[addr] = p
+	s.wg.Go(func() {
+		defer close(p.known)
+		ctx, cancel := context.WithTimeout(s.ctx, findTime)
+		defer cancel()
+		if name, err := find(ctx); err == nil {
+			p.name = name
+		}
+	})
+	return p
 }

@@ -67,6 +67,8 @@ type Session struct {
 	taken     map[uint16]chan struct{} // guarded by mu; ports that are being taken, until it is closed
 	ending    error                    // guarded by mu; why no port is stolen any more
 	lost      error                    // guarded by mu; why nothing remote works any more
+	peers     map[netip.Addr]*peer     // guarded by mu; see podAt
+	serves    map[int64]uint64         // guarded by mu; the request of each thread that has stopped in one
 }
 
 func newSession(log *slog.Logger, id string, a *agent, t target, e *events, cfg *config.Config) (*Session, error) {

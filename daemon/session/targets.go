@@ -11,7 +11,7 @@ import (
 
 // Targets lists what could be a session's target; tell gets what is found at once.
 func (m *Manager) Targets(ctx context.Context, p ide.TargetListParams, tell func([]ide.Target)) (ide.TargetListResult, error) {
-	c, err := m.cluster(ctx, "listing targets", p)
+	c, _, err := m.cluster(ctx, "listing targets", p)
 	if err != nil {
 		return ide.TargetListResult{}, err
 	}
@@ -33,7 +33,7 @@ func targetsOf(listed []cluster.Listed) []ide.Target {
 
 // Namespaces lists where targets could be.
 func (m *Manager) Namespaces(ctx context.Context, p ide.TargetListParams) (ide.NamespacesResult, error) {
-	c, err := m.cluster(ctx, "listing namespaces", p)
+	c, _, err := m.cluster(ctx, "listing namespaces", p)
 	if err != nil {
 		return ide.NamespacesResult{}, err
 	}
@@ -59,19 +59,19 @@ func (m *Manager) Contexts(_ context.Context, p ide.TargetListParams) (ide.Conte
 }
 
 // cluster opens the cluster that a client's settings choose, for doing what.
-func (m *Manager) cluster(ctx context.Context, what string, p ide.TargetListParams) (*cluster.Cluster, error) {
+func (m *Manager) cluster(ctx context.Context, what string, p ide.TargetListParams) (*cluster.Cluster, *config.Config, error) {
 	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
 	if err != nil {
-		return nil, configError(err)
+		return nil, nil, configError(err)
 	}
 	if cfg.Agent.Address != "" {
-		return nil, configError(errors.New(what + ": agent.address is set, so there is no cluster to list"))
+		return nil, nil, configError(errors.New(what + ": agent.address is set, so there is no cluster to list"))
 	}
 	c, err := cluster.Open(ctx, m.log, access(cfg, p.Client))
 	if err != nil {
-		return nil, clusterError(err)
+		return nil, nil, clusterError(err)
 	}
-	return c, nil
+	return c, cfg, nil
 }
 
 // Verify tells what is wrong with a configuration file, and what it chooses.

@@ -42,6 +42,7 @@ type filter struct {
 	out     []byte                // guarded by mu; what Delve has said of a message
 	asked   int                   // guarded by mu; our requests
 	answers map[int]chan response // guarded by mu; to those that wait, by their numbers
+	shown   map[int64]uint64      // guarded by mu; the request that each goroutine was said to serve
 }
 
 type said struct {
@@ -52,7 +53,7 @@ type said struct {
 func newFilter(c net.Conn, r *bufio.Reader, plain bool, serving Serving, first ...message) *filter {
 	f := &filter{
 		Conn: c, r: r, plain: plain, serving: serving,
-		client: make(chan said), ours: make(chan []byte), answers: map[int]chan response{},
+		client: make(chan said), ours: make(chan []byte), answers: map[int]chan response{}, shown: map[int64]uint64{},
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.wg.Go(func() { f.hear(first) })

@@ -24,6 +24,9 @@ const lookTime = 2 * time.Second
 // clients count to.
 const ownSeq = 1 << 30
 
+// maxShown goroutines are remembered, with what they serve.
+const maxShown = 1000
+
 // maxFrames of a stack are looked at.
 const maxFrames = 256
 
@@ -79,7 +82,18 @@ func (f *filter) look(thread int64) {
 	if err != nil {
 		return // it serves none, or goes on already
 	}
-	if r, err := f.serving(ctx, p); err == nil {
+	r, err := f.serving(ctx, p)
+	if err != nil {
+		return
+	}
+	f.mu.Lock()
+	again := f.shown[r.Thread] == r.ID
+	if len(f.shown) > maxShown {
+		clear(f.shown)
+	}
+	f.shown[r.Thread] = r.ID
+	f.mu.Unlock()
+	if !again { // as at each step within a handler
 		f.write(shown(r))
 	}
 }
