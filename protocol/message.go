@@ -349,7 +349,8 @@ type (
 	// Pause asks for the target's own processes to stand still; it ends with the stream.
 	// When they cannot be kept so, an error on the stream says why.
 	Pause struct {
-		Session string `json:"session,omitempty"` // for others to read
+		Session string   `json:"session,omitempty"` // for others to read
+		Probes  []uint16 `json:"probes,omitempty"`  // ports that kubelet probes: the agent answers that all is well
 	}
 	// PauseReply is sent when they do.
 	PauseReply struct{}

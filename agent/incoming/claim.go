@@ -20,6 +20,7 @@ type claim struct {
 	listener net.Listener
 	holder   func() string
 	done     chan struct{}
+	users    int // guarded by Incoming.claims
 }
 
 // Limits of a talk with another holder.
@@ -34,7 +35,7 @@ func claimName(port uint16) string { return fmt.Sprintf("@mirrord-steal/%d", por
 func claimPort(port uint16, holder func() string) (*claim, error) {
 	l, err := net.Listen("unix", claimName(port))
 	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("stealing port %d: %s steals it already: %w", port, askHolder(port), unix.EADDRINUSE)
+		return nil, taken(port, askHolder(port))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("claiming port %d: %w", port, err)
@@ -42,6 +43,10 @@ func claimPort(port uint16, holder func() string) (*claim, error) {
 	c := &claim{listener: l, holder: holder, done: make(chan struct{})}
 	go c.answer()
 	return c, nil
+}
+
+func taken(port uint16, by string) error {
+	return fmt.Errorf("stealing port %d: %s steals it already: %w", port, by, unix.EADDRINUSE)
 }
 
 func (c *claim) answer() {

@@ -10,6 +10,7 @@ package pause
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -150,12 +151,12 @@ func (p *Pauser) trace() {
 	}
 }
 
-// again stops those that are new. That there are none is told by another change.
+// again stops those that are new. That there are some again is another change.
 func (p *Pauser) again() {
 	if len(p.holds) == 0 {
 		return
 	}
-	if err := p.freeze(); err != nil {
+	if err := p.freeze(); err != nil && !errors.Is(err, errNobody) {
 		p.log.Error("pausing again", "err", err)
 		for h := range p.holds {
 			h.lost(err)

@@ -306,10 +306,10 @@ func TestKilled(t *testing.T) {
 	}
 	defer unix.Close(pidfd)
 	w.signal(t, unix.SIGKILL)
-	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(poll, int(patience/time.Millisecond)); n != 1 || err != nil {
-		t.Fatalf("it does not end: %d, %v", n, err)
-	}
+	wait(t, "it ends", func() bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		return n == 1 && err == nil
+	})
 	wait(t, "nobody is traced any more", func() (none bool) {
 		_ = p.do(func() error { none = len(p.threads) == 0; return nil })
 		return none
@@ -320,8 +320,11 @@ func TestKilled(t *testing.T) {
 // Those that come later, as after a restart of the container, are paused as well.
 func TestChanged(t *testing.T) {
 	w, next := startWorker(t), startWorker(t)
-	var both atomic.Bool
+	var gone, both atomic.Bool
 	list := func() ([]int, error) {
+		if gone.Load() {
+			return nil, unix.EIO
+		}
 		all, err := w.tgt.Processes()
 		if both.Load() && err == nil {
 			var more []int
@@ -336,6 +339,12 @@ func TestChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	next.proceeds(t)
+	gone.Store(true)
+	p.Changed()
+	if _, err := p.Hold(func(error) {}); !errors.Is(err, unix.EIO) { // nobody is there for a new one
+		t.Errorf("holding nobody: %v", err)
+	}
+	gone.Store(false)
 	both.Store(true)
 	p.Changed()
 	wait(t, "it is paused", func() bool {

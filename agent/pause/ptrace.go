@@ -19,11 +19,14 @@ const options = unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK | unix.PTRACE
 // eventStop is PTRACE_EVENT_STOP.
 const eventStop = 128
 
+// errNobody: there is no container now, for one.
+var errNobody = errors.New("finding what is to be paused")
+
 // seizeAll traces whom it does not yet, and has them stop. It tells how many these are.
 func (p *Pauser) seizeAll() (n int, err error) {
 	pids, err := p.list()
 	if err != nil {
-		return 0, fmt.Errorf("finding what is to be paused: %w", err)
+		return 0, fmt.Errorf("%w: %w", errNobody, err)
 	}
 	for _, pid := range pids {
 		if pid == os.Getpid() {

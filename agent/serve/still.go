@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,12 +31,13 @@ func still(_ context.Context, c *client, stream net.Conn, f protocol.Frame) erro
 		lost.CompareAndSwap(nil, &err)
 		_ = stream.SetReadDeadline(time.Unix(1, 0))
 	}
-	hold, err := c.server.pauser.Hold(end)
-	if err != nil {
+	s := &stillness{client: c, session: q.Session, probes: q.Probes, since: time.Now()}
+	s.answer()
+	if s.hold, err = c.server.pauser.Hold(end); err != nil {
+		s.stop()
 		return protocol.WriteError(stream, op, err)
 	}
-	s := &stillness{client: c, session: q.Session, since: time.Now(), hold: hold}
-	defer hold.Release()
+	defer s.Suspend(incoming.Absent)
 	c.steals.add(s, end)
 	defer c.steals.remove(s)
 	if err := protocol.WriteMessage(stream, f.Kind, protocol.PauseReply{}, nil); err != nil {
@@ -55,19 +57,36 @@ func still(_ context.Context, c *client, stream net.Conn, f protocol.Frame) erro
 type stillness struct {
 	client  *client
 	session string
+	probes  []uint16
 	since   time.Time
 	hold    *pause.Hold
 	away    atomic.Bool
+	stop    func() // that probes are answered; steals.mu guards it, or nobody else knows s
+}
+
+// answer has kubelet's probes answered. It is not a reason to fail that one is not.
+func (s *stillness) answer() {
+	s.stop = func() {}
+	if in := s.client.server.incoming; in != nil {
+		stop, err := in.Answer(s.probes)
+		if err != nil {
+			s.client.log.Warn("kubelet may restart the paused container", "err", err)
+		}
+		s.stop = sync.OnceFunc(stop)
+	}
 }
 
 func (s *stillness) Suspend(incoming.Why) {
 	s.away.Store(true)
 	s.hold.Release()
+	s.stop()
 }
 
 func (s *stillness) Resume(incoming.Why) error {
 	s.away.Store(false)
+	s.answer()
 	if err := s.hold.Resume(); err != nil {
+		s.stop()
 		return fmt.Errorf("the target is not paused any more: %w", err)
 	}
 	return nil

@@ -19,7 +19,11 @@ func (s *Session) pauseTarget(ctx context.Context, r *replica) error {
 	if !wanted {
 		return nil
 	}
-	resume, err := r.agent.tunnel.Pause(ctx, protocol.Pause{Session: s.id}, func(err error) { s.unpaused(r, err) })
+	q := protocol.Pause{Session: s.id}
+	for _, port := range r.target.ownProbes {
+		q.Probes = append(q.Probes, uint16(port))
+	}
+	resume, err := r.agent.tunnel.Pause(ctx, q, func(err error) { s.unpaused(r, err) })
 	if err != nil {
 		return &ide.Error{
 			Code: ide.CodeAgent, Msg: fmt.Sprintf("pausing %s: %v", r.target.name, err), Err: err,
