@@ -39,7 +39,7 @@
 //	  - agent: what runs beside the target. agent/serve: its streams.
 //	    agent/target: finding and entering the target. agent/files, agent/outgoing,
 //	    agent/incoming: what it does there. agent/httpfilter: whose the requests of a
-//	    shared port are.
+//	    shared port are. agent/pause: the target stands still.
 //	  - protocol: daemon and agent (PROTOCOL.md); protocol/filter: which requests a
 //	    user wants; protocol/link: a connection that survives; protocol/ide: clients
 //	    and daemon (IDE.md); protocol/layer:
@@ -112,7 +112,8 @@
 //
 // Whoever does a thing owns its undoing, and the undoing survives a kill -9 of
 // the owner: stolen ports are kernel objects that die with the agent
-// (agent/incoming), the debuggee dies with its launcher or keeper
+// (agent/incoming), a paused target is traced by a thread of the agent and goes on
+// without it (agent/pause), the debuggee dies with its launcher or keeper
 // (layer/launch, layer/keeper), the file server's mount with its last descriptor (daemon/files).
 //
 // A lost connection is made again, and loses nothing (protocol/link); a daemon

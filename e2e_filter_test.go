@@ -207,11 +207,21 @@ func streams(t *testing.T) (program, namespace, address string) {
 // to be a client in.
 func streamsPod(t *testing.T, namespace, line string) (program string) {
 	t.Helper()
+	program = loadApp(t, "streams", "streams:2")
+	web := strings.Replace(pod("web", line), "shop:1", "streams:2", 1)
+	apply(t, namespace, web+"---"+pod("client", "args: [sleep]"))
+	kubectl(t, "wait", "pod/web", "pod/client", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	return program
+}
+
+// loadApp builds one of testdata/apps and gives the cluster an image of it.
+func loadApp(t *testing.T, app, name string) (program string) {
+	t.Helper()
 	dir := t.TempDir()
-	program, image := filepath.Join(dir, "streams"), filepath.Join(dir, "image.tar")
+	program, image := filepath.Join(dir, app), filepath.Join(dir, "image.tar")
 	for _, command := range [][]string{
-		{"go", "build", "-ldflags=-s -w", "-o", program, "./testdata/apps/streams"},
-		{"go", "run", "./agent/image", "-o", image, "-name", "streams:2", program},
+		{"go", "build", "-ldflags=-s -w", "-o", program, "./testdata/apps/" + app},
+		{"go", "run", "./agent/image", "-o", image, "-name", name, program},
 		{"bin/cluster", "load", image},
 	} {
 		cmd := exec.Command(command[0], command[1:]...)
@@ -220,9 +230,6 @@ func streamsPod(t *testing.T, namespace, line string) (program string) {
 			t.Fatalf("%v: %v\n%s", command, err, out)
 		}
 	}
-	web := strings.Replace(pod("web", line), "shop:1", "streams:2", 1)
-	apply(t, namespace, web+"---"+pod("client", "args: [sleep]"))
-	kubectl(t, "wait", "pod/web", "pod/client", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
 	return program
 }
 

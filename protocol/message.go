@@ -346,14 +346,25 @@ type (
 		Redirect string `json:"redirect"` // "sk_lookup" or "TPROXY", "packet" for a mirror
 	}
 
+	// Pause asks for the target's own processes to stand still; it ends with the stream.
+	// When they cannot be kept so, an error on the stream says why.
+	Pause struct {
+		Session string   `json:"session,omitempty"` // for others to read
+		Probes  []uint16 `json:"probes,omitempty"`  // ports that kubelet probes: the agent answers that all is well
+	}
+	// PauseReply is sent when they do.
+	PauseReply struct{}
+
 	// HoldersReply's payload is a JSON list of Holder, as many as there is room for.
 	HoldersReply struct{}
-	// A Holder has a port for as long as it is not released.
+	// A Holder has a port for as long as it is not released, or, with Pause and no
+	// port, the target paused.
 	Holder struct {
 		Client   string `json:"client"`            // as in its hello: "alice@laptop"
 		Session  string `json:"session,omitempty"` // its
 		Port     uint16 `json:"port"`
 		Mirror   bool   `json:"mirror,omitempty"`
+		Pause    bool   `json:"pause,omitempty"`
 		Filter   string `json:"filter,omitempty"` // in words
 		Since    string `json:"since"`            // RFC 3339
 		Away     bool   `json:"away,omitempty"`   // its client has no link: connections are the pod's

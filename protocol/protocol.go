@@ -11,7 +11,7 @@ package protocol
 //     no path need be UTF-8
 //   - 4: an open file is changed by its handle; a path is walked as openat2 says;
 //     a steal tells its session, may override others and be overridden, may be
-//     for one request, and be paused; who holds ports is told
+//     for one request, and be paused; who holds ports is told; the target is paused
 const Version = 4
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
@@ -43,12 +43,13 @@ const (
 	KindXattr    Kind = 18 // getxattr(2) or listxattr(2) of a path
 	KindHolders  Kind = 19 // who holds which ports
 	KindCertify  Kind = 20 // whether a certificate of the pod can be used
+	KindPause    Kind = 21 // have the target's processes stand still for as long as the stream is open
 )
 
 var kindNames = []string{
 	"error", "hello", "environ", "open", "read", "readdir", "close", "stat",
 	"readlink", "access", "connect", "datagram", "steal", "incoming", "watch",
-	"change", "write", "statfs", "xattr", "holders", "certify",
+	"change", "write", "statfs", "xattr", "holders", "certify", "pause",
 }
 
 func (k Kind) String() string {
@@ -64,5 +65,6 @@ func ClientKinds() []Kind {
 		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
 		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
 		KindChange, KindWrite, KindStatfs, KindXattr, KindHolders, KindCertify,
+		KindPause,
 	}
 }

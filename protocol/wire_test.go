@@ -131,6 +131,8 @@ func messages() []struct {
 		{"incoming reply", KindIncoming, IncomingReply{}, nil},
 		{"certify", KindCertify, TLS{Cert: []byte("PEM"), Key: Secret("PEM, too")}, nil},
 		{"certify reply", KindCertify, CertifyReply{Names: []string{"shop"}, Until: "2027-11-27T12:00:00Z"}, nil},
+		{"pause", KindPause, Pause{Session: "1f2e3d4c", Probes: []uint16{8080}}, nil},
+		{"pause reply", KindPause, PauseReply{}, nil},
 		{"holders", KindHolders, struct{}{}, nil},
 		{"holders reply", KindHolders, HoldersReply{}, []byte(`[{"client":"alice@laptop","port":8080,"since":"2026-11-23T12:00:00Z","redirect":"sk_lookup"}]`)},
 	}

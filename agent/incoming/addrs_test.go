@@ -23,10 +23,10 @@ func TestListenerOfOneAddress(t *testing.T) {
 				at := named(t, "pod", netip.AddrPortFrom(pod.Addr(), 0).String())
 				from := func(ctx context.Context) (net.Conn, error) { return out.Dial(ctx, at.String()) }
 				s := steal(t, in, protocol.Steal{Port: at.Port(), Filter: user("alice")}, relayedTo(t, named(t, "alice", "127.0.0.1:0").String()))
-				if got := asked(t, from, "alice"); !strings.HasPrefix(got, "alice") {
+				if got := answerTo(t, from, "alice"); !strings.HasPrefix(got, "alice") {
 					t.Errorf("%v: alice is answered by %s", at, got)
 				}
-				if got := asked(t, from, "bob"); !strings.Contains(got, neighbourAddrs[family].Addr().String()) {
+				if got := answerTo(t, from, "bob"); !strings.Contains(got, neighbourAddrs[family].Addr().String()) {
 					t.Errorf("%v: bob is answered by %s", at, got)
 				}
 				// The pod is not there for who comes to another of its addresses.

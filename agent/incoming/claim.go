@@ -20,6 +20,7 @@ type claim struct {
 	listener net.Listener
 	holder   func() string
 	done     chan struct{}
+	users    int // guarded by Incoming.claims
 }
 
 // Limits of a talk with another holder.

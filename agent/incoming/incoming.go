@@ -14,7 +14,7 @@
 // The rule: nothing of a connection is consumed before its holder took it, and
 // a connection that nobody takes is the pod's, as if nothing had been stolen.
 // On a port that kubelet probes, connections are looked at before (peek.go),
-// and its probes are the pod's.
+// and its probes are the pod's, or answered here while that is paused (answer.go).
 //
 // All that is changed in the target's namespace are kernel objects that die
 // with the agent; but for a rule of routing and its route, which no packet meets
@@ -63,10 +63,12 @@ type Incoming struct {
 	local    ownAddrs
 	guises   [2]guise // of IPv4 and IPv6
 
-	claims sync.Mutex // held while a port is claimed or given back; lock order: Steal.mu, claims, mu
+	claims sync.Mutex        // held while a port is claimed or given back; lock order: Steal.mu, claims, mu
+	locks  map[uint16]*claim // guarded by claims
 
-	mu    sync.Mutex
-	ports map[uint16]*port // guarded by mu
+	mu       sync.Mutex
+	ports    map[uint16]*port // guarded by mu
+	answered map[uint16]int   // guarded by mu; how many want probes of the port answered here
 }
 
 // New prepares the redirect in the namespace of this process; nothing is
@@ -76,7 +78,8 @@ func New(log *slog.Logger, only string) *Incoming {
 		log:     log,
 		slots:   make(chan struct{}, maxConns),
 		waiting: make(chan struct{}, maxWaiting),
-		ports:   map[uint16]*port{},
+		locks:   map[uint16]*claim{},
+		ports:   map[uint16]*port{}, answered: map[uint16]int{},
 		sources: sources{used: map[netip.AddrPort]bool{}, over: map[netip.Addr][]spent{}},
 	}
 	in.life, in.cancel = context.WithCancel(context.Background())
@@ -195,6 +198,12 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 	r.begin()
 	p := in.port(local.Port())
 	if p != nil && p.filtered {
+		if in.answers(local.Port()) && closes(ctx, conn) {
+			r.probe = true
+			conn.Close()
+			r.end(nil)
+			return
+		}
 		r.end(in.split(ctx, r, conn, p, client, local))
 		return
 	}
@@ -205,22 +214,30 @@ func (in *Incoming) handle(ctx context.Context, conn *net.TCPConn) {
 func (in *Incoming) whole(ctx context.Context, r *record, conn *net.TCPConn, p *port, client, local netip.AddrPort) error {
 	var first opening
 	s := p.holder()
-	if arm, ok := s.armed(); ok {
-		if s.probed {
-			var err error
-			if first, err = s.peek(conn); err != nil {
-				reset(conn)
-				return err
-			}
+	arm, ok := s.armed()
+	answers := in.answers(local.Port())
+	if answers || ok && s.probed {
+		offered := ctx
+		if !answers {
+			offered = s.hold()
 		}
-		if !first.probe {
-			stream, err := s.take(protocol.Incoming{Port: local.Port(), Client: client, Local: local}, arm)
-			if err == nil {
-				r.had(s)
-				return s.relay(ctx, r, conn, stream, first)
-			}
-			r.log.Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
+		var err error
+		if first, err = peek(offered, conn); err != nil {
+			reset(conn)
+			return err
 		}
+	}
+	switch {
+	case first.probe && answers:
+		r.probe = true
+		return in.answer(ctx, conn, first)
+	case ok && !first.probe:
+		stream, err := s.take(protocol.Incoming{Port: local.Port(), Client: client, Local: local}, arm)
+		if err == nil {
+			r.had(s)
+			return s.relay(ctx, r, conn, stream, first)
+		}
+		r.log.Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
 	}
 	return in.pass(ctx, r, conn, client, local, first)
 }

@@ -114,8 +114,8 @@ func named(t *testing.T, name, addr string) netip.AddrPort {
 	return addrOf(l.Addr())
 }
 
-// asked is what a request by a connection of its own is answered.
-func asked(t *testing.T, dial func(context.Context) (net.Conn, error), user string) string {
+// answerTo is what a request by a connection of its own is answered.
+func answerTo(t *testing.T, dial func(context.Context) (net.Conn, error), user string) string {
 	t.Helper()
 	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
 	r, err := http.NewRequest("GET", "http://pod/", nil)

@@ -49,20 +49,8 @@ func (o opening) replay(conn io.Reader, write func([]byte) error) error {
 // settings. So it is sent some, which bind the server to nothing; the client's
 // acknowledgement of them is then kept from the server, which would take it
 // for an error.
-func (s *Steal) peek(conn *net.TCPConn) (o opening, err error) {
-	cut := make(chan struct{})
-	stop := context.AfterFunc(s.hold(), func() {
-		defer close(cut)
-		_ = conn.SetReadDeadline(time.Unix(1, 0))
-	})
-	_ = conn.SetReadDeadline(time.Now().Add(peekPatience))
-	defer func() {
-		if !stop() {
-			<-cut
-		}
-		_ = conn.SetReadDeadline(time.Time{})
-	}()
-
+func peek(offered context.Context, conn *net.TCPConn) (o opening, err error) {
+	defer lookUntil(offered, conn)()
 	buf := make([]byte, maxPeek)
 	greeted := false
 	for n := 0; ; {
@@ -98,6 +86,23 @@ func (s *Steal) peek(conn *net.TCPConn) (o opening, err error) {
 		case ended || err != nil:
 			return o, fmt.Errorf("HTTP/2 client does not acknowledge settings: %w", unix.EPROTO)
 		}
+	}
+}
+
+// lookUntil ends the looking when ctx ends, or it takes too long; done is called when
+// it is over.
+func lookUntil(ctx context.Context, conn *net.TCPConn) (done func()) {
+	cut := make(chan struct{})
+	_ = conn.SetReadDeadline(time.Now().Add(peekPatience))
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stop() {
+			<-cut
+		}
+		_ = conn.SetReadDeadline(time.Time{})
 	}
 }
 

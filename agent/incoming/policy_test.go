@@ -57,7 +57,7 @@ func TestPolicy(t *testing.T) {
 			if err := c.Flush(); err != nil {
 				t.Fatal(err)
 			}
-			got := asked(t, func(ctx context.Context) (net.Conn, error) { return out.Dial(ctx, at.String()) }, "alice")
+			got := answerTo(t, func(ctx context.Context) (net.Conn, error) { return out.Dial(ctx, at.String()) }, "alice")
 			if !strings.HasPrefix(got, "alice") {
 				t.Errorf("without it: answered by %s", got)
 			}

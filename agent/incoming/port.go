@@ -14,7 +14,6 @@ import (
 // A port is held by one steal of all its connections, or by any number that
 // have filters.
 type port struct {
-	claim    *claim
 	filtered bool
 	over     context.Context          // good until the last steal is released
 	end      context.CancelFunc       // of over
@@ -67,15 +66,16 @@ func (in *Incoming) claim(s *Steal) (way, error) {
 	in.claims.Lock()
 	defer in.claims.Unlock()
 	p := in.port(s.port)
-	if p == nil || !p.filtered || s.filter == nil {
+	switch {
+	case p == nil:
+		if err := in.lock(s.port); err != nil {
+			return nil, err
+		}
 		p = &port{filtered: s.filter != nil, armed: map[*Steal]bool{}}
 		p.over, p.end = context.WithCancel(in.life)
 		p.steals.Store(new([]*Steal))
-		var err error
-		if p.claim, err = claimPort(s.port, p.words); err != nil {
-			p.end()
-			return nil, err
-		}
+	case !p.filtered || s.filter == nil:
+		return nil, unix.EADDRINUSE
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -83,6 +83,37 @@ func (in *Incoming) claim(s *Steal) (way, error) {
 	p.steals.Store(&all)
 	in.ports[s.port] = p
 	return &redirection{in, p}, nil
+}
+
+// lock takes a port's lock, which those who have a use for it share. in.claims is held.
+func (in *Incoming) lock(port uint16) error {
+	c := in.locks[port]
+	if c == nil {
+		var err error
+		if c, err = claimPort(port, func() string { return in.words(port) }); err != nil {
+			return err
+		}
+		in.locks[port] = c
+	}
+	c.users++
+	return nil
+}
+
+// unlock gives it back. in.claims is held.
+func (in *Incoming) unlock(port uint16) {
+	c := in.locks[port]
+	if c.users--; c.users == 0 {
+		delete(in.locks, port)
+		c.Release()
+	}
+}
+
+// words say why another agent cannot have a port.
+func (in *Incoming) words(port uint16) string {
+	if p := in.port(port); p != nil {
+		return p.words()
+	}
+	return fmt.Sprintf("agent process %d, which answers probes of a paused pod,", unix.Getpid())
 }
 
 // oust takes a port from all who hold it by this agent, and tells whether there
@@ -123,7 +154,7 @@ func (r *redirection) Suspend(s *Steal) error {
 func (r *redirection) suspend(s *Steal) error {
 	was := r.port.armed[s]
 	delete(r.port.armed, s)
-	if !was || len(r.port.armed) > 0 {
+	if !was || len(r.port.armed) > 0 || r.in.answered[s.port] > 0 {
 		return nil
 	}
 	return r.in.redirect.Suspend(s.port)
@@ -140,10 +171,13 @@ func (r *redirection) Release(s *Steal) error {
 		defer r.in.mu.Unlock()
 		return r.suspend(s)
 	}
-	err := r.in.redirect.Remove(s.port)
+	var err error
+	if r.in.answered[s.port] == 0 {
+		err = r.in.redirect.Remove(s.port)
+	}
 	delete(r.in.ports, s.port)
 	r.in.mu.Unlock()
 	r.port.end()
-	r.port.claim.Release()
+	r.in.unlock(s.port)
 	return err
 }

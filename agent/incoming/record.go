@@ -16,7 +16,7 @@ import (
 type Counts struct {
 	Open           atomic.Int64 // now
 	Stolen         atomic.Int64 // ended, and a holder had something of them
-	Passed         atomic.Int64 // ended, and all of them was the pod's
+	Passed         atomic.Int64 // ended, and all of them was the pod's, or kubelet's probe
 	Mirrored       atomic.Int64 // ended copies, by holder
 	RequestsStolen atomic.Int64 // on filtered ports
 	RequestsPassed atomic.Int64
@@ -30,6 +30,7 @@ type record struct {
 	in     *Incoming
 	log    *slog.Logger
 	mirror bool
+	probe  bool // it is answered here
 	began  time.Time
 
 	requests atomic.Int64 // on filtered ports
@@ -100,6 +101,9 @@ func (r *record) end(err error) {
 		c.Mirrored.Add(1)
 	case who != "":
 		c.Stolen.Add(1)
+	case r.probe:
+		who = "the agent, as a probe of a paused pod"
+		c.Passed.Add(1)
 	default:
 		who = "the pod"
 		c.Passed.Add(1)

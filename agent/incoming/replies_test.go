@@ -47,7 +47,7 @@ func TestPassedFromClient(t *testing.T) {
 					for range 4 { // clients
 						wg.Go(func() {
 							for range 25 {
-								got := asked(t, func(ctx context.Context) (net.Conn, error) { return out.Dial(ctx, at) }, "bob")
+								got := answerTo(t, func(ctx context.Context) (net.Conn, error) { return out.Dial(ctx, at) }, "bob")
 								who, from, _ := strings.Cut(got, " ")
 								if a, err := netip.ParseAddrPort(from); who != "pod" || err != nil || a.Addr() != neighbourAddrs[family].Addr() {
 									t.Errorf("%s %v: answered by %s", at, q.Filter, got)
@@ -57,7 +57,7 @@ func TestPassedFromClient(t *testing.T) {
 					}
 					wg.Wait()
 					if q.Filter != nil {
-						got := asked(t, func(ctx context.Context) (net.Conn, error) { return out.Dial(ctx, at) }, "alice")
+						got := answerTo(t, func(ctx context.Context) (net.Conn, error) { return out.Dial(ctx, at) }, "alice")
 						if !strings.HasPrefix(got, "alice") {
 							t.Errorf("%s: alice's request was answered by %s", at, got)
 						}

@@ -39,8 +39,11 @@ func (e *exits) Pod() (httpfilter.Conn, error) {
 }
 
 // Choose gives a request to the oldest holder that wants it and has not left its
-// connections to the pod. Kubelet's probes are nobody's.
+// connections to the pod. Kubelet's probes are nobody's, or answered here.
 func (e *exits) Choose(r *filter.Request) (httpfilter.Holder, filter.Answer) {
+	if r.Method != "" && e.in.answers(e.offer.Port) && probes(r) {
+		return answerer{e.in}, filter.Yes
+	}
 	h, answer := e.choose(r)
 	if answer != filter.Unsure && r.Method != "" { // else it is the client's hello
 		e.record.request(h != nil)

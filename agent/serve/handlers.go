@@ -45,6 +45,7 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindWrite:    write,
 	protocol.KindHolders:  answer((*client).holders),
 	protocol.KindCertify:  answer((*client).certify),
+	protocol.KindPause:    still,
 }
 
 // answer makes a handler of what takes one request and gives one answer.

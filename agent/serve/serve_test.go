@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -32,7 +33,12 @@ const fewStreams = 100
 // run serves this very process; nothing can be stolen.
 func run(t *testing.T) (addr string) {
 	t.Helper()
-	tgt, all, err := target.Enter(target.Choice{}, "127.0.0.1:0")
+	return serveTarget(t, target.Choice{})
+}
+
+func serveTarget(t *testing.T, c target.Choice) (addr string) {
+	t.Helper()
+	tgt, all, err := target.Enter(c, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,4 +351,54 @@ func TestSuccessor(t *testing.T) {
 	if !errors.Is(err, unix.EPROTO) {
 		t.Errorf("a long name: %v", err)
 	}
+}
+
+// The target stands still for as long as a client wants it to, and is there.
+func TestPause(t *testing.T) {
+	child := exec.Command("sleep", "600")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = child.Process.Kill()
+		_ = child.Wait()
+	})
+	addr := serveTarget(t, target.Choice{PID: child.Process.Pid})
+	state := func(want string) {
+		t.Helper()
+		var stat []byte
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			stat, _ = os.ReadFile(fmt.Sprintf("/proc/%d/stat", child.Process.Pid))
+			if strings.Contains(string(stat), ") "+want+" ") {
+				return
+			}
+		}
+		t.Fatalf("state is not %s: %s", want, stat)
+	}
+	pause := func(c *agenttest.Client) net.Conn {
+		t.Helper()
+		s := c.Stream()
+		if _, err := protocol.Call(s, protocol.KindPause, protocol.Pause{Session: "1f2e3d4c"}, new(protocol.PauseReply)); err != nil {
+			t.Fatal(err)
+		}
+		state("t")
+		return s
+	}
+	alice, _ := agenttest.New(t, addr)
+	bob, _ := agenttest.New(t, addr)
+	first := pause(alice)
+	pause(bob)
+	told, err := alice.Ask(protocol.KindHolders, struct{}{}, new(protocol.HoldersReply))
+	if n := strings.Count(string(told), `"session":"1f2e3d4c","port":0,"pause":true`); n != 2 || err != nil {
+		t.Errorf("%v: holders are %s", err, told)
+	}
+	if env, err := alice.Ask(protocol.KindEnviron, struct{}{}, new(protocol.EnvironReply)); len(env) == 0 || err != nil {
+		t.Errorf("environment of what is paused: %q, %v", env, err)
+	}
+	bob.End()
+	first.Close()
+	state("S")
+	pause(alice)
+	alice.End()
+	state("S")
 }

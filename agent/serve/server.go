@@ -4,10 +4,10 @@
 //	control ─┬ yamux: hello, then
 //	bulk ────┼ stream: one request, one answer ─▶ files, environment
 //	         ├ stream: a request, then bytes ───▶ outgoing
-//	         └ stream: for as long as it is open ▶ incoming
+//	         └ stream: for as long as it is open ▶ incoming, pause
 //
 // Whatever a client has, both links share, and it loses all of it when its
-// control link ends. While it has neither link its ports are the pod's.
+// control link ends. While it has neither link its ports are the pod's, which runs.
 package serve
 
 import (
@@ -23,6 +23,7 @@ import (
 
 	"mirrord/agent/files"
 	"mirrord/agent/incoming"
+	"mirrord/agent/pause"
 	"mirrord/agent/target"
 	"mirrord/protocol"
 	"mirrord/protocol/link"
@@ -36,6 +37,7 @@ type Server struct {
 	log      *slog.Logger
 	target   *target.Target
 	tree     *files.Tree
+	pauser   *pause.Pauser
 	incoming *incoming.Incoming // nil: unable, for the reason in disabled
 	disabled error
 
@@ -58,6 +60,7 @@ func New(log *slog.Logger, t *target.Target, in *incoming.Incoming, disabled err
 		log:        log,
 		target:     t,
 		tree:       files.New(t.Root, t.User),
+		pauser:     pause.New(log, t.Processes),
 		incoming:   in,
 		disabled:   disabled,
 		idle:       idle,
@@ -72,6 +75,8 @@ func New(log *slog.Logger, t *target.Target, in *incoming.Incoming, disabled err
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	defer s.pauser.Close()
+	defer s.target.OnChange(s.pauser.Changed)()
 	s.quiet = time.AfterFunc(s.idle, func() { cancel(fmt.Errorf("no client for %v", s.idle)) })
 	defer s.quiet.Stop()
 	err := link.NewServer(s.log, s.grace).Serve(ctx, l, func(ctx context.Context, c *link.Conn, id link.ID, ch link.Channel) {

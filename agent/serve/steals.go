@@ -21,14 +21,14 @@ const away = time.Second
 // errGone: nothing is stolen for a client that has ended.
 var errGone = errors.New("the client has ended")
 
-// A hold is an incoming.Steal, as far as its client's absence is concerned.
+// A hold is an incoming.Steal, or a pause, as far as its client's absence is concerned.
 type hold interface {
 	Suspend(incoming.Why)
 	Resume(incoming.Why) error
 	Holder() protocol.Holder
 }
 
-// steals are the ports that a client holds.
+// steals are the ports that a client holds, and pauses.
 type steals struct {
 	log *slog.Logger
 

@@ -39,6 +39,9 @@ func Enter(c Choice, addresses ...string) (t *Target, all []net.Listener, err er
 				l.Close()
 			}
 		}
+		if err == nil {
+			t.contained = c.Container != ""
+		}
 	}()
 	if kept, ok := os.LookupEnv(keptVar); ok {
 		os.Unsetenv(keptVar)

@@ -136,13 +136,26 @@ func inContainer(cgroup, id string) bool {
 
 // startTime is when a process started, in clock ticks since boot.
 func startTime(dir *os.File) (uint64, error) {
+	const number = 22 // in proc(5)
+	return statField(dir, number)
+}
+
+// parent is the number of a process's parent.
+func parent(dir *os.File) (int, error) {
+	const number = 4
+	ppid, err := statField(dir, number)
+	return int(ppid), err
+}
+
+// statField reads a number of /proc/PID/stat.
+func statField(dir *os.File, number int) (uint64, error) {
 	stat, err := readAt(dir, "stat", 4<<10)
 	if err != nil {
 		return 0, err
 	}
 	// The command's name is in parentheses and may hold anything, so count from its end.
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	const field = 22 - 3 // starttime's number in proc(5), less those before
+	field := number - 3 // that of the first after the name
 	if len(fields) <= field {
 		return 0, unix.ENODATA
 	}

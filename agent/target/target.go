@@ -26,6 +26,8 @@ type Target struct {
 	Root *os.File // its root directory, O_PATH; the same descriptor after a restart
 	User User     // a restart does not change it
 
+	contained bool // it is a container's, not a process of its own
+
 	mu       sync.Mutex
 	pid      int            // guarded by mu
 	proc     *os.File       // /proc/PID; guarded by mu

@@ -108,3 +108,37 @@ func TestRuntimeExe(t *testing.T) {
 		}
 	}
 }
+
+func TestContainerID(t *testing.T) {
+	id := strings.Repeat("0123456789abcdef", 4)
+	for cgroup, want := range map[string]string{
+		"12:pids:/kubepods/besteffort/pod1-2/" + id + "\n11:cpu:/\n":                         id,
+		"11:cpu:/\n0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-" + id + ".scope\n": id,
+		"0::/kubelet/pods/crio-" + id + ".scope/init.scope\n":                                id,
+		"0::/docker/" + strings.Repeat("f", 64) + "/kubepods/pod1/" + id + "\n":              id,
+		"0::/system.slice/kubepods-pod1.slice:cri-containerd:" + id + "\n":                   id,
+		"0::/kubepods/pod1/x" + id + "\n":                                                    "",
+		"0::/user.slice\n":                                                                   "",
+	} {
+		if got := containerID(cgroup); got != want {
+			t.Errorf("%q: %q", cgroup, got)
+		}
+	}
+}
+
+// What was brought into a container is not of its own, and nor is what that started.
+func TestDescendants(t *testing.T) {
+	all := []member{
+		{pid: 10, parent: 5},                // the first
+		{pid: 11, parent: 10},               //
+		{pid: 12, parent: 11},               //
+		{pid: 20, parent: 6},                // kubectl exec
+		{pid: 21, parent: 20},               //
+		{pid: 30, parent: 4, adopted: true}, // in a pod that shares its processes
+		{pid: 31, parent: 30},
+		{pid: 40, parent: 41}, {pid: 41, parent: 40}, // numbers that were given anew
+	}
+	if diff := cmp.Diff([]int{10, 11, 12, 30, 31}, descendants(10, all)); diff != "" {
+		t.Error(diff)
+	}
+}

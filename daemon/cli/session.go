@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -129,7 +130,11 @@ func printHolders(w io.Writer, list []ide.Holder) error {
 		if h.Away {
 			mode += " (away)"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", h.Namespace, h.Pod, h.Port, mode, h.User, h.Session, h.Since, cmp.Or(h.Filter, "-"))
+		port := strconv.Itoa(int(h.Port))
+		if h.Port == 0 { // a pause
+			port = "-"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", h.Namespace, h.Pod, port, mode, h.User, h.Session, h.Since, cmp.Or(h.Filter, "-"))
 	}
 	return t.Flush()
 }

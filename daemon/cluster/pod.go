@@ -154,11 +154,11 @@ func portNumber(c *corev1.Container, port intstr.IntOrString) int {
 	return 0
 }
 
-// probePorts lists the TCP ports that kubelet itself connects to, of every
-// container: they share one address.
-func probePorts(pod *corev1.Pod) []int {
+// probePorts lists the TCP ports that kubelet itself connects to, to probe
+// containers of a pod: they share one address.
+func probePorts(containers []*corev1.Container) []int {
 	var ports []int
-	for _, c := range candidates(pod) {
+	for _, c := range containers {
 		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
 			port := 0
 			switch {

@@ -26,6 +26,7 @@ type Target struct {
 	Mounts      []string // where the container mounts volumes
 	Ports       []Port   // the container's declared ones
 	ProbePorts  []int    // those that kubelet connects to
+	OwnProbes   []int    // of these, the container's
 }
 
 // Targetless tells whether there is no pod: an agent is then a pod like any other.
@@ -74,7 +75,8 @@ func targetOf(pod *corev1.Pod, p Path) (*Target, error) {
 	id := withoutScheme(containerStatus(pod, con.Name).ContainerID)
 	t := &Target{
 		Path: p, Namespace: pod.Namespace, Pod: pod.Name, UID: string(pod.UID), Node: pod.Spec.NodeName,
-		Container: con.Name, ContainerID: id, HostNetwork: pod.Spec.HostNetwork, ProbePorts: probePorts(pod),
+		Container: con.Name, ContainerID: id, HostNetwork: pod.Spec.HostNetwork,
+		ProbePorts: probePorts(candidates(pod)), OwnProbes: probePorts([]*corev1.Container{con}),
 	}
 	for _, ip := range pod.Status.PodIPs {
 		t.PodIPs = append(t.PodIPs, ip.IP)

@@ -41,6 +41,7 @@ type Config struct {
 	DNS       bool // names are looked up in the target
 	Hostname  bool // the debuggee sees the target's
 	AutoMount bool // the target's volume mounts are Remote
+	Pause     bool // the target's container stands still
 	Agent     Agent
 
 	Places []string // directories that are Local as the debuggee's own are

@@ -79,6 +79,8 @@ var featureSettings = []setting{
 		field: func(c *Config) any { return &c.AutoMount }},
 	{key: "feature.magic.aws", takes: boolean, ours: "false", doc: "Hide the AWS profile of your machine."},
 	{key: "feature.magic.turbo", takes: boolean, ours: "false", doc: "Keep Next.js' own connections on your machine."},
+	{key: "feature.pause", takes: boolean, doc: "Have the target's container stand still while the session lasts.",
+		field: func(c *Config) any { return &c.Pause }},
 	{key: "feature.copy_target", takes: boolean | anything, why: operator, ours: "false", doc: "Use a fresh copy of the pod."},
 	{key: "feature.split_queues", takes: anything, why: operator, doc: "Share message queues."},
 	{key: "feature.db_branches", takes: anything, why: operator, doc: "Clone databases for the session."},

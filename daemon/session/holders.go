@@ -86,8 +86,11 @@ func (as *agents) holders(ctx context.Context, a *cluster.RunningAgent) ([]ide.H
 	var list []ide.Holder
 	for _, h := range all {
 		mode := "steal"
-		if h.Mirror {
+		switch {
+		case h.Mirror:
 			mode = "mirror"
+		case h.Pause:
+			mode = "pause"
 		}
 		list = append(list, ide.Holder{
 			User: h.Client, Session: h.Session, Namespace: a.TargetNamespace, Pod: a.TargetPod, Container: a.Container,

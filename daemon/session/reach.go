@@ -33,6 +33,7 @@ type target struct {
 	uid       string // the pod's
 	mounts    []string
 	probed    []int // ports that kubelet probes
+	ownProbes []int // of these, the container's
 	nodes     bool  // its network is its node's
 }
 
@@ -91,7 +92,7 @@ func targetOf(c *cluster.Cluster, t *cluster.Target) target {
 	return target{
 		name: fmt.Sprintf("pod/%s/container/%s in %s", t.Pod, t.Container, t.Namespace),
 		path: cluster.Path{Kind: "pod", Name: t.Pod, Container: t.Container}.String(),
-		pod:  t.Pod, uid: t.UID, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts, nodes: t.HostNetwork,
+		pod:  t.Pod, uid: t.UID, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts, ownProbes: t.OwnProbes, nodes: t.HostNetwork,
 	}
 }
 

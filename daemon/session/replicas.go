@@ -35,6 +35,7 @@ type replica struct {
 	since  time.Time // when it joined
 	ending bool      // guarded by Session.mu; its pod is being deleted
 	gone   bool      // guarded by Session.mu; it is none any more
+	resume func()    // guarded by Session.mu; ends the pause of its container; nil: there is none
 }
 
 // others are the pods of a session's workload beside the main one. Once a port is
@@ -265,6 +266,11 @@ func (o *others) join(c *candidate, pod string) {
 	}
 	listeners := maps.Clone(s.listeners)
 	s.mu.Unlock()
+	if err := s.pauseTarget(s.ctx, r); err != nil && s.ctx.Err() == nil {
+		s.mu.Lock()
+		s.say(fmt.Sprintf("replica %s is not paused: %v", r.target.pod, err))
+		s.mu.Unlock()
+	}
 	for port, l := range listeners {
 		s.takeAt(r, port, l)
 	}
@@ -387,6 +393,9 @@ func (o *others) hear(r *replica, n news) {
 		return
 	}
 	r.ending = r.ending || n.ending
+	if r.ending {
+		r.goOn() // it is asked to end, and could not
+	}
 	if n.lost {
 		s.drop(r)
 		o.agents.put(r.agent)
@@ -476,6 +485,7 @@ func (s *Session) replicaOf(a *agent) *replica {
 // drop makes r none of the replicas; its agent is the caller's to put. s.mu is held.
 func (s *Session) drop(r *replica) {
 	r.gone = true
+	r.goOn()
 	s.replicas = slices.DeleteFunc(s.replicas, func(other *replica) bool { return other == r })
 	for _, l := range s.listeners {
 		if held := l.held[r]; held != nil {

@@ -43,6 +43,9 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 		return ide.Session{}, clusterError(err)
 	}
 	noFiles := m.filesFor(cfg)
+	if err := s.pauseTargets(ctx, cfg.Pause); err != nil {
+		return ide.Session{}, clusterError(err)
+	}
 	s.mu.Lock()
 	s.config, s.noFiles, s.security = cfg, noFiles, security
 	s.whileRestarting, s.whileStopped = cfg.Incoming.WhileRestarting, cfg.Incoming.WhileStopped

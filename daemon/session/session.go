@@ -58,6 +58,7 @@ type Session struct {
 	noFiles   error                    // guarded by mu; why there was no file server at the start, nil if there was
 	ended     string                   // guarded by mu; why, once it has been told
 	watching  bool                     // guarded by mu; watchDebuggees runs
+	still     bool                     // guarded by mu; the target is to be paused
 	spent     bool                     // guarded by mu; the one request that it steals has come
 	armings   uint64                   // guarded by mu; since the first
 	holders   int                      // guarded by mu; connections that started it
@@ -74,7 +75,7 @@ type Session struct {
 func newSession(log *slog.Logger, id string, a *agent, t target, e *events, cfg *config.Config) (*Session, error) {
 	s := &Session{
 		id: id, log: log.With("session", id), started: time.Now(), incoming: forward.NewIncoming(),
-		events: e, config: cfg, whileRestarting: cfg.Incoming.WhileRestarting, whileStopped: cfg.Incoming.WhileStopped,
+		events: e, config: cfg, whileRestarting: cfg.Incoming.WhileRestarting, whileStopped: cfg.Incoming.WhileStopped, still: cfg.Pause,
 		holders: 1, listeners: map[uint16]*listener{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{}, visitors: map[*launcher]bool{},
 	}
 	s.replicas = []*replica{{agent: a, target: t, since: s.started}}
@@ -217,6 +218,7 @@ func (s *Session) hear(r *replica, n news) {
 	if n.lost || n.ending {
 		s.ending = errors.New(n.words)
 		s.giveAllBack(n.words)
+		r.goOn() // a container that is asked to end could not
 	}
 	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: n.words, Lost: n.lost || n.ending})
 	s.mu.Unlock()
@@ -252,6 +254,9 @@ func (s *Session) spawn(f func()) bool {
 func (s *Session) close() {
 	s.cancel()
 	s.mu.Lock()
+	for _, r := range s.replicas { // first: it is to have its traffic
+		r.goOn()
+	}
 	s.giveAllBack("the session ends")
 	for _, d := range s.debuggees {
 		d.resume()

@@ -46,11 +46,19 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 	s.noFiles = noFiles
 	s.launch.Session.Warnings = append(s.launch.Session.Warnings, s.withoutFiles()...)
 	steal := s.launch.Policy.Steal
+	if cfg.Pause {
+		progress("pausing " + target.name)
+	}
+	if err := s.pauseTarget(ctx, s.main.Load()); err != nil {
+		s.close()
+		m.agents.putAll(s)
+		return ide.Session{}, clusterError(err)
+	}
 	if other := m.register(s); other != s {
 		s.close()
 		m.agents.putAll(s)
 		s = other
-	} else if others != nil && steal {
+	} else if others != nil && (steal || cfg.Pause) {
 		others.expect()
 	}
 	return s.info(), nil

@@ -275,7 +275,7 @@ type (
 		Pod       string `json:"pod"`
 		Container string `json:"container"`
 		Port      uint16 `json:"port"`
-		Mode      string `json:"mode"`             // steal or mirror
+		Mode      string `json:"mode"`             // steal, mirror or, without a port, pause
 		Filter    string `json:"filter,omitempty"` // in words
 		Since     string `json:"since"`            // RFC 3339
 		Away      bool   `json:"away,omitempty"`   // his daemon has no connection: the pod answers
