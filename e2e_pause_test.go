@@ -1,6 +1,7 @@
 package mirrord_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -19,6 +20,9 @@ type pulse struct {
 func (p pulse) count() int {
 	p.t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/data/count", processOf(p.t, p.namespace, p.pod)))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0 // it was paused before it began
+	}
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -55,13 +59,17 @@ func (p pulse) status() string {
 func (p pulse) stands(restarts int) {
 	p.t.Helper()
 	n := p.count()
-	probed := func() int {
-		return strings.Count(kubectl(p.t, "logs", "-n", p.namespace, "-l", agentLabel, "--tail=-1"), "as a probe of a paused pod")
-	}
-	first := probed()
+	first := -1
 	eventually(p.t, "probed four times", func() (string, bool) {
-		now := probed() - first
-		return strconv.Itoa(now), now >= 4
+		log, err := tryKubectl("logs", "-n", p.namespace, "-l", agentLabel, "--tail=-1")
+		if err != nil {
+			return err.Error(), false // kubelet has yet to tell that the agent runs
+		}
+		now := strings.Count(log, "as a probe of a paused pod")
+		if first < 0 {
+			first = now
+		}
+		return strconv.Itoa(now - first), now-first >= 4
 	})
 	if now := p.count(); now != n {
 		p.t.Errorf("it went from %d to %d", n, now)

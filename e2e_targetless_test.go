@@ -30,6 +30,8 @@ func TestTargetless(t *testing.T) {
 		t.Errorf("exit code %d: %s%s", o.code, o.stdout, o.stderr)
 	}
 	run(t, append(flags, "--steal", "--", "true")...).fails(t, 125, "stealing needs a target")
+	pausing := file(t, "mirrord.json", `{"feature": {"pause": true}}`)
+	run(t, append(flags, "-f", pausing, "--", "true")...).fails(t, 125, "feature.pause needs a target")
 }
 
 // A daemon that nobody needs ends, and so does its agent, each after a time

@@ -132,8 +132,9 @@ func well(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/grpc")
-	// A message of HealthCheckResponse: not compressed, 2 bytes, status SERVING.
-	_, _ = w.Write([]byte{0, 0, 0, 0, 2, 1<<3 | 0, 1})
+	// A message of HealthCheckResponse: not compressed, 2 bytes, of which field 1
+	// (status) is SERVING.
+	_, _ = w.Write([]byte{0, 0, 0, 0, 2, 1 << 3, 1})
 	w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
 }
 

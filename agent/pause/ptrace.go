@@ -16,7 +16,7 @@ import (
 // options have children traced from their first instruction on.
 const options = unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEEXEC
 
-// eventStop is PTRACE_EVENT_STOP.
+// eventStop is PTRACE_EVENT_STOP: that of PTRACE_INTERRUPT, and a child's first.
 const eventStop = 128
 
 // errNobody: there is no container now, for one.
@@ -105,27 +105,33 @@ func (p *Pauser) reap() {
 	}
 }
 
-// stopped notes that a thread has.
+// stopped notes that a thread has. One that a signal has stopped takes that first,
+// and one within a system call comes to its end: an execve(2) that has not come there
+// keeps open what it is to close, as the pipe by which a container's runtime hears that
+// its program runs.
 func (p *Pauser) stopped(tid, event int, sig unix.Signal) {
-	if event == 0 { // a signal came first: it is taken before the thread stops
-		p.threads[tid] = false
-		err := p.interrupt(tid)
-		if err == nil {
-			err = unix.PtraceCont(tid, int(sig))
-		}
-		if err != nil && err != unix.ESRCH {
-			p.log.Error("handing on a signal", "tid", tid, "signal", sig, "err", err)
+	switch event {
+	case eventStop:
+		p.threads[tid] = true
+		if len(p.holds) == 0 {
+			p.letGo(tid)
 		}
 		return
-	}
-	if event == unix.PTRACE_EVENT_EXEC {
+	case unix.PTRACE_EVENT_EXEC:
 		if former, err := unix.PtraceGetEventMsg(tid); err == nil && int(former) != tid {
 			delete(p.threads, int(former)) // it has its process's number now
 		}
 	}
-	p.threads[tid] = true
-	if len(p.holds) == 0 {
-		p.letGo(tid)
+	if event != 0 {
+		sig = 0
+	}
+	p.threads[tid] = false
+	err := p.interrupt(tid)
+	if err == nil {
+		err = unix.PtraceCont(tid, int(sig))
+	}
+	if err != nil && err != unix.ESRCH {
+		p.log.Error("having thread go on to where it stops", "tid", tid, "signal", sig, "err", err)
 	}
 }
 

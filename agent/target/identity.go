@@ -64,8 +64,11 @@ func starting(dir *os.File) bool {
 }
 
 // runtimeExe knows a runtime by /proc/PID/exe. runc may run a copy of itself in
-// memory.
+// memory, or itself by a mount of its own that is nowhere (since 1.2), whose root it is.
 func runtimeExe(exe string) bool {
+	if exe == "/" {
+		return true
+	}
 	exe = strings.TrimSuffix(exe, " (deleted)")
 	if name, ok := strings.CutPrefix(exe, "/memfd:"); ok {
 		return strings.HasPrefix(name, "runc")

@@ -100,7 +100,7 @@ func TestParseMounts(t *testing.T) {
 
 func TestRuntimeExe(t *testing.T) {
 	for exe, want := range map[string]bool{
-		"/usr/sbin/runc": true, "/runc": true, "/memfd:runc_cloned:/proc/self/exe (deleted)": true, "/usr/bin/crun": true,
+		"/usr/sbin/runc": true, "/runc": true, "/memfd:runc_cloned:/proc/self/exe (deleted)": true, "/usr/bin/crun": true, "/": true,
 		"/usr/bin/crunch": false, "/app/web": false, "/memfd:jit (deleted)": false,
 	} {
 		if got := runtimeExe(exe); got != want {

@@ -154,6 +154,30 @@ func portNumber(c *corev1.Container, port intstr.IntOrString) int {
 	return 0
 }
 
+// unlikeProbes tells of kubelet's connections to probe a container that do not show
+// what they are.
+func unlikeProbes(c *corev1.Container) (list []string) {
+	for name, p := range map[string]*corev1.Probe{"liveness": c.LivenessProbe, "readiness": c.ReadinessProbe, "startup": c.StartupProbe} {
+		if p == nil || p.HTTPGet == nil {
+			continue
+		}
+		what := ""
+		if p.HTTPGet.Scheme == corev1.URISchemeHTTPS {
+			what = "is over TLS"
+		}
+		for _, h := range p.HTTPGet.HTTPHeaders {
+			if strings.EqualFold(h.Name, "User-Agent") {
+				what = "has a User-Agent of its own"
+			}
+		}
+		if what != "" {
+			list = append(list, fmt.Sprintf("the %s probe at port %d %s", name, portNumber(c, p.HTTPGet.Port), what))
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
 // probePorts lists the TCP ports that kubelet itself connects to, to probe
 // containers of a pod: they share one address.
 func probePorts(containers []*corev1.Container) []int {

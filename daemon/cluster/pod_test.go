@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 func podWith(names ...string) *corev1.Pod {
@@ -120,5 +121,20 @@ func TestJob(t *testing.T) {
 	again.Path.Container, again.ContainerID, other.Container = "app", "restarted", "another"
 	if jobName(&again, spec) != j.Name || jobName(&other, spec) == j.Name {
 		t.Error("the name does not follow the target")
+	}
+}
+
+// Probes that the agent cannot know are named.
+func TestUnlikeProbes(t *testing.T) {
+	get := func(port int, scheme corev1.URIScheme, headers ...corev1.HTTPHeader) *corev1.Probe {
+		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt(port), Scheme: scheme, HTTPHeaders: headers}}}
+	}
+	got := unlikeProbes(&corev1.Container{
+		LivenessProbe:  get(8443, corev1.URISchemeHTTPS),
+		ReadinessProbe: get(8080, corev1.URISchemeHTTP, corev1.HTTPHeader{Name: "user-agent", Value: "mine"}),
+		StartupProbe:   get(8081, "", corev1.HTTPHeader{Name: "X-Mine", Value: "1"}),
+	})
+	if want := []string{"the liveness probe at port 8443 is over TLS", "the readiness probe at port 8080 has a User-Agent of its own"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -27,6 +27,7 @@ type Target struct {
 	Ports       []Port   // the container's declared ones
 	ProbePorts  []int    // those that kubelet connects to
 	OwnProbes   []int    // of these, the container's
+	UnlikeProbe []string // of the container's probes, those that cannot be told from other connections, and why
 }
 
 // Targetless tells whether there is no pod: an agent is then a pod like any other.
@@ -76,7 +77,7 @@ func targetOf(pod *corev1.Pod, p Path) (*Target, error) {
 	t := &Target{
 		Path: p, Namespace: pod.Namespace, Pod: pod.Name, UID: string(pod.UID), Node: pod.Spec.NodeName,
 		Container: con.Name, ContainerID: id, HostNetwork: pod.Spec.HostNetwork,
-		ProbePorts: probePorts(candidates(pod)), OwnProbes: probePorts([]*corev1.Container{con}),
+		ProbePorts: probePorts(candidates(pod)), OwnProbes: probePorts([]*corev1.Container{con}), UnlikeProbe: unlikeProbes(con),
 	}
 	for _, ip := range pod.Status.PodIPs {
 		t.PodIPs = append(t.PodIPs, ip.IP)

@@ -247,6 +247,8 @@ func (c *Config) NeedTarget() error {
 		return &ide.Error{Code: ide.CodeConfig, Msg: "no target is named", Hint: hint + "; --target " + Targetless + " does without"}
 	case c.Target == Targetless && c.Incoming.Mode == "steal":
 		return &ide.Error{Code: ide.CodeConfig, Msg: "stealing needs a target, and the target is " + Targetless, Hint: hint}
+	case c.Target == Targetless && c.Pause:
+		return &ide.Error{Code: ide.CodeConfig, Msg: "feature.pause needs a target, and the target is " + Targetless, Hint: hint}
 	}
 	return nil
 }

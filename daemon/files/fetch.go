@@ -9,9 +9,10 @@ import (
 
 const (
 	// patience is how long an interrupted call still waits. Go's runtime
-	// interrupts its threads often and C programs do not expect EINTR of a
-	// file; no debugger notices this delay of a stop.
-	patience = 10 * time.Millisecond
+	// interrupts its threads often, a profiler more so, and C programs do not
+	// expect EINTR of a file: most round trips end before. Who debugs hardly
+	// notices this delay of a stop.
+	patience = 250 * time.Millisecond
 
 	// retryTime is how long the answer to an interrupted call is kept for
 	// its retry.

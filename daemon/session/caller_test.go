@@ -29,13 +29,13 @@ func TestMain(m *testing.M) {
 }
 
 // agentAddress builds and starts an agent.
-func agentAddress(t *testing.T) string {
+func agentAddress(t *testing.T, flags ...string) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "mirrord-agent")
 	if out, err := exec.Command("go", "build", "-o", bin, "mirrord/agent").CombinedOutput(); err != nil {
 		t.Fatalf("building the agent: %v\n%s", err, out)
 	}
-	cmd := exec.Command(bin, "--listen", "127.0.0.1:0")
+	cmd := exec.Command(bin, append(flags, "--listen", "127.0.0.1:0")...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

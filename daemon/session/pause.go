@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"mirrord/daemon/config"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
 )
@@ -40,6 +41,16 @@ func (s *Session) pauseTarget(ctx context.Context, r *replica) error {
 	s.log.Info("target paused", "target", r.target.name)
 	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: r.target.name + " is paused"})
 	return nil
+}
+
+// withoutAnswer warns of probes that the agent does not know while the target is paused.
+func (t *target) withoutAnswer(cfg *config.Config) (list []string) {
+	if cfg.Pause {
+		for _, probe := range t.unlike {
+			list = append(list, "kubelet has no answer from the paused container, and may restart it: "+probe)
+		}
+	}
+	return list
 }
 
 // goOn ends a replica's pause. Session.mu is held.

@@ -32,9 +32,10 @@ type target struct {
 	context   string
 	uid       string // the pod's
 	mounts    []string
-	probed    []int // ports that kubelet probes
-	ownProbes []int // of these, the container's
-	nodes     bool  // its network is its node's
+	probed    []int    // ports that kubelet probes
+	ownProbes []int    // of these, the container's
+	unlike    []string // probes of the container that cannot be told from others, and why
+	nodes     bool     // its network is its node's
 }
 
 // opened is a tunnel and, where its agent is a pod, what it depends on.
@@ -92,7 +93,7 @@ func targetOf(c *cluster.Cluster, t *cluster.Target) target {
 	return target{
 		name: fmt.Sprintf("pod/%s/container/%s in %s", t.Pod, t.Container, t.Namespace),
 		path: cluster.Path{Kind: "pod", Name: t.Pod, Container: t.Container}.String(),
-		pod:  t.Pod, uid: t.UID, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts, ownProbes: t.OwnProbes, nodes: t.HostNetwork,
+		pod:  t.Pod, uid: t.UID, namespace: t.Namespace, context: c.Context(), mounts: t.Mounts, probed: t.ProbePorts, ownProbes: t.OwnProbes, unlike: t.UnlikeProbe, nodes: t.HostNetwork,
 	}
 }
 

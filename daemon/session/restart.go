@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"mirrord/daemon/config"
 	"mirrord/protocol/ide"
@@ -50,7 +51,7 @@ func (m *Manager) Restart(ctx context.Context, p ide.SessionRestartParams) (ide.
 	s.config, s.noFiles, s.security = cfg, noFiles, security
 	s.whileRestarting, s.whileStopped = cfg.Incoming.WhileRestarting, cfg.Incoming.WhileStopped
 	s.launch.Env, s.launch.Unset, s.launch.Policy = set, unset, cfg.Policy(s.main.Load().target.mounts)
-	s.launch.Session.Warnings = append(warnings(cfg), s.withoutFiles()...)
+	s.launch.Session.Warnings = slices.Concat(warnings(cfg), s.withoutFiles(), s.main.Load().target.withoutAnswer(cfg))
 	s.launch.Start.Client = p.Client
 	s.event(ide.SessionEvent{Kind: ide.EventConfigured})
 	s.arm()

@@ -44,7 +44,7 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 		others.s, s.others = s, others
 	}
 	s.noFiles = noFiles
-	s.launch.Session.Warnings = append(s.launch.Session.Warnings, s.withoutFiles()...)
+	s.launch.Session.Warnings = slices.Concat(s.launch.Session.Warnings, s.withoutFiles(), target.withoutAnswer(cfg))
 	steal := s.launch.Policy.Steal
 	if cfg.Pause {
 		progress("pausing " + target.name)
