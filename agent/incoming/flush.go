@@ -39,7 +39,7 @@ func (s *Steal) flush(ctx context.Context, first func()) {
 	cut := 0
 	for err == nil && len(before) > 0 {
 		for cookie, c := range before {
-			if s.flushes != protocol.FlushAll && !c.idle() {
+			if !c.accepted() || s.flushes != protocol.FlushAll && !c.idle() {
 				continue
 			}
 			delete(before, cookie)
@@ -79,7 +79,8 @@ func (s *Steal) flush(ctx context.Context, first func()) {
 	}
 }
 
-// strangers are a port's connections that are not ours, by their cookies.
+// strangers are a port's connections that are not ours, by their cookies. Of those
+// that nobody has accepted some may still become ours.
 func (in *Incoming) strangers(port uint16) (map[uint64]*established, error) {
 	all := map[uint64]*established{}
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -96,8 +97,7 @@ func (in *Incoming) strangers(port uint16) (map[uint64]*established, error) {
 		return nil, err
 	}
 	for cookie, c := range all {
-		// Without an inode nobody has accepted it: we perhaps will.
-		if c.inode() == 0 || ours[c.inode()] || in.sources.has(c.remote()) {
+		if c.accepted() && ours[c.inode()] || in.sources.has(c.remote()) {
 			delete(all, cookie)
 		}
 	}
@@ -178,6 +178,9 @@ func dump(family byte, port uint16, each func(*established)) error {
 func (c *established) id() []byte     { return c.message[diagHead : diagHead+diagID] }
 func (c *established) cookie() uint64 { return binary.NativeEndian.Uint64(c.id()[diagID-8:]) }
 func (c *established) inode() uint32  { return binary.NativeEndian.Uint32(c.message[diagInode:]) }
+
+// accepted connections are a socket's: they have its inode.
+func (c *established) accepted() bool { return c.inode() != 0 }
 
 func (c *established) remote() netip.AddrPort {
 	ip := c.id()[20:36]

@@ -71,9 +71,18 @@ func servePod() {
 	}
 }
 
-func newPod(t *testing.T) (port uint16, free func()) { return startPod(t, "words") }
+func newPod(t *testing.T) (port uint16, free func()) {
+	pod := startPod(t, "words")
+	return pod.port, pod.free
+}
 
-func startPod(t *testing.T, speaks string) (port uint16, free func()) {
+type podProcess struct {
+	port uint16
+	free func()
+	*os.Process
+}
+
+func startPod(t *testing.T, speaks string) (pod podProcess) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), podVariable+"="+speaks)
@@ -93,14 +102,16 @@ func startPod(t *testing.T, speaks string) (port uint16, free func()) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	if _, err := fmt.Fscan(out, &port); err != nil {
+	if _, err := fmt.Fscan(out, &pod.port); err != nil {
 		t.Fatal(err)
 	}
-	return port, func() {
+	pod.Process = cmd.Process
+	pod.free = func() {
 		if _, err := io.WriteString(in, "\n"); err != nil {
 			t.Error(err)
 		}
 	}
+	return pod
 }
 
 // visit connects, and says a word.
@@ -156,6 +167,28 @@ func TestFlushIdle(t *testing.T) {
 		if got, err := answered(host, port); got != debuggeeSays+"words" || err != nil {
 			t.Errorf("%s: %q, %v", host, got, err)
 		}
+	}
+}
+
+// Those too that the pod accepts only later.
+func TestFlushUnaccepted(t *testing.T) {
+	for _, flush := range []string{protocol.FlushIdle, protocol.FlushAll} {
+		t.Run(flush, func(t *testing.T) {
+			in := newTest(t)
+			pod := startPod(t, "words")
+			if err := pod.Signal(unix.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			c := visit(t, "127.0.0.1", pod.port, "word")
+			steal(t, in, protocol.Steal{Port: pod.port, Flush: flush}, newDebuggee(t))
+			if err := pod.Signal(unix.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if said, err := io.ReadAll(c); !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("it is not cut: %q, %v", said, err)
+			}
+		})
 	}
 }
 

@@ -131,7 +131,7 @@ func TestBeginAndEndUnderLoad(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			in, q := newBy(t, test.redirect), test.Steal
-			port, _ := startPod(t, podSpeaksHTTP)
+			port := startPod(t, podSpeaksHTTP).port
 			alice := relayedTo(t, server(t, "alice"))
 			q.Port = port
 			c := load(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), 5, "alice", "alice", "bob")
