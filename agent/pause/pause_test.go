@@ -132,12 +132,21 @@ func startWorker(t *testing.T) *worker {
 	w.cmd = exec.Command("/proc/self/exe", "parent")
 	w.cmd.Env = append(os.Environ(), workVar+"="+path)
 	w.cmd.Stderr = t.Output()
-	if err := w.cmd.Start(); err != nil {
+	// Its parent is a thread of its own, and not by chance one that traces: who waits for
+	// its children hears what another tracer of the process is to hear of them, too.
+	started, over := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		started <- w.cmd.Start()
+		<-over
+	}()
+	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = w.cmd.Process.Kill()
 		_ = w.cmd.Wait() // it may be the tracer that heard of it
+		close(over)
 	})
 	w.proceeds(t)
 	if w.tgt, _, err = target.Enter(target.Choice{PID: w.cmd.Process.Pid}); err != nil {
