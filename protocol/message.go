@@ -343,7 +343,7 @@ type (
 	}
 	// StealReply is sent when the redirect is active.
 	StealReply struct {
-		Redirect string `json:"redirect"` // "sk_lookup" or "TPROXY", "packet" for a mirror
+		Redirect string `json:"redirect"` // "sk_lookup", "TPROXY" or "REDIRECT", "packet" for a mirror
 	}
 
 	// Pause asks for the target's own processes to stand still; it ends with the stream.

@@ -279,7 +279,7 @@ type (
 		Filter    string `json:"filter,omitempty"` // in words
 		Since     string `json:"since"`            // RFC 3339
 		Away      bool   `json:"away,omitempty"`   // his daemon has no connection: the pod answers
-		Redirect  string `json:"redirect"`         // what brings the connections: sk_lookup, TPROXY; packet for a mirror
+		Redirect  string `json:"redirect"`         // what brings the connections: sk_lookup, TPROXY, REDIRECT; packet for a mirror
 	}
 	// SessionRestartParams: the session's configuration is read again and what
 	// differs holds for the launchers that come. Its target stays.
