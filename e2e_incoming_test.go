@@ -2,6 +2,7 @@ package mirrord_test
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -37,6 +38,52 @@ func TestProbesOfStolenPort(t *testing.T) {
 	if code := d.wait(); code != 0 {
 		t.Errorf("the debuggee's exit code is %d", code)
 	}
+}
+
+// Where kubelet's probes are wanted, the debuggee gets them as other requests.
+func TestStolenProbes(t *testing.T) {
+	namespace := ownNamespace(t)
+	apply(t, namespace, pod("web", `args: [web, -copy=cluster, -inventory, "http://127.0.0.1:9/"]
+    readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1, failureThreshold: 1}`))
+	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+	config := file(t, "mirrord.json", `{"feature": {"network": {"incoming": {"mode": "steal", "steal_probes": true}}}}`)
+	d := started(t, mirrord(t, append(onTarget(namespace, "-f", config, "--"), "python3", "-c", hearing("HTTP/1.0 503 x\\r\\n\\r\\n"))...), nil)
+	d.line("listening")
+	if got := d.line("heard"); got != "heard GET /ready HTTP/1.1" {
+		t.Errorf("the debuggee %s", got)
+	}
+	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=condition=Ready=false", "--timeout=60s")
+	d.signal(syscall.SIGTERM)
+	d.wait()
+	kubectl(t, "wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+}
+
+// The target's port that is taken, the one that the debuggee listens on and the one
+// that it has here may be three.
+func TestPairedPorts(t *testing.T) {
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	config := file(t, "mirrord.json", `{"feature": {"network": {"incoming": {"mode": "steal", "port_mapping": [[3000, 8080]],
+		"listen_ports": [[3000, 13000]], "http_filter": {"header_filter": "^x-user: alice$", "ports": [8080]}}}}}`)
+	program := strings.Replace(naming("alice's"), `("", 8080)`, `("", 3000)`, 1)
+	d := started(t, mirrord(t, append(onTarget(namespace, "-f", config, "--"), "python3", "-c", program)...), nil)
+	d.line("listening")
+	client := over(t, dialFrom(t, namespace, "client", address))
+	if got := asUser(t, client, "alice", "/"); got != "alice's" {
+		t.Errorf("alice is answered %q", got)
+	}
+	if got := asUser(t, client, "bob", "/"); !strings.Contains(got, fromPod) {
+		t.Errorf("bob is answered %q", got)
+	}
+	c, err := net.Dial("tcp", "127.0.0.1:13000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := asUser(t, over(t, c), "", "/"); got != "alice's" {
+		t.Errorf("on this machine: %q", got)
+	}
+	d.signal(syscall.SIGTERM)
+	d.wait()
 }
 
 // The target's container is killed and restarted: the debuggee keeps the

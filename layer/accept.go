@@ -137,5 +137,5 @@ func (l *Layer) peer(from netip.AddrPort) (peer, local netip.AddrPort) {
 	if r.Errno != 0 {
 		return
 	}
-	return r.Addr, r.Addr2
+	return r.Addr, netip.AddrPortFrom(r.Addr2.Addr(), l.Policy.ListenerPort(r.Addr2.Port()))
 }

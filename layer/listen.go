@@ -18,7 +18,7 @@ func quickBind(c *call) bool {
 	if !c.readSockaddr(c.Args[1], c.Args[2]) || s.family != unix.AF_INET && s.family != unix.AF_INET6 {
 		return true
 	}
-	local := c.l.Policy.Listen(s.addr.Port()).Kind == policy.Local
+	local := c.l.Policy.Listen(s.addr).Kind == policy.Local
 	if s.addr.Port() == 0 { // the target's own address is not this machine's
 		local = !slices.Contains(c.l.Addrs, s.addr.Addr())
 	}
@@ -28,8 +28,8 @@ func quickBind(c *call) bool {
 	return local
 }
 
-// slowBind binds to loopback: to the wanted port if it is free and permitted,
-// else to any. The debuggee is told what it asked for. Its debugger's listener
+// slowBind binds to loopback: to the wanted port, or the one that is set for it, if
+// that is free and permitted, else to any. The debuggee is told what it asked for. Its debugger's listener
 // gets what it asks for, and is this machine's alone.
 func slowBind(c *call) answer {
 	s := &c.addr
@@ -41,11 +41,12 @@ func slowBind(c *call) answer {
 	if !d.tcp() || s.family == unix.AF_INET6 && d.domain == unix.AF_INET || c.forDebugger() {
 		return carryOn
 	}
-	want := s.addr.Port()
+	asked := s.addr.Port()
+	want := c.l.Policy.BindPort(asked)
 	err := unix.Bind(d.fd, kernelAddr(netip.AddrPortFrom(d.loopback(), want), d.domain))
 	if (err == unix.EADDRINUSE || err == unix.EACCES) && want != 0 {
 		if err == unix.EADDRINUSE {
-			if _, held := c.l.sockets.holder(want); held {
+			if _, held := c.l.sockets.holder(asked); held {
 				return fail(unix.EADDRINUSE) // by the debuggee itself
 			}
 		}
@@ -60,7 +61,7 @@ func slowBind(c *call) answer {
 	}
 	local := s.addr
 	bound := d.own()
-	if want == 0 {
+	if asked == 0 {
 		local = netip.AddrPortFrom(s.addr.Addr(), bound.Port())
 		bound = netip.AddrPort{}
 	}
@@ -99,11 +100,11 @@ func slowListen(c *call) answer {
 			k.stolen.Store(false)
 			if !c.l.Policy.Mirror() {
 				_ = unix.Shutdown(d.fd, unix.SHUT_RDWR) // it listens no more, and may try again
-				c.l.tell(fmt.Sprintf("port %d of the target could not be stolen: %s", port, why))
+				c.l.tell(fmt.Sprintf("port %d of the target could not be stolen: %s", c.l.Policy.TargetPort(port), why))
 				return fail(errno)
 			}
 			// It was not asked for by name, and is no reason to fail.
-			c.l.tell(fmt.Sprintf("port %d of the target is not mirrored: %s", port, why))
+			c.l.tell(fmt.Sprintf("port %d of the target is not mirrored: %s", c.l.Policy.TargetPort(port), why))
 		}
 	}
 	c.l.sockets.mu.Lock()
@@ -118,7 +119,8 @@ func slowListen(c *call) answer {
 // take asks for the port of a listener; why it was refused is in words for the
 // user: who holds it, say.
 func (l *Layer) take(inode uint64, k *sock) (errno unix.Errno, why string) {
-	q := &wire.Request{Op: wire.OpListen, Addr: k.local, Addr2: k.bound, Node: inode}
+	port := l.Policy.TargetPort(k.local.Port())
+	q := &wire.Request{Op: wire.OpListen, Addr: netip.AddrPortFrom(k.local.Addr(), port), Addr2: k.bound, Node: inode}
 	if l.Policy.Mirror() {
 		q.Flags = wire.ListenMirror
 	}
@@ -129,7 +131,7 @@ func (l *Layer) take(inode uint64, k *sock) (errno unix.Errno, why string) {
 		return 0, ""
 	}
 	why = string(r.Data)
-	if tried := fmt.Sprintf("stealing port %d: ", k.local.Port()); strings.Contains(why, tried) { // which the user is told anyway
+	if tried := fmt.Sprintf("stealing port %d: ", port); strings.Contains(why, tried) { // which the user is told anyway
 		why = why[strings.LastIndex(why, tried)+len(tried):]
 	}
 	return errno, cmp.Or(why, errno.Error())

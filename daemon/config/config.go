@@ -88,6 +88,8 @@ type Incoming struct {
 	Mode        string // off, mirror, steal
 	Ports       []uint16
 	IgnorePorts []uint16
+	PortMapping [][2]uint16      // the debuggee's port, and the target's
+	ListenPorts [][2]uint16      // the debuggee's port, and the one it has here
 	Filter      *protocol.Filter // of what is taken; nil: all of it
 	FilterPorts []uint16         // only there; empty: everywhere
 	Flush       string           // which connections of before are cut: a protocol.Flush constant
@@ -96,6 +98,8 @@ type Incoming struct {
 	Once        bool             // a single request is stolen, or connection without a filter
 
 	HostNetwork       bool   // steal also from a pod in its node's network
+	StealProbes       bool   // kubelet's probes are requests as others
+	IgnoreLocalhost   bool   // listeners on loopback take no port
 	OnConcurrentSteal string // what to do where another has the port: Abort, Override, Continue
 	// WhileRestarting is how long connections wait for a debuggee that is being
 	// restarted; 0: they go to the pod. WhileStopped, for one that its debugger

@@ -206,6 +206,20 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// Ports of a filter are the target's, those of the policy the debuggee's.
+func TestPortPairs(t *testing.T) {
+	c := load1(t, `{"feature": {"network": {"incoming": {"mode": "steal", "port_mapping": [[3000, 80]], "listen_ports": [[3000, 3001]],
+		"http_filter": {"header_filter": "x", "ports": [80, 443]}}}}}`, ide.Overrides{})
+	p := c.Policy(nil)
+	want := ide.Policy{Ports: []uint16{443, 3000}, PortMapping: [][2]uint16{{3000, 80}}, ListenPorts: [][2]uint16{{3000, 3001}}}
+	if got := (ide.Policy{Ports: p.Ports, PortMapping: p.PortMapping, ListenPorts: p.ListenPorts}); !cmp.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if c.Incoming.FilterOf(80) == nil || c.Incoming.FilterOf(3000) != nil {
+		t.Error("the filter is of the debuggee's port")
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{`{"operator": true}`, `mirrord.json:1:2: operator: this needs the paid operator of another product: it has no effect`},

@@ -171,6 +171,18 @@ func bodyFilter(v *node) (f protocol.Filter, err error) {
 	return f, compiles(at, f)
 }
 
+func setPairs(to *[][2]uint16, v *node) error {
+	*to = nil
+	for _, item := range v.list {
+		var pair [2]uint16
+		for side := range pair {
+			pair[side], _ = item.list[side].port() // check passed it
+		}
+		*to = append(*to, pair)
+	}
+	return nil
+}
+
 func setFilterPorts(c *Config, v *node) error {
 	if len(v.list) == 0 {
 		return fmt.Errorf("names no port: leave it out to filter all")
@@ -195,12 +207,25 @@ func (in *Incoming) FilterOf(port uint16) *protocol.Filter {
 	return in.Filter
 }
 
-// taken are the ports that are taken, nil: all; or all but others.
+// listener is the debuggee's port for one of the target's.
+func (in *Incoming) listener(port uint16) uint16 {
+	for _, pair := range in.PortMapping {
+		if pair[1] == port {
+			return pair[0]
+		}
+	}
+	return port
+}
+
+// taken are the debuggee's ports for which ports are taken, nil: all; or all but others.
 func (in *Incoming) taken() (ports, not []uint16) {
 	if in.Mode != "steal" || in.Filter == nil || len(in.FilterPorts) == 0 {
 		return in.Ports, in.IgnorePorts
 	}
-	ports = slices.Concat(in.FilterPorts, in.Ports)
+	for _, port := range in.FilterPorts {
+		ports = append(ports, in.listener(port))
+	}
+	ports = append(ports, in.Ports...)
 	ports = slices.DeleteFunc(ports, func(p uint16) bool { return slices.Contains(in.IgnorePorts, p) })
 	slices.Sort(ports)
 	return slices.Compact(ports), nil

@@ -23,12 +23,16 @@ func (c *Config) Policy(mounts []string) ide.Policy {
 		Mirror:        c.Incoming.Mode == "mirror",
 		Ports:         ports,
 		IgnorePorts:   not,
+		PortMapping:   c.Incoming.PortMapping,
+		ListenPorts:   c.Incoming.ListenPorts,
 		OutgoingTCP:   c.Outgoing.TCP,
 		OutgoingUDP:   c.Outgoing.UDP,
 		DNS:           c.DNS,
 		Hostname:      c.Hostname,
 		OutgoingLocal: slices.Clone(c.Outgoing.Local),
 		SkipProcesses: c.SkipProcesses,
+
+		IgnoreLocalhost: c.Incoming.IgnoreLocalhost,
 	}
 	if c.AutoMount {
 		p.Mounts = mounts

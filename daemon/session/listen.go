@@ -47,11 +47,14 @@ type terms struct {
 	filter   *protocol.Filter
 	once     bool
 	tls      *protocol.TLS // opens TLS, beside a filter; nil: nothing does
+
+	stealProbes bool
 }
 
 // termsOf are those of the configuration. s.mu is held.
 func (s *Session) termsOf(port uint16, mirror bool) terms {
-	t := terms{mirror: mirror, patience: s.patience(), filter: s.config.Incoming.FilterOf(port), once: s.config.Incoming.Once && !mirror}
+	in := &s.config.Incoming
+	t := terms{mirror: mirror, patience: s.patience(), filter: in.FilterOf(port), once: in.Once && !mirror, stealProbes: in.StealProbes}
 	if t.filter != nil && !mirror {
 		t.tls = s.security.tls
 	}
@@ -142,7 +145,7 @@ func (s *Session) stealMain(ctx context.Context, port uint16, l *listener) (*rep
 // steal has a replica's connections to a port come to l.
 func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listener) (*tunnel.Held, error) {
 	q := protocol.Steal{
-		Port: port, Mirror: l.mirror, Probed: slices.Contains(r.target.probed, int(port)), Patience: l.patience, Filter: l.filter,
+		Port: port, Mirror: l.mirror, Probed: !l.stealProbes && slices.Contains(r.target.probed, int(port)), Patience: l.patience, Filter: l.filter,
 		Session: s.id, Once: l.once, TLS: l.tls,
 	}
 	s.mu.Lock()

@@ -46,6 +46,34 @@ print(os.fstat(t.fileno()).st_ino)`, port))
 	}
 }
 
+// Another port of the target is taken for the debuggee's, and its listener has
+// another one here; it sees the one that it knows.
+func TestListenOnPairedPorts(t *testing.T) {
+	w := newWorld(t)
+	port, target, bound := freePort(t), freePort(t), freePort(t)
+	w.policy.PortMapping, w.policy.ListenPorts = [][2]uint16{{port, target}}, [][2]uint16{{port, bound}}
+	r := w.run(t, "python3", "-c", fmt.Sprintf(`
+import socket
+s = socket.create_server(("", %[1]d)); print(s.getsockname()[1])
+c = socket.create_connection(("127.0.0.1", %[1]d)); c.sendall(b"x"); a, p = s.accept(); print(a.recv(1))`, port))
+	if q := w.Listen(target); q.Addr2.Port() != bound {
+		t.Errorf("it is said to listen at %v, not port %d", q.Addr2, bound)
+	}
+	if want := fmt.Sprintf("%d\nb'x'\n", port); r.out != want || len(r.messages) != 0 {
+		t.Errorf("%+v, want %q", r, want)
+	}
+}
+
+// A listener on loopback is this machine's, where that is wanted.
+func TestListenOnIgnoredLoopback(t *testing.T) {
+	w := newWorld(t)
+	w.policy.IgnoreLocalhost = true
+	r := w.run(t, "python3", "-c", fmt.Sprintf(`import socket; socket.create_server(("127.0.0.1", %d)); print("listens")`, freePort(t)))
+	if n := w.Calls(wire.OpListen); n != 0 || r.out != "listens\n" {
+		t.Errorf("%d questions, %+v", n, r)
+	}
+}
+
 // A port that cannot be mirrored is listened on here alone.
 func TestListenThatIsNotMirrored(t *testing.T) {
 	w := newWorld(t)

@@ -30,6 +30,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path"
 	"strings"
 	"time"
@@ -170,13 +171,16 @@ func (p *Policy) Mirror() bool { return p.set.Mirror && !p.set.Steal }
 // Hostname tells whether uname(2) is to name the target.
 func (p *Policy) Hostname() bool { return p.set.Hostname }
 
-// Listen decides about a listener on port.
-func (p *Policy) Listen(port uint16) Verdict {
+// Listen decides about a listener at an address.
+func (p *Policy) Listen(at netip.AddrPort) Verdict {
+	port := at.Port()
 	switch {
 	case !p.Incoming():
 		return Verdict{Kind: Local, Rule: "incoming is off"}
 	case port == 0:
 		return Verdict{Kind: Local, Rule: "port 0 is the kernel's choice"}
+	case p.set.IgnoreLocalhost && at.Addr().Unmap().IsLoopback():
+		return Verdict{Kind: Local, Rule: "incoming.ignore_localhost"}
 	case p.ignorePorts[port]:
 		return Verdict{Kind: Local, Rule: "incoming.ignore_ports"}
 	case p.ports != nil && !p.ports[port]:
@@ -186,6 +190,25 @@ func (p *Policy) Listen(port uint16) Verdict {
 		return Verdict{Kind: Remote, Rule: "incoming.mode mirror"}
 	}
 	return Verdict{Kind: Remote, Rule: "incoming.mode steal"}
+}
+
+// TargetPort is the target's port that is taken for a listener's.
+func (p *Policy) TargetPort(port uint16) uint16 { return paired(p.set.PortMapping, 0, port) }
+
+// ListenerPort is the listener's for a port of the target.
+func (p *Policy) ListenerPort(port uint16) uint16 { return paired(p.set.PortMapping, 1, port) }
+
+// BindPort is where on this machine a listener on a port is to be.
+func (p *Policy) BindPort(port uint16) uint16 { return paired(p.set.ListenPorts, 0, port) }
+
+// paired is the other port of the pair that has port on a side, else port.
+func paired(pairs [][2]uint16, side int, port uint16) uint16 {
+	for _, pair := range pairs {
+		if pair[side] == port {
+			return pair[1-side]
+		}
+	}
+	return port
 }
 
 // Process decides about a process by the name of its program and its argv[0]:

@@ -180,12 +180,15 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+func anywhere(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.IPv4Unspecified(), port) }
+
 func TestUnixListenProcess(t *testing.T) {
 	p := newPolicy(t, func(s *ide.Policy) {
 		s.Steal, s.IgnorePorts, s.SkipProcesses = true, []uint16{9229}, []string{"dlv", "go"}
 	})
 	only := newPolicy(t, func(s *ide.Policy) { s.Steal, s.Ports = true, []uint16{80} })
 	mirror := newPolicy(t, func(s *ide.Policy) { s.Mirror = true })
+	outside := newPolicy(t, func(s *ide.Policy) { s.Steal, s.IgnoreLocalhost = true, true })
 	for _, tt := range []struct {
 		name string
 		got  Verdict
@@ -194,13 +197,17 @@ func TestUnixListenProcess(t *testing.T) {
 		{"nscd", p.Unix("/var/run/nscd/socket"), Refused},
 		{"resolved", p.Unix("/run/systemd/resolve/io.systemd.Resolve"), Refused},
 		{"postgres", p.Unix("/run/postgresql/.s.PGSQL.5432"), Local},
-		{"listen", p.Listen(8080), Remote},
-		{"ignored port", p.Listen(9229), Local},
-		{"port 0", p.Listen(0), Local},
-		{"only port", only.Listen(80), Remote},
-		{"another port", only.Listen(81), Local},
-		{"no steal", newPolicy(t, nil).Listen(80), Local},
-		{"mirror", mirror.Listen(80), Remote},
+		{"listen", p.Listen(anywhere(8080)), Remote},
+		{"ignored port", p.Listen(anywhere(9229)), Local},
+		{"port 0", p.Listen(anywhere(0)), Local},
+		{"only port", only.Listen(anywhere(80)), Remote},
+		{"another port", only.Listen(anywhere(81)), Local},
+		{"no steal", newPolicy(t, nil).Listen(anywhere(80)), Local},
+		{"mirror", mirror.Listen(anywhere(80)), Remote},
+		{"all addresses", outside.Listen(anywhere(80)), Remote},
+		{"127.0.0.1", outside.Listen(netip.MustParseAddrPort("127.0.0.1:80")), Local},
+		{"v4-mapped", outside.Listen(netip.MustParseAddrPort("[::ffff:127.0.0.1]:80")), Local},
+		{"::1", outside.Listen(netip.MustParseAddrPort("[::1]:80")), Local},
 		{"dlv", p.Process("/usr/bin/dlv", "dlv"), Local},
 		{"argv0", p.Process("/opt/toolchain/bin/real", "/x/go"), Local},
 		{"web", p.Process("/srv/out/web", "./web"), Remote},
@@ -294,6 +301,19 @@ func TestOrigin(t *testing.T) {
 	} {
 		if setting, pattern := v.Origin(); setting != want[0] || pattern != want[1] {
 			t.Errorf("%v comes from %q %q, want %q", v, setting, pattern, want)
+		}
+	}
+}
+
+func TestPortPairs(t *testing.T) {
+	p := newPolicy(t, func(s *ide.Policy) {
+		s.PortMapping, s.ListenPorts = [][2]uint16{{3000, 80}, {80, 8080}}, [][2]uint16{{3000, 3001}}
+	})
+	for _, tt := range []struct{ port, target, listener, bind uint16 }{
+		{3000, 80, 3000, 3001}, {80, 8080, 3000, 80}, {8080, 8080, 80, 8080}, {0, 0, 0, 0},
+	} {
+		if target, listener, bind := p.TargetPort(tt.port), p.ListenerPort(tt.port), p.BindPort(tt.port); target != tt.target || listener != tt.listener || bind != tt.bind {
+			t.Errorf("port %d: the target's %d, the listener's %d, here %d; want %+v", tt.port, target, listener, bind, tt)
 		}
 	}
 }

@@ -362,25 +362,30 @@ type (
 	// Policy is the part of the configuration that the layer decides by; see
 	// package layer/policy.
 	Policy struct {
-		FSMode        string            `json:"fsMode"` // local, localwithoverrides, read, write
-		ReadWrite     []string          `json:"readWrite,omitempty"`
-		ReadOnly      []string          `json:"readOnly,omitempty"`
-		Local         []string          `json:"local,omitempty"`
-		Places        []string          `json:"places,omitempty"` // directories that are Local as the debuggee's own are
-		NotFound      []string          `json:"notFound,omitempty"`
-		Mapping       map[string]string `json:"mapping,omitempty"`
-		CacheTime     *int              `json:"cacheTime,omitempty"` // seconds that what is known of files is kept at most
-		Mounts        []string          `json:"mounts,omitempty"`    // the target's volume mounts
-		Steal         bool              `json:"steal"`
-		Mirror        bool              `json:"mirror,omitempty"`      // incoming connections are copied; not with Steal
-		Ports         []uint16          `json:"ports,omitempty"`       // if set, only these are stolen
-		IgnorePorts   []uint16          `json:"ignorePorts,omitempty"` // never stolen
-		OutgoingTCP   bool              `json:"outgoingTcp"`
-		OutgoingUDP   bool              `json:"outgoingUdp"`
-		DNS           bool              `json:"dns"`
-		Hostname      bool              `json:"hostname"`
-		OutgoingLocal []string          `json:"outgoingLocal,omitempty"` // [proto://]host|ip|cidr[:port] that stay local
-		SkipProcesses []string          `json:"skipProcesses,omitempty"`
+		FSMode      string            `json:"fsMode"` // local, localwithoverrides, read, write
+		ReadWrite   []string          `json:"readWrite,omitempty"`
+		ReadOnly    []string          `json:"readOnly,omitempty"`
+		Local       []string          `json:"local,omitempty"`
+		Places      []string          `json:"places,omitempty"` // directories that are Local as the debuggee's own are
+		NotFound    []string          `json:"notFound,omitempty"`
+		Mapping     map[string]string `json:"mapping,omitempty"`
+		CacheTime   *int              `json:"cacheTime,omitempty"` // seconds that what is known of files is kept at most
+		Mounts      []string          `json:"mounts,omitempty"`    // the target's volume mounts
+		Steal       bool              `json:"steal"`
+		Mirror      bool              `json:"mirror,omitempty"`      // incoming connections are copied; not with Steal
+		Ports       []uint16          `json:"ports,omitempty"`       // if set, only these are stolen
+		IgnorePorts []uint16          `json:"ignorePorts,omitempty"` // never stolen
+		// Pairs of the port that the debuggee listens on, and the target's that is
+		// taken for it, or the one that it really has here.
+		PortMapping     [][2]uint16 `json:"portMapping,omitempty"`
+		ListenPorts     [][2]uint16 `json:"listenPorts,omitempty"`
+		IgnoreLocalhost bool        `json:"ignoreLocalhost,omitempty"` // listeners on loopback are Local
+		OutgoingTCP     bool        `json:"outgoingTcp"`
+		OutgoingUDP     bool        `json:"outgoingUdp"`
+		DNS             bool        `json:"dns"`
+		Hostname        bool        `json:"hostname"`
+		OutgoingLocal   []string    `json:"outgoingLocal,omitempty"` // [proto://]host|ip|cidr[:port] that stay local
+		SkipProcesses   []string    `json:"skipProcesses,omitempty"`
 	}
 
 	// DebugStartParams: Client is the directory and environment of Delve, and
