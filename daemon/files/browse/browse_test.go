@@ -67,8 +67,9 @@ func TestEndWithSomebodyInside(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	inside := exec.Command("sh", "-c", "exec 3<f && echo inside && read wait && cat f")
-	inside.Dir = dir
+	// It goes there itself: a child of this process that did so before its execve(2) would
+	// hold up the process that is to answer it.
+	inside := exec.Command("sh", "-c", `cd "$0" && exec 3<f && echo inside && read wait && cat f`, dir)
 	in, _ := inside.StdinPipe()
 	out, _ := inside.StdoutPipe()
 	if err := inside.Start(); err != nil {
