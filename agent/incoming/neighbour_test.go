@@ -3,7 +3,6 @@ package incoming
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -122,15 +121,5 @@ func answerTo(t *testing.T, dial func(context.Context) (net.Conn, error), user s
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header.Set("X-User", user)
-	a, err := (&http.Client{Transport: tr, Timeout: 30 * time.Second}).Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Body.Close()
-	b, err := io.ReadAll(a.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+	return askAs(t, &http.Client{Transport: tr, Timeout: 30 * time.Second}, r, user)
 }

@@ -198,11 +198,7 @@ func (r *replies) rule() *netlink.Rule {
 // Bind binds a socket to a port of a client's address. Until it is released,
 // and for a while, what the pod sends there comes to the socket.
 func (r *replies) Bind(fd int, client netip.Addr, pod netip.AddrPort) (from netip.AddrPort, err error) {
-	option, level := unix.IP_TRANSPARENT, unix.SOL_IP
-	if client.Is6() {
-		option, level = unix.IPV6_TRANSPARENT, unix.SOL_IPV6
-	}
-	if err := errors.Join(unix.SetsockoptInt(fd, level, option, 1), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)); err != nil {
+	if err := errors.Join(setTransparent(fd, client.Is6()), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)); err != nil {
 		return from, fmt.Errorf("taking a client's address: %w", err)
 	}
 	g := guest{client, pod.Port()}

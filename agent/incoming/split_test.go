@@ -39,19 +39,25 @@ func visitor(t *testing.T, port netip.AddrPort) func(user, path string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header.Set("X-User", user)
-		a, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer a.Body.Close()
-		b, err := io.ReadAll(a.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		name, _, _ := strings.Cut(string(b), string(sum("words")))
+		name, _, _ := strings.Cut(askAs(t, &http.Client{Transport: tr, Timeout: 20 * time.Second}, r, user), string(sum("words")))
 		return name
 	}
+}
+
+// askAs is what a user's request is answered.
+func askAs(t *testing.T, c *http.Client, r *http.Request, user string) string {
+	t.Helper()
+	r.Header.Set("X-User", user)
+	a, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	b, err := io.ReadAll(a.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 func sum(words string) []byte {

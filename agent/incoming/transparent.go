@@ -35,17 +35,18 @@ func newTransparent() (redirect, error) {
 // asTransparent lets a socket have the addresses of others.
 func asTransparent(network, _ string, raw syscall.RawConn) error {
 	var err error
-	ctl := raw.Control(func(fd uintptr) {
-		if network == "tcp6" {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1)
-		} else {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1)
-		}
-	})
+	ctl := raw.Control(func(fd uintptr) { err = setTransparent(int(fd), network == "tcp6") })
 	if err = errors.Join(ctl, err); err != nil {
 		return fmt.Errorf("making listener transparent: %w (it needs CAP_NET_ADMIN)", err)
 	}
 	return nil
+}
+
+func setTransparent(fd int, six bool) error {
+	if six {
+		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1)
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1)
 }
 
 // redirect makes the rules: one for each listener.
