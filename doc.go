@@ -53,8 +53,8 @@
 //  2. session/start (daemon/rpc/session.go) reaches daemon/session/manager.go:
 //     daemon/config/load.go reads the file, daemon/cluster finds the target and
 //     starts or finds an agent on its node, daemon/tunnel opens a tunnel to it.
-//  3. session/launch answers the environment (daemon/config/environ.go), the
-//     policy (daemon/config/policy.go) and names.
+//  3. Its answer, which session/launch gives to others, holds the environment
+//     (daemon/config/environ.go), the policy (daemon/config/policy.go) and names.
 //  4. layer/launch/launch.go starts the keeper (layer/keeper), which installs the
 //     seccomp program and starts the debuggee; the launcher answers its calls.
 //     With `mirrord dlv` that is Delve (daemon/debug), which starts the debuggee:
@@ -78,7 +78,9 @@
 // what is done to it goes to the agent in order, in a stream of its own
 // (daemon/tunnel/write.go, agent/files/write.go). A program's
 // way through a directory is guessed, and answered ahead (agent/files/ahead.go),
-// and its way through a tree (agent/files/habit.go).
+// and its way through a tree (agent/files/habit.go). With a file's attributes comes
+// what programs go on to ask: its extended ones, a link's text, whether it may be
+// read (agent/files/beside.go, layer/beside.go).
 //
 // Who asks is told what goes through a session (daemon/traffic): copies of what
 // the relays move are looked at elsewhere, and made only then.

@@ -24,7 +24,9 @@ func mounted(t *testing.T, dir string) bool {
 // A person looks into the target with the tools of this machine, until Ctrl+C or
 // the session's end; nothing is left of it.
 func TestSessionFiles(t *testing.T) {
+	t.Parallel()
 	namespace, dir := treeTarget(t)
+	ownDaemon(t)
 	write(t, dir, map[string]string{"a.txt": "text\n", "sub/b.txt": strings.Repeat("0123456789abcdef", 1<<16)})
 	for name, to := range map[string]string{"relative": "sub/b.txt", "absolute": "/srv/tree/a.txt", "nowhere": "/none"} {
 		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
@@ -57,6 +59,10 @@ func TestSessionFiles(t *testing.T) {
 	if n, err := unix.Getxattr(at+"/srv/tree/a.txt", "user.origin", origin); noXattrs == nil && (err != nil || string(origin[:n]) != "shop") {
 		t.Errorf("user.origin is %q, %v", origin, err)
 	}
+	var room, want unix.Statfs_t
+	if err := unix.Statfs(at+"/srv/tree", &room); err != nil || unix.Statfs(dir, &want) != nil || room.Blocks != want.Blocks || room.Bavail == 0 {
+		t.Errorf("the room there is %+v, want %+v; %v", room, want, err)
+	}
 	if b, err := os.ReadFile(at + "/proc/1/comm"); err != nil || string(b) != "shop\n" {
 		t.Errorf("the target's /proc: %q, %v", b, err)
 	}
@@ -76,6 +82,7 @@ func TestSessionFiles(t *testing.T) {
 
 	// Where there is no FUSE it says how to get it.
 	cmd := exec.Command("unshare", "-m", "sh", "-c", `mount -t tmpfs none /dev && exec "$0" session files`, mirrord(t).Path)
+	cmd.Env = environ(t)
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "/dev/fuse") || !strings.Contains(string(out), "modprobe fuse") {
 		t.Errorf("without /dev/fuse: %v\n%s", err, out)
 	}
@@ -116,7 +123,9 @@ func TestSessionFiles(t *testing.T) {
 // In mode write a person edits files of the target with the tools of this machine,
 // as its user; what the debuggee has open is the same file.
 func TestSessionFilesAreChanged(t *testing.T) {
+	t.Parallel()
 	namespace, dir := treeTarget(t)
+	ownDaemon(t)
 	write(t, dir, map[string]string{"a.txt": "text\n", "keep/b.txt": "kept\n"})
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)

@@ -94,6 +94,7 @@ func port(address string) string { return address[strings.LastIndex(address, ":"
 // Many connections at once and one after the other, both ways, leave nothing
 // behind: no descriptor, no port.
 func TestManyConnections(t *testing.T) {
+	t.Parallel()
 	const many, each = 200, 2000
 	namespace, address := ownShop(t)
 	dir := ownDaemon(t)
@@ -150,7 +151,7 @@ func TestManyConnections(t *testing.T) {
 	incoming(t, namespace, address, many)
 	incomingAtOnce := time.Since(began)
 	began = time.Now()
-	l = loadFrom(t, namespace, "client", address)
+	l = loadAt(t, namespace, "client", address, 0)
 	l.until(each, fromDebuggee)
 	incomingInTurn := time.Since(began)
 	if failed := failures(l.end()); len(failed) > 0 {

@@ -7,8 +7,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,13 +26,7 @@ type seen struct {
 // goProbe builds the Go probe, static and stripped.
 func goProbe(t *testing.T) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "probe")
-	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", bin, "./testdata/apps/probe")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building the probe: %v\n%s", err, out)
-	}
-	return bin
+	return built(t, "./testdata/apps/probe", "-ldflags=-s -w")
 }
 
 // One debuggee of each kind sees the pod's environment, files, names and

@@ -70,6 +70,7 @@ func ownShop(t *testing.T) (namespace, address string) {
 
 func podIP(t *testing.T, namespace, name string) string {
 	t.Helper()
+	kubectl(t, "wait", "pod/"+name, "-n", namespace, "--for=jsonpath={.status.podIP}", "--timeout=60s") // kubelet may tell it late
 	return kubectl(t, "get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.podIP}")
 }
 
@@ -103,6 +104,7 @@ func agentPod(t *testing.T, namespace string) string {
 
 // A deleted target is told at once; the debuggee lives on, and what is remote fails.
 func TestTargetDeleted(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	ownDaemon(t)
 	w, l := stealing(t, namespace, address)
@@ -180,14 +182,21 @@ func TestClusterComponentRestarted(t *testing.T) {
 			}
 			w.finish()
 			report(t, component+" killed", "everything: open connections and files, the stolen port",
-				"found ready after %v, a remote read ends %v later; 0 of %d requests failed", round(back.Sub(began)), round(read), len(all))
+				"found ready after %v, a remote read ends %v later; %s", round(back.Sub(began)), round(read), tally(all))
 		})
 	}
+}
+
+// The API server's death while much is moved loses nothing, as a cut link's does not.
+// Both tests come early, before other packages' tests that need the server.
+func TestServerKilledInATransfer(t *testing.T) {
+	linkCut{"", "kube-apiserver killed in a transfer", "it was found ready", 1, func(t *testing.T, _ *relay) { restart(t, "kube-apiserver") }, 0}.test(t)
 }
 
 // A target's container that restarts is followed: its files are the new one's,
 // connections and the stolen port stay.
 func TestTargetRestarted(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	ownDaemon(t)
 	w, l := stealing(t, namespace, address)
@@ -216,11 +225,12 @@ func TestTargetRestarted(t *testing.T) {
 	}
 	w.finish()
 	report(t, "target container killed", "told it; connections and the stolen port stay, files are the new container's",
-		"told after %v; 0 of %d requests failed", round(told), len(all))
+		"told after %v; %s", round(told), tally(all))
 }
 
 // Launcher and keeper take the debuggee along, and the pod has its traffic back.
 func TestLauncherOrKeeperKilledUnderLoad(t *testing.T) {
+	t.Parallel()
 	for _, who := range []string{"launcher", "keeper"} {
 		t.Run(who, func(t *testing.T) {
 			namespace, address := ownShop(t)

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -56,7 +55,7 @@ func (e *editor) client() ide.Client {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	return ide.Client{Dir: dir, Env: os.Environ()}
+	return ide.Client{Dir: dir, Env: environ(e.t)}
 }
 
 // session starts one on a pod of a namespace.
@@ -262,18 +261,6 @@ func handlerLine(t *testing.T) int {
 	return bytes.Count(before, []byte("\n")) + 1
 }
 
-// debuggable builds the sample shop's web, static and for a debugger.
-func debuggable(t *testing.T) (program string) {
-	t.Helper()
-	program = filepath.Join(t.TempDir(), "web")
-	cmd := exec.Command("go", "build", "-gcflags=all=-N -l", "-o", program, "./testdata/apps/shop/web")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
-	}
-	return program
-}
-
 // askFrom sends a request from a namespace's client pod, whose outcome the
 // returned function waits for.
 func askFrom(namespace, address string) func() (string, error) {
@@ -314,9 +301,10 @@ func allGone(t *testing.T, dir string, fds []int) {
 // An editor debugs in a session's context: a request of another pod stops at a
 // breakpoint, the daemon is killed meanwhile, and debugging goes on.
 func TestDebugStart(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	dir := ownDaemon(t)
-	program := debuggable(t)
+	program := buildFor(t, "./testdata/apps/shop/web")
 	e := openEditor(t, dir)
 	s := e.session(namespace, "web", true)
 	d := e.debug(s.ID, "")
@@ -387,9 +375,10 @@ func TestDebugStart(t *testing.T) {
 // Five sessions on two targets start at once, and six debug sessions in them; each ends with its client,
 // or its launcher.
 func TestDebugSeveral(t *testing.T) {
+	t.Parallel()
 	namespace, _ := ownShop(t)
 	dir := ownDaemon(t)
-	program := debuggable(t)
+	program := buildFor(t, "./testdata/apps/shop/web")
 	e := openEditor(t, dir)
 	var wg sync.WaitGroup
 	sessions, started := make([]ide.Session, 5), make([]ide.Debug, 6)
@@ -449,6 +438,7 @@ func TestDebugSeveral(t *testing.T) {
 }
 
 func TestDebugErrors(t *testing.T) {
+	t.Parallel()
 	namespace := ownTarget(t)
 	dir := ownDaemon(t)
 	e := openEditor(t, dir)
@@ -513,6 +503,7 @@ func TestDebugErrors(t *testing.T) {
 // Without sources of its own a stranger's editor starts a debug session by the
 // messages that IDE.md shows.
 func TestDebugByStdio(t *testing.T) {
+	t.Parallel()
 	namespace := ownTarget(t)
 	ownDaemon(t)
 	build := strings.Fields(run(t, "version").stdout)[1]
@@ -551,7 +542,7 @@ func TestDebugByStdio(t *testing.T) {
 		}
 		return value
 	}
-	env, err := json.Marshal(os.Environ())
+	env, err := json.Marshal(environ(t))
 	if err != nil {
 		t.Fatal(err)
 	}

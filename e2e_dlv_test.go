@@ -64,13 +64,7 @@ func hasAnswer(t *testing.T, answers <-chan string, words ...string) {
 // buildFor builds a program as debuggers want it.
 func buildFor(t *testing.T, program string) (path string) {
 	t.Helper()
-	path = filepath.Join(t.TempDir(), "web")
-	cmd := exec.Command("go", "build", "-gcflags=all=-N -l", "-o", path, program)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building %s: %v\n%s", program, err, out)
-	}
-	return path
+	return built(t, program, "-gcflags=all=-N -l")
 }
 
 // watchedGo puts a go before the real one that tells with which environment the
@@ -260,7 +254,7 @@ func TestDebuggers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.cmd.Args = append(tt.cmd.Args, "dap", "--listen=127.0.0.1:0")
-			tt.cmd.Env = append(os.Environ(), tt.env...)
+			tt.cmd.Env = append(environ(t), tt.env...)
 			if tt.session {
 				holder := execute(t, nil, "--", "sh", "-c", "echo ready; exec sleep 1000")
 				holder.line("ready")

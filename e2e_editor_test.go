@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,12 +12,13 @@ import (
 
 func editorOfTests(t *testing.T) *editor {
 	t.Helper()
-	return openEditor(t, filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "mirrord"))
+	return openEditor(t, runtimeDir(t))
 }
 
 // The targets of a namespace with many pods come in parts, of which the first does
 // not wait for the last. The pods need not run.
 func TestTargetsComeInParts(t *testing.T) {
+	t.Parallel()
 	namespace := ownNamespace(t)
 	const pods = 600
 	var manifest strings.Builder
@@ -135,6 +134,7 @@ func TestBrowsingTheTarget(t *testing.T) {
 // VS Code's debugger of Node.js, which is asked for in NODE_OPTIONS by who starts a
 // debuggee in the session, is in it beside what the pod asks of its own Node.js.
 func TestNodeOptionsOfPodAndDebugger(t *testing.T) {
+	t.Parallel()
 	namespace := ownNamespace(t)
 	apply(t, namespace, pod("web", `args: [sleep]
     env: [{name: NODE_OPTIONS, value: "--stack-trace-limit=7"}]`))

@@ -147,6 +147,7 @@ func noAgentLeft(t *testing.T, namespace string) {
 
 // The API server takes connections and never answers.
 func TestClusterSilent(t *testing.T) {
+	t.Parallel()
 	needCluster(t) // else bin/mirrord need not be there
 	ownDaemon(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -162,7 +163,7 @@ clusters: [{name: c, cluster: {server: "https://%s"}}]
 contexts: [{name: silent, context: {cluster: c, user: u}}]
 users: [{name: u, user: {token: t}}]
 `, l.Addr()))
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	cmd := mirrord(t, "exec", "--kubeconfig", config, "-t", "deployment/web", "--", "true")
 	defer context.AfterFunc(ctx, func() { cmd.Process.Kill() })()
@@ -172,6 +173,7 @@ users: [{name: u, user: {token: t}}]
 
 // A pod that does not run is no target, whatever keeps it from it.
 func TestTargetNotRunning(t *testing.T) {
+	t.Parallel()
 	namespace := ownNamespace(t)
 	ownDaemon(t)
 	reason := "jsonpath={.status.containerStatuses[0].state.waiting.reason}="
@@ -196,6 +198,7 @@ func TestTargetNotRunning(t *testing.T) {
 
 // A missing right is told with its verb and resource, and a line that shows it.
 func TestForbidden(t *testing.T) {
+	t.Parallel()
 	namespace := ownTarget(t)
 	ownDaemon(t)
 	const (
@@ -255,6 +258,7 @@ subjects: [{kind: ServiceAccount, name: %[1]s, namespace: %[2]s}]
 
 // An agent that cannot come to run ends the start in the cluster's own words.
 func TestAgentCannotRun(t *testing.T) {
+	t.Parallel()
 	namespace := ownTarget(t)
 	ownDaemon(t)
 	t.Run("image missing", func(t *testing.T) {
@@ -278,12 +282,13 @@ spec: {hard: {pods: "1"}}
 
 // Whoever ends a start that waits leaves nothing in the cluster.
 func TestStartInterrupted(t *testing.T) {
+	t.Parallel()
 	namespace, other := ownTarget(t), ownTarget(t)
 	ownDaemon(t)
 	// The registry is a debuggee, too: the node reaches it by its pod's address.
 	registry := started(t, mirrord(t, onTarget(other, "--steal", "--", "python3", "-c", silentRegistry)...), nil)
 	registry.line("listening")
-	address := kubectl(t, "get", "pod", "web", "-n", other, "-o", "jsonpath={.status.podIP}") + ":5000"
+	address := podIP(t, other, "web") + ":5000"
 	for s, code := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 130, syscall.SIGKILL: -9} {
 		t.Run(s.String(), func(t *testing.T) {
 			image := fmt.Sprintf("%s/agent:%s", address, strings.ToLower(rand.Text()[:6]))
@@ -320,6 +325,7 @@ while True:
 
 // A command that the kernel will not execute is told as a shell tells it.
 func TestCommandCannotRun(t *testing.T) {
+	t.Parallel()
 	namespace := ownTarget(t)
 	ownDaemon(t)
 	garbage, script := file(t, "garbage", "\x01\x02"), file(t, "script", "#!/no/such/interpreter\n")
@@ -351,6 +357,7 @@ func TestCommandCannotRun(t *testing.T) {
 
 // Standard input and output are the debuggee's alone, even while an agent starts.
 func TestStandardStreams(t *testing.T) {
+	t.Parallel()
 	namespace := ownTarget(t)
 	ownDaemon(t)
 	cmd := mirrord(t, onTarget(namespace, "--", "sh", "-c", "cat; echo error >&2; exit 3")...)

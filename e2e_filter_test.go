@@ -129,6 +129,7 @@ s.serve_forever()
 // requests and no other, all on one connection that is kept; when one ends, his
 // are the pod's, on the same connection. To the pod its clients' addresses are theirs.
 func TestFiltersShareAPort(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	alice := filtering(t, namespace, "alice", "python3", "-c", naming("alice's"))
 	bob := filtering(t, namespace, "bob", "python3", "-c", naming("bob's"))
@@ -177,6 +178,7 @@ func TestFiltersShareAPort(t *testing.T) {
 
 // Two sessions of one daemon share a port as those of two users do.
 func TestFiltersOfOneUser(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	ownDaemon(t)
 	first := filteringHere(t, namespace, "first", "python3", "-c", naming("first's"))
@@ -207,8 +209,8 @@ func streams(t *testing.T) (program, namespace, address string) {
 // to be a client in.
 func streamsPod(t *testing.T, namespace, line string) (program string) {
 	t.Helper()
-	program = loadApp(t, "streams", "streams:2")
-	web := strings.Replace(pod("web", line), "shop:1", "streams:2", 1)
+	program = loadApp(t, "streams", "streams:3")
+	web := strings.Replace(pod("web", line), "shop:1", "streams:3", 1)
 	apply(t, namespace, web+"---"+pod("client", "args: [sleep]"))
 	kubectl(t, "wait", "pod/web", "pod/client", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
 	return program
@@ -217,10 +219,8 @@ func streamsPod(t *testing.T, namespace, line string) (program string) {
 // loadApp builds one of testdata/apps and gives the cluster an image of it.
 func loadApp(t *testing.T, app, name string) (program string) {
 	t.Helper()
-	dir := t.TempDir()
-	program, image := filepath.Join(dir, app), filepath.Join(dir, "image.tar")
+	program, image := built(t, "./testdata/apps/"+app, "-ldflags=-s -w"), filepath.Join(t.TempDir(), "image.tar")
 	for _, command := range [][]string{
-		{"go", "build", "-ldflags=-s -w", "-o", program, "./testdata/apps/" + app},
 		{"go", "run", "./agent/image", "-o", image, "-name", name, program},
 		{"bin/cluster", "load", image},
 	} {
@@ -236,6 +236,7 @@ func loadApp(t *testing.T, app, name string) (program string) {
 // Streams of one HTTP/2 connection go to two users' debuggees and the pod, while
 // all are open, as calls of gRPC are.
 func TestFiltersShareStreams(t *testing.T) {
+	t.Parallel()
 	program, namespace, address := streams(t)
 	alice := filtering(t, namespace, "alice", program, "alice's")
 	bob := filtering(t, namespace, "bob", program, "bob's")
@@ -330,7 +331,7 @@ func TestFilterDeaths(t *testing.T) {
 	if got := mine(); !strings.Contains(got, "alice's") {
 		t.Errorf("before: %q", got)
 	}
-	pids := daemonsIn(t, filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "mirrord"))
+	pids := daemonsIn(t, runtimeDir(t))
 	if len(pids) != 1 {
 		t.Fatalf("the daemons are %v", pids)
 	}
@@ -363,6 +364,7 @@ func TestFilterDeaths(t *testing.T) {
 // Sessions begin and end on a port under load, and nobody whose requests are not
 // filtered notices, nor a client that keeps its connection.
 func TestFiltersComeAndGoUnderLoad(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	ownDaemon(t)
 	l := loadFrom(t, namespace, "client", address)
@@ -395,6 +397,7 @@ func TestFiltersComeAndGoUnderLoad(t *testing.T) {
 // A debuggee that mirrors by a filter hears the requests that it chooses; the pod
 // answers them, and all others.
 func TestFilterOfAMirror(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	ownDaemon(t)
 	config := filepath.Join(t.TempDir(), "mirrord.json")
@@ -423,6 +426,7 @@ func TestFilterOfAMirror(t *testing.T) {
 // A session that steals once gets one of its user's requests, and one more when it
 // is armed.
 func TestOnceOnTheCluster(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	ownDaemon(t)
 	until := eventsOf(t)
@@ -450,7 +454,7 @@ func TestOnceOnTheCluster(t *testing.T) {
 		}
 		until(ide.EventArmed)
 	}
-	ip := kubectl(t, "get", "pod", "-n", namespace, agentPod(t, namespace), "-o", "jsonpath={.status.podIP}")
+	ip := podIP(t, namespace, agentPod(t, namespace))
 	metrics := kubectl(t, "exec", "-n", namespace, "client", "--", "/shop", "get", "http://"+ip+":9464/metrics")
 	for _, want := range []string{`requests_total{served="holder"} 3`, `requests_total{served="pod"} 9`, `ports{mode="filter"} 1`} {
 		if !strings.Contains(metrics, "mirrord_agent_"+want+"\n") {

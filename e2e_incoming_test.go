@@ -1,19 +1,26 @@
 package mirrord_test
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Kubelet's probes reach the pod also while its port is stolen: a debuggee that
 // stands still, as at a breakpoint, makes the pod neither unready nor restart.
 func TestProbesOfStolenPort(t *testing.T) {
+	t.Parallel()
 	namespace := ownNamespace(t)
 	const probes = `args: [web, -copy=cluster, -inventory, "http://127.0.0.1:9/"]
     readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, failureThreshold: 1}
@@ -42,6 +49,7 @@ func TestProbesOfStolenPort(t *testing.T) {
 
 // Where kubelet's probes are wanted, the debuggee gets them as other requests.
 func TestStolenProbes(t *testing.T) {
+	t.Parallel()
 	namespace := ownNamespace(t)
 	apply(t, namespace, pod("web", `args: [web, -copy=cluster, -inventory, "http://127.0.0.1:9/"]
     readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1, failureThreshold: 1}`))
@@ -61,6 +69,7 @@ func TestStolenProbes(t *testing.T) {
 // The target's port that is taken, the one that the debuggee listens on and the one
 // that it has here may be three.
 func TestPairedPorts(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	ownDaemon(t)
 	config := file(t, "mirrord.json", `{"feature": {"network": {"incoming": {"mode": "steal", "port_mapping": [[3000, 8080]],
@@ -89,6 +98,7 @@ func TestPairedPorts(t *testing.T) {
 // The target's container is killed and restarted: the debuggee keeps the
 // traffic, and soon sees the new container's files.
 func TestContainerRestarted(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	w, l := stealing(t, namespace, address)
 	killContainer(t, kubectl(t, "get", "pod", "web", "-n", namespace, "-o", "jsonpath={.metadata.uid}"))
@@ -127,6 +137,63 @@ func killContainer(t *testing.T, uid string) {
 	}
 }
 
+// Connections that the port had before are cut once they are idle, so that their
+// clients come to the debuggee, and stay the pod's where that is not wanted. The port
+// is taken and given back under load: nobody is refused, and only what a debuggee had
+// at its end may fail.
+func TestConnectionsOfBefore(t *testing.T) {
+	t.Parallel()
+	namespace, address := ownShop(t)
+	ownDaemon(t)
+	before := dialFrom(t, namespace, "client", address)
+	before.SetDeadline(time.Now().Add(2 * patience))
+	answers := bufio.NewReader(before)
+	stays := func() {
+		t.Helper()
+		if _, err := io.WriteString(before, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		a, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatalf("on the connection of before: %v", err)
+		}
+		if b, err := io.ReadAll(a.Body); !strings.Contains(string(b), fromPod) {
+			t.Errorf("on the connection of before: %q, %v", b, err)
+		}
+	}
+	stays()
+	const rate = loadRate / 5
+	l := loadAt(t, namespace, "client", address, rate)
+	l.until(2*rate, fromPod) // so long it is idle
+	type span struct{ from, to time.Time }
+	var ends []span
+	for _, flush := range []string{"off", "idle"} {
+		config := file(t, "mirrord.json", fmt.Sprintf(`{"agent": {"flush_connections": %q}, "feature": {"network": {"incoming": {"mode": "steal"}}}}`, flush))
+		w := startWorker(t, onTarget(namespace, "-f", config)...)
+		w.wants("listening", "serve")
+		l.until(20, fromDebuggee)
+		if flush == "off" {
+			stays()
+		} else if b, err := answers.ReadByte(); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the connection of before is not cut: %q, %v", b, err)
+		}
+		end := span{from: time.Now()}
+		w.finish()
+		end.to = time.Now()
+		ends = append(ends, end)
+		l.until(20, fromPod)
+	}
+	all := l.end()
+	failed := failures(all)
+	for _, a := range failed {
+		had := slices.ContainsFunc(ends, func(s span) bool { return a.at.After(s.from) && a.began.Before(s.to) })
+		if !had || errors.Is(a.err, syscall.ECONNREFUSED) {
+			t.Errorf("failed, begun %v after the first debuggee's end and %v after the second's: %v", a.began.Sub(ends[0].to), a.began.Sub(ends[1].to), a.err)
+		}
+	}
+	t.Logf("%d of %d requests failed with their debuggees", len(failed), len(all))
+}
+
 // hearing is a program that listens at 8080, tells each request's first line and
 // answers with these bytes of Python.
 func hearing(answer string) string {
@@ -145,6 +212,7 @@ while True:
 // Without --steal the pod answers and the debuggee gets copies, whatever it
 // answers to them.
 func TestMirroredPort(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	d := started(t, mirrord(t, append(onTarget(namespace), "--", "python3", "-c", hearing(`HTTP/1.0 500 Mine\r\n\r\n`))...), nil)
 	d.line("listening")
@@ -163,9 +231,33 @@ func TestMirroredPort(t *testing.T) {
 	d.wait()
 }
 
+// A program that ends with its answer has given it: all of it, and nobody else does.
+func TestLastAnswer(t *testing.T) {
+	t.Parallel()
+	namespace, address := ownShop(t)
+	const program = `
+import socket
+l = socket.create_server(("", 8080))
+print("listening", flush=True)
+c, _ = l.accept()
+while b"\r\n\r\n" not in c.recv(4096): pass
+c.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + 300000 * b"x")
+`
+	for range 5 {
+		d := started(t, mirrord(t, append(onTarget(namespace, "--steal"), "--", "python3", "-c", program)...), nil)
+		d.line("listening")
+		answer := kubectl(t, "exec", "client", "-n", namespace, "--", "/shop", "get", "http://"+address+"/")
+		if strings.Count(answer, "x") < 300000 {
+			t.Errorf("%d bytes came: %.100q", len(answer), answer)
+		}
+		d.wait()
+	}
+}
+
 // A pod in its node's network is stolen from only where that is wanted: its port is
 // the node's. So it is of each replica.
 func TestHostNetworkPod(t *testing.T) {
+	t.Parallel()
 	namespace := ownNamespace(t)
 	const line = `args: [web, -copy=cluster, -inventory, "http://127.0.0.1:9/"]`
 	web := strings.Replace(pod("web", line+"\n    env: [{name: PORT, value: \"18080\"}]"), "spec:\n", "spec:\n  hostNetwork: true\n", 1)

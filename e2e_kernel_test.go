@@ -61,6 +61,7 @@ func refuseListener(errno unix.Errno) error {
 
 // Without seccomp notification nothing runs.
 func TestKernelWithoutNotification(t *testing.T) {
+	t.Parallel()
 	namespace := ownTarget(t)
 	ownDaemon(t)
 	for errno, words := range map[unix.Errno][]string{
@@ -77,6 +78,7 @@ func TestKernelWithoutNotification(t *testing.T) {
 
 // Without FUSE remote files are copied; --fs-mode local has none of them.
 func TestNoFUSE(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("hides /dev/fuse in a mount namespace: needs root")
 	}

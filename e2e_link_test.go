@@ -6,8 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -138,12 +136,7 @@ type question struct{ began, ended time.Time }
 // startMover builds and runs one; the channel gets its questions when it has ended.
 func startMover(t *testing.T, config, namespace string, d *depot) (*debuggee, <-chan []question) {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "mover")
-	build := exec.Command("go", "build", "-o", bin, "./testdata/apps/mover")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the mover: %v\n%s", err, out)
-	}
+	bin := built(t, "./testdata/apps/mover")
 	m := started(t, mirrord(t, "exec", "--kubeconfig", config, "-n", namespace, "-t", "pod/web", "--", bin, d.addr, fmt.Sprint(d.size)), nil)
 	asked := make(chan []question, 1)
 	go func() {
@@ -161,63 +154,68 @@ func startMover(t *testing.T, config, namespace string, d *depot) (*debuggee, <-
 	return m, asked
 }
 
+// A linkCut is a way to cut the link.
+type linkCut struct {
+	name, died, back string
+	cuts             int64
+	cut              func(*testing.T, *relay)
+	silence          time.Duration // in which nothing can be answered
+}
+
 // What cuts the link while much is moved loses nothing, and makes no small
 // operation fail.
 func TestLinkCut(t *testing.T) {
-	const size = 256 << 20
-	for _, test := range []struct {
-		name, died, back string
-		cuts             int64
-		cut              func(*testing.T, *relay)
-		silence          time.Duration // in which nothing can be answered
-	}{
+	t.Parallel()
+	for _, c := range []linkCut{
 		{"reset", "link reset, three times", "the reset", 3, func(_ *testing.T, r *relay) { r.reset() }, 0},
 		{"silent", "link silent, new connections pass", "the silence began", 1, func(_ *testing.T, r *relay) { r.mute() }, time.Second},
 		{"deaf", "link silent, new connections too, for 4 dials", "the silence ended", 1, func(_ *testing.T, r *relay) { r.deafen(4) }, time.Second},
-		{"server", "kube-apiserver killed in a transfer", "it was found ready", 1, func(t *testing.T, _ *relay) { restart(t, "kube-apiserver") }, 0},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			namespace, _ := ownShop(t)
-			config, r := throughRelay(t)
-			d := newDepot(t, namespace, "client", size)
-			ownDaemon(t)
-			var marks []<-chan struct{}
-			for i := range test.cuts {
-				marks = append(marks, d.reached(i+1))
-			}
-			m, asked := startMover(t, config, namespace, d)
-			timer := time.AfterFunc(3*patience, func() { m.cmd.Process.Kill() })
-			defer timer.Stop()
-			var cuts, backs []time.Time
-			for _, reached := range marks {
-				select {
-				case <-reached:
-				case <-time.After(patience):
-					t.Fatal("too little is moved")
-				}
-				cuts = append(cuts, time.Now())
-				test.cut(t, r)
-				backs = append(backs, time.Now())
-			}
-			all := <-asked
-			if code := m.wait(); code != 0 {
-				t.Errorf("the mover's exit code is %d", code)
-			}
-			var longest time.Duration
-			for _, q := range all {
-				longest = max(longest, q.ended.Sub(q.began))
-			}
-			if longest < test.silence {
-				t.Errorf("the longest operation took %v: the cut was none, or nobody was asked", longest)
-			}
-			var resumed []string
-			for i, back := range backs {
-				resumed = append(resumed, answered(t, all, cuts[i], back))
-			}
-			report(t, test.died, "2 × 256 MiB arrive whole, every small operation beside them succeeds",
-				"small operations work %s %s; the longest of %d took %v", strings.Join(resumed, ", "), test.back, len(all), round(longest))
-		})
+		t.Run(c.name, c.test)
 	}
+}
+
+func (c linkCut) test(t *testing.T) {
+	const size = 256 << 20
+	namespace, _ := ownShop(t)
+	config, r := throughRelay(t)
+	d := newDepot(t, namespace, "client", size)
+	ownDaemon(t)
+	var marks []<-chan struct{}
+	for i := range c.cuts {
+		marks = append(marks, d.reached(i+1))
+	}
+	m, asked := startMover(t, config, namespace, d)
+	timer := time.AfterFunc(3*patience, func() { m.cmd.Process.Kill() })
+	defer timer.Stop()
+	var cuts, backs []time.Time
+	for _, reached := range marks {
+		select {
+		case <-reached:
+		case <-time.After(patience):
+			t.Fatal("too little is moved")
+		}
+		cuts = append(cuts, time.Now())
+		c.cut(t, r)
+		backs = append(backs, time.Now())
+	}
+	all := <-asked
+	if code := m.wait(); code != 0 {
+		t.Errorf("the mover's exit code is %d", code)
+	}
+	var longest time.Duration
+	for _, q := range all {
+		longest = max(longest, q.ended.Sub(q.began))
+	}
+	if longest < c.silence {
+		t.Errorf("the longest operation took %v: the cut was none, or nobody was asked", longest)
+	}
+	var resumed []string
+	for i, back := range backs {
+		resumed = append(resumed, answered(t, all, cuts[i], back))
+	}
+	report(t, c.died, "2 × 256 MiB arrive whole, every small operation beside them succeeds",
+		"small operations work %s %s; the longest of %d took %v", strings.Join(resumed, ", "), c.back, len(all), round(longest))
 }
 
 // answered tells when the question was answered that the cut kept waiting,
@@ -246,6 +244,7 @@ func answered(t *testing.T, all []question, cut, back time.Time) string {
 
 // Where nothing else moves a reset costs no more than dialling anew.
 func TestLinkResetIdle(t *testing.T) {
+	t.Parallel()
 	namespace, _ := ownShop(t)
 	config, r := throughRelay(t)
 	ownDaemon(t)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -66,10 +67,21 @@ type answer struct {
 	err       error
 }
 
-const loadWorkers = 4
+// A load of loadRate requests each second leaves its workers time for an answer.
+const (
+	loadRate    = 500
+	loadWorkers = 8
+)
 
-// loadFrom starts a load from the network of a pod.
+// loadFrom starts a load from the network of a pod, of loadRate requests each second.
 func loadFrom(t *testing.T, namespace, pod, address string) *load {
+	t.Helper()
+	return loadAt(t, namespace, pod, address, loadRate)
+}
+
+// loadAt starts one of so many requests each second, as long as they are answered in
+// time: none is made up for. 0: of as many as there can be.
+func loadAt(t *testing.T, namespace, pod, address string, rate int) *load {
 	t.Helper()
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", processOf(t, namespace, pod)))
 	if err != nil {
@@ -84,8 +96,21 @@ func loadFrom(t *testing.T, namespace, pod, address string) *load {
 				l.add(answer{err: fmt.Errorf("entering the pod's network: %w", err)})
 				return
 			}
-			for ctx.Err() == nil {
-				l.add(request(address))
+			if rate == 0 {
+				for ctx.Err() == nil {
+					l.add(request(address))
+				}
+				return
+			}
+			pace := time.NewTicker(loadWorkers * time.Second / time.Duration(rate))
+			defer pace.Stop()
+			for {
+				select {
+				case <-pace.C:
+					l.add(request(address))
+				case <-ctx.Done():
+					return
+				}
 			}
 		})
 	}
@@ -192,6 +217,17 @@ func failures(all []answer) (failed []answer) {
 	return failed
 }
 
+// tally tells how many requests failed, of how many, and how often they came.
+func tally(all []answer) string {
+	if len(all) == 0 {
+		return "no request came"
+	}
+	first := slices.MinFunc(all, func(a, b answer) int { return a.began.Compare(b.began) })
+	last := slices.MaxFunc(all, func(a, b answer) int { return a.began.Compare(b.began) })
+	rate := float64(len(all)) / max(last.began.Sub(first.began), time.Millisecond).Seconds()
+	return fmt.Sprintf("%d of %d requests failed, %.0f/s of %d/s that were to be", len(failures(all)), len(all), rate, loadRate)
+}
+
 // brief checks that what failed was in flight at an event, or began within a
 // time of it. It ends the load and tells what the event cost.
 func (l *load) brief(event time.Time, within time.Duration) string {
@@ -205,7 +241,7 @@ func (l *load) brief(event time.Time, within time.Duration) string {
 			l.t.Errorf("a request failed that began %v after the event: %v", a.began.Sub(event), a.err)
 		}
 	}
-	cost := fmt.Sprintf("%d of %d requests failed", len(failed), len(all))
+	cost := tally(all)
 	if late > 0 {
 		cost += fmt.Sprintf(", the last began after %v", round(late))
 	}

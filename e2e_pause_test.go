@@ -79,6 +79,7 @@ func (p pulse) stands(restarts int) {
 
 // A paused target does nothing, is not restarted, and goes on whatever ends its pause.
 func TestPause(t *testing.T) {
+	t.Parallel()
 	namespace := ownNamespace(t)
 	loadApp(t, "pulse", "pulse:1")
 	apply(t, namespace, `
@@ -181,4 +182,9 @@ spec:
 	w.finish()
 	other.goesOn()
 	other.is("true 0")
+
+	// One that is deleted ends; it does not wait for the session's end.
+	w = start("pod/other")
+	kubectl(t, "delete", "pod/other", "-n", namespace, "--grace-period=5", "--timeout=60s")
+	w.finish()
 }

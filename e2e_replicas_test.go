@@ -124,6 +124,7 @@ func replicasAre(t *testing.T, namespace string, n int) ide.Session {
 // whichever pod it reaches, while it is scaled and rolled out; in the end the pods
 // answer. Files and outgoing connections move with the pod that they were of.
 func TestReplicas(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownDeployment(t, 3)
 	ownDaemon(t)
 	l := loadFrom(t, namespace, "client", address)
@@ -204,6 +205,7 @@ func onWeb(t *testing.T, namespace, target, concurrent string, program ...string
 // Three users at one deployment: one has a pod, another the rest; the third does
 // without, and then takes all over.
 func TestReplicasOfSeveral(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownDeployment(t, 2)
 	l := loadFrom(t, namespace, "client", address)
 	l.until(10, fromPod)
@@ -300,8 +302,8 @@ func TestReplicasBroken(t *testing.T) {
 	again := time.Since(back)
 	ended := time.Now()
 	w.finish()
-	failed := 0
-	for _, a := range failures(l.end()) {
+	failed, all := 0, l.end()
+	for _, a := range failures(all) {
 		switch after := a.began.Sub(killed); {
 		case a.at.After(ended): // in flight
 		case after > 100*time.Millisecond:
@@ -311,12 +313,13 @@ func TestReplicasBroken(t *testing.T) {
 		}
 	}
 	report(t, "agent of one of a deployment's pods killed", "what is in flight there fails; the pod answers, then the debuggee again",
-		"%d requests failed; another agent after %v, 100 answers %v later", failed, round(back.Sub(killed)), round(again))
+		"%d requests failed then, in all %s; another agent after %v, 100 answers %v later", failed, tally(all), round(back.Sub(killed)), round(again))
 }
 
 // Of all pods the debuggee gets copies, and the pods answer. After the daemon's
 // death it is so again.
 func TestReplicasMirrored(t *testing.T) {
+	t.Parallel()
 	namespace, _ := ownDeployment(t, 2)
 	dir := ownDaemon(t)
 	d := started(t, mirrord(t, "exec", "--kubeconfig", kubeconfig, "-n", namespace, "-t", "deployment/web", "--", "python3", "-c", naming("nobody's")), nil)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,6 +70,7 @@ func eventsOf(t *testing.T, flags ...string) (until func(kind string) ide.Sessio
 // Whoever asks the Service while the debuggee stands at a breakpoint, and while
 // it is started anew, waits and is answered by the debuggee.
 func TestRequestsWhileDebugged(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	ownDaemon(t)
 	until := eventsOf(t)
@@ -112,7 +114,7 @@ func TestRequestsWhileDebugged(t *testing.T) {
 	until(ide.EventContinued)
 	answered("at the breakpoint", append(others, first)...)
 
-	agents := agentsOf(t)
+	before := agents(t, namespace)
 	var during []<-chan string
 	c.Send("restart", debugtest.Args{"arguments": debugtest.Args{"request": "launch", "rebuild": false}})
 	until(ide.EventExited)
@@ -125,8 +127,8 @@ func TestRequestsWhileDebugged(t *testing.T) {
 	until(ide.EventTaken)
 	answered("during the restart", during...)
 	answered("after it", ask())
-	if now := agentsOf(t); now != agents {
-		t.Errorf("the agents are %s, they were %s", now, agents)
+	if now := agents(t, namespace); len(now) != 1 || !slices.Equal(now, before) {
+		t.Errorf("the agents are %s, they were %s", now, before)
 	}
 	c.Disconnect(true)
 	if code := p.Wait(); code != 0 {
@@ -142,6 +144,7 @@ func TestRequestsWhileDebugged(t *testing.T) {
 // from which pod, by Delve's own dlv dap and by debug/start; who listens to the
 // session is told, too. What is secret is masked.
 func TestRequestAtBreakpoint(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	e := openEditor(t, ownDaemon(t))
 	until := eventsOf(t, "--traffic")
@@ -194,6 +197,7 @@ func TestRequestAtBreakpoint(t *testing.T) {
 // A debuggee that the kernel kills for want of memory: the session ends, and says
 // what may have been the cause.
 func TestDebuggeeOutOfMemory(t *testing.T) {
+	t.Parallel()
 	namespace, _ := ownShop(t)
 	group, limit := "/sys/fs/cgroup/memory/mirrord-e2e", "memory.limit_in_bytes"
 	if _, err := os.Stat(filepath.Dir(group)); err != nil { // version 2
@@ -278,6 +282,7 @@ func TestSoakStopped(t *testing.T) {
 // breakpoint are the pod's, or the next session's whose filter chooses them; the
 // one at the breakpoint, and those that come when it goes on, are the debuggee's.
 func TestRequestsPassWhileStopped(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	ownDaemon(t)
 	until := eventsOf(t)

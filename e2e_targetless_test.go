@@ -9,6 +9,7 @@ import (
 // Without a target a debuggee has the cluster's names and network, from the
 // agent's pod, and nothing else that is not its own.
 func TestTargetless(t *testing.T) {
+	t.Parallel()
 	namespace, _ := ownShop(t)
 	ownDaemon(t)
 	kubectl(t, "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
@@ -37,9 +38,10 @@ func TestTargetless(t *testing.T) {
 // A daemon that nobody needs ends, and so does its agent, each after a time
 // that can be set.
 func TestIdleEnds(t *testing.T) {
+	t.Parallel()
 	namespace := ownTarget(t)
 	dir := ownDaemon(t)
-	t.Setenv("MIRRORD_DAEMON_IDLE", "100ms")
+	setenv(t, "MIRRORD_DAEMON_IDLE", "100ms")
 	config := file(t, "mirrord.json", `{"agent": {"idle_timeout": 1, "ttl": 1}}`)
 	d := started(t, mirrord(t, onTarget(namespace, "-f", config, "--", "echo", "up")...), nil)
 	d.line("up")
@@ -55,6 +57,6 @@ func TestIdleEnds(t *testing.T) {
 		t.Errorf("the daemons are %v", pids)
 	}
 	noAgentLeft(t, namespace)
-	t.Setenv("MIRRORD_DAEMON_IDLE", "soon")
+	setenv(t, "MIRRORD_DAEMON_IDLE", "soon")
 	run(t, onTarget(namespace, "--", "true")...).fails(t, 125, "reading MIRRORD_DAEMON_IDLE", "soon")
 }

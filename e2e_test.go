@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,7 +18,9 @@ import (
 
 // The tests in e2e_*.go do what a user does, on a real cluster with the sample
 // shop deployed: `./task test` sets the environment up. Each runs bin/mirrord
-// with a daemon of the tests' own.
+// with a daemon of the tests' own. They wait more than they work, so that those
+// whose namespace is their own run beside each other. Those that share the shop,
+// take the cluster's parts away or hold a cost to a limit run alone before.
 
 // patience bounds every wait: a test that needs it has failed.
 const patience = 60 * time.Second
@@ -26,13 +29,19 @@ var kubeconfig = os.Getenv("MIRRORD_TEST_KUBECONFIG")
 
 func TestMain(m *testing.M) {
 	asHelper()
-	if kubeconfig == "" {
-		os.Exit(m.Run())
+	code := m.Run
+	if kubeconfig != "" {
+		code = func() int { return onCluster(m) }
 	}
+	os.Exit(inBuilds(code))
+}
+
+// onCluster runs the tests with a daemon of theirs.
+func onCluster(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "mirrord-e2e")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		return 1
 	}
 	os.Setenv("XDG_RUNTIME_DIR", dir)
 	os.Unsetenv("KUBECONFIG")
@@ -50,7 +59,101 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "the daemon's log ends:\n%s\n", log[max(0, len(log)-8<<10):])
 	}
 	os.RemoveAll(dir)
-	os.Exit(code)
+	return code
+}
+
+// builds are the programs that tests have built, once for all.
+var builds struct {
+	dir string
+	all sync.Map // of a command's words to the func that waits for it
+}
+
+func inBuilds(run func() int) int {
+	dir, err := os.MkdirTemp("", "mirrord-builds")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	builds.dir = dir
+	return run()
+}
+
+// built is a static Go program.
+func built(t *testing.T, program string, flags ...string) (path string) {
+	t.Helper()
+	once := sync.OnceValues(func() (string, error) {
+		dir, err := os.MkdirTemp(builds.dir, "")
+		if err != nil {
+			return "", err
+		}
+		path := filepath.Join(dir, filepath.Base(program))
+		cmd := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), program)...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building %s: %w\n%s", program, err, out)
+		}
+		return path, nil
+	})
+	first, _ := builds.all.LoadOrStore(fmt.Sprint(flags, program), once)
+	path, err := first.(func() (string, error))()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// variables are those of a test's environment that the process has not, by its
+// name. The process has one environment, and tests run beside each other.
+var variables = struct {
+	sync.Mutex
+	of map[string][]string // guarded by the mutex
+}{of: map[string][]string{}}
+
+// setenv is t.Setenv for a test that runs beside others.
+func setenv(t *testing.T, name, value string) {
+	t.Helper()
+	set := func(to []string) (before []string) {
+		variables.Lock()
+		defer variables.Unlock()
+		before = variables.of[t.Name()]
+		variables.of[t.Name()] = to
+		return before
+	}
+	before := set(nil)
+	set(append(slices.Clone(before), name+"="+value))
+	t.Cleanup(func() { set(before) })
+}
+
+// environ is the environment of what a test starts.
+func environ(t *testing.T) []string {
+	variables.Lock()
+	defer variables.Unlock()
+	var own []string
+	for i, r := range t.Name() + "/" { // what those above it have set, too
+		if r == '/' {
+			own = append(own, variables.of[t.Name()[:i]]...)
+		}
+	}
+	env := os.Environ()
+	for _, v := range own {
+		name, _, _ := strings.Cut(v, "=")
+		env = slices.DeleteFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+		env = append(env, v)
+	}
+	return env
+}
+
+// runtimeDir is the directory of a test's daemon.
+func runtimeDir(t *testing.T) string {
+	t.Helper()
+	for _, v := range environ(t) {
+		if base, ok := strings.CutPrefix(v, "XDG_RUNTIME_DIR="); ok {
+			return filepath.Join(base, "mirrord")
+		}
+	}
+	t.Fatal("no XDG_RUNTIME_DIR")
+	return ""
 }
 
 // processesWith lists the processes that have a variable in their environment.
@@ -163,7 +266,9 @@ func mirrord(t *testing.T, args ...string) *exec.Cmd {
 	if _, err := os.Stat(bin); err != nil {
 		t.Fatalf("%v: ./task build makes it", err)
 	}
-	return exec.Command(bin, args...)
+	cmd := exec.Command(bin, args...)
+	cmd.Env = environ(t)
+	return cmd
 }
 
 // execute starts `mirrord exec` on the shop's web with further flags and a
@@ -176,7 +281,7 @@ func execute(t *testing.T, env []string, args ...string) *debuggee {
 
 func started(t *testing.T, cmd *exec.Cmd, env []string) *debuggee {
 	t.Helper()
-	return startedWith(t, cmd, append(os.Environ(), env...))
+	return startedWith(t, cmd, append(environ(t), env...))
 }
 
 // startedWith starts a command whose whole environment is env.

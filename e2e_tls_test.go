@@ -17,6 +17,7 @@ import (
 // A pod that serves HTTPS has its requests stolen one by one: its client sees the
 // pod's certificate and no other, in HTTP/1 and HTTP/2, on one connection.
 func TestFiltersInTLS(t *testing.T) {
+	t.Parallel()
 	namespace := ownNamespace(t)
 	theirs, certFile, keyFile := tlstest.Certificate(t, t.TempDir(), "shop")
 	own, ownCert, ownKey := tlstest.Certificate(t, t.TempDir(), "own")

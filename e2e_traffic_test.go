@@ -82,6 +82,7 @@ for line in sys.stdin:
 // What an editor's side bar shows while a debuggee is in the place of a pod, or
 // gets copies of its requests.
 func TestTraffic(t *testing.T) {
+	t.Parallel()
 	namespace, address := ownShop(t)
 	apply(t, namespace, `
 apiVersion: v1

@@ -1,6 +1,7 @@
 package mirrord_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -56,6 +57,7 @@ func (w writablePod) run(t *testing.T, command ...string) string {
 func (w writablePod) file(name string) string { return filepath.Join(w.root, name) }
 
 func TestWriteInTheTarget(t *testing.T) {
+	t.Parallel()
 	w := newWritablePod(t)
 	got := w.run(t, "sh", "-c", `cd "$1" && umask 027
 echo one > /srv/data/a; echo two >> /srv/data/a; cat /srv/data/a
@@ -80,6 +82,7 @@ n=$(printf '/srv/data/caf\351'); echo bytes > "$n"; cat "$n"; stat -c %s "$n"; (
 // What is done by descriptors, also of files whose names are gone, has the outcome
 // that it has on this machine's disk.
 func TestOpenFilesInTheTarget(t *testing.T) {
+	t.Parallel()
 	const program = `
 import errno, fcntl, os, sys
 def tell(f, *args):
@@ -110,7 +113,24 @@ os.pwrite(two, b"moved", 0)
 os.fsync(two)
 print(open("three", "rb").read(5), os.stat("three").st_ino == os.fstat(two).st_ino, sorted(os.listdir(".")))
 os.unlink("three")
-print([tell(os.close, f) for f in (one, two)], tell(os.rmdir, "."), os.listdir("."))`
+print([tell(os.close, f) for f in (one, two)], tell(os.rmdir, "."), os.listdir("."))
+def named(flags, size):
+    with open("f", "wb") as f: f.write(b"0123456789" * size)
+    os.chmod("f", 0o644)
+    f, seen = os.open("f", flags), []
+    def see(): st = os.fstat(f); seen.append((oct(st.st_mode), st.st_nlink, st.st_size))
+    os.fstat(f); os.chmod("f", 0o600); see()
+    os.utime("f", (5, 5)); seen.append(os.fstat(f).st_mtime)
+    os.link("f", "g"); see()
+    os.unlink("g"); see()
+    if flags or size > 1: # small and for reading: its content follows later
+        os.truncate("f", 3); see(); seen.append((os.lseek(f, 0, os.SEEK_END), tell(os.pread, f, 9, 0)))
+    open("h", "w").close(); os.rename("h", "f"); see()
+    os.unlink("f"); see()
+    os.close(f)
+    return seen
+for flags, size in (os.O_RDWR, 1), (os.O_WRONLY | os.O_APPEND, 1), (0, 1), (0, 20000):
+    print(tell(named, flags, size))`
 	want, err := exec.Command("python3", "-c", program, t.TempDir()).CombinedOutput()
 	if err != nil {
 		t.Fatalf("on this machine: %v\n%s", err, want)
@@ -124,6 +144,7 @@ print([tell(os.close, f) for f in (one, two)], tell(os.rmdir, "."), os.listdir("
 // Two who append at a time, by their own debuggees, lose nothing, and each line
 // stays whole; the pod's own writer too.
 func TestTwoAppend(t *testing.T) {
+	t.Parallel()
 	w := newWritablePod(t)
 	program := `import os, sys
 fd = os.open("/srv/data/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -178,6 +199,7 @@ os.fsync(fd); os.close(fd)`
 
 // A database that two processes write to is whole, whichever way it journals.
 func TestDatabaseInTheTarget(t *testing.T) {
+	t.Parallel()
 	w := newWritablePod(t)
 	program := file(t, "database.py", `
 import sqlite3, subprocess, sys
@@ -201,6 +223,7 @@ if child == "0": print(db.execute("select count(*) from t").fetchone(), db.execu
 // Tools that make and replace files by the hundred do so in the target; another
 // process of the target's machine finds what they have made.
 func TestToolsWriteInTheTarget(t *testing.T) {
+	t.Parallel()
 	w := newWritablePod(t)
 	dir := t.TempDir()
 	got := w.run(t, "sh", "-e", "-c", `cd "$0"
@@ -223,9 +246,58 @@ rm -r /srv/data/tree; ls /srv/data`, dir)
 	}
 }
 
+// A repository that is made where the configuration says is the target's, as what
+// other programs make there.
+func TestRepositoryInTheTarget(t *testing.T) {
+	w := newWritablePod(t)
+	config := file(t, "mirrord.json", `{"feature": {"fs": {"mode": "read", "read_write": ["^/srv/data"]}}}`)
+	d := execute(t, nil, "-n", w.namespace, "--target", "pod/web", "-f", config, "--", "git", "init", "-q", "/srv/data/repo")
+	if code := d.wait(); code != 0 {
+		t.Fatalf("git ends with %d", code)
+	}
+	if _, err := os.Stat(w.file("/srv/data/repo/.git/HEAD")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat("/srv/data/repo"); err == nil {
+		t.Error("the repository is on this machine")
+	}
+}
+
+// What rules of /sys and /dev say is the pod's is read and written there, files
+// whose length nobody knows, too.
+func TestKernelFilesOfTheTarget(t *testing.T) {
+	w := newWritablePod(t)
+	limit := "/sys/fs/cgroup/memory.max"
+	if _, err := os.Stat(w.file(limit)); err != nil {
+		limit = "/sys/fs/cgroup/memory/memory.limit_in_bytes" // of the first version
+	}
+	want := ""
+	for _, name := range []string{limit, "/sys/devices/virtual/net/eth0/address"} {
+		b, err := os.ReadFile(w.file(name))
+		if err != nil || len(b) == 0 {
+			t.Fatalf("the pod's %s is %q, %v", name, b, err)
+		}
+		want += string(b)
+	}
+	config := file(t, "mirrord.json", `{"feature": {"fs": {"read_only": ["^/sys/fs/cgroup", "^/sys/class/net"], "read_write": ["^/dev/termination-log"], "not_found": ["^/dev/fuse"]}}}`)
+	d := execute(t, nil, "-n", w.namespace, "--target", "pod/web", "-f", config, "--", "sh", "-c", `cat "$0" /sys/class/net/eth0/address; ls "${0%/*}" | grep -c "^${0##*/}$"
+echo done > /dev/termination-log; echo away > /dev/null; test -e /dev/fuse || echo none; test -e /sys/kernel && echo sys`, limit)
+	var out []string
+	for l := range d.lines {
+		out = append(out, l)
+	}
+	if got, want := strings.Join(out, "\n"), want+"1\nnone\nsys"; d.wait() != 0 || got != want {
+		t.Errorf("prints\n%q\nwant\n%q", got, want)
+	}
+	if b, err := os.ReadFile(w.file("/dev/termination-log")); string(b) != "done\n" {
+		t.Errorf("the pod's log is %q, %v", b, err)
+	}
+}
+
 // Random things done to a file of the target have the outcome that they have
 // here; see testdata/apps/scribe. MIRRORD_TEST_SOAK has them done for so long.
 func TestScribe(t *testing.T) {
+	t.Parallel()
 	w := newWritablePod(t)
 	long := "5s"
 	if soak := os.Getenv("MIRRORD_TEST_SOAK"); soak != "" {
@@ -244,8 +316,12 @@ func TestScribe(t *testing.T) {
 
 // What the pod's disk refuses the debuggee hears of, at the latest when it closes.
 func TestWriteErrorsOfTheTarget(t *testing.T) {
+	t.Parallel()
 	w := newWritablePod(t)
 	if err := os.WriteFile(w.file("/srv/data/theirs"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Mkdir(w.file("/srv/data/search"), 0o711), os.WriteFile(w.file("/srv/data/search/f"), []byte("found"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	got := w.run(t, "python3", "-c", `
@@ -262,14 +338,17 @@ def fill(finish):
 print(fill(os.fsync), fill(os.close), tell(lambda: os.open("/srv/data/theirs", os.O_RDWR)), tell(lambda: os.open("/srv/ro/new", os.O_RDWR | os.O_CREAT)),
     tell(lambda: os.open("/srv/data/none/x", os.O_RDWR | os.O_CREAT)))
 fd = os.open("/srv/data/new", os.O_WRONLY | os.O_CREAT)
-print(tell(lambda: os.read(fd, 1)), tell(lambda: (os.pwrite(fd, b"x", 1 << 62), os.fsync(fd))))`)
-	if want := "ENOSPC ENOSPC EACCES EROFS ENOENT\nEBADF EFBIG"; got != want {
+print(tell(lambda: os.read(fd, 1)), tell(lambda: (os.pwrite(fd, b"x", 1 << 62), os.fsync(fd))))
+os.chdir("/srv/data/search")
+print(os.getcwd(), open("f").read(), tell(os.listdir))`)
+	if want := "ENOSPC ENOSPC EACCES EROFS ENOENT\nEBADF EFBIG\n/srv/data/search found EACCES"; got != want {
 		t.Errorf("prints\n%q\nwant\n%q", got, want)
 	}
 }
 
 // Without its agent a writer gets EIO, soon.
 func TestWriteWithoutAgent(t *testing.T) {
+	t.Parallel()
 	w := newWritablePod(t)
 	d := w.start(t, "python3", "-c", `
 import errno, os, time
@@ -278,11 +357,15 @@ print("open", flush=True)
 try:
     while True: os.write(fd, b"x" * 4096); os.fsync(fd)
 except OSError as e: print(errno.errorcode[e.errno], flush=True)
-try: os.write(fd, b"x"); os.close(fd)
-except OSError as e: print(errno.errorcode[e.errno])`)
+try: os.write(fd, b"x"); os.close(fd); print("written")
+except OSError as e: print("then", errno.errorcode[e.errno])`)
 	d.line("open")
 	kubectl(t, "delete", "pod", "-n", w.namespace, "-l", "app.kubernetes.io/name=mirrord-agent", "--grace-period=0", "--force")
 	begin := time.Now()
 	d.line("EIO")
 	t.Logf("after %v", time.Since(begin))
+	d.line("then EIO")
+	if code := d.wait(); code != 0 {
+		t.Errorf("it ends with %d", code)
+	}
 }

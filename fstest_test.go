@@ -23,6 +23,7 @@ import (
 // it finds in the same ones here: in those that there are, and in those that the
 // debuggee makes itself.
 func TestFileSystemSuite(t *testing.T) {
+	t.Parallel()
 	w := newNotRoot(t)
 	u := &user{notRoot: w, t: t, namespaces: true}
 	u.begin(true)

@@ -62,6 +62,7 @@ func (u *user) exec(env []string, args ...string) *debuggee {
 // Somebody who is not root does all that root does, also where this machine
 // offers him no FUSE or no user namespaces. Neither need root have it.
 func TestNotRoot(t *testing.T) {
+	t.Parallel()
 	w := newNotRoot(t)
 	fuse := filepath.Join(w.dir, "fuse")
 	if err := errors.Join(unix.Mknod(fuse, unix.S_IFCHR, int(unix.Mkdev(10, 229))), os.Chmod(fuse, 0o666)); err != nil {

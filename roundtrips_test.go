@@ -24,6 +24,7 @@ import (
 // once per directory, in whichever language: what it will read is sent before it
 // asks.
 func TestRoundTripsOfATree(t *testing.T) {
+	t.Parallel()
 	const (
 		directories, each = 50, 20
 		// How many files one answer tells of at once, at the least: without any
@@ -58,6 +59,70 @@ print("read", n)`},
 			t.Errorf("%s: %d round trips, want at most %d: %v", walker[0], n, most, kinds)
 		}
 		t.Logf("%s: %d round trips of at most %d: %v", walker[0], n, most, kinds)
+		stop := u.command("daemon", "stop", "--force")
+		stop.Env = u.env
+		w.user.do(stop.Run)
+	}
+}
+
+// A program that looks at a tree, which it does by listing its directories and
+// asking for all that there is to know of each entry, waits for the agent about
+// once per directory.
+func TestRoundTripsOfAListing(t *testing.T) {
+	t.Parallel()
+	const (
+		directories, each = 50, 20
+		// What is asked before anything can be known ahead: about the tree itself,
+		// its first entry of each kind, and the attributes that no file has.
+		begin = 12
+	)
+	w := newNotRoot(t)
+	w.pod.do(func() error {
+		if err := manySmall("/srv/tree", directories, each); err != nil {
+			return err
+		}
+		for d := range directories {
+			if err := os.Symlink("../d0/f0", fmt.Sprintf("/srv/tree/d%d/f0.link", d)); err != nil {
+				return err
+			}
+		}
+		return manySmall("/srv/one", 1, each)
+	})
+	u := &user{notRoot: w, t: t, namespaces: true}
+	u.begin(true)
+	for _, test := range []struct {
+		name, command string
+		directories   int
+		want          string
+	}{
+		{"ls -l of one directory", "ls -l /srv/one/d0 | wc -l", 1, fmt.Sprint(1 + each)},
+		{"ls -lR", "ls -lR --color=always /srv/tree | grep -c '^[-dl]'", 1 + directories, fmt.Sprint(directories * (each + 2))},
+		{"find -size", "find /srv/tree -type f -size +0 | wc -l", 1 + directories, fmt.Sprint(directories * each)},
+		{"find -printf", "find /srv/tree -type l -printf '%l\\n' | grep -c ^../d0/f0", 1 + directories, fmt.Sprint(directories)},
+		{"python", `python3 -Sc '
+import os
+n = 0
+for dir, dirs, names in os.walk("/srv/tree"):
+    for name in names:
+        file = os.path.join(dir, name)
+        os.lstat(file)
+        n += os.access(file, os.R_OK) and not os.access(file, os.X_OK) and os.path.isfile(file) and not os.listxattr(file)
+        if os.path.islink(file): os.readlink(file)
+print(n)'`, 1 + directories, fmt.Sprint(directories * (each + 1))},
+	} {
+		c := newCounter(t, w.user)
+		u.agent = c.addr
+		d := u.exec(nil, "--", "sh", "-c", test.command+" | sed 's/^/counted /'")
+		got := d.line("counted ")
+		if code := d.wait(); code != 0 || got != "counted "+test.want {
+			t.Errorf("%s: exit code %d, %q, want %s", test.name, code, got, test.want)
+		}
+		n, kinds := c.under("/srv/")
+		most := 12*test.directories/10 + begin
+		if n > most {
+			t.Errorf("%s: %d round trips, want at most %d: %v", test.name, n, most, kinds)
+		}
+		t.Logf("%s: %d round trips of at most %d: %v", test.name, n, most, kinds)
 		stop := u.command("daemon", "stop", "--force")
 		stop.Env = u.env
 		w.user.do(stop.Run)

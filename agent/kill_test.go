@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -150,35 +149,11 @@ func killAtRate(t *testing.T, redirect string) {
 	t.Attr("measured", fmt.Sprintf("%d of %d requests failed; the agent was gone after %v", count["failed"], rate*seconds, killed.Sub(kill).Round(100*time.Microsecond)))
 }
 
-// What routes the pod's replies to a killed agent, the next one takes away.
-func TestRouteOfKilled(t *testing.T) {
+// What lets a connection that passes to the pod have its client's address is gone
+// with the agent, however it ends, and the pod sees the connection's end.
+func TestKilledWhilePassing(t *testing.T) {
 	p := newPod(t)
-	inside, err := netlink.NewHandleAt(p.network)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer inside.Close()
-	routing := func() (all []string) {
-		t.Helper()
-		rules, err := inside.RuleList(netlink.FAMILY_ALL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range rules {
-			all = append(all, r.String())
-		}
-		routes, err := inside.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Type: unix.RTN_LOCAL}, netlink.RT_FILTER_TYPE|netlink.RT_FILTER_TABLE)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range routes {
-			if r.Table != unix.RT_TABLE_LOCAL {
-				all = append(all, r.String())
-			}
-		}
-		return all
-	}
-	before := routing()
+	before := residue(t, p)
 	a := startFor(t, p)
 	client, _ := agenttest.New(t, a.addr)
 	client.Steal(podPort)
@@ -188,16 +163,38 @@ func TestRouteOfKilled(t *testing.T) {
 		if err := protocol.WriteError(stream, "incoming", unix.ECONNREFUSED); err != nil {
 			t.Fatal(err)
 		}
-		k.hearsPod()
+		k.says("hello")
+		k.hears("pod heard hello")
+	}
+	if n := established(t, p); n != 3*2 { // the client's with the agent, the agent's with the pod has two ends
+		t.Errorf("%d ends of connections", n)
 	}
 	a.kill()
-	if left := routing(); len(left) != len(before)+4 {
-		t.Errorf("of the killed agent there is %q, besides %q", left, before)
+	if after := residue(t, p); after != before {
+		t.Errorf("before the agent:\n%s\nafter it:\n%s", before, after)
 	}
-	startFor(t, p)
-	if after := routing(); !slices.Equal(after, before) {
-		t.Errorf("%q, before it %q", after, before)
+	for end := time.Now().Add(30 * time.Second); established(t, p) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the pod has not heard the end")
+		}
 	}
+}
+
+// established counts the pod's ends of TCP connections that last.
+func established(t *testing.T, p *pod) (n int) {
+	t.Helper()
+	for _, file := range []string{"tcp", "tcp6"} {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", p.pid, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if state := strings.Fields(line)[3]; state == "01" || state == "08" { // ESTABLISHED, CLOSE_WAIT
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // residue is what an agent may leave in the pod's namespace: listeners, packet

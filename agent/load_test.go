@@ -47,15 +47,9 @@ type filtered struct {
 func newFiltered(t *testing.T, handle func(by string, w http.ResponseWriter, r *http.Request), args ...string) *filtered {
 	t.Helper()
 	p := newPod(t)
-	binary := filepath.Join(t.TempDir(), "mirrord-agent")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("building the agent: %v: %s", err, out)
-	}
 	serve := func(by string, l net.Listener) netip.AddrPort {
 		t.Helper()
-		srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handle(by, w, r) })}
-		srv.Protocols.SetHTTP1(true)
-		srv.Protocols.SetUnencryptedHTTP2(true)
+		srv := webServer(func(w http.ResponseWriter, r *http.Request) { handle(by, w, r) })
 		agenttest.Serve(t, func() error { return srv.Serve(l) }, func() { srv.Close() })
 		return l.Addr().(*net.TCPAddr).AddrPort()
 	}
@@ -69,9 +63,29 @@ func newFiltered(t *testing.T, handle func(by string, w http.ResponseWriter, r *
 	if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	debuggee := serve("debuggee", l)
+	return filter(t, p, buildAgent(t), pod, serve("debuggee", l), args...)
+}
 
-	f := &filtered{t: t, agent: startBinary(t, binary, append(args, "--pid", strconv.Itoa(p.pid))...), url: "http://" + pod.String()}
+func webServer(h http.HandlerFunc) *http.Server {
+	srv := &http.Server{Protocols: new(http.Protocols), Handler: h}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	return srv
+}
+
+func buildAgent(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "mirrord-agent")
+	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+		t.Fatalf("building the agent: %v: %s", err, out)
+	}
+	return path
+}
+
+// filter has an agent send alice's requests for a port of p to a debuggee.
+func filter(t *testing.T, p *pod, binary string, port, debuggee netip.AddrPort, args ...string) *filtered {
+	t.Helper()
+	f := &filtered{t: t, agent: startBinary(t, binary, append(args, "--pid", strconv.Itoa(p.pid))...), url: "http://" + port.String()}
 	client, _ := agenttest.New(t, f.agent.addr)
 	t.Cleanup(debuggees(client, func(stream net.Conn) error {
 		if err := agenttest.ReadRequest(stream, protocol.KindIncoming, new(protocol.Incoming)); err != nil {
@@ -92,7 +106,7 @@ func newFiltered(t *testing.T, handle func(by string, w http.ResponseWriter, r *
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stream.Close() })
-	q := protocol.Steal{Port: pod.Port(), Filter: &protocol.Filter{Header: "^x-user: alice$"}}
+	q := protocol.Steal{Port: port.Port(), Filter: &protocol.Filter{Header: "^x-user: alice$"}}
 	if _, err := protocol.Call(stream, protocol.KindSteal, q, new(protocol.StealReply)); err != nil {
 		t.Fatal(err)
 	}
@@ -226,30 +240,76 @@ func (f *filtered) client(two bool) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// Many connections are open at one time, and each has its answers.
+// webMain serves two ports of the pod's.
+func webMain() error {
+	failed := make(chan error)
+	for range 2 {
+		l, err := net.Listen("tcp", podV4+":0")
+		if err != nil {
+			return err
+		}
+		fmt.Println(l.Addr())
+		srv := webServer(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pod") })
+		go func() { failed <- srv.Serve(l) }()
+	}
+	return <-failed
+}
+
+// web starts webMain, in a process of its own: one may have so many files, and
+// the other ends of its connections are the test's.
+func (p *pod) web(t *testing.T) (ports [2]netip.AddrPort) {
+	t.Helper()
+	out := p.beside(t, nil, "web")
+	for i := range ports {
+		var text string
+		_, err := fmt.Fscan(out, &text)
+		if err == nil {
+			ports[i], err = netip.ParseAddrPort(text)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ports
+}
+
+// Many connections are open at one time, and each has its answers. If they are
+// more than an agent may have files for, another agent has those of another port.
 func TestManyConnections(t *testing.T) {
 	stolen, passing := sized(100, 1000), sized(300, 10_000)
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	if most := int(limit.Cur)/2 - 2*stolen; passing > most { // both ends are ours
-		t.Logf("%d passing connections, as one may have %d files here", most, limit.Cur)
-		passing = most
+	const others = 100 // files
+	first := min(passing, (int(limit.Cur)-others-stolen)/2)
+	p := newPod(t)
+	ports := p.web(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	f := newFiltered(t, func(by string, w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, by)
-	})
+	srv := webServer(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "debuggee") })
+	agenttest.Serve(t, func() error { return srv.Serve(l) }, func() { srv.Close() })
+	debuggee := l.Addr().(*net.TCPAddr).AddrPort()
+	binary := buildAgent(t)
+	f := filter(t, p, binary, ports[0], debuggee)
+	agents := []*filtered{f}
+	if first < passing {
+		agents = append(agents, filter(t, p, binary, ports[1], debuggee))
+	}
 	before := f.agent.memory("VmRSS")
-	at := strings.TrimPrefix(f.url, "http://")
 	conns := make([]net.Conn, stolen+passing)
 	ask := func(i int) error {
-		user, by := "alice", "debuggee"
+		user, by, at := "alice", "debuggee", ports[0]
 		if i >= stolen {
 			user, by = "bob", "pod"
 		}
+		if i >= stolen+first {
+			at = ports[1]
+		}
 		if conns[i] == nil {
-			c, err := net.Dial("tcp", at)
+			c, err := net.Dial("tcp", at.String())
 			if err != nil {
 				return err
 			}
@@ -284,7 +344,10 @@ func TestManyConnections(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	t.Logf("%d stolen and %d passing connections: agent: %.0f MiB before, %.0f MiB with them", stolen, passing, before, f.agent.memory("VmRSS"))
+	t.Logf("%d stolen and %d passing connections: agent: %.0f MiB before, %.0f MiB with them", stolen, first, before, f.agent.memory("VmRSS"))
+	for _, f := range agents[1:] {
+		t.Logf("one may have %d files: %d more passing connections are of another agent, which has %.0f MiB", limit.Cur, passing-first, f.agent.memory("VmRSS"))
+	}
 	for _, c := range conns {
 		if c != nil {
 			c.Close()

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -97,22 +96,8 @@ func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAcc
 // join makes the pod one of the mesh's.
 func (m *mesh) join(t *testing.T, p *pod) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{roleVar + "=sidecar", fmt.Sprintf("IN=:%d", m.in), fmt.Sprintf("OUT=:%d", m.out), "FROM=" + m.from, "TO=" + m.to}
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: m.user, Gid: m.user}}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.enter(t, func() { err = cmd.Start() })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
+	out := p.beside(t, &syscall.Credential{Uid: m.user, Gid: m.user}, "sidecar",
+		fmt.Sprintf("IN=:%d", m.in), fmt.Sprintf("OUT=:%d", m.out), "FROM="+m.from, "TO="+m.to)
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("the proxy said %q, %v", line, err)
 	}

@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 	case "pod":
 		fmt.Fprintln(os.Stderr, podMain())
 		os.Exit(3)
+	case "web":
+		fmt.Fprintln(os.Stderr, webMain())
+		os.Exit(3)
 	case "sidecar":
 		fmt.Fprintln(os.Stderr, sidecarMain())
 		os.Exit(3)
@@ -138,6 +141,7 @@ func newPod(t *testing.T) *pod {
 	}
 	t.Cleanup(func() { p.network.Close() })
 	p.connect(t)
+	p.dial(t, false, podV6).Close() // the kernel is done with its addresses
 	return p
 }
 
@@ -179,6 +183,28 @@ func (p *pod) run(t *testing.T, colour string, flags uintptr) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("pod said %q, %v", line, err)
 	}
+}
+
+// beside starts this program in another role in the pod's network. It ends with the test.
+func (p *pod) beside(t *testing.T, as *syscall.Credential, role string, env ...string) (out io.Reader) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(env, roleVar+"="+role)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.enter(t, func() { err = cmd.Start() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return out
 }
 
 // end kills the container; the pod's network stays.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -39,7 +40,8 @@ func TestInterrupt(t *testing.T) {
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 130 || stderr.String() != "mirrord: cancelled\n" {
+	// On a busy machine it may have told what it waits for.
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 130 || !strings.HasSuffix(stderr.String(), "mirrord: cancelled\n") {
 		t.Errorf("%v, said %q", err, stderr.String())
 	}
 	buf := make([]byte, 1<<16)

@@ -61,6 +61,7 @@ func runScripts(t *testing.T, dir string) {
 		Setup: func(e *testscript.Env) error {
 			run := filepath.Join(e.WorkDir, ".run")
 			e.Setenv("XDG_RUNTIME_DIR", run)
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each command sleeps for a second at its end
 			e.Setenv("HOME", filepath.Join(e.WorkDir, ".home"))
 			if kubeconfig := os.Getenv("MIRRORD_TEST_KUBECONFIG"); kubeconfig != "" && filepath.Base(dir) == "cluster" {
 				e.Setenv("KUBECONFIG", kubeconfig)

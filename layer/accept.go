@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -74,6 +75,7 @@ func slowAccept(c *call) answer {
 		if !peer.IsValid() { // a connection of this machine
 			peer = a.sock.source
 		}
+		c.l.tellFamily(k.local.Port(), peer, d.domain)
 		writes, errno := c.writeSockaddr(peer, d.domain, c.Args[1], c.Args[2])
 		if errno != 0 {
 			keep(false)
@@ -124,6 +126,15 @@ func (l *Layer) names(k *sock) (local, peer netip.AddrPort) {
 		k.ask.Do(func() { k.peer, k.local = l.peer(k.source) })
 	}
 	return k.local, k.peer
+}
+
+// tellFamily: who listens on IPv4 alone is connected to by clients of IPv6, too, as
+// in the target nobody else would be, but there is no way to tell it of them.
+func (l *Layer) tellFamily(port uint16, peer netip.AddrPort, domain int) {
+	if domain == unix.AF_INET && peer.Addr().Is6() {
+		l.tell(fmt.Sprintf("port %d: clients come over IPv6, and the debuggee listens on IPv4 alone: it sees them all as 0.0.0.0; "+
+			"where it listens on [::] it sees who they are", port))
+	}
 }
 
 // peer asks the daemon who is behind the connection from a loopback source.

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"strconv"
 	"time"
 	"unsafe"
 
@@ -35,33 +36,71 @@ func slowFstat(c *call) answer {
 	if r.Errno != 0 {
 		return fail(unix.Errno(r.Errno))
 	}
+	if c.path == "" && r.Attr.Mode&unix.S_IFMT == unix.S_IFREG {
+		c.kernelKnows(r.Attr.Size)
+	}
 	return c.tell(&r.Attr)
+}
+
+// kernelKnows has the kernel ask, too, if it has another size of the descriptor's
+// file: who was told that it has grown may touch all of it in a mapping, and gets a
+// SIGBUS where the kernel knows nothing of it.
+func (c *call) kernelKnows(size int64) {
+	link := c.proc("") + "fd/" + strconv.Itoa(int(int32(c.Args[c.hook.dir])))
+	for _, sync := range []int{unix.AT_STATX_DONT_SYNC, unix.AT_STATX_FORCE_SYNC} {
+		var st unix.Statx_t
+		err := unix.EINTR
+		for err == unix.EINTR { // by a signal to us
+			e := unix.Statx(unix.AT_FDCWD, link, sync, unix.STATX_SIZE, &st)
+			err, _ = e.(unix.Errno)
+		}
+		if err != 0 || st.Size == uint64(size) {
+			return
+		}
+	}
 }
 
 // attrOf asks again for a file that came whole if the debuggee has changed any
 // by name since: it may be this one.
 func (c *call) attrOf(f *file) *protocol.Attr {
-	a := &f.attr
 	if !f.whole {
-		return a
+		return &f.attr
 	}
-	changes, known := c.l.files.changes.Load(), f.seen
+	known := &changedAttr{attr: f.attr, changes: f.seen}
 	if newer := f.newer.Load(); newer != nil {
-		a, known = &newer.attr, newer.changes
+		known = newer
 	}
-	if known == changes {
-		return a
+	changes := c.l.files.changes.Load()
+	if known.changes == changes {
+		return known.tell()
 	}
-	if r := c.stat(f.path, true); r.Errno == 0 && r.Attr.Ino == a.Ino && r.Attr.Dev == a.Dev {
-		a = &r.Attr
+	now := &changedAttr{known.attr, changes, known.gone}
+	switch r := c.stat(f.path, true); {
+	case r.Errno == 0 && r.Attr.Ino == f.attr.Ino && r.Attr.Dev == f.attr.Dev:
+		now.attr, now.gone = r.Attr, false
+	case r.Errno == 0 || unix.Errno(r.Errno) == unix.ENOENT || unix.Errno(r.Errno) == unix.ENOTDIR:
+		now.gone = true
 	}
-	f.newer.Store(&changedAttr{*a, changes})
-	return a
+	f.newer.Store(now)
+	return now.tell()
+}
+
+// tell is what fstat(2) tells. Of a file that is not found any more nothing is
+// known but that the name was one of its names.
+func (k *changedAttr) tell() *protocol.Attr {
+	a := k.attr
+	if k.gone {
+		a.Nlink = max(a.Nlink, 1) - 1
+	}
+	return &a
 }
 
 func slowStat(c *call) answer {
 	if c.file != nil {
 		return slowFstat(c)
+	}
+	if c.here() {
+		return c.statHere()
 	}
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
@@ -113,6 +152,12 @@ func statfs(st *unix.Statfs_t) []byte {
 }
 
 func slowAccess(c *call) answer {
+	if c.here() {
+		if err := unix.Faccessat(unix.AT_FDCWD, c.path, uint32(c.Args[c.hook.path+1]), 0); err != nil {
+			return failWith(err)
+		}
+		return value(0)
+	}
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
 	}
@@ -124,10 +169,8 @@ func slowAccess(c *call) answer {
 	if !c.verdict.Writable {
 		asked &^= unix.W_OK
 	}
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpAccess, Path: c.path, Mode: asked})
-	closeFD(r.fd)
-	if r.Errno != 0 {
-		return fail(unix.Errno(r.Errno))
+	if errno := c.l.Daemon.access(c.path, asked); errno != 0 {
+		return fail(errno)
 	}
 	if mode != asked {
 		return fail(unix.EROFS)
@@ -148,9 +191,9 @@ func quickReadlink(c *call) bool {
 			return false
 		}
 	case ok && rest == "" && c.verdict.Kind == policy.Local:
-		c.file = c.l.files.of(task, fd)
-	case c.namesCwd():
-		c.file = c.workingDir()
+		if c.file = c.l.files.of(task, fd); c.file == nil && fd == unix.AT_FDCWD {
+			return !c.forgets(task, fd)
+		}
 	}
 	return c.file == nil
 }
@@ -161,18 +204,23 @@ func slowReadlink(c *call) answer {
 		return fail(unix.EINVAL)
 	}
 	var text []byte
-	if c.file != nil {
+	switch {
+	case c.file != nil:
 		text = []byte(c.file.path)
-	} else {
+	case c.here():
+		var err error
+		if text, err = c.readlinkHere(); err != nil {
+			return failWith(err)
+		}
+	default:
 		if errno := c.refused(); errno != 0 {
 			return fail(errno)
 		}
-		r := c.l.Daemon.call(&wire.Request{Op: wire.OpReadlink, Path: c.path})
-		closeFD(r.fd)
-		if r.Errno != 0 {
-			return fail(unix.Errno(r.Errno))
+		link, errno := c.l.Daemon.readlink(c.path)
+		if errno != 0 {
+			return fail(errno)
 		}
-		text = r.Data
+		text = []byte(link)
 	}
 	text = text[:min(len(text), int(size))]
 	return answer{val: int64(len(text)), writes: []memory{{c.Args[to], text}}}

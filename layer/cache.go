@@ -32,6 +32,8 @@ type cache struct {
 	limited bool          // guarded by mu; what is kept is kept for limit at most
 	limit   time.Duration // guarded by mu
 
+	absent map[attribute]unix.Errno // guarded by mu; what is said of a file that has it not
+
 	memfds map[*kept]int // guarded by mu; of what was opened
 	files  *injected     // guarded by mu; those that were given
 }
@@ -49,8 +51,20 @@ type kept struct {
 	attr    protocol.Attr
 	path    string // resolved
 	content []byte
-	whole   bool // path and content are known
+	whole   bool    // path and content are known
+	beside  *beside // nil: not known
 	since   time.Time
+}
+
+// either tells whether the answer is the same whether or not a last link is followed.
+func (k *kept) either() bool {
+	switch {
+	case k.errno != 0:
+		return k.asked.noFollow
+	case k.asked.noFollow:
+		return k.attr.Mode&unix.S_IFMT != unix.S_IFLNK
+	}
+	return k.whole && k.path == k.asked.path
 }
 
 // keep sets how long what is known is kept at most.
@@ -64,6 +78,18 @@ func (c *cache) keep(limit time.Duration) {
 func (c *cache) get(q question) *kept {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if k := c.fresh(q); k != nil {
+		return k
+	}
+	q.noFollow = !q.noFollow
+	if k := c.fresh(q); k != nil && k.either() {
+		return k
+	}
+	return nil
+}
+
+// fresh is called with mu held.
+func (c *cache) fresh(q question) *kept {
 	k := c.kept[q]
 	if k != nil && c.limited && time.Since(k.since) >= c.limit {
 		c.drop(k.lease)
@@ -80,8 +106,9 @@ func (c *cache) ahead(r *wire.Reply) {
 	}
 	q := question{a.Path, r.Node&wire.OpenNoFollow != 0}
 	k := &kept{attr: r.Attr}
+	text := k.told(r.Flags, []byte(a.Resolved))
 	if r.Node&wire.AheadContent != 0 {
-		k.path, k.content, k.whole = a.Resolved, a.Content, true
+		k.path, k.content, k.whole = text, a.Content, true
 	} else if old := c.get(q); old != nil {
 		return // may know more, and is as true
 	}
@@ -212,6 +239,7 @@ func (c *cache) expired(r *wire.Reply) {
 		}
 		clear(c.kept)
 		clear(c.by)
+		clear(c.absent)
 		c.size = 0
 	}
 	for b := r.Data; len(b) >= 8; b = b[8:] {

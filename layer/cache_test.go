@@ -123,3 +123,99 @@ func TestCacheLimit(t *testing.T) {
 		t.Error("what is old is still known")
 	}
 }
+
+// Where a path leads to no link it does not matter whether links are followed.
+func TestCacheFollows(t *testing.T) {
+	const link, file = unix.S_IFLNK | 0o777, unix.S_IFREG | 0o644
+	for name, tt := range map[string]struct {
+		q    question
+		k    kept
+		want bool
+	}{
+		"a file, of itself":        {question{"/a", true}, kept{attr: protocol.Attr{Mode: file}}, true},
+		"a link, of itself":        {question{"/a", true}, kept{attr: protocol.Attr{Mode: link}}, false},
+		"nothing, of itself":       {question{"/a", true}, kept{errno: unix.ENOENT}, true},
+		"nothing, perhaps by link": {question{"/a", false}, kept{errno: unix.ENOENT}, false},
+		"a file, perhaps by link":  {question{"/a", false}, kept{attr: protocol.Attr{Mode: file}}, false},
+		"a file at its own path":   {question{"/a", false}, kept{attr: protocol.Attr{Mode: file}, whole: true, path: "/a"}, true},
+		"a file by a link":         {question{"/a", false}, kept{attr: protocol.Attr{Mode: file}, whole: true, path: "/b"}, false},
+	} {
+		var c cache
+		c.put(tt.q, protocol.Lease{ID: 1, Seq: 1}, &tt.k)
+		if got := c.get(question{"/a", !tt.q.noFollow}); (got != nil) != tt.want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+// An attribute that a file has not is asked for once, of each kind of file, until
+// anything may be different.
+func TestCacheXattrs(t *testing.T) {
+	var c cache
+	has := protocol.AppendXattr(protocol.AppendXattr(nil, "user.origin", []byte("shop")), "security.label", nil)
+	at := func(mode uint32, dev uint64, xattrs []byte) *kept {
+		return &kept{attr: protocol.Attr{Mode: mode, Dev: dev}, beside: &beside{reads: mode&unix.S_IRUSR != 0, xattrs: xattrs}}
+	}
+	file := uint32(unix.S_IFREG | 0o644)
+	want := func(k *kept, name, value string, errno unix.Errno, known bool) {
+		t.Helper()
+		if b, e, ok := c.xattr(k, name); string(b) != value || e != errno || ok != known {
+			t.Errorf("%s: %q, %v, %v", name, b, e, ok)
+		}
+	}
+	want(at(file, 1, has), "", "user.origin\x00security.label\x00", 0, true)
+	want(at(file, 1, has), "user.origin", "shop", 0, true)
+	want(at(file, 1, has), "security.label", "", 0, true)
+	want(at(file, 1, []byte{}), "", "", 0, true)
+	want(at(file, 1, nil), "", "", 0, false)
+	want(&kept{errno: unix.ENOENT}, "user.a", "", unix.ENOENT, true)
+	want(&kept{attr: protocol.Attr{Mode: file}}, "", "", 0, false)
+
+	want(at(file, 1, has), "user.a", "", 0, false)
+	c.learn(at(file, 1, has), "user.a", unix.ENODATA)
+	c.learn(at(file, 1, []byte{}), "system.acl", unix.EOPNOTSUPP)
+	c.learn(at(file, 1, []byte{}), "security.other", 0) // a security module's, of all files
+	c.learn(at(file, 1, []byte{}), "user.b", unix.EIO)
+	c.learn(at(file, 1, nil), "user.c", unix.ENODATA) // it may have others
+	want(at(file, 1, []byte{}), "user.a", "", unix.ENODATA, true)
+	want(at(file&^unix.S_IRUSR, 1, []byte{}), "user.a", "", 0, false) // EACCES, perhaps
+	want(at(file, 1, has), "system.acl", "", unix.EOPNOTSUPP, true)
+	for _, name := range []string{"security.other", "user.b", "user.c"} {
+		want(at(file, 1, has), name, "", 0, false)
+	}
+	want(at(file, 2, []byte{}), "system.acl", "", 0, false)
+	want(at(unix.S_IFDIR|0o755, 1, []byte{}), "system.acl", "", 0, false)
+	for i := range 2 * maxAbsent {
+		c.learn(at(file, 1, has), fmt.Sprint("user.", i), unix.ENODATA)
+	}
+	if len(c.absent) > maxAbsent {
+		t.Errorf("%d are remembered", len(c.absent))
+	}
+	c.expired(expired(2))
+	if len(c.absent) > 0 {
+		t.Errorf("after all has expired: %v", c.absent)
+	}
+}
+
+func TestKeptAccess(t *testing.T) {
+	both, none := &kept{beside: &beside{reads: true, runs: true}}, &kept{beside: new(beside)}
+	for _, tt := range []struct {
+		k     *kept
+		mode  uint32
+		errno unix.Errno
+		known bool
+	}{
+		{&kept{errno: unix.ENOENT}, unix.R_OK, unix.ENOENT, true},
+		{new(kept), unix.F_OK, 0, true},
+		{new(kept), unix.R_OK, 0, false},
+		{both, unix.R_OK, 0, true},
+		{both, unix.X_OK, 0, true},
+		{both, unix.R_OK | unix.X_OK, 0, false},
+		{none, unix.R_OK, unix.EACCES, true},
+		{none, unix.R_OK | unix.X_OK, unix.EACCES, true},
+	} {
+		if errno, known := tt.k.access(tt.mode); known != tt.known || known && errno != tt.errno {
+			t.Errorf("%+v, %d: %v, %v", tt.k.beside, tt.mode, errno, known)
+		}
+	}
+}

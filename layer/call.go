@@ -164,6 +164,7 @@ func (c *call) answer() answer {
 	case !c.l.listener.Valid(c.ID): // what quick read may have been another task's
 		return answer{abandoned: true}
 	case !c.served():
+		c.strays()
 		return carryOn
 	case c.doubt != nil:
 		c.l.log.Error("looking at a call of the debuggee", "op", c.hook.Call, "err", c.doubt)

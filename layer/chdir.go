@@ -3,12 +3,10 @@ package layer
 import (
 	"errors"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/seccomp"
-	wire "mirrord/protocol/layer"
 )
 
 // errStrayed: the thread is not where it waited; nothing was done.
@@ -21,16 +19,11 @@ func slowChdir(c *call) answer {
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
 	}
-	fd, err := c.openRemote(unix.O_DIRECTORY)
+	fd, err := c.openRemote(unix.O_DIRECTORY | unix.O_PATH)
 	if err != nil {
 		return failWith(err)
 	}
 	defer unix.Close(fd)
-	r := c.l.Daemon.call(&wire.Request{Op: wire.OpAccess, Path: c.path, Mode: unix.X_OK})
-	closeFD(r.fd)
-	if r.Errno != 0 {
-		return fail(unix.Errno(r.Errno))
-	}
 	err = steer(int(c.TID), c.NR, func() (int, error) { return c.add(fd) })
 	if err == unix.ENOTSUP {
 		return c.noDirectory()
@@ -102,13 +95,6 @@ func slowGetcwd(c *call) answer {
 		return fail(unix.ERANGE)
 	}
 	return answer{val: int64(len(text)), writes: []memory{{c.Args[0], text}}}
-}
-
-// namesCwd tells whether the call's path names the caller's working directory.
-func (c *call) namesCwd() bool {
-	rest, ok := strings.CutPrefix(strings.TrimSuffix(c.path, "/"), "/proc/")
-	who, ok2 := strings.CutSuffix(rest, "/cwd")
-	return ok && ok2 && c.is(who)
 }
 
 // quickFchdir: what was opened with O_PATH is no directory here.

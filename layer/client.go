@@ -212,23 +212,6 @@ func (c *Client) Close() error {
 	return err
 }
 
-// stat asks for the attributes of path in the target, unless they are known.
-func (c *Client) stat(path string, noFollow bool) reply {
-	known := c.kept()
-	question := question{path, noFollow}
-	if k := known.get(question); k != nil {
-		return reply{wire.Reply{Errno: uint32(k.errno), Attr: k.attr}, -1}
-	}
-	q := wire.Request{Op: wire.OpStat, Path: path}
-	if noFollow {
-		q.Flags = wire.OpenNoFollow
-	}
-	r := c.call(&q)
-	closeFD(r.fd)
-	known.put(question, r.Lease, &kept{errno: unix.Errno(r.Errno), attr: r.Attr})
-	return r
-}
-
 // openTries is how often a node is asked for that was gone when it was opened.
 const openTries = 3
 

@@ -9,6 +9,7 @@ import (
 
 	"mirrord/layer/policy"
 	"mirrord/layer/seccomp"
+	wire "mirrord/protocol/layer"
 )
 
 // quickFD decides about a call with a descriptor and no path.
@@ -76,7 +77,7 @@ func (c *call) through(path string, follows bool) (*file, string) {
 	switch {
 	case f == nil && (rest != "" || !c.reads()):
 		c.forgets(task, fd)
-	case f != nil && rest == "" && !f.bare && c.reads():
+	case f != nil && rest == "" && !f.bare && c.reads() && fd != unix.AT_FDCWD:
 		return nil, "" // the kernel opens anew what stands for it
 	}
 	return f, rest
@@ -88,9 +89,9 @@ func (c *call) forgets(task string, fd int32) bool {
 	if c.l.files.any.Load() == 0 {
 		return false
 	}
-	link := task + "fd/" + strconv.Itoa(int(fd))
-	text, err := os.Readlink(link)
-	if err != nil || !c.l.files.forgotten(link, text) {
+	at := link(task, fd)
+	text, err := os.Readlink(at)
+	if err != nil || !c.l.files.forgotten(at, text) {
 		return false
 	}
 	c.doubt = errForgotten
@@ -98,21 +99,15 @@ func (c *call) forgets(task string, fd int32) bool {
 }
 
 // cutFD cuts off a path's beginning what names a descriptor, of the caller or of
-// another: /proc/self/fd/3, /proc/7/task/8/fd/3, /dev/fd/3.
+// another: /proc/self/fd/3, /proc/7/task/8/fd/3, /dev/fd/3; or the working
+// directory, which is AT_FDCWD then: /proc/self/cwd.
 func (c *call) cutFD(path string) (task string, fd int32, rest string, ok bool) {
-	next := func() string {
-		for {
-			path = strings.TrimLeft(path, "/")
-			name, _, _ := strings.Cut(path, "/")
-			if path = path[len(name):]; name != "." {
-				return name
-			}
-		}
-	}
+	top, path := cutName(path)
 	task = c.proc("")
-	switch next() {
+	switch top {
 	case "dev":
-		switch next() {
+		name, path := cutName(path)
+		switch name {
 		case "stdin":
 			return task, 0, path, true
 		case "stdout":
@@ -120,29 +115,79 @@ func (c *call) cutFD(path string) (task string, fd int32, rest string, ok bool) 
 		case "stderr":
 			return task, 2, path, true
 		case "fd":
-		default:
-			return "", 0, "", false
+			return cutNumber(task, path)
 		}
 	case "proc":
-		what := ""
-		who := next()
-		if what = next(); what == "task" {
-			who, what = next(), next()
-		}
-		if what != "fd" {
-			return "", 0, "", false
+		who, what, path := cutTask(path)
+		if what != "fd" && what != "cwd" {
+			break
 		}
 		if !c.is(who) {
 			if _, err := strconv.ParseUint(who, 10, 31); err != nil {
-				return "", 0, "", false
+				break
 			}
 			task = "/proc/" + who + "/"
 		}
-	default:
-		return "", 0, "", false
+		if what == "cwd" {
+			return task, unix.AT_FDCWD, path, true
+		}
+		return cutNumber(task, path)
 	}
-	n, err := strconv.ParseUint(next(), 10, 31)
-	return task, int32(n), path, err == nil
+	return "", 0, "", false
+}
+
+func cutNumber(task, path string) (_ string, fd int32, rest string, ok bool) {
+	name, rest := cutName(path)
+	n, err := strconv.ParseUint(name, 10, 31)
+	return task, int32(n), rest, err == nil
+}
+
+// cutName cuts off a path's first name.
+func cutName(path string) (name, rest string) {
+	for {
+		path = strings.TrimLeft(path, "/")
+		name, _, _ = strings.Cut(path, "/")
+		if path = path[len(name):]; name != "." {
+			return name, path
+		}
+	}
+}
+
+// cutTask cuts off a path in /proc whose task it is about, and what of it.
+func cutTask(path string) (who, what, rest string) {
+	who, path = cutName(path)
+	if what, path = cutName(path); what == "task" {
+		who, path = cutName(path)
+		what, path = cutName(path)
+	}
+	return who, what, path
+}
+
+// fromRoot takes off a path's beginning what leads to the caller's root directory:
+// /proc/self/root/srv is /srv.
+func (c *call) fromRoot(path string) string {
+	for {
+		top, rest := cutName(path)
+		if top != "proc" {
+			return path
+		}
+		who, what, rest := cutTask(rest)
+		if what != "root" || rest == "" || !c.is(who) {
+			return path
+		}
+		if root, err := os.Readlink(c.proc("root")); err != nil || root != "/" {
+			return path
+		}
+		path = rest
+	}
+}
+
+// link is the link of /proc to what a task has open as fd, or to its working directory.
+func link(task string, fd int32) string {
+	if fd == unix.AT_FDCWD {
+		return task + "cwd"
+	}
+	return task + "fd/" + strconv.Itoa(int(fd))
 }
 
 // is tells whether a name in /proc is the caller's.
@@ -226,8 +271,8 @@ func (c *call) openPath(flags int) answer {
 		return failWith(err)
 	}
 	at := c.path
-	if len(r.Data) > 0 {
-		at = string(r.Data)
+	if resolved, _ := wire.CutXattrs(r.Data); c.walk.dir != "" && resolved != "" {
+		at = resolved
 	}
 	c.l.files.addMemfd(st.Ino, &file{path: at, attr: r.Attr, bare: true})
 	return give(fd, flags)

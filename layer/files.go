@@ -18,6 +18,9 @@ func slowCreat(c *call) answer {
 
 // open gives the debuggee the target's file. mode is of one that is made.
 func (c *call) open(flags int, mode uint32) answer {
+	if c.here() {
+		return c.openHere(flags, mode)
+	}
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
 	}
@@ -80,10 +83,12 @@ func (c *call) openRemote(flags int) (int, error) {
 	case r.fd >= 0 && r.Flags&wire.ReplyNode == 0 && r.Attr.Mode&unix.S_IFMT == unix.S_IFREG && r.Attr.Size <= maxWhole:
 		if content, ok := contentOf(r.fd, r.Attr.Size); ok {
 			closeFD(r.fd)
+			k := &kept{attr: r.Attr, content: content, whole: true}
+			k.path = k.told(r.Flags, r.Data)
 			if c.walk.dir != "" { // it is followed by its own path
-				q = question{string(r.Data), true}
+				q = question{k.path, true}
 			}
-			k := &kept{asked: q, attr: r.Attr, path: string(r.Data), content: content, whole: true}
+			k.asked = q
 			known.put(q, r.Lease, k)
 			return known.open(k, &c.l.files)
 		}
@@ -155,6 +160,9 @@ func openFlags(flags int) uint32 {
 	var f uint32
 	if flags&unix.O_DIRECTORY != 0 {
 		f |= wire.OpenDirectory
+	}
+	if flags&unix.O_PATH != 0 { // as chdir(2) has it; else such a descriptor is not asked for
+		f |= wire.OpenSearch
 	}
 	if flags&unix.O_NOFOLLOW != 0 {
 		f |= wire.OpenNoFollow

@@ -181,7 +181,12 @@ func (f *follower) update(file *followed) (stays bool) {
 	case r.Errno == uint32(unix.EIO): // it may be there again later
 		return true
 	case r.Errno != 0 || r.Attr.Dev != file.attr.Dev || r.Attr.Ino != file.attr.Ino:
-		unix.Close(file.memfd) // another file is there now: this one stays as it was
+		// Another file is there now, or none: this one stays as it was.
+		var st unix.Stat_t
+		if e := unix.Errno(r.Errno); (e == 0 || e == unix.ENOENT || e == unix.ENOTDIR) && unix.Fstat(file.memfd, &st) == nil {
+			f.l.files.lost(st.Ino)
+		}
+		unix.Close(file.memfd)
 		return false
 	}
 	k := file.kept

@@ -15,6 +15,7 @@ const (
 	files group = iota
 	outgoing
 	datagrams
+	binds
 	incoming
 	socketNames
 	programs
@@ -123,7 +124,7 @@ var hooks = [...]hook{
 	{on(seccomp.Recvmmsg), datagrams, no, no, no, quickRecvfrom, slowRecvmmsg},
 	{on(seccomp.Getsockname), socketNames, no, no, no, quickName, slowName},
 	{on(seccomp.Getpeername), socketNames, no, no, no, quickName, slowName},
-	{on(seccomp.Bind), incoming, no, no, no, quickBind, slowBind},
+	{on(seccomp.Bind), binds, no, no, no, quickBind, slowBind},
 	{on(seccomp.Listen), incoming, no, no, no, quickListen, slowListen},
 	{on(seccomp.Accept), incoming, no, no, no, quickAccept, slowAccept},
 	{on(seccomp.Accept4), incoming, no, no, no, quickAccept, slowAccept},

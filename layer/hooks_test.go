@@ -28,7 +28,7 @@ func TestProgramFollowsPolicy(t *testing.T) {
 		want, unwanted []seccomp.Call
 	}{
 		"nothing":   {ide.Policy{FSMode: "local"}, []seccomp.Call{seccomp.IoUringSetup}, []seccomp.Call{seccomp.Openat, seccomp.Connect, seccomp.Bind, seccomp.Uname, seccomp.Execve}},
-		"files":     {ide.Policy{FSMode: "read"}, []seccomp.Call{seccomp.Openat, seccomp.Fstat}, []seccomp.Call{seccomp.Connect, seccomp.Getpeername}},
+		"files":     {ide.Policy{FSMode: "read"}, []seccomp.Call{seccomp.Openat, seccomp.Fstat, seccomp.Bind}, []seccomp.Call{seccomp.Connect, seccomp.Listen, seccomp.Getpeername}},
 		"names":     {ide.Policy{FSMode: "local", DNS: true}, []seccomp.Call{seccomp.Openat, seccomp.Connect}, []seccomp.Call{seccomp.Bind}},
 		"listeners": {ide.Policy{FSMode: "local", Steal: true}, []seccomp.Call{seccomp.Bind, seccomp.Accept4, seccomp.Getpeername}, []seccomp.Call{seccomp.Connect, seccomp.Openat}},
 		"tcp":       {ide.Policy{FSMode: "local", OutgoingTCP: true}, []seccomp.Call{seccomp.Connect}, []seccomp.Call{seccomp.Sendmsg, seccomp.Recvmsg}},

@@ -37,8 +37,9 @@ type file struct {
 
 // A changedAttr is what was told of a file after so many changes.
 type changedAttr struct {
-	attr    protocol.Attr
+	attr    protocol.Attr // while its name was its own
 	changes uint64
+	gone    bool // its name is nobody's any more, or another's
 }
 
 // nodeBits is how many bits of a node's number are the file server's own; above
@@ -142,6 +143,23 @@ func (t *injected) update(ino uint64, attr protocol.Attr, changes uint64) {
 	}
 }
 
+// lost tells of a memfd whose file has not its name any more.
+func (t *injected) lost(ino uint64) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	f := t.memfds.files[ino]
+	if f == nil {
+		return
+	}
+	known := f.newer.Load()
+	now := changedAttr{attr: f.attr, changes: f.seen}
+	if known != nil {
+		now = *known
+	}
+	now.gone = true
+	f.newer.CompareAndSwap(known, &now)
+}
+
 func (t *injected) addNode(node uint64, f *file) {
 	t.any.Add(1)
 	t.mu.Lock()
@@ -239,24 +257,32 @@ const (
 )
 
 // byFD finds what the calling thread has open as fd.
-func (t *injected) byFD(c *call, fd int32) *file { return t.of(c.proc(""), fd) }
+func (t *injected) byFD(c *call, fd int32) *file {
+	if fd < 0 {
+		return nil
+	}
+	return t.of(c.proc(""), fd)
+}
 
-// of finds what a task, by its directory in /proc, has open as fd. It makes no
-// call that can wait.
+// of finds what a task, by its directory in /proc, has open as fd, or with
+// AT_FDCWD as its working directory. It makes no call that can wait.
 func (t *injected) of(task string, fd int32) *file {
 	if t.any.Load() == 0 {
 		return nil
 	}
-	link := task + "fd/" + strconv.Itoa(int(fd))
-	text, err := os.Readlink(link)
+	at := link(task, fd)
+	text, err := os.Readlink(at)
 	if err != nil {
 		return nil
+	}
+	if fd == unix.AT_FDCWD {
+		return t.byText(text, "")
 	}
 	if !strings.HasPrefix(text, memfdText) {
 		return t.byText(text, task+"fdinfo/"+strconv.Itoa(int(fd)))
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(link, &st); err != nil {
+	if err := unix.Stat(at, &st); err != nil {
 		return nil
 	}
 	t.mu.RLock()
@@ -268,8 +294,8 @@ func (t *injected) of(task string, fd int32) *file {
 // is the daemon's to drop, when the launcher's connection ends.
 func (t *injected) open(r reply, path string, flags int) (int, error) {
 	f := &file{path: path, attr: r.Attr}
-	if len(r.Data) > 0 {
-		f.path = string(r.Data)
+	if resolved, _ := wire.CutXattrs(r.Data); resolved != "" {
+		f.path = resolved
 	}
 	switch {
 	case r.Flags&wire.ReplyNode != 0:

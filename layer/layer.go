@@ -67,6 +67,7 @@ type Layer struct {
 	files      injected
 	follower   follower
 	sockets    sockets
+	bound      bound
 	serving    serving
 	inspectors inspectors
 	said       chan string // to the user
@@ -95,11 +96,12 @@ func New(log *slog.Logger, c Config) *Layer {
 	return l
 }
 
-// Program returns the rules of the calls this layer must see.
-func (l *Layer) Program() []seccomp.Rule {
+// Program returns the rules of the calls that a layer must see; of c it needs what
+// is there before the daemon: Policy and Debugger.
+func (c *Config) Program() []seccomp.Rule {
 	rules := []seccomp.Rule{{Call: seccomp.IoUringSetup, Errno: enosys}}
 	for i := range hooks {
-		if l.hooked(&hooks[i]) {
+		if c.hooked(&hooks[i]) {
 			rules = append(rules, hooks[i].Rule)
 		}
 	}
@@ -107,34 +109,33 @@ func (l *Layer) Program() []seccomp.Rule {
 }
 
 // hooked tells whether the policy can decide anything about h's call.
-func (l *Layer) hooked(h *hook) bool {
+func (c *Config) hooked(h *hook) bool {
 	switch h.group {
 	case files:
-		return l.Policy.Files()
+		return c.Policy.Files()
 	case outgoing:
-		return l.Policy.Sockets()
+		return c.Policy.Sockets()
 	case datagrams:
-		return l.Policy.Datagrams()
+		return c.Policy.Datagrams()
+	case binds:
+		return c.Policy.Incoming() || c.Policy.Tree()
 	case incoming:
-		return l.Policy.Incoming()
+		return c.Policy.Incoming()
 	case socketNames:
-		return l.Policy.Sockets() || l.Policy.Incoming()
+		return c.Policy.Sockets() || c.Policy.Incoming()
 	case programs:
-		return l.judges() || l.Policy.Tree()
+		return c.judges() || c.Policy.Tree()
 	}
-	return l.Policy.Hostname()
+	return c.Policy.Hostname()
 }
 
 // Serve answers calls until every task under the program has ended.
 func (l *Layer) Serve(listener *seccomp.Listener) error {
 	l.listener = listener
-	byNumber := seccomp.Host.Calls()
-	l.hooks = make([]*hook, len(byNumber))
+	l.hooks = make([]*hook, seccomp.Host.Numbers())
 	for i := range hooks {
-		for nr, c := range byNumber {
-			if c == hooks[i].Call {
-				l.hooks[nr] = &hooks[i]
-			}
+		if nr, ok := seccomp.Host.Number(hooks[i].Call); ok {
+			l.hooks[nr] = &hooks[i]
 		}
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -209,13 +210,16 @@ type messages struct {
 }
 
 // tell gives the user a message, once.
-func (l *Layer) tell(msg string) {
+func (l *Layer) tell(msg string) { l.tellAs(msg, msg) }
+
+// tellAs gives the user one message about something.
+func (l *Layer) tellAs(about, msg string) {
 	l.once.mu.Lock()
-	known := l.once.told[msg]
+	known := l.once.told[about]
 	if l.once.told == nil || len(l.once.told) > 1000 {
 		l.once.told = make(map[string]bool)
 	}
-	l.once.told[msg] = true
+	l.once.told[about] = true
 	l.once.mu.Unlock()
 	if !known {
 		l.say(msg)

@@ -15,7 +15,12 @@ import (
 
 func quickBind(c *call) bool {
 	s := &c.addr
-	if !c.readSockaddr(c.Args[1], c.Args[2]) || s.family != unix.AF_INET && s.family != unix.AF_INET6 {
+	switch {
+	case !c.readSockaddr(c.Args[1], c.Args[2]):
+		return true
+	case s.family == unix.AF_UNIX:
+		return quickBindUnix(c)
+	case s.family != unix.AF_INET && s.family != unix.AF_INET6 || !c.l.Policy.Incoming():
 		return true
 	}
 	local := c.l.Policy.Listen(s.addr).Kind == policy.Local
@@ -33,6 +38,9 @@ func quickBind(c *call) bool {
 // gets what it asks for, and is this machine's alone.
 func slowBind(c *call) answer {
 	s := &c.addr
+	if s.family == unix.AF_UNIX {
+		return slowBindUnix(c)
+	}
 	d, ans, ok := c.duplicate(int32(c.Args[0]))
 	if !ok {
 		return ans
@@ -43,10 +51,10 @@ func slowBind(c *call) answer {
 	}
 	asked := s.addr.Port()
 	want := c.l.Policy.BindPort(asked)
-	err := unix.Bind(d.fd, kernelAddr(netip.AddrPortFrom(d.loopback(), want), d.domain))
+	reuse, err := bindAlone(d.fd, kernelAddr(netip.AddrPortFrom(d.loopback(), want), d.domain))
 	if (err == unix.EADDRINUSE || err == unix.EACCES) && want != 0 {
 		if err == unix.EADDRINUSE {
-			if _, held := c.l.sockets.holder(asked); held {
+			if _, held := c.l.sockets.holder(asked, d.loopback()); held {
 				return fail(unix.EADDRINUSE) // by the debuggee itself
 			}
 		}
@@ -65,8 +73,36 @@ func slowBind(c *call) answer {
 		local = netip.AddrPortFrom(s.addr.Addr(), bound.Port())
 		bound = netip.AddrPort{}
 	}
-	c.l.sockets.put(d.inode, &sock{local: local, bound: bound})
+	c.l.sockets.put(d.inode, &sock{local: local, bound: bound, reuse: reuse})
 	return value(0)
+}
+
+// bindAlone binds a socket so that nobody else can bind to its address before the
+// debuggee listens: of two with SO_REUSEADDR both can, and the second to listen fails,
+// when it is too late for another port. What is left of connections (TIME_WAIT) is in
+// the way without the option only. reuse: it is to be set again.
+func bindAlone(fd int, to unix.Sockaddr) (reuse bool, err error) {
+	set, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+	if err != nil || set == 0 {
+		return false, unix.Bind(fd, to)
+	}
+	share := func(on int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, on) }
+	if err = share(0); err != nil {
+		return false, err
+	}
+	if err = unix.Bind(fd, to); err == nil {
+		return true, nil
+	}
+	if err := share(set); err != nil {
+		return false, err
+	}
+	if err == unix.EADDRINUSE {
+		err = unix.Bind(fd, to)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, share(0)
 }
 
 func quickListen(c *call) bool {
@@ -90,11 +126,16 @@ func slowListen(c *call) answer {
 		return carryOn
 	}
 	port := k.local.Port()
-	holder, held := c.l.sockets.holder(port)
+	holder, held := c.l.sockets.holder(port, k.bound.Addr())
+	if k.reuse { // for its connections, too, which will be left of it
+		if err := unix.SetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return failWith(err)
+		}
+	}
 	if err := unix.Listen(d.fd, int(int32(c.Args[1]))); err != nil {
 		return failWith(err)
 	}
-	if !held || holder == k.bound { // else another listener of the debuggee has the port, at another address
+	if !held || holder == k.bound { // else another listener of the debuggee has the port, at another address of this family
 		k.stolen.Store(true) // a connection may come before the answer
 		if errno, why := c.l.take(d.inode, k); errno != 0 {
 			k.stolen.Store(false)
@@ -108,10 +149,7 @@ func slowListen(c *call) answer {
 		}
 	}
 	c.l.sockets.mu.Lock()
-	delete(c.l.sockets.moved, port)
-	if k.bound.Port() != port {
-		c.l.sockets.moved[port] = k.bound.Port()
-	}
+	c.l.sockets.moved[netip.AddrPortFrom(k.bound.Addr(), port)] = k.bound.Port()
 	c.l.sockets.mu.Unlock()
 	return value(0)
 }
@@ -154,12 +192,13 @@ func (s *sockets) listeners() map[uint64]*sock {
 	return list
 }
 
-// holder tells where the debuggee's listener that has the target's port now is.
-func (s *sockets) holder(port uint16) (at netip.AddrPort, held bool) {
+// holder tells where the debuggee's listener that has the target's port now is, of
+// those that are at a loopback address: each family may have one (IPV6_V6ONLY).
+func (s *sockets) holder(port uint16, loopback netip.Addr) (at netip.AddrPort, held bool) {
 	var holders []uint64
 	s.mu.Lock()
 	for inode, k := range s.byInode {
-		if k.stolen.Load() && k.local.Port() == port {
+		if k.stolen.Load() && k.local.Port() == port && k.bound.Addr() == loopback {
 			holders = append(holders, inode)
 		}
 	}
@@ -182,12 +221,24 @@ func (s *sockets) holder(port uint16) (at netip.AddrPort, held bool) {
 }
 
 // movedTo is the loopback port where the debuggee's listener for to's port
-// really is, if it is another one and to is this machine; else 0.
+// really is, if it is another one and to is this machine; else 0. Of two listeners
+// it is that of to's family.
 func (s *sockets) movedTo(to netip.AddrPort) uint16 {
 	if s.some.Load() == 0 || !to.Addr().IsLoopback() && !to.Addr().IsUnspecified() {
 		return 0
 	}
+	own, other := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+	if to.Addr().Is6() {
+		own, other = other, own
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.moved[to.Port()]
+	port, ok := s.moved[netip.AddrPortFrom(own, to.Port())]
+	if !ok {
+		port = s.moved[netip.AddrPortFrom(other, to.Port())]
+	}
+	if port == to.Port() {
+		return 0
+	}
+	return port
 }

@@ -104,7 +104,7 @@ func quickOpen2(c *call) bool {
 	if c.path != at { // it is mapped, and the directory is not
 		c.fault = enosys
 	}
-	return c.verdict.Kind == policy.Local
+	return c.verdict.Kind == policy.Local && !c.verdict.Moved()
 }
 
 func join(dir, rest string) string {

@@ -23,7 +23,7 @@ func quickPath(c *call) bool {
 		return false
 	}
 	c.path, c.verdict = c.decide(path)
-	return c.verdict.Kind == policy.Local
+	return c.verdict.Kind == policy.Local && !c.verdict.Moved()
 }
 
 // quickTwoPaths decides about renames and links: Local if both paths are. An
@@ -62,22 +62,22 @@ func quickTwoPaths(c *call) bool {
 	default:
 		c.path, c.verdict = c.decide(one)
 	}
-	return c.verdict.Kind == policy.Local && c.other.Kind == policy.Local
+	return c.verdict.Kind == policy.Local && c.other.Kind == policy.Local && !c.verdict.Moved() && !c.other.Moved()
 }
 
 func (c *call) linksDescriptor() bool {
 	return c.hook.Call == seccomp.Linkat && c.Args[4]&unix.AT_EMPTY_PATH != 0
 }
 
-// decide applies the policy to a path, and the user's mapping. A mapping to a
-// Local place cannot be left to the kernel, which knows the old path only.
+// decide applies the policy to a path, and the user's mapping. One that is mapped
+// to a Local place cannot be left to the kernel, which knows the old path only.
 func (c *call) decide(path string) (string, policy.Verdict) {
+	if c.l.bound.has(path) {
+		return path, policy.Verdict{Kind: policy.Local, Rule: "a socket of the debuggee's"}
+	}
 	v := c.l.Policy.Path(path)
 	if v.Path == "" {
 		return path, v
-	}
-	if v.Kind == policy.Local {
-		v.Kind = policy.Refused
 	}
 	for _, end := range []string{"/.", "/"} { // which a mapping does not see, but the target should
 		if strings.HasSuffix(path, end) {
@@ -101,14 +101,14 @@ func (c *call) readPath(dir, path int8) (string, bool) {
 		return "", true
 	}
 	if b[0] == '/' {
-		return string(b), true
+		return c.fromRoot(string(b)), true
 	}
 	rest := string(b)
 	text, ok := c.directory(dir)
 	if !ok {
 		return "", false
 	}
-	return strings.TrimSuffix(text, "/") + "/" + rest, true
+	return c.fromRoot(strings.TrimSuffix(text, "/") + "/" + rest), true
 }
 
 // directory is the path that names relative to argument dir begin at.
@@ -190,13 +190,18 @@ func (c *call) proc(entry string) string {
 }
 
 // refused gives the errno for a path that is not for asking the target, or 0.
-func (c *call) refused() unix.Errno { return refused(c.verdict) }
+func (c *call) refused() unix.Errno {
+	if c.verdict.Moved() {
+		c.notHere()
+	}
+	return refused(c.verdict)
+}
 
 func refused(v policy.Verdict) unix.Errno {
-	switch v.Kind {
-	case policy.NotFound:
+	switch {
+	case v.Kind == policy.NotFound:
 		return unix.ENOENT
-	case policy.Refused:
+	case v.Kind == policy.Refused, v.Moved():
 		return unix.EIO
 	}
 	return 0

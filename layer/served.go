@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 	"time"
 
@@ -64,19 +65,58 @@ func (c *call) judged() (served, known bool) {
 }
 
 // judges tells whether some processes may not be served.
-func (l *Layer) judges() bool { return l.Policy.Skips() || l.Debugger != nil }
+func (c *Config) judges() bool { return c.Policy.Skips() || c.Debugger != nil }
 
 func (c *call) judge() bool {
 	if d := c.l.Debugger; d != nil && !d.serves(c.TID) {
 		return false
 	}
+	return c.process().Kind != policy.Local
+}
+
+// process is the verdict about the program that c's process runs.
+func (c *call) process() policy.Verdict {
 	var buf [seccomp.MaxPath]byte
 	n, err := unix.Readlink(c.proc("exe"), buf[:])
 	if err != nil {
-		return true
+		return policy.Verdict{Kind: policy.Remote}
 	}
 	exe := string(buf[:n])
-	return c.l.Policy.Process(exe, argv0(c.proc("cmdline"), buf[:])).Kind != policy.Local
+	return c.l.Policy.Process(exe, argv0(c.proc("cmdline"), buf[:]))
+}
+
+// strays tells the user of a program that writes here, as it is not served, what
+// others would write in the target. Who builds there would look for it in vain.
+func (c *call) strays() {
+	at := c.path
+	switch {
+	case c.verdict.Kind == policy.Remote && c.verdict.Writable:
+	case c.other.Kind == policy.Remote && c.other.Writable:
+		at = c.path2
+	default:
+		return
+	}
+	if !c.makes() {
+		return
+	}
+	if v := c.process(); v.Kind == policy.Local {
+		c.l.tellAs(v.Rule, fmt.Sprintf("%s is written on this machine and not in the target: its program runs as if mirrord were not there (%s). "+
+			"For a build tool, set skip_build_tools to false", at, v.Rule))
+	}
+}
+
+// makes tells whether a call of paths makes a file, or may write one.
+func (c *call) makes() bool {
+	switch c.hook.Call {
+	case seccomp.Open, seccomp.Openat:
+		return changeFlags(int(c.Args[c.hook.flags])) != 0
+	case seccomp.Openat2:
+		return changeFlags(int(c.walk.how.Flags)) != 0
+	case seccomp.Creat, seccomp.Mkdir, seccomp.Mkdirat, seccomp.Mknod, seccomp.Mknodat, seccomp.Symlink, seccomp.Symlinkat,
+		seccomp.Rename, seccomp.Renameat, seccomp.Renameat2, seccomp.Link, seccomp.Linkat, seccomp.Truncate:
+		return true
+	}
+	return false
 }
 
 // argv0 reads the first word of a command line by no more calls than it takes.

@@ -32,6 +32,7 @@ type sock struct {
 	connecting atomic.Bool    // it does not block, and the debuggee may not know the outcome yet
 
 	bound  netip.AddrPort // a listener: where it really is
+	reuse  bool           // it is to have SO_REUSEADDR when it listens
 	stolen atomic.Bool    // its port is, or is mirrored, by OpListen
 
 	// receiving is held by a recvfrom until the debuggee has its datagram, which
@@ -51,7 +52,7 @@ type sockets struct {
 	mu       sync.Mutex                        // the receiver takes it: nothing waits under it, no lock is taken under it
 	byInode  map[uint64]*sock                  // guarded by mu
 	sweepAt  int                               // guarded by mu
-	moved    map[uint16]uint16                 // wanted port: port of loopback where it is another; guarded by mu
+	moved    map[netip.AddrPort]uint16         // by loopback address and wanted port: the port there that a listener has; guarded by mu
 	endpoint map[datagramKey]netip.AddrPort    // of UDP destinations; guarded by mu
 	remote   map[netip.AddrPort]netip.AddrPort // the way back; guarded by mu
 	daemons  int                               // how many there were whose endpoints are forgotten; guarded by mu
@@ -60,7 +61,7 @@ type sockets struct {
 const firstSweep = 4096
 
 func (s *sockets) init() {
-	s.byInode, s.moved, s.sweepAt = make(map[uint64]*sock), make(map[uint16]uint16), firstSweep
+	s.byInode, s.moved, s.sweepAt = make(map[uint64]*sock), make(map[netip.AddrPort]uint16), firstSweep
 	s.endpoint, s.remote = make(map[datagramKey]netip.AddrPort), make(map[netip.AddrPort]netip.AddrPort)
 }
 

@@ -32,6 +32,7 @@ func slowName(c *call) answer {
 	}
 	a, peer := c.l.names(k)
 	if c.hook.Call == seccomp.Getpeername {
+		c.l.tellFamily(a.Port(), peer, d.domain)
 		a = peer
 	}
 	if !a.IsValid() {

@@ -46,9 +46,11 @@ func (t *Tree) ask(q *wire.Request) (*wire.Reply, error) {
 	return &r.Reply, errnoOf(&r)
 }
 
-func errnoOf(r *reply) error {
-	if r.Errno != 0 {
-		return unix.Errno(r.Errno)
+func errnoOf(r *reply) error { return errOf(unix.Errno(r.Errno)) }
+
+func errOf(errno unix.Errno) error {
+	if errno != 0 {
+		return errno
 	}
 	return nil
 }
@@ -61,18 +63,24 @@ func (t *Tree) Stat(path string) (protocol.Attr, error) {
 
 // Readlink gives a link's text.
 func (t *Tree) Readlink(path string) (string, error) {
-	r, err := t.ask(&wire.Request{Op: wire.OpReadlink, Path: path})
-	return string(r.Data), err
+	text, errno := t.c.readlink(path)
+	return text, errOf(errno)
+}
+
+// Statfs tells of the file system that a path is in.
+func (t *Tree) Statfs(path string) (protocol.StatfsReply, error) {
+	r, err := t.ask(&wire.Request{Op: wire.OpStatfs, Path: path})
+	if err != nil {
+		return protocol.StatfsReply{}, err
+	}
+	return wire.DecodeStatfs(r.Data)
 }
 
 // Xattr gives an extended attribute of a path, of a link itself; without a name the
 // names of all, each ended by NUL.
 func (t *Tree) Xattr(path, name string) ([]byte, error) {
-	if name != "" {
-		path += "\x00" + name
-	}
-	r, err := t.ask(&wire.Request{Op: wire.OpXattr, Flags: wire.OpenNoFollow, Path: path})
-	return r.Data, err
+	b, errno := t.c.xattr(path, name, true)
+	return b, errOf(errno)
 }
 
 // Access is access(2) for the target's user.
@@ -81,8 +89,8 @@ func (t *Tree) Access(path string, mode uint32) error {
 	if writes {
 		mode &^= unix.W_OK
 	}
-	if _, err := t.ask(&wire.Request{Op: wire.OpAccess, Path: path, Mode: mode}); err != nil {
-		return err
+	if errno := t.c.access(path, mode); errno != 0 {
+		return errno
 	}
 	if writes {
 		return unix.EROFS

@@ -80,7 +80,7 @@ var said = map[seccomp.Call]words{
 	seccomp.Renameat:        {"as rename", asOwner},
 	seccomp.Renameat2:       {"as rename", asOwner},
 	seccomp.Link:            {"as rename", asOwner},
-	seccomp.Linkat:          {"as rename", asOwner + "; of a file that has no name (O_TMPFILE): ENOENT"},
+	seccomp.Linkat:          {"as rename", asOwner + "; of a file that has no name (O_TMPFILE), too"},
 	seccomp.Symlink:         {erofs, asOwner},
 	seccomp.Symlinkat:       {erofs, asOwner},
 	seccomp.Chmod:           {erofs, asOwner},
@@ -97,7 +97,7 @@ var said = map[seccomp.Call]words{
 	seccomp.Futimesat:       {erofs, asOwner},
 	seccomp.Utimensat:       {erofs + "; of a descriptor, too", asOwner},
 
-	seccomp.Connect:     {"connects from the target: the socket itself, to a loopback endpoint", ""},
+	seccomp.Connect:     {"connects from the target: the socket itself, to a loopback endpoint. A unix socket: on this machine", ""},
 	seccomp.Sendto:      {"with an address: sends from the target", ""},
 	seccomp.Recvfrom:    {"with room for an address: tells the real peer's", ""},
 	seccomp.Sendmsg:     {"as sendto", ""},
@@ -106,9 +106,9 @@ var said = map[seccomp.Call]words{
 	seccomp.Recvmmsg:    {"as recvfrom, one message at a time", ""},
 	seccomp.Getsockname: {"the address that the socket has in the target", ""},
 	seccomp.Getpeername: {"the peer that the target sees", ""},
-	seccomp.Bind:        {"binds on loopback", ""},
-	seccomp.Listen:      {"waits until the target's port is taken, or copied", ""},
-	seccomp.Accept:      {"tells the real client's address", ""},
+	seccomp.Bind:        {"binds on loopback. A unix socket is made on this machine, whosever its directory is, and while it is there its path is this machine's for every call; where such a path has a socket that no process has, it is removed before", ""},
+	seccomp.Listen:      {"waits until the target's port is taken, or copied; of two listeners of a port, one for each family, each gets its family's clients", ""},
+	seccomp.Accept:      {"tells the real client's address; of an IPv6 client, where the debuggee listens on IPv4 alone, 0.0.0.0 and its port", ""},
 	seccomp.Accept4:     {"as accept", ""},
 	seccomp.Execve:      {"of a program that is the target's: EACCES, or ENOENT where it has none, and the user is told", ""},
 	seccomp.Execveat:    {"as execve", ""},
@@ -128,8 +128,10 @@ target's (Remote); ` + "`mirrord explain`" + ` tells which of both something is,
 
 A path is judged as it is asked for, and its links are followed on the side where it is: a link of your machine
 leads to files of your machine, and one of the target to the target's. ` + "`..`" + ` out of a directory of the target
-stays there. A path through a descriptor of the target's file (` + "`/proc/self/fd/3`" + `, ` + "`/dev/fd/3/x`" + `, an empty path with
-AT_EMPTY_PATH) is the target's. O_PATH gives a descriptor that does all this and cannot be read; only
+stays there. A path that is mapped to one of this machine is opened, looked at (stat, access, readlink) and listed
+here; all else that is done to it fails with EIO, and the user is told. A path through a descriptor of the target's file (` + "`/proc/self/fd/3`" + `, ` + "`/dev/fd/3/x`" + `, an empty path with
+AT_EMPTY_PATH) or through the working directory (` + "`/proc/self/cwd`" + `) is the target's, if they are; one through
+` + "`/proc/self/root`" + ` is judged as without it. O_PATH gives a descriptor that does all this and cannot be read; only
 ` + "`fcntl(F_GETFL)`" + ` tells another thing of it. On doubt a call fails with EIO, and is never carried out here.
 
 io_uring_setup is answered ENOSYS always: what a ring opens and connects nobody sees. Programs then do without.

@@ -4,7 +4,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/seccomp"
-	wire "mirrord/protocol/layer"
 )
 
 // slowGetxattr tells the value of an extended attribute.
@@ -29,25 +28,20 @@ func slowListxattr(c *call) answer { return c.xattr("", c.Args[1], c.Args[2]) }
 // xattr writes an attribute, or the names of all, to addr; without room it tells
 // how much is needed.
 func (c *call) xattr(name string, addr, size uint64) answer {
+	if c.here() {
+		return fail(unix.ENOTSUP) // ls and cp do without
+	}
 	if errno := c.refused(); errno != 0 {
 		return fail(errno)
 	}
-	q := wire.Request{Op: wire.OpXattr, Path: c.path}
-	if !c.follows() || c.hook.path == no { // a descriptor's path is resolved
-		q.Flags = wire.OpenNoFollow
-	}
-	if name != "" {
-		q.Path += "\x00" + name
-	}
-	r := c.l.Daemon.call(&q)
-	closeFD(r.fd)
+	b, errno := c.l.Daemon.xattr(c.path, name, !c.follows() || c.hook.path == no) // a descriptor's path is resolved
 	switch {
-	case r.Errno != 0:
-		return fail(unix.Errno(r.Errno))
-	case size == 0 || len(r.Data) == 0:
-		return value(int64(len(r.Data)))
-	case uint64(len(r.Data)) > size:
+	case errno != 0:
+		return fail(errno)
+	case size == 0 || len(b) == 0:
+		return value(int64(len(b)))
+	case uint64(len(b)) > size:
 		return fail(unix.ERANGE)
 	}
-	return answer{val: int64(len(r.Data)), writes: []memory{{addr, r.Data}}}
+	return answer{val: int64(len(b)), writes: []memory{{addr, b}}}
 }

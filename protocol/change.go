@@ -65,8 +65,16 @@ type (
 		Seq  uint64 `json:"seq,omitempty"`
 		From Path   `json:"from,omitempty"` // of a rename: the two, as resolved
 		To   Path   `json:"to,omitempty"`
+
+		Files []FileID `json:"files,omitempty"` // whose attributes have changed, but for directories
 	}
 )
+
+// A FileID is by which a file is the same one by all its names.
+type FileID struct {
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
 
 // A Timespec is a struct timespec, with the values of Nsec that utimensat(2) has.
 type Timespec struct {

@@ -57,34 +57,58 @@ func ReadFrameTo(p []byte, r io.Reader, k Kind) (Frame, error) { return readFram
 
 // readFrame reads the payload of a frame of kind k into to, unless that is nil.
 func readFrame(r io.Reader, k Kind, to []byte) (Frame, error) {
-	var head [FrameHead]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	kind, header, payload, err := readSizes(r)
+	if err != nil {
 		return Frame{}, err
 	}
-	if head[1] != 0 {
-		return Frame{}, ErrFrameFlags
-	}
-	header := int(binary.BigEndian.Uint16(head[2:]))
-	payload := binary.BigEndian.Uint32(head[4:])
-	if header > MaxHeader || payload > MaxPayload {
-		return Frame{}, ErrFrameSize
-	}
-	f := Frame{Kind: Kind(head[0])}
+	f := Frame{Kind: kind}
 	if to == nil || f.Kind != k {
-		body := make([]byte, header+int(payload))
+		body := make([]byte, header+payload)
 		f.Header, f.Payload = body[:header:header], body[header:]
-	} else if payload > uint32(cap(to)) {
+	} else if payload > cap(to) {
 		return Frame{}, ErrFrameSize
 	} else {
 		f.Header, f.Payload = make([]byte, header), to[:payload]
 	}
 	for _, b := range [][]byte{f.Header, f.Payload} {
-		if _, err := io.ReadFull(r, b); err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if err := readInside(r, b); err != nil {
 			return Frame{}, err
 		}
 	}
 	return f, nil
+}
+
+// ReadHead reads a frame up to its payload, which is of so many bytes.
+func ReadHead(r io.Reader) (k Kind, header []byte, payload int, err error) {
+	k, size, payload, err := readSizes(r)
+	if err == nil {
+		header = make([]byte, size)
+		err = readInside(r, header)
+	}
+	return k, header, payload, err
+}
+
+func readSizes(r io.Reader) (k Kind, header, payload int, err error) {
+	var head [FrameHead]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, 0, 0, err
+	}
+	if head[1] != 0 {
+		return 0, 0, 0, ErrFrameFlags
+	}
+	header = int(binary.BigEndian.Uint16(head[2:]))
+	size := binary.BigEndian.Uint32(head[4:])
+	if header > MaxHeader || size > MaxPayload {
+		return 0, 0, 0, ErrFrameSize
+	}
+	return Kind(head[0]), header, int(size), nil
+}
+
+// readInside fills b from inside a frame.
+func readInside(r io.Reader, b []byte) error {
+	_, err := io.ReadFull(r, b)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
 }

@@ -15,6 +15,7 @@ type Error struct {
 	Errno uint32 `json:"errno,omitempty"` // Linux's; 0: none applies
 	Msg   string `json:"msg"`
 	Lease Lease  `json:"lease,omitzero"` // of an answer that there is no such file
+	ID    uint64 `json:"id,omitempty"`   // of the read that it answers
 }
 
 func (e *Error) Error() string { return e.Op + ": " + e.Msg }
@@ -77,6 +78,7 @@ type (
 		Path      Path `json:"path"`
 		Directory bool `json:"dir,omitempty"`      // O_DIRECTORY
 		NoFollow  bool `json:"nofollow,omitempty"` // O_NOFOLLOW
+		Search    bool `json:"search,omitempty"`   // of a directory: not to be listed, but to be looked up in
 		Inline    int  `json:"inline,omitempty"`   // most bytes of content wanted in the answer
 		Lease     bool `json:"lease,omitempty"`    // the answer is to be kept: see Lease
 		Ahead     bool `json:"ahead,omitempty"`    // so is what is likely to be asked next: see Ahead
@@ -111,6 +113,7 @@ type (
 		Ahead  bool   `json:"ahead,omitempty"` // frames with Ahead follow, to the stream's end
 		Soon   bool   `json:"soon,omitempty"`  // the first of them is worth waiting for
 		Seq    uint64 `json:"seq,omitempty"`   // with Open.Change, as of ChangeReply
+		Beside
 
 		List   *ReadDirReply `json:"list,omitempty"`
 		Inside *Inside       `json:"inside,omitempty"` // of a directory: what Ahead tells of its files
@@ -122,13 +125,18 @@ type (
 	}
 
 	// Read asks for at most Len bytes (limit MaxPayload) at Offset. The
-	// answer's payload is shorter only at the end of the file.
+	// answer's payload is shorter only at the end of the file. Its stream is for
+	// any number of them, which are answered as they are done; an error is the
+	// answer to one of them only.
 	Read struct {
+		ID     uint64 `json:"id,omitempty"` // of the answer, too
 		Handle uint64 `json:"handle"`
 		Offset int64  `json:"off"`
 		Len    int    `json:"len"`
 	}
-	ReadReply struct{}
+	ReadReply struct {
+		ID uint64 `json:"id,omitempty"`
+	}
 
 	// Write does one thing to an opened file; the payload is the data of
 	// WriteData. Its stream is for any number of them: they are done, and
@@ -199,10 +207,18 @@ type (
 		Lease Lease `json:"lease,omitzero"`
 		Ahead bool  `json:"ahead,omitempty"`
 		Soon  bool  `json:"soon,omitempty"`
+		Beside
+	}
+	// Beside is what programs ask of a file that they have the attributes of.
+	Beside struct {
+		Link   Path   `json:"link,omitempty"`   // the text of a symlink
+		NoLink uint32 `json:"nolink,omitempty"` // or the errno of reading it
+		May    uint32 `json:"may,omitempty"`    // R_OK, X_OK: what Access says yes to if asked for that alone
+		Xattrs []byte `json:"xattrs,omitzero"`  // with a lease: all that Xattr tells, as AppendXattr makes them; nil: it is to be asked
 	}
 
 	// Ahead answers questions that were not asked: the same one about other
-	// files of the directory. The payload is the contents, one after the other.
+	// files of the directory, to Stat about links themselves. The payload is the contents, one after the other.
 	Ahead struct {
 		Files []AheadFile `json:"files"`
 	}
@@ -212,13 +228,10 @@ type (
 		Size  int   `json:"size,omitempty"` // of Open: bytes of payload
 		Attr  Attr  `json:"attr"`
 		Lease Lease `json:"lease"`
+		// Follow: of Stat, it is the answer if the link of that name is followed.
+		Follow bool `json:"follow,omitempty"`
+		Beside
 	}
-
-	Readlink struct {
-		Path Path `json:"path"`
-	}
-	// ReadlinkReply's payload is the link's text.
-	ReadlinkReply struct{}
 
 	// Access asks as access(2) does, for the target's own user. Mode is R_OK|W_OK|X_OK.
 	Access struct {
@@ -341,9 +354,11 @@ type (
 		Matches string `json:"matches,omitempty"` // regular expression of one value that Query, a JSONPath, finds
 		JQ      bool   `json:"jq,omitempty"`      // instead: Query is jq and says true
 	}
-	// StealReply is sent when the redirect is active.
+	// StealReply is sent when the redirect is active. One with Cut answers nothing: it
+	// tells, once for each reason, that connections are not mirrored to their end.
 	StealReply struct {
 		Redirect string `json:"redirect"` // "sk_lookup", "TPROXY" or "REDIRECT", "packet" for a mirror
+		Cut      string `json:"cut,omitempty"`
 	}
 
 	// Pause asks for the target's own processes to stand still; it ends with the stream.
@@ -366,6 +381,7 @@ type (
 		Mirror   bool   `json:"mirror,omitempty"`
 		Pause    bool   `json:"pause,omitempty"`
 		Filter   string `json:"filter,omitempty"` // in words
+		Once     bool   `json:"once,omitempty"`   // one request, or without a filter connection, each time it is armed
 		Since    string `json:"since"`            // RFC 3339
 		Away     bool   `json:"away,omitempty"`   // its client has no link: connections are the pod's
 		Redirect string `json:"redirect"`         // as a StealReply has it
@@ -373,7 +389,8 @@ type (
 
 	// Incoming is a connection that was stolen. The daemon answers
 	// IncomingReply and chunks follow both ways, or KindError: then the agent
-	// passes the connection to the pod's own container. Of a mirrored one
+	// passes the connection to the pod's own container. What the client says
+	// first may come as chunks before the answer. Of a mirrored one
 	// chunks follow from the client only; what the debuggee answers is lost.
 	Incoming struct {
 		ID     uint64         `json:"id,omitempty"` // of the Steal it is for

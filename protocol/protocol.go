@@ -12,7 +12,8 @@ package protocol
 //   - 4: an open file is changed by its handle; a path is walked as openat2 says;
 //     a steal tells its session, may override others and be overridden, may be
 //     for one request, and be paused; who holds ports is told; the target is paused
-const Version = 4
+//   - 5: reads share streams, and have numbers; a path's text is told by its attributes
+const Version = 5
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
 // same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.
@@ -22,15 +23,15 @@ var Build = "dev"
 type Kind uint8
 
 const (
-	KindError    Kind = 0  // response only: the operation failed, nothing was done
-	KindHello    Kind = 1  // first stream of every client
-	KindEnviron  Kind = 2  // the target's environment, as execve(2) gave it
-	KindOpen     Kind = 3  // openat2(2) in the target's root
-	KindRead     Kind = 4  // pread(2) of an opened file
-	KindReadDir  Kind = 5  // the entries of an opened directory
-	KindClose    Kind = 6  // close(2) of an opened file
-	KindStat     Kind = 7  // statx(2) of a path
-	KindReadlink Kind = 8  // readlink(2) of a path
+	KindError   Kind = 0 // response only: the operation failed, nothing was done
+	KindHello   Kind = 1 // first stream of every client
+	KindEnviron Kind = 2 // the target's environment, as execve(2) gave it
+	KindOpen    Kind = 3 // openat2(2) in the target's root
+	KindRead    Kind = 4 // pread(2) of an opened file
+	KindReadDir Kind = 5 // the entries of an opened directory
+	KindClose   Kind = 6 // close(2) of an opened file
+	KindStat    Kind = 7 // statx(2) of a path, and what else there is to know of it
+	// 8 was readlink(2), which KindStat tells.
 	KindAccess   Kind = 9  // faccessat(2) of a path
 	KindConnect  Kind = 10 // an outgoing TCP connection, then its bytes
 	KindDatagram Kind = 11 // outgoing UDP to one address, then datagrams
@@ -48,7 +49,7 @@ const (
 
 var kindNames = []string{
 	"error", "hello", "environ", "open", "read", "readdir", "close", "stat",
-	"readlink", "access", "connect", "datagram", "steal", "incoming", "watch",
+	"unknown", "access", "connect", "datagram", "steal", "incoming", "watch",
 	"change", "write", "statfs", "xattr", "holders", "certify", "pause",
 }
 
@@ -63,7 +64,7 @@ func (k Kind) String() string {
 func ClientKinds() []Kind {
 	return []Kind{
 		KindHello, KindEnviron, KindOpen, KindRead, KindReadDir, KindClose, KindStat,
-		KindReadlink, KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
+		KindAccess, KindConnect, KindDatagram, KindSteal, KindWatch,
 		KindChange, KindWrite, KindStatfs, KindXattr, KindHolders, KindCertify,
 		KindPause,
 	}

@@ -129,34 +129,46 @@ func bigger(buf []byte) []byte {
 }
 
 // sendChunks copies conn to the stream until conn's FIN, and sets ending before
-// it passes that on.
+// it passes that on: with the last bytes, where it comes with them.
 func sendChunks(stream io.Writer, conn io.Reader, ending *atomic.Bool, w Watch) error {
 	first := firstBuffers.Get().(*[firstBuffer]byte)
 	defer firstBuffers.Put(first)
 	buf := first[:]
+	now, _ := conn.(interface{ ReadNow([]byte) (int, error) })
 	for {
-		n, err := conn.Read(buf[ChunkHead:])
+		body := buf[ChunkHead : len(buf)-ChunkHead] // and the end
+		n, err := conn.Read(body)
+		if now != nil && err == nil && n < len(body) {
+			var more int
+			more, err = now.ReadNow(body[n:])
+			n += more
+		}
+		out := buf[:0]
 		if n > 0 {
 			if w != nil {
-				w.Sends(buf[ChunkHead : ChunkHead+n])
+				w.Sends(body[:n])
 			}
 			binary.BigEndian.PutUint32(buf, uint32(n))
-			if _, err := stream.Write(buf[:ChunkHead+n]); err != nil {
-				return fmt.Errorf("writing to stream: %w", err)
-			}
+			out = buf[:ChunkHead+n]
 		}
 		if err == io.EOF {
 			if w != nil {
 				w.Sends(nil)
 			}
 			ending.Store(true)
-			_, err = stream.Write(make([]byte, ChunkHead))
-			return err
+			out = binary.BigEndian.AppendUint32(out, 0)
 		}
-		if err != nil {
+		if len(out) > 0 {
+			if _, err := stream.Write(out); err != nil {
+				return fmt.Errorf("writing to stream: %w", err)
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
 			return fmt.Errorf("reading from connection: %w", err)
-		}
-		if n == len(buf)-ChunkHead {
+		case n == len(body):
 			buf = bigger(buf)
 		}
 	}

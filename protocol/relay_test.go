@@ -129,3 +129,40 @@ func TestRelayNoticesGivingUp(t *testing.T) {
 		t.Errorf("Relay = %v", err)
 	}
 }
+
+// packets has what was written to a stream, each at once.
+type packets struct {
+	net.Conn
+	list chan string
+}
+
+func (p *packets) Write(b []byte) (int, error) {
+	p.list <- string(b)
+	return len(b), nil
+}
+
+// An end that has come goes with the bytes before it.
+func TestRelayEndsWithTheLastBytes(t *testing.T) {
+	client, server := tcp(t)
+	if _, err := io.WriteString(client, "last"); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := net.Pipe()
+	theirs.SetDeadline(time.Now().Add(30 * time.Second))
+	stream := &packets{ours, make(chan string, 2)}
+	ended := make(chan error, 1)
+	go func() { ended <- Relay(server, stream) }()
+	if _, err := theirs.Write(make([]byte, ChunkHead)); err != nil { // the other direction's end
+		t.Fatal(err)
+	}
+	if got, want := <-stream.list, "\x00\x00\x00\x04last\x00\x00\x00\x00"; got != want {
+		t.Errorf("%q was written, want %q", got, want)
+	}
+	theirs.Close()
+	if err := <-ended; err != nil {
+		t.Errorf("Relay = %v", err)
+	}
+}

@@ -77,8 +77,8 @@ func messages() []struct {
 		{"write seek", KindWrite, Write{Handle: 8, Do: WriteSeek, Offset: 5, Whence: 4}, nil},
 		{"write seek reply", KindWrite, WriteReply{Before: attr.Stamp(), Attr: attr, Offset: 4096}, nil},
 		{"write stat", KindWrite, Write{Handle: 8, Do: WriteStat}, nil},
-		{"read", KindRead, Read{Handle: 7, Offset: 1 << 40, Len: 131072}, nil},
-		{"read reply", KindRead, ReadReply{}, []byte{0, 255}},
+		{"read", KindRead, Read{ID: 2, Handle: 7, Offset: 1 << 40, Len: 131072}, nil},
+		{"read reply", KindRead, ReadReply{ID: 2}, []byte{0, 255}},
 		{"readdir", KindReadDir, ReadDir{Handle: 7, Offset: 2}, nil},
 		{"readdir reply", KindReadDir, ReadDirReply{More: true}, entries},
 		{"close", KindClose, Close{Handle: 7}, nil},
@@ -89,10 +89,13 @@ func messages() []struct {
 		{"stat ahead", KindStat, Stat{Path: "/etc/shop/a", Lease: true, Ahead: true}, nil},
 		{"stat ahead reply", KindStat, StatReply{Attr: attr, Lease: Lease{ID: 3, Seq: 6}, Ahead: true}, nil},
 		{"ahead", KindStat, Ahead{Files: []AheadFile{{Name: "b", Attr: attr, Lease: Lease{ID: 4, Seq: 6}}}}, nil},
+		{"stat of a link reply", KindStat, StatReply{Attr: attr, Lease: Lease{ID: 3, Seq: 6}, Beside: Beside{Link: "..data/a", May: 5, Xattrs: []byte{}}}, nil},
+		{"stat of a link that cannot be read reply", KindStat, StatReply{Attr: attr, Beside: Beside{NoLink: 13}}, nil},
+		{"ahead of what a link leads to", KindStat, Ahead{Files: []AheadFile{{
+			Name: "b", Attr: attr, Lease: Lease{ID: 4, Seq: 6}, Follow: true, Beside: Beside{May: 4, Xattrs: AppendXattr(nil, "user.origin", []byte("shop"))},
+		}}}, nil},
 		{"ahead of open", KindOpen, Ahead{Files: []AheadFile{{Name: "b", Path: "/etc/shop/b", Size: 2, Attr: attr, Lease: Lease{ID: 5, Seq: 6}}}}, []byte("b\n")},
 		{"ahead by bytes", KindOpen, Ahead{Files: []AheadFile{{Name: "\xff", Path: "/etc/\xff/b", Attr: attr, Lease: Lease{ID: 6, Seq: 6}}}}, nil},
-		{"readlink", KindReadlink, Readlink{Path: "/etc/shop/config.yaml"}, nil},
-		{"readlink reply", KindReadlink, ReadlinkReply{}, []byte("..data/config.yaml")},
 		{"access", KindAccess, Access{Path: "/etc/shop", Mode: 4}, nil},
 		{"access reply", KindAccess, AccessReply{}, nil},
 		{"xattr", KindXattr, Xattr{Path: "/etc/shop/config.yaml", NoFollow: true, Name: "user.origin"}, nil},
@@ -103,7 +106,7 @@ func messages() []struct {
 		{"datagram reply", KindDatagram, DatagramReply{Local: netip.MustParseAddrPort("[fd00::7]:40000")}, nil},
 		{"change", KindChange, Change{Op: ChangeMkdir, Path: "/data/new", Mode: 0o777, Umask: 0o22}, nil},
 		{"change of a handle", KindChange, Change{Op: ChangeLink, Path: "/data/#7", Other: "/data/new", Handle: 7}, nil},
-		{"change reply", KindChange, ChangeReply{Seq: 8, From: "/data/a", To: "/data/b"}, nil},
+		{"change reply", KindChange, ChangeReply{Seq: 8, From: "/data/a", To: "/data/b", Files: []FileID{{Dev: 66306, Ino: 1311}}}, nil},
 		{"rename", KindChange, Change{Op: ChangeRename, Path: "/data/a", Other: "/data/not UTF-8: \xff", Flags: 1}, nil},
 		{"chown", KindChange, Change{Op: ChangeOwner, Path: "/data/a", NoFollow: true, UID: 1000, GID: KeepID, Dev: 66306, Ino: 1311}, nil},
 		{"utimens", KindChange, Change{Op: ChangeTimes, Path: "/data/a", Times: []Timespec{{Sec: -1, Nsec: 5}, {Nsec: 1<<30 - 1}}}, nil},
@@ -123,6 +126,7 @@ func messages() []struct {
 		{"steal of TLS", KindSteal, Steal{ID: 5, Port: 8443, Filter: &Filter{ServerName: "^shop$"}, TLS: &TLS{CertPath: "/tls/tls.crt", KeyPath: "/tls/tls.key"}}, nil},
 		{"steal state", KindSteal, StealState{Paused: true, Arm: 2}, nil},
 		{"steal reply", KindSteal, StealReply{Redirect: "sk_lookup"}, nil},
+		{"steal reply, of a mirror that is cut", KindSteal, StealReply{Redirect: "packet", Cut: "packets were missed"}, nil},
 		{"incoming", KindIncoming, Incoming{ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}, nil},
 		{"incoming in TLS", KindIncoming, Incoming{
 			ID: 5, Port: 8443, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8443"),
@@ -230,6 +234,23 @@ func FuzzDirEntries(f *testing.F) {
 		var out []byte
 		for _, e := range list {
 			out = AppendDirEntry(out, e)
+		}
+		if !bytes.Equal(out, in) {
+			t.Errorf("%q became %q", in, out)
+		}
+	})
+}
+
+func FuzzCutXattr(f *testing.F) {
+	f.Add(AppendXattr(AppendXattr(nil, "user.origin", []byte("shop")), "user.empty", nil))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var out []byte
+		for rest := in; len(rest) > 0; {
+			name, value, after, ok := CutXattr(rest)
+			if !ok {
+				return
+			}
+			out, rest = AppendXattr(out, name, value), after
 		}
 		if !bytes.Equal(out, in) {
 			t.Errorf("%q became %q", in, out)

@@ -3,6 +3,7 @@ package files
 import (
 	"path"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -13,14 +14,31 @@ import (
 // Limits of what is answered ahead of a question.
 const (
 	aheadAfter   = 4        // questions about neighbours
-	firstAhead   = 8        // files; then twice as many each time
-	mostAhead    = 128      // files
 	maxAheadSize = 16 << 10 // of a file's content
 	frameSize    = 64 << 10 // of a frame's contents
-	frameFiles   = 16
-	maxListed    = 20_000 // names; a bigger directory is not guessed about
-	maxWalks     = 16     // of a client, at one time
+	frameHead    = 24 << 10 // of what else is in a frame
+	mostMissed   = 32       // files, one after the other, that nothing is told of
+	maxListed    = 20_000   // names; a bigger directory is not guessed about
+	maxWalks     = 16       // of a client, at one time; and directories whose names are known
 )
+
+// pace is how many files are told at a time. A file's attributes cost less than its
+// content, both to find out and to send in vain.
+type pace struct {
+	first  int // then grow times as many each time
+	grow   int
+	most   int
+	inside int // of a directory that was opened; more when one is asked for that was not among them
+	frame  int
+	skip   int // 1: without the one that was asked for
+}
+
+var paces = map[bool]pace{ // by walkKey.content
+	true:  {first: 8, grow: 2, most: 128, inside: 32, frame: 16, skip: 1},
+	false: {first: 8, grow: 4, most: 2048, inside: 128, frame: 64},
+}
+
+func (k walkKey) pace() pace { return paces[k.content] }
 
 // guesses are what a client is expected to ask for next. A program that has
 // asked for some files of a directory in an order goes on so: what it will ask
@@ -29,13 +47,14 @@ type guesses struct {
 	mu     sync.Mutex
 	walks  map[walkKey]*walk  // guarded by mu
 	habits map[walkKey]*habit // guarded by mu; by kind
+	lists  map[string][]byte  // guarded by mu; directories that were listed and not asked about yet, with all entries
 }
 
 // What is asked of each file of a walk.
 type walkKey struct {
 	dir      string
 	content  bool // to open it, else its attributes
-	noFollow bool
+	noFollow bool // of attributes it does not matter: both are told
 }
 
 // A walk is a program's way through a directory.
@@ -60,6 +79,7 @@ type Batch struct {
 
 	inside   bool   // of a directory that was opened; nothing was asked for in it
 	expected *habit // by which the order is known
+	list     []byte // the directory's entries, if it was listed just before
 }
 
 // Soon tells whether to wait for the first answers is better than to ask.
@@ -75,7 +95,7 @@ func (h *Handles) Ahead(file string, content, noFollow bool) *Batch {
 		return nil
 	}
 	dir, name := path.Split(file)
-	b := &Batch{h: h, key: walkKey{dir, content, noFollow}}
+	b := &Batch{h: h, key: walkKey{dir, content, noFollow || !content}}
 	g := &h.guesses
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,6 +103,9 @@ func (h *Handles) Ahead(file string, content, noFollow bool) *Batch {
 	if w == nil {
 		w = &walk{more: aheadAfter, habit: g.expects(b.key)}
 		g.walk(b.key, w)
+		if b.list = g.takeList(b.key); b.list != nil && w.habit == nil {
+			w.habit = new(habit)
+		}
 	}
 	b.walk = w
 	if w.order == nil && w.habit != nil {
@@ -99,7 +122,7 @@ func (h *Handles) Ahead(file string, content, noFollow bool) *Batch {
 		return b
 	}
 	var known bool
-	if b.names, known = w.next(name); !known || w.sent == len(w.order.names) {
+	if b.names, known = w.next(name, b.key.pace()); !known || w.sent == len(w.order.names) {
 		delete(g.walks, b.key)
 	}
 	if len(b.names) == 0 {
@@ -114,6 +137,29 @@ func (g *guesses) walk(key walkKey, w *walk) {
 		g.walks = map[walkKey]*walk{}
 	}
 	g.walks[key] = w
+}
+
+// listed notes that a program knows all entries of a directory. If it then asks for
+// the attributes of the first it will ask for those of all.
+func (g *guesses) listed(dir string, list []byte) {
+	dir = strings.TrimSuffix(dir, "/") + "/"
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.lists == nil || len(g.lists) >= maxWalks {
+		g.lists = map[string][]byte{}
+	}
+	g.lists[dir] = list
+}
+
+// takeList gives what was listed of a directory whose files' attributes are asked
+// for, once. g.mu is held.
+func (g *guesses) takeList(k walkKey) []byte {
+	if k.content {
+		return nil
+	}
+	list := g.lists[k.dir]
+	delete(g.lists, k.dir)
+	return list
 }
 
 // ask notes a question. The last ones are returned where the order is to be
@@ -133,18 +179,18 @@ func (w *walk) ask(name string) []string {
 
 // begin finds the order of what was asked for, and the first names after it.
 func (b *Batch) begin() {
-	names, err := b.h.list(b.key.dir)
+	names, err := b.all()
 	if err != nil {
 		return
 	}
-	g := &b.h.guesses
+	g, pace := &b.h.guesses, b.key.pace()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if b.inside {
 		o := orders(names)[b.expected.order]
-		b.names = o.names[:min(firstInside, len(names))]
+		b.names = o.names[:min(pace.inside, len(names))]
 		if len(b.names) < len(names) {
-			g.walk(b.key, &walk{order: o, sent: len(b.names), size: firstInside})
+			g.walk(b.key, &walk{order: o, sent: len(b.names), size: pace.inside})
 		}
 		return
 	}
@@ -155,11 +201,11 @@ func (b *Batch) begin() {
 		}
 		w := b.walk
 		if w.order == nil {
-			w.order, w.sent, w.size = o, o.index[name], firstAhead
+			w.order, w.sent, w.size = o, o.index[name], pace.first
 			if b.expected != nil {
-				w.size = firstInside
+				w.size = pace.inside
 			}
-			b.names, _ = w.next(name)
+			b.names, _ = w.next(name, pace)
 			g.confirm(b.key, i, b.expected)
 			if w.sent == len(o.names) && g.walks[b.key] == w {
 				delete(g.walks, b.key)
@@ -170,7 +216,7 @@ func (b *Batch) begin() {
 }
 
 // next is what follows name; known is false if the walk went elsewhere.
-func (w *walk) next(name string) (names []string, known bool) {
+func (w *walk) next(name string, pace pace) (names []string, known bool) {
 	i, ok := w.order.index[name]
 	switch {
 	case !ok || i > w.sent+aheadAfter || i < w.sent-2*w.size:
@@ -178,10 +224,22 @@ func (w *walk) next(name string) (names []string, known bool) {
 	case i < w.sent: // it was asked for while it was sent
 		return nil, true
 	}
-	begin := i + 1
+	begin := i + pace.skip
 	w.sent = min(begin+w.size, len(w.order.names))
-	w.size = min(2*w.size, mostAhead)
+	w.size = min(pace.grow*w.size, pace.most)
 	return w.order.names[begin:w.sent], true
+}
+
+// all lists the names of the batch's directory, from what was listed before if it was.
+func (b *Batch) all() (names []string, err error) {
+	if b.list == nil {
+		return b.h.list(b.key.dir)
+	}
+	entries, err := protocol.DirEntries(b.list)
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	return names, err
 }
 
 // list lists a directory's names.
@@ -221,31 +279,56 @@ func (b *Batch) Next() (a protocol.Ahead, contents []byte, ok bool) {
 		b.find = false
 		b.begin()
 	}
-	most := frameFiles
+	most := b.key.pace().frame
 	if b.expected != nil {
-		most = firstInside
+		most = b.key.pace().inside
 	}
-	for len(b.names) > 0 && len(a.Files) < most && len(contents) <= frameSize-maxAheadSize {
+	for head, missed := 0, 0; len(b.names) > 0 && len(a.Files) < most && len(contents) <= frameSize-maxAheadSize && head < frameHead; {
 		name := b.names[0]
-		file := protocol.AheadFile{Name: protocol.Path(name)}
 		b.names = b.names[1:]
-		var content []byte
-		var err error
-		if b.key.content {
-			var r protocol.OpenReply
-			r, content, err = b.h.open(protocol.Open{
-				Path: protocol.Path(b.key.dir + name), NoFollow: b.key.noFollow, Inline: maxAheadSize, Lease: true}, true)
-			file.Attr, file.Path, file.Lease = r.Attr, r.Path, r.Lease
-		} else {
-			var r protocol.StatReply
-			r, _, err = b.h.Stat(protocol.Stat{Path: protocol.Path(b.key.dir + name), NoFollow: b.key.noFollow, Lease: true})
-			file.Attr, file.Lease = r.Attr, r.Lease
-		}
-		if err != nil || file.Lease.ID == 0 {
+		file, content, ok := b.answer(name, b.key.noFollow)
+		if !ok {
+			if missed++; missed > mostMissed {
+				b.names = nil // as where nothing can be kept
+			}
 			continue
 		}
-		file.Size = len(content)
+		missed = 0
+		head += headOf(&file)
 		a.Files, contents = append(a.Files, file), append(contents, content...)
+		if file.Attr.Mode&unix.S_IFMT != unix.S_IFLNK {
+			continue
+		}
+		if file, _, ok = b.answer(name, false); ok {
+			file.Follow = true
+			head += headOf(&file)
+			a.Files = append(a.Files, file)
+		}
 	}
 	return a, contents, len(a.Files) > 0
+}
+
+// answer is what is told of one file. ok: it may be kept, and is not much.
+func (b *Batch) answer(name string, noFollow bool) (f protocol.AheadFile, content []byte, ok bool) {
+	f.Name = protocol.Path(name)
+	path := protocol.Path(b.key.dir + name)
+	var err error
+	if b.key.content {
+		var r protocol.OpenReply
+		r, content, err = b.h.open(protocol.Open{Path: path, NoFollow: noFollow, Inline: maxAheadSize, Lease: true}, true)
+		f.Attr, f.Path, f.Lease, f.Beside = r.Attr, r.Path, r.Lease, r.Beside
+	} else {
+		var r protocol.StatReply
+		r, _, err = b.h.Stat(protocol.Stat{Path: path, NoFollow: noFollow, Lease: true})
+		f.Attr, f.Lease, f.Beside = r.Attr, r.Lease, r.Beside
+	}
+	f.Size = len(content)
+	return f, content, err == nil && f.Lease.ID != 0 && headOf(&f) <= (protocol.MaxHeader-frameHead)/2
+}
+
+// headOf is how many bytes of a frame's header tell of a file, at most but for
+// characters that JSON escapes.
+func headOf(f *protocol.AheadFile) int {
+	const fixed = 400
+	return fixed + len(f.Name) + len(f.Path) + len(f.Link) + 2*len(f.Xattrs)
 }

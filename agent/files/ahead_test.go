@@ -69,7 +69,7 @@ func (r *reader) read(name string) {
 	for more := b != nil; more; {
 		var a protocol.Ahead
 		var contents []byte
-		if a, contents, more = b.Next(); len(contents) > frameSize || len(a.Files) > frameFiles {
+		if a, contents, more = b.Next(); len(contents) > frameSize || len(a.Files) > paces[true].frame {
 			r.t.Fatalf("a frame of %d files, %d bytes", len(a.Files), len(contents))
 		}
 		for _, f := range a.Files {

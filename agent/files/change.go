@@ -24,7 +24,10 @@ var changes = map[protocol.ChangeOp]func(*change) error{
 	protocol.ChangeSymlink: (*change).symlink,
 	protocol.ChangeLink:    (*change).link,
 	protocol.ChangeUnlink: func(c *change) error {
-		return c.at(c.q.Path, func(p place) error { return p.remove(0) })
+		return c.at(c.q.Path, func(p place) error {
+			c.changes(p)
+			return p.remove(0)
+		})
 	},
 	protocol.ChangeRmdir:  (*change).rmdir,
 	protocol.ChangeRename: (*change).rename,
@@ -143,8 +146,23 @@ func (c *change) of(do func(*node) error) error {
 	if err := do(n); err != nil {
 		return err
 	}
+	c.changed(&n.stat)
 	c.touched = append(c.touched, c.entry(n)...)
 	return nil
+}
+
+// changed notes whose attributes are others now.
+func (c *change) changed(s *unix.Stat_t) {
+	if s.Mode&unix.S_IFMT == unix.S_IFREG {
+		c.reply.Files = append(c.reply.Files, protocol.FileID{Dev: s.Dev, Ino: s.Ino})
+	}
+}
+
+// changes notes what has a name that is about to be taken or given away.
+func (c *change) changes(p place) {
+	if st, err := p.stat(); err == nil {
+		c.changed(&st)
+	}
 }
 
 // ofOpened does so to the file that is open as c.opened.
@@ -161,6 +179,7 @@ func (c *change) ofOpened(do func(*node) error) error {
 		if err != nil {
 			return
 		}
+		c.changed(&n.stat)
 		if n.path, err = c.resolved(n); err == nil {
 			c.touched = append(c.touched, c.entry(n)...)
 		}
@@ -228,6 +247,8 @@ func (c *change) rename() error {
 			if from.mounted() || to.mounted() {
 				return from.renameMounted(to, c.q.Flags)
 			}
+			c.changes(from)
+			c.changes(to)
 			err := unix.Renameat2(from.fd(), from.name, to.fd(), to.name, uint(c.q.Flags))
 			if err == nil {
 				c.reply.From, c.reply.To = c.named(from), c.named(to)

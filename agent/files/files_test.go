@@ -333,11 +333,8 @@ func TestStatAndReadlink(t *testing.T) {
 	if got := stat(protocol.Stat{Path: "/fifo"}); got != unix.S_IFIFO {
 		t.Errorf("fifo has type %#o", got)
 	}
-	if _, text, err := h.Readlink(protocol.Readlink{Path: "/etc/shop/config.yaml"}); err != nil || string(text) != "..data/config.yaml" {
-		t.Errorf("link is %q, %v", text, err)
-	}
-	if _, _, err := h.Readlink(protocol.Readlink{Path: "/secret"}); !errors.Is(err, unix.EINVAL) {
-		t.Errorf("reading a file as link: %v", err)
+	if r, _, err := h.Stat(protocol.Stat{Path: "/etc/shop/config.yaml", NoFollow: true}); err != nil || r.Link != "..data/config.yaml" {
+		t.Errorf("link is %q, %v", r.Link, err)
 	}
 }
 
@@ -383,6 +380,20 @@ func TestPermissions(t *testing.T) {
 			t.Errorf("open %s: %v, want %v", test.path, err, test.want)
 		}
 	}
+	set("search/open", 0, 0, 0o644)
+	if err := os.Chmod(filepath.Join(dir, "search"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		path   string
+		search bool
+		want   error
+	}{{"/search", false, unix.EACCES}, {"/search", true, nil}, {"/closed", true, unix.EACCES}, {"/p/root", true, unix.ENOTDIR}} {
+		o, list, err := h.Open(protocol.Open{Path: protocol.Path(test.path), Directory: true, Search: test.search, Inline: 1})
+		if !errors.Is(err, test.want) || err == nil && o.Handle == 0 || list != nil {
+			t.Errorf("open %s, search %v: %+v, %v, want %v", test.path, test.search, o, err, test.want)
+		}
+	}
 	if _, _, err := h.Stat(protocol.Stat{Path: "/closed/open"}); !errors.Is(err, unix.EACCES) {
 		t.Errorf("stat in a closed directory: %v", err)
 	}
@@ -398,8 +409,16 @@ func TestPermissions(t *testing.T) {
 }
 
 func TestHandleLimit(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if n := New(nil, root).MaxHandles; n != int(min(limit.Cur/2, 1<<16)) {
+		t.Errorf("%d handles, where %d files may be open", n, limit.Cur)
+	}
 	_, h := build(t, root)
-	for range MaxHandles {
+	h.MaxHandles = 100
+	for range h.MaxHandles {
 		if _, _, err := h.Open(protocol.Open{Path: "/over"}); err != nil {
 			t.Fatal(err)
 		}

@@ -5,11 +5,7 @@ import (
 	"strings"
 )
 
-// Limits of what is sent of a directory's files when it is opened.
-const (
-	firstInside = 32 // files; more when one is asked for that was not among them
-	mostTrusted = 8  // directories, one after the other, before somebody must ask again
-)
+const mostTrusted = 8 // directories, one after the other, before somebody must ask again
 
 // A habit is how a program has gone through the files of directories. It is
 // expected to go through others near them so: their files are sent when it
@@ -24,7 +20,7 @@ type habit struct {
 }
 
 // What a habit is about, the most telling first.
-var kinds = []walkKey{{content: true}, {content: true, noFollow: true}, {}, {noFollow: true}}
+var kinds = []walkKey{{content: true}, {content: true, noFollow: true}, {noFollow: true}}
 
 func (k walkKey) kind() walkKey {
 	k.dir = ""

@@ -13,8 +13,17 @@ import (
 	"mirrord/protocol"
 )
 
-// MaxHandles is the most files that one client may have open.
-const MaxHandles = 4096
+// maxHandles is the most files that one client may have open, if the agent may have
+// so many: half of its own are for other clients, and for connections.
+const maxHandles = 1 << 16
+
+func mostHandles() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil { // package os has raised it
+		return maxHandles
+	}
+	return int(min(limit.Cur/2, maxHandles))
+}
 
 // Handles are a client's view of the tree: the files that it has open.
 type Handles struct {
@@ -83,10 +92,13 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 	default:
 		return protocol.OpenReply{}, nil, fmt.Errorf("neither a regular file nor a directory: %w", unix.ENXIO)
 	}
-	if err := h.permitted(&n.stat, unix.R_OK); err != nil {
+	want, limit := uint32(unix.R_OK), min(q.Inline, protocol.MaxPayload)
+	if q.Search && n.kind() == unix.S_IFDIR {
+		want, limit = unix.X_OK, 0
+	}
+	if err := h.permitted(&n.stat, want); err != nil {
 		return protocol.OpenReply{}, nil, err
 	}
-	limit := min(q.Inline, protocol.MaxPayload)
 	small := n.kind() == unix.S_IFREG && limit > 0 && n.stat.Size <= int64(limit) && !h.writers.has(idOf(&n.stat))
 	if inline && !small {
 		return protocol.OpenReply{}, nil, errNotInline
@@ -101,7 +113,7 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 		if err == nil && whole {
 			// What was read may be newer than what was found.
 			if err = unix.Fstat(int(n.file.Fd()), &n.stat); err == nil {
-				reply.Attr = attrOf(&n.stat)
+				reply.Attr, reply.Beside = attrOf(&n.stat), h.beside(n, c != nil)
 			}
 		}
 		switch {
@@ -121,19 +133,22 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 		return protocol.OpenReply{}, nil, err
 	}
 	if limit > 0 && n.kind() == unix.S_IFDIR {
-		list = h.begin(&reply)
+		list = h.begin(q.Path, &reply)
 	}
 	return reply, list, nil
 }
 
 // begin lists the begin of a directory that was opened: who opens one mostly
 // does so to read it. Why it could not, whoever reads it is told.
-func (h *Handles) begin(reply *protocol.OpenReply) []byte {
+func (h *Handles) begin(path protocol.Path, reply *protocol.OpenReply) []byte {
 	l, list, err := h.ReadDir(protocol.ReadDir{Handle: reply.Handle})
 	if err != nil {
 		return nil
 	}
 	reply.List = &l
+	if !l.More {
+		h.guesses.listed(string(path), list)
+	}
 	return list
 }
 
@@ -163,7 +178,9 @@ func (h *Handles) Stat(q protocol.Stat) (protocol.StatReply, []byte, error) {
 	}
 	defer c.drop()
 	defer n.Close()
-	r := protocol.StatReply{Attr: attrOf(&n.stat), Lease: c.give(n)}
+	c.within(n)
+	r := protocol.StatReply{Attr: attrOf(&n.stat), Beside: h.beside(n, c != nil)}
+	r.Lease = c.give(n)
 	if q.Walk != nil {
 		r.Path = protocol.Path(n.path)
 	}
@@ -206,7 +223,7 @@ func (h *Handles) keep(o *handle, directory bool) (uint64, error) {
 	if h.files == nil {
 		return 0, unix.EBADF
 	}
-	if len(h.files) >= MaxHandles {
+	if len(h.files) >= h.MaxHandles {
 		return 0, fmt.Errorf("client has %d files open: %w", len(h.files), unix.EMFILE)
 	}
 	h.last++

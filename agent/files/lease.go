@@ -17,10 +17,11 @@ import (
 // Limits of one client's leases.
 const (
 	maxLeases  = 1 << 14
-	maxWatched = 512             // directories
+	maxWatched = 2048            // directories
+	maxInside  = maxWatched / 2  // of them, when one is watched for its own attributes
 	maxExpired = 2000            // told one by one; else all expire
 	maxNoise   = 2000            // events per second about names that nobody leased
-	quietTime  = 1 * time.Minute // after so much noise a directory is not watched
+	quietTime  = 1 * time.Minute // after so much noise a directory's events are not asked for
 )
 
 // leaseAge is how long a lease lasts at least, if nothing changes, and half of
@@ -29,10 +30,11 @@ const leaseAge = 5 * time.Second
 
 // Leases are what a client may keep of our answers, and hears of when it
 // changes. They rest on inotify(7), of the directories that were walked to find
-// a file, and know of a change only what it tells: nothing of writes through
-// mmap(2) or another hard link, nor of mounts. A file with two names gets no
-// lease, nor one that is itself a mount; what becomes so later, and whatever
-// else is not told, is hidden by a lease for at most 2 × leaseAge.
+// a file, or are what was looked at, and know of a change only what it tells:
+// nothing of writes through mmap(2) or another hard link, nor of mounts. A file
+// with two names gets no lease, nor one that is itself a mount; what becomes so
+// later, and whatever else is not told, is hidden by a lease for at most
+// 2 × leaseAge.
 //
 // Goroutines: none. Who calls Next is told what expired.
 type Leases struct {
@@ -50,7 +52,7 @@ type Leases struct {
 	dirs  map[string]*watched  // guarded by mu; by resolved path
 	byWD  map[int32]*watched   // guarded by mu
 	given map[uint64][]entry   // guarded by mu; by id
-	loud  map[string]time.Time // guarded by mu; directories not watched, until then
+	loud  map[string]time.Time // guarded by mu; directories not watched because of what comes and goes there, until then
 	all   bool                 // guarded by mu; all have expired since the last Expired
 	owed  bool                 // guarded by mu; another Expired was promised, and Next woken
 	dead  map[uint64]struct{}  // guarded by mu; expired since the last Expired
@@ -63,10 +65,11 @@ type watched struct {
 	dev   uint64
 	ino   uint64
 	wd    int32
-	names map[string]map[uint64]struct{} // leases that rest on the entry
+	names map[string]map[uint64]struct{} // leases that rest on the entry; "": on what entries there are
 
 	noise int
 	since time.Time // of noise
+	deaf  time.Time // to writes, until then: no regular file in it can be leased
 }
 
 // An entry is a name in a directory, looked up on the way to a file.
@@ -199,15 +202,63 @@ func (l *Leases) changed(w *watched, name string, mask uint32) {
 	for id := range ids {
 		l.expire(id)
 	}
-	if len(ids) > 0 {
+	if mask&(unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_FROM|unix.IN_MOVED_TO) != 0 {
+		l.expireWithin(w)
+	}
+	written := mask&unix.IN_MODIFY != 0
+	if len(ids) > 0 || written && !w.deaf.IsZero() {
 		return
 	}
 	if now := time.Now(); now.Sub(w.since) > time.Second {
 		w.since, w.noise = now, 0
 	}
-	if w.noise++; w.noise > maxNoise {
+	switch w.noise++; {
+	case w.noise <= maxNoise:
+	case written && l.deafen(w) == nil:
+	default:
 		l.loud[w.path] = time.Now().Add(quietTime)
 		l.drop(w.path)
+	}
+}
+
+// deafen has a directory's writes not told for a while, and ends what rests on
+// them; the ways through it stay. mu is held.
+func (l *Leases) deafen(w *watched) error {
+	if _, err := unix.InotifyAddWatch(l.fd, procFD(w.dir), watchedEvents&^unix.IN_MODIFY); err != nil {
+		return err
+	}
+	w.deaf, w.noise = time.Now().Add(quietTime), 0
+	for name, ids := range w.names {
+		if l.dirs[join(w.path, name)] != nil {
+			continue
+		}
+		for id := range ids {
+			l.expire(id)
+		}
+	}
+	return nil
+}
+
+// hears tells whether writes to the files of a directory are told, from now on
+// if its time of not hearing is over. mu is held.
+func (l *Leases) hears(w *watched) bool {
+	if w.deaf.IsZero() {
+		return true
+	}
+	if time.Now().Before(w.deaf) {
+		return false
+	}
+	if _, err := unix.InotifyAddWatch(l.fd, procFD(w.dir), watchedEvents); err != nil {
+		return false
+	}
+	w.deaf = time.Time{}
+	return true
+}
+
+// expireWithin ends what rests on which entries a directory has.
+func (l *Leases) expireWithin(w *watched) {
+	for id := range w.names[""] {
+		l.expire(id)
 	}
 }
 
@@ -268,6 +319,8 @@ type claim struct {
 	leases   *Leases
 	id       uint64
 	resolved string // where the path leads; "": nowhere
+	deaf     bool   // to writes where it leads
+	inside   bool   // it rests on what entries the directory has that the path leads to
 	given    bool
 }
 
@@ -293,9 +346,7 @@ func (l *Leases) begin() *claim {
 	}
 	if len(l.given) >= maxLeases || len(l.dirs) >= maxWatched {
 		// The end of each watch is an event, so Next tells of it.
-		for path := range l.dirs {
-			l.drop(path)
-		}
+		l.drop("/")
 	}
 	l.last++
 	l.given[l.last] = []entry{}
@@ -308,7 +359,7 @@ func (c *claim) give(n *node) protocol.Lease {
 	if c == nil {
 		return protocol.Lease{}
 	}
-	ok := n == nil && c.resolved == "" || n != nil && n.path == c.resolved && leasable(n) && !c.leases.writers.has(idOf(&n.stat))
+	ok := n == nil && c.resolved == "" || n != nil && n.path == c.resolved && c.leasable(n) && !(c.deaf && n.kind() == unix.S_IFREG) && !c.leases.writers.has(idOf(&n.stat))
 	l := c.leases
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -332,10 +383,14 @@ func (c *claim) drop() {
 }
 
 // leasable: of what else changes, inotify tells nothing.
-func leasable(n *node) bool {
+func (c *claim) leasable(n *node) bool {
 	switch n.kind() {
 	case unix.S_IFREG:
 		if n.stat.Nlink != 1 {
+			return false
+		}
+	case unix.S_IFDIR:
+		if !c.inside {
 			return false
 		}
 	case unix.S_IFLNK:

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -84,6 +85,81 @@ func TestLeasesExpire(t *testing.T) {
 	}
 }
 
+// What was told of attributes, a directory's too, and beside them expires as well.
+func TestAttributesExpire(t *testing.T) {
+	file := func(dir, name string) error { return os.WriteFile(filepath.Join(dir, name), nil, 0o644) }
+	for name, test := range map[string]struct {
+		path   string
+		change func(dir string) error
+	}{
+		"an extended attribute": {"/empty", func(dir string) error { return unix.Setxattr(dir+"/empty", "user.new", []byte("x"), 0) }},
+		"a link's text": {"/dangling", func(dir string) error {
+			return errors.Join(os.Symlink("elsewhere", dir+"/new"), os.Rename(dir+"/new", dir+"/dangling"))
+		}},
+		"a file made":                         {"/etc/shop", func(dir string) error { return file(dir, "etc/shop/new") }},
+		"a directory made":                    {"/etc/shop/", func(dir string) error { return os.Mkdir(dir+"/etc/shop/new", 0o755) }},
+		"a file removed":                      {"/etc/shop", func(dir string) error { return os.Remove(dir + "/etc/shop/config.yaml") }},
+		"a file renamed":                      {"/etc/shop", func(dir string) error { return os.Rename(dir+"/etc/shop/config.yaml", dir+"/etc/shop/new") }},
+		"a file moved there":                  {"/etc/shop", func(dir string) error { return os.Rename(dir+"/empty", dir+"/etc/shop/empty") }},
+		"a directory's mode":                  {"/etc/shop", func(dir string) error { return os.Chmod(dir+"/etc/shop", 0o700) }},
+		"a directory's extended attribute":    {"/etc/shop", func(dir string) error { return unix.Setxattr(dir+"/etc/shop", "user.new", nil, 0) }},
+		"a directory replaced":                {"/etc/shop", func(dir string) error { return os.Rename(dir+"/etc/shop", dir+"/etc/was") }},
+		"a file made in the root":             {"/", func(dir string) error { return file(dir, "new") }},
+		"a directory where a link leads":      {"/etc/shop/..data", func(dir string) error { return file(dir, "etc/shop/..2026/new") }},
+		"the link that leads to a directory":  {"/etc/shop/..data", func(dir string) error { return os.Remove(dir + "/etc/shop/..data") }},
+		"a directory that is above the other": {"/etc/shop", func(dir string) error { return os.Rename(dir+"/etc", dir+"/was") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, h, l := watching(t)
+			stat := func(path string) protocol.Lease {
+				r, _, err := h.Stat(protocol.Stat{Path: protocol.Path(path), NoFollow: path == "/dangling", Lease: true})
+				if err != nil || r.Lease.ID == 0 || r.Xattrs == nil {
+					t.Fatalf("%s: %+v, %v", path, r, err)
+				}
+				return r.Lease
+			}
+			kept, got := lease(t, h, "/secret"), stat(test.path)
+			if err := test.change(dir); errors.Is(err, unix.EOPNOTSUPP) {
+				t.Skip("no extended attributes here")
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			e, err := l.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Contains(e.IDs, got.ID) || slices.Contains(e.IDs, kept.ID) || e.Seq <= got.Seq {
+				t.Errorf("expired %+v, leases %+v and (unchanged) %+v", e, got, kept)
+			}
+		})
+	}
+}
+
+// A directory is watched for its own attributes as long as there is room.
+func TestMostInside(t *testing.T) {
+	dir, h, l := watching(t)
+	for i := range maxInside + 10 {
+		if err := os.Mkdir(fmt.Sprint(dir, "/etc/d", i), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leased := 0
+	for i := range maxInside + 10 {
+		r, _, err := h.Stat(protocol.Stat{Path: protocol.Path(fmt.Sprint("/etc/d", i)), Lease: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Lease.ID != 0 {
+			leased++
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.dirs) != maxInside || leased != maxInside-2 { // but / and /etc
+		t.Errorf("%d directories leased, %d watched, want %d watched", leased, len(l.dirs), maxInside)
+	}
+}
+
 // What inotify tells nothing of is not leased.
 func TestNotLeased(t *testing.T) {
 	dir, h, _ := watching(t)
@@ -94,10 +170,6 @@ func TestNotLeased(t *testing.T) {
 		if got := lease(t, h, path); got.ID != 0 {
 			t.Errorf("%s: %+v", path, got)
 		}
-	}
-	reply, _, err := h.Stat(protocol.Stat{Path: "/etc/shop", Lease: true})
-	if err != nil || reply.Lease.ID != 0 {
-		t.Errorf("a directory: %+v, %v", reply, err)
 	}
 	if got := lease(t, h, "/over"); got.ID != 0 {
 		t.Errorf("a file with a handle: %+v", got)
@@ -212,6 +284,75 @@ func TestLeasesAreTrue(t *testing.T) {
 	wg.Wait()
 }
 
+// Where much is written, a file's content is nobody's to keep; what is below is.
+func TestLeasesBesideNoise(t *testing.T) {
+	dir, h, l := watching(t)
+	l.mu.Lock()
+	l.age = time.Hour
+	l.mu.Unlock()
+	through := lease(t, h, "/etc/shop/none")
+	ended := make(chan struct{})
+	heard := make(chan protocol.Expired, 1<<16)
+	go func() {
+		defer close(ended)
+		for e, err := l.Next(); err == nil; e, err = l.Next() {
+			heard <- e
+		}
+	}()
+	until := time.Now().Add(30 * time.Second)
+	for lease(t, h, "/empty").ID != 0 {
+		if time.Now().After(until) {
+			t.Fatal("still leased")
+		}
+		for range 100 { // in turns: of two events that are alike inotify tells one
+			if err := errors.Join(os.WriteFile(dir+"/secret", []byte("x"), 0), os.WriteFile(dir+"/setuid", []byte("x"), 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	expires := func(id uint64) {
+		t.Helper()
+		for {
+			select {
+			case e := <-heard:
+				if e.All || slices.Contains(e.IDs, id) {
+					return
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatalf("lease %d has not expired", id)
+			}
+		}
+	}
+	if l.mu.Lock(); l.given[through.ID] == nil || len(l.loud) > 0 {
+		t.Errorf("a lease of what is below: %v; not watched: %v", l.given[through.ID], l.loud)
+	}
+	l.mu.Unlock()
+	for path, name := range map[string]string{"/missing": "missing", "/etc/shop/none": "etc/shop/none"} {
+		got := lease(t, h, path)
+		if got.ID == 0 {
+			t.Errorf("no lease of %s", path)
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		expires(got.ID)
+	}
+	l.mu.Lock()
+	l.dirs["/"].deaf = time.Now()
+	l.mu.Unlock()
+	got := lease(t, h, "/empty")
+	if got.ID == 0 {
+		t.Fatal("no lease in quiet")
+	}
+	if err := os.WriteFile(dir+"/empty", []byte("news"), 0); err != nil {
+		t.Fatal(err)
+	}
+	expires(got.ID)
+	h.Unwatch(l)
+	<-ended
+}
+
 func TestLeasesOfAnotherTree(t *testing.T) {
 	_, h, l := watching(t)
 	before := lease(t, h, "/secret")
@@ -316,11 +457,17 @@ func TestChangeSettles(t *testing.T) {
 		"mode, by a link":   {"/etc/shop/..2026/config.yaml", protocol.Change{Op: protocol.ChangeMode, Path: "/absolute", Mode: 0o600}},
 		"of a link's file":  {"/absolute", protocol.Change{Op: protocol.ChangeSize, Path: "/etc/shop/config.yaml", Size: 1}},
 		"a link on the way": {"/absolute", protocol.Change{Op: protocol.ChangeUnlink, Path: "/etc/shop/..data"}},
+		"an entry":          {"/etc/shop/", protocol.Change{Op: protocol.ChangeUnlink, Path: "/etc/shop/config.yaml"}},
+		"a directory's own": {"/etc/shop/", protocol.Change{Op: protocol.ChangeMode, Path: "/etc/shop", Mode: 0o700}},
 		"times":             {"/empty", protocol.Change{Op: protocol.ChangeTimes, Path: "/empty"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, h, l := watching(t)
 			kept := lease(t, h, test.path)
+			if strings.HasSuffix(test.path, "/") {
+				r, _, _ := h.Stat(protocol.Stat{Path: protocol.Path(test.path), Lease: true})
+				kept = r.Lease
+			}
 			if kept.ID == 0 {
 				t.Fatalf("no lease of %s", test.path)
 			}

@@ -27,6 +27,7 @@ func (h *Handles) settle(list []touched) (seq uint64) {
 			for id := range w.names[t.name] {
 				l.expire(id)
 			}
+			l.expireWithin(w)
 			l.drop(join(w.path, t.name))
 		}
 	}

@@ -28,6 +28,8 @@ import (
 
 // A Tree is the target's file tree as its user sees it.
 type Tree struct {
+	MaxHandles int // that one client may have
+
 	root   *os.File // O_PATH
 	user   target.User
 	acting acting
@@ -35,7 +37,7 @@ type Tree struct {
 
 // New makes the tree below root, which must stay open.
 func New(root *os.File, user target.User) *Tree {
-	return &Tree{root: root, user: user, acting: newActing(user)}
+	return &Tree{MaxHandles: mostHandles(), root: root, user: user, acting: newActing(user)}
 }
 
 // A node is a file that was found, opened with O_PATH.
@@ -167,25 +169,6 @@ func (n *node) reopen() (*os.File, error) {
 			return nil, err
 		}
 	}
-}
-
-// Readlink answers with the text of a link; EINVAL: it is none.
-func (t *Tree) Readlink(q protocol.Readlink) (protocol.ReadlinkReply, []byte, error) {
-	var reply protocol.ReadlinkReply
-	n, err := t.find(string(q.Path), unix.O_NOFOLLOW)
-	if err != nil {
-		return reply, nil, err
-	}
-	defer n.Close()
-	if n.kind() != unix.S_IFLNK {
-		return reply, nil, unix.EINVAL
-	}
-	text := make([]byte, unix.PathMax)
-	size, err := unix.Readlinkat(int(n.file.Fd()), "", text)
-	if err != nil {
-		return reply, nil, err
-	}
-	return reply, text[:size], nil
 }
 
 func noFollow(yes bool) uint64 {

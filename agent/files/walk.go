@@ -2,6 +2,7 @@ package files
 
 import (
 	"cmp"
+	"math"
 	"os"
 	"path"
 	"strings"
@@ -11,6 +12,9 @@ import (
 )
 
 const maxLinks = 40 // as path_resolution(7) has it
+
+const watchedEvents = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO |
+	unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
 
 // walk follows p as the kernel does, and notes where the last leads. The claim
 // rests on each entry, in a directory that is watched, before it is looked at.
@@ -61,27 +65,61 @@ func (c *claim) walk(p string, follow bool) error {
 // known: the entry is a directory that is watched.
 func (c *claim) rest(dir, name string) (w *watched, known bool, err error) {
 	l := c.leases
-	l.mu.Lock()
+	w, err = c.watching(dir, math.MaxInt)
 	defer l.mu.Unlock()
-	w, err = l.watched(dir)
-	if err == nil && w == nil {
-		l.mu.Unlock()
-		f, failed := l.directory(dir)
-		l.mu.Lock()
-		if failed != nil {
-			return nil, false, failed
-		}
-		w, err = c.watch(dir, f)
-	}
 	if err != nil || l.given[c.id] == nil {
 		return nil, false, cmp.Or(err, errNoLease)
 	}
+	w.add(name, c.id)
+	l.given[c.id] = append(l.given[c.id], entry{w, name})
+	c.deaf = !l.hears(w)
+	return w, l.dirs[join(dir, name)] != nil, nil
+}
+
+// add has a lease rest on an entry. Leases.mu is held.
+func (w *watched) add(name string, id uint64) {
 	if w.names[name] == nil {
 		w.names[name] = map[uint64]struct{}{}
 	}
-	w.names[name][c.id] = struct{}{}
-	l.given[c.id] = append(l.given[c.id], entry{w, name})
-	return w, l.dirs[join(dir, name)] != nil, nil
+	w.names[name][id] = struct{}{}
+}
+
+// within makes the claim rest on what entries n has, if it is a directory: its
+// attributes change with them. It is looked at anew then, so that nothing is missed.
+func (c *claim) within(n *node) {
+	if c == nil || n.kind() != unix.S_IFDIR || n.path != c.resolved {
+		return
+	}
+	l := c.leases
+	w, err := c.watching(n.path, maxInside)
+	defer l.mu.Unlock()
+	if err != nil || l.given[c.id] == nil || w.dev != n.stat.Dev || w.ino != n.stat.Ino {
+		return
+	}
+	w.add("", c.id)
+	l.given[c.id] = append(l.given[c.id], entry{w, ""})
+	c.inside = unix.Fstat(int(n.file.Fd()), &n.stat) == nil
+}
+
+// watching returns the watch of a directory, and begins it where there are fewer
+// than most. It returns with leases.mu held.
+func (c *claim) watching(dir string, most int) (*watched, error) {
+	l := c.leases
+	l.mu.Lock()
+	w, err := l.watched(dir)
+	switch {
+	case err != nil || w != nil:
+		return w, err
+	case len(l.dirs) >= most:
+		return nil, errNoLease
+	}
+	l.mu.Unlock()
+	f, err := l.directory(dir)
+	l.mu.Lock()
+	if err != nil {
+		return nil, err
+	}
+	return c.watch(dir, f)
 }
 
 // watched returns the watch of a directory; nil: there is none yet.
@@ -123,9 +161,7 @@ func (c *claim) watch(dir string, f *os.File) (w *watched, err error) {
 	if w := l.dirs[dir]; w != nil { // another claim was first
 		return w, nil
 	}
-	const events = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO |
-		unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
-	wd, err := unix.InotifyAddWatch(l.fd, procFD(f), events)
+	wd, err := unix.InotifyAddWatch(l.fd, procFD(f), watchedEvents)
 	if err != nil {
 		return nil, err
 	}

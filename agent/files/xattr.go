@@ -25,14 +25,24 @@ func (t *Tree) Xattr(q protocol.Xattr) (protocol.XattrReply, []byte, error) {
 	}
 	defer n.Close()
 	if q.Name == "" {
-		names, err := all(func(to []byte) (int, error) { return unix.Listxattr(procFD(n.file), to) })
-		return reply, t.knownXattrs(names), err
+		names, err := t.xattrNames(n)
+		return reply, names, err
 	}
-	if err := t.mayKnow(n, string(q.Name)); err != nil {
-		return reply, nil, err
-	}
-	value, err := all(func(to []byte) (int, error) { return unix.Getxattr(procFD(n.file), string(q.Name), to) })
+	value, err := t.xattr(n, string(q.Name))
 	return reply, value, err
+}
+
+// xattrNames are those of all, each ended by NUL.
+func (t *Tree) xattrNames(n *node) ([]byte, error) {
+	names, err := all(func(to []byte) (int, error) { return unix.Listxattr(procFD(n.file), to) })
+	return t.knownXattrs(names), err
+}
+
+func (t *Tree) xattr(n *node, name string) ([]byte, error) {
+	if err := t.mayKnow(n, name); err != nil {
+		return nil, err
+	}
+	return all(func(to []byte) (int, error) { return unix.Getxattr(procFD(n.file), name, to) })
 }
 
 // mayKnow does for the target's user what the kernel's xattr_permission does for us.

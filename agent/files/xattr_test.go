@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"mirrord/agent/target"
@@ -61,5 +62,55 @@ func TestXattr(t *testing.T) {
 	}
 	if _, _, err := h.Xattr(protocol.Xattr{Path: "/secret", Name: "user.origin"}); !errors.Is(err, unix.EACCES) {
 		t.Errorf("of a file that cannot be read: %v", err)
+	}
+}
+
+// What is told beside attributes is what would be answered to who asks.
+func TestBeside(t *testing.T) {
+	dir, h := build(t, target.User{UID: 65534, GID: 65534})
+	file := filepath.Join(dir, "secret")
+	if err := errors.Join(os.Chmod(file, 0o644), unix.Setxattr(file, "user.origin", []byte("shop"), 0), unix.Setxattr(file, "trusted.origin", []byte("root's"), 0)); err != nil {
+		t.Skipf("needs root, and a file system that has extended attributes: %v", err)
+	}
+	if err := errors.Join(os.Chmod(dir+"/empty", 0o711), unix.Setxattr(dir+"/empty", "user.origin", []byte("shop"), 0), os.Chmod(dir+"/over", 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := h.Watch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Unwatch(l)
+	for path, want := range map[string]protocol.Beside{
+		"/secret":  {May: unix.R_OK, Xattrs: protocol.AppendXattr(nil, "user.origin", []byte("shop"))},
+		"/empty":   {May: unix.X_OK}, // whose attribute cannot be read
+		"/over":    {Xattrs: []byte{}},
+		"/etc":     {May: unix.R_OK | unix.X_OK, Xattrs: []byte{}},
+		"/etc/up":  {Link: "../../../../secret", May: unix.R_OK | unix.X_OK, Xattrs: []byte{}},
+		"/fifo":    {May: unix.R_OK, Xattrs: []byte{}},
+		"/missing": {},
+	} {
+		r, _, err := h.Stat(protocol.Stat{Path: protocol.Path(path), NoFollow: true, Lease: true})
+		if diff := cmp.Diff(want, r.Beside); diff != "" || (err != nil) != (path == "/missing") {
+			t.Errorf("%s: %v (-want +got):\n%s", path, err, diff)
+		}
+		for _, mode := range []uint32{unix.R_OK, unix.X_OK} {
+			if want.Link != "" || err != nil {
+				continue
+			}
+			_, _, err := h.Access(protocol.Access{Path: protocol.Path(path), Mode: mode})
+			if got := err == nil; got != (r.May&mode != 0) {
+				t.Errorf("access to %s by %d: %v", path, mode, err)
+			}
+		}
+	}
+	r, _, err := h.Open(protocol.Open{Path: "/secret", Inline: 100, Lease: true})
+	if err != nil || r.May != unix.R_OK || len(r.Xattrs) == 0 {
+		t.Errorf("opened: %+v, %v", r.Beside, err)
+	}
+	if err := unix.Setxattr(file, "user.large", make([]byte, maxXattrs), 0); err != nil {
+		t.Fatal(err)
+	}
+	if r, _, err := h.Stat(protocol.Stat{Path: "/secret", Lease: true}); err != nil || r.Xattrs != nil {
+		t.Errorf("large attributes: %d bytes, %v", len(r.Xattrs), err)
 	}
 }

@@ -57,15 +57,17 @@ func (d *duplex) SetDeadline(t time.Time) error {
 type place struct {
 	name  string
 	serve func(*duplex)
-	wants string // the user whose requests it gets; "": by body
-	no    error  // it takes none
+	wants string       // the user, or path, whose requests it gets; "": by body
+	no    error        // it takes none
+	first atomic.Value // a string: of the latest that was taken, what went along
 	taken atomic.Int32
 	wg    sync.WaitGroup
 }
 
 func (p *place) Name() string { return p.name }
 
-func (p *place) Take() (Conn, error) {
+func (p *place) Take(first []byte) (Conn, error) {
+	p.first.Store(string(first))
 	p.taken.Add(1)
 	if p.no != nil {
 		return nil, p.no
@@ -85,7 +87,7 @@ type world struct {
 	first   atomic.Bool
 }
 
-func (w *world) Pod() (Conn, error) { return w.pod.Take() }
+func (w *world) Pod() (Conn, error) { return w.pod.Take(nil) }
 func (w *world) Over() context.Context {
 	if w.over == nil {
 		return context.Background()
@@ -104,8 +106,11 @@ func (w *world) Spoke(first bool) { w.first.Store(first) }
 
 func (w *world) Choose(r *filter.Request) (Holder, filter.Answer) {
 	for _, h := range w.holders {
-		if h.wants == "" && !r.Whole {
+		if h.wants == "" && !r.Whole && !r.Unseen {
 			return nil, filter.Unsure
+		}
+		if h.wants == r.Path {
+			return h, filter.Yes
 		}
 		if h.wants == "" && strings.Contains(string(r.Body), "debug") {
 			return h, filter.Yes

@@ -21,7 +21,8 @@
 // end, so that its client's next one is the pod's own: see drain.go.
 //
 // Nothing is read that cannot be passed on: what is kept of a connection is a
-// head, or of a body as much as a filter may look at.
+// head, or of a body as much as a filter may look at; in HTTP/2 also what one stream's
+// receiver does not take, so that it holds up no other: see kept.go.
 package httpfilter
 
 import (
@@ -44,6 +45,8 @@ const (
 	lingerTime  = 5 * time.Second       // for the other side to see the end
 	drainTime   = 30 * time.Second      // for one more request, at whose answer a connection ends
 	firstWords  = 10 * time.Millisecond // who speaks no sooner may wait for the pod's words
+	alongMost   = 16 << 10              // bytes of requests that go along with the asking for a connection
+	alongTime   = time.Millisecond      // that is waited for them
 	firstBuffer = 4 << 10
 	copyBuffer  = 32 << 10
 )
@@ -58,9 +61,11 @@ type Conn interface {
 // A Holder gets requests. Holders are compared.
 type Holder interface {
 	Name() string
-	// Take opens a connection for one client's requests to it. An error says that
-	// it has got nothing.
-	Take() (Conn, error)
+	// Take opens a connection for one client's requests to it. What is written to
+	// it begins with first, which may have gone along with the asking: Write leaves
+	// out what has. An error says that it has got nothing, as far as is known: a link
+	// may be cut between the delivery and its answer.
+	Take(first []byte) (Conn, error)
 }
 
 // Exits are where a connection's requests go.

@@ -186,6 +186,7 @@ func (s *side) says(id uint32, i item) error {
 		}
 		return nil
 	}
+	c.keep(h, s, int64(len(i.data)))
 	h.put(i)
 	switch {
 	case s != c.client:
@@ -225,6 +226,11 @@ func (s *side) data(f *http2.DataFrame) error {
 
 func (s *side) settings(f *http2.SettingsFrame) error {
 	if f.IsAck() {
+		if c := s.c; s == c.client && c.unheard > 0 {
+			if c.unheard--; c.unheard == 0 {
+				c.most = c.told
+			}
+		}
 		return nil
 	}
 	err := f.ForeachSetting(func(v http2.Setting) error {

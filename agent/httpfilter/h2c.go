@@ -93,7 +93,7 @@ func (c *conn2) adopt(o *offer) {
 	s.conn, s.nextID = o.conn, 3
 	st := &stream{id: 1, up: s, upID: 1, head: o.head}
 	st.request.ended, st.request.sent = true, true
-	st.answer.room = max(streamWindow, o.window)
+	st.answer.room, st.answer.grant = max(streamWindow, o.window), streamWindow
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last = 1

@@ -52,6 +52,7 @@ var (
 // Serve splits a client's requests until its connection ends, and closes it.
 // ctx ends it before.
 func Serve(ctx context.Context, client Conn, exits Exits) error {
+	deepen(0)
 	c := &conn1{exits: exits, client: client, in: newSource(client), ups: map[Holder]*upstream{}}
 	c.changed.L = &c.mu
 	stop := context.AfterFunc(ctx, c.kill)
@@ -74,6 +75,19 @@ func Serve(ctx context.Context, client Conn, exits Exits) error {
 		err = nil
 	}
 	return err
+}
+
+// deepen has a goroutine's stack grow at once to what it will need: step by step
+// all that is on it is copied each time, which was a twentieth of a connection's cost.
+// It is not used, as it would be cleared first.
+//
+//go:noinline
+func deepen(use int) byte {
+	if use == 0 {
+		return 0
+	}
+	var room [5 << 10]byte
+	return room[use]
 }
 
 // requests passes the client's requests on until nothing more can come. io.EOF:
@@ -110,7 +124,7 @@ func (c *conn1) greet() error {
 			return err
 		}
 	}
-	_, _ = c.open(nil) // who has no pod may still have a holder
+	_, _ = c.open(nil, nil, nil) // who has no pod may still have a holder
 	return nil
 }
 
@@ -151,6 +165,8 @@ func (c *conn1) next() (*head, error) {
 		switch {
 		case over:
 			return nil, errOver
+		case tunnel != nil && err == io.EOF && len(b) == 0:
+			return nil, io.EOF
 		case tunnel != nil, err == io.EOF && (len(b) > 0 || !c.begun()), errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, errForeign
 		case err != nil:
@@ -232,14 +248,20 @@ func (c *conn1) request(h *head) error {
 	if holder != nil && h.framing.kind == noBody && repeatable(h.method) {
 		x.again = append([]byte{}, c.in.kept()[:h.size]...)
 	}
-	u, err := c.ask(holder, x)
-	if err != nil {
-		return err
+	u := c.askAgain(holder, x)
+	if u == nil {
+		var err error
+		if holder != nil && h.framing.kind != noBody && !x.expects {
+			c.gather(holder, h)
+		}
+		if u, err = c.turn(holder, x, c.in.ahead(h.size, h.framing)); err != nil {
+			return err
+		}
 	}
 	if u == nil { // all that comes is somebody's
 		return c.forward()
 	}
-	err = c.in.pass(u.conn, h.size, &h.framing)
+	err := c.in.pass(u.conn, h.size, &h.framing)
 	if _, theirs := errors.AsType[writeError](err); theirs {
 		<-u.done // it tells what there is to tell
 		return errOver
@@ -261,17 +283,15 @@ func repeatable(method string) bool {
 // choose decides whose a request is. Where its body decides, that is waited for.
 func (c *conn1) choose(h *head) Holder {
 	r := &c.chosen
-	*r = filter.Request{Method: h.method, Path: h.target, Header: h.fields}
+	*r = filter.Request{Method: h.method, Path: path(h.target), Header: h.fields}
 	holder, answer := c.exits.Choose(r)
 	if answer != filter.Unsure {
 		return holder
 	}
-	if h.expects { // it waits for an answer itself
-		return nil
+	if !hopeless(r) {
+		r.Body, r.Whole = c.body(h)
 	}
-	if r.Body, r.Whole = c.body(h); !r.Whole {
-		return nil
-	}
+	r.Unseen = !r.Whole
 	holder, _ = c.exits.Choose(r)
 	return holder
 }
@@ -296,9 +316,30 @@ func (c *conn1) body(h *head) (b []byte, whole bool) {
 	}
 }
 
-// turn waits until u may be written to without a mix of answers, and opens it if
-// need be. nil without an error: the client's bytes are somebody's already.
-func (c *conn1) turn(holder Holder) (*upstream, error) {
+// gather reads what comes at once of a body, for it to go along where its receiver has
+// to be asked first.
+func (c *conn1) gather(holder Holder, h *head) {
+	c.mu.Lock()
+	there := c.ups[holder] != nil
+	c.mu.Unlock()
+	if there {
+		return
+	}
+	_ = c.client.SetReadDeadline(time.Now().Add(alongTime))
+	defer func() { _ = c.client.SetReadDeadline(time.Time{}) }()
+	f := h.framing
+	for at := h.size; len(c.in.kept()) < alongMost; {
+		n, done, err := f.take(c.in.kept()[at:])
+		if at += n; done || err != nil || c.in.fill() != nil {
+			return
+		}
+	}
+}
+
+// turn waits until an upstream may be written to without a mix of answers, and opens
+// it if need be. x, unless it is nil, is noted as about to be written, first being how
+// that begins. nil without an error: the client's bytes are somebody's already.
+func (c *conn1) turn(holder Holder, x *exchange, first []byte) (*upstream, error) {
 	c.mu.Lock()
 	c.turning = true
 	for !c.stopped() && c.current != nil && len(c.current.asked) > 0 && (c.current.holder != holder || len(c.current.asked) >= c.most(holder)) {
@@ -306,12 +347,12 @@ func (c *conn1) turn(holder Holder) (*upstream, error) {
 	}
 	c.turning = false
 	u := c.ups[holder]
+	stopped, tunnel := c.stopped(), c.tunnel
 	if u == nil { // whoever is idle meanwhile has no say
 		c.current = &upstream{}
-	} else {
-		c.current = u
+	} else if c.current = u; x != nil && !stopped {
+		u.asked = append(u.asked, x)
 	}
-	stopped, tunnel := c.stopped(), c.tunnel
 	c.mu.Unlock()
 	switch {
 	case tunnel != nil:
@@ -321,9 +362,9 @@ func (c *conn1) turn(holder Holder) (*upstream, error) {
 	case u != nil:
 		return u, nil
 	}
-	u, err := c.open(holder)
+	u, err := c.open(holder, x, first)
 	if err != nil && holder != nil {
-		return c.turn(nil)
+		return c.turn(nil, x, first)
 	}
 	return u, err
 }
@@ -341,35 +382,7 @@ func (c *conn1) most(holder Holder) int {
 // stopped tells whether no more requests are passed on one by one. c.mu is held.
 func (c *conn1) stopped() bool { return c.tunnel != nil || c.over || c.dead }
 
-// ask notes a request that is about to be written to where it belongs; nil: it
-// is somebody's already.
-func (c *conn1) ask(holder Holder, x *exchange) (*upstream, error) {
-	if u := c.askAgain(holder, x); u != nil {
-		return u, nil
-	}
-	for {
-		u, err := c.turn(holder)
-		if u == nil || err != nil {
-			return nil, err
-		}
-		c.mu.Lock()
-		there := c.ups[u.holder] == u
-		if there && c.tunnel == nil {
-			c.current = u
-			u.asked = append(u.asked, x)
-		}
-		tunnel := c.tunnel
-		c.mu.Unlock()
-		switch {
-		case tunnel != nil:
-			return nil, nil
-		case there:
-			return u, nil
-		}
-	}
-}
-
-// askAgain is ask where nothing has to be waited for, as mostly.
+// askAgain is turn where nothing has to be waited for, as mostly; nil: something has.
 func (c *conn1) askAgain(holder Holder, x *exchange) *upstream {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -408,7 +421,7 @@ func (c *conn1) forward() error {
 	c.mu.Unlock()
 	if u == nil {
 		var err error
-		if u, err = c.turn(nil); err != nil {
+		if u, err = c.turn(nil, nil, nil); err != nil {
 			return err
 		}
 		c.mu.Lock()
@@ -448,6 +461,7 @@ func (c *conn1) end(err error) {
 	}
 	c.farewell(true)
 	if err == errOver { // the client may still be sending, and is to read what it was told
+		_ = c.client.SetReadDeadline(time.Now().Add(lingerTime)) // who waited for a body may have cleared it
 		_, _ = io.Copy(io.Discard, c.client)
 	}
 	c.wg.Wait()
@@ -464,6 +478,9 @@ func (c *conn1) farewell(last bool) {
 	ups := slices.Collect(maps.Values(c.ups))
 	c.mu.Unlock()
 	for _, u := range ups {
+		if len(ups) == 1 && u.over() {
+			return // all is closed now
+		}
 		if !u.left {
 			u.left = true
 			_ = u.conn.CloseWrite()
@@ -509,9 +526,11 @@ func (c *conn1) finish() {
 	c.changed.Broadcast()
 }
 
-// open opens a connection to the holder, nil: to the pod.
-func (c *conn1) open(holder Holder) (*upstream, error) {
-	u, err := c.connect(holder)
+// open opens a connection to the holder, nil: to the pod. What is written to it
+// begins with first; where that is a request, x, its answer is waited for from then on:
+// the receiver may have it.
+func (c *conn1) open(holder Holder, x *exchange, first []byte) (*upstream, error) {
+	u, err := c.connect(holder, first)
 	if err != nil {
 		return nil, err
 	}
@@ -522,17 +541,20 @@ func (c *conn1) open(holder Holder) (*upstream, error) {
 		return nil, errOver
 	}
 	c.ups[holder] = u
+	if x != nil {
+		u.asked, c.current = []*exchange{x}, u
+	}
 	c.wg.Go(u.run)
 	return u, nil
 }
 
-func (c *conn1) connect(holder Holder) (*upstream, error) {
+func (c *conn1) connect(holder Holder, first []byte) (*upstream, error) {
 	var conn Conn
 	var err error
 	if holder == nil {
 		conn, err = c.exits.Pod()
 	} else {
-		conn, err = holder.Take()
+		conn, err = holder.Take(first)
 	}
 	if err != nil {
 		return nil, err

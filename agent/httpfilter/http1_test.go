@@ -2,6 +2,7 @@ package httpfilter
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -262,6 +263,110 @@ func TestBodyDecides(t *testing.T) {
 		say(t, c, exchange[0])
 		expect(t, "client", c, exchange[1])
 	}
+	_ = c.CloseWrite()
+	expect(t, "client", c, end)
+}
+
+// A body that comes at once, if not with its head, goes along with it; of others
+// nothing is waited for, once the holder has a connection.
+func TestBodyAlong(t *testing.T) {
+	const head, body = "POST / HTTP/1.1\r\nX-User: alice\r\nContent-Length: 5\r\n\r\n", "words"
+	for name, pause := range map[string]time.Duration{"at once": 0, "late": 2 * alongTime} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				alice := scripted(t, "alice", "alice", []string{head + body, mine, head, "HTTP/1.1 100 Continue\r\n\r\n", body, mine, end})
+				w := &world{pod: scripted(t, "pod", "", nil), holders: []*place{alice}}
+				c := w.client(t)
+				say(t, c, head)
+				time.Sleep(pause)
+				say(t, c, body)
+				expect(t, "client", c, mine)
+				want := head
+				if pause == 0 {
+					want += body
+				}
+				if got := alice.first.Load(); got != want {
+					t.Errorf("%q went along, not %q", got, want)
+				}
+				began := time.Now()
+				say(t, c, head)
+				expect(t, "client", c, "HTTP/1.1 100 Continue\r\n\r\n")
+				say(t, c, body)
+				expect(t, "client", c, mine)
+				if took := time.Since(began); took != 0 {
+					t.Errorf("another took %v", took)
+				}
+				_ = c.CloseWrite()
+				expect(t, "client", c, end)
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// Whose body will never be known is no holder's that chooses by it, but another's that
+// knows it otherwise.
+func TestBodyNotKnown(t *testing.T) {
+	const rest = "\r\nX-User: bob\r\n"
+	large := strings.Repeat("debug", maxBody/5+1)
+	for name, words := range map[string]struct{ at, later string }{
+		"too large":          {fmt.Sprintf("Content-Length: %d%s\r\n%s", len(large), rest, large), ""},
+		"large, and no more": {fmt.Sprintf("Content-Length: %d%s\r\n", len(large), rest), large},
+		"chunks":             {fmt.Sprintf("Transfer-Encoding: chunked%s\r\n%x\r\n%s\r\n0\r\n\r\n", rest, len(large), large), ""},
+		"asked for":          {"Content-Length: 5\r\nExpect: 100-continue" + rest + "\r\n", "debug"},
+		"gRPC-Web":           {"Content-Length: 5\r\nContent-Type: application/grpc-web" + rest + "\r\n", "debug"},
+		"slow":               {"Content-Length: 5" + rest + "\r\n", "debug"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := "POST /e HTTP/1.1\r\n" + words.at
+				bob := []string{begin, ok, end}
+				if words.later != "" {
+					bob = []string{begin, "HTTP/1.1 100 Continue\r\n\r\n", words.later, ok, end}
+				}
+				w := &world{pod: scripted(t, "pod", "", nil), holders: []*place{scripted(t, "alice", "", nil), scripted(t, "bob", "bob", bob)}}
+				c := w.client(t)
+				began := time.Now()
+				say(t, c, begin)
+				if words.later != "" {
+					expect(t, "client", c, bob[1])
+					say(t, c, words.later)
+				}
+				expect(t, "client", c, ok)
+				var want time.Duration
+				if words.later != "" && name != "asked for" { // it might have gone along
+					want = alongTime
+				}
+				if name == "slow" {
+					want += bodyTime
+				}
+				if took := time.Since(began); took != want {
+					t.Errorf("it took %v, not %v", took, want)
+				}
+				_ = c.CloseWrite()
+				expect(t, "client", c, end)
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// A path is the same in each form of a target, which passes as it was.
+func TestPath(t *testing.T) {
+	for target, want := range map[string]string{
+		"/orders": "/orders", "/orders?id=http://shop/": "/orders?id=http://shop/", "http://shop/orders": "/orders",
+		"HTTPS://a:b@shop:80/orders?id=7": "/orders?id=7", "http://shop": "/", "http://shop?id=/7": "/?id=/7", "*": "*", "shop:443": "shop:443",
+		"//shop/orders": "//shop/orders", "/a://b/c": "/a://b/c", "://": "/",
+	} {
+		if got := path(target); got != want {
+			t.Errorf("%q has the path %q, not %q", target, got, want)
+		}
+	}
+	const request = "GET http://shop/orders HTTP/1.1\r\nHost: shop\r\n\r\n"
+	w := &world{pod: scripted(t, "pod", "", nil), holders: []*place{scripted(t, "alice", "/orders", []string{request, mine, end})}}
+	c := w.client(t)
+	say(t, c, request)
+	expect(t, "client", c, mine)
 	_ = c.CloseWrite()
 	expect(t, "client", c, end)
 }

@@ -2,6 +2,7 @@ package httpfilter
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,14 +21,17 @@ import (
 
 // Limits of a client's connection in HTTP/2.
 const (
-	streamWindow  = 256 << 10 // of what a side may send, and so is kept of a stream
-	connWindow    = 1 << 20   // and of all its streams
-	maxStreams    = 250       // that we allow the client at one time
-	maxHeads      = 1 << 20   // bytes of their fields that wait for a side
-	maxControl    = 64 << 10  // bytes that answer a side's settings, pings and the like
-	resetsAtOnce  = 1000      // of streams by the client
-	resetsPerTime = 100       // more of them each second
-	tableSize     = 4 << 10   // of HPACK, each way
+	streamWindow  = 256 << 10              // of what a side may send, and so is kept of a stream
+	firstWindow   = maxBody + initialFrame // of a request, until some was passed on; a body too long for filters is seen
+	connWindow    = 1 << 20                // of what a side may send of all streams, and is not kept yet
+	clientWindow  = 256 << 10              // and a client, of which there are many
+	maxStreams    = 250                    // that we allow the client at one time, beside those of holders
+	maxHeld       = 3 * maxStreams         // which are as many
+	maxHeads      = 1 << 20                // bytes of fields that wait for the pod, and for holders
+	maxControl    = 64 << 10               // bytes that answer a side's settings, pings and the like
+	resetsAtOnce  = 1000                   // of streams by the client
+	resetsPerTime = 100                    // more of them each second
+	tableSize     = 4 << 10                // of HPACK, each way
 	lastWords     = time.Second
 	boundless     = 1 << 50 // window of who hears nothing
 )
@@ -40,8 +44,8 @@ const (
 // each other side has two such, and one before that opens it. All are gone when
 // serve2 returns.
 //
-// What a side sends is kept until the other has taken it, at most a window: the
-// sender gets that back as it goes.
+// What a side sends is kept until the other has taken it, of a stream at most a window:
+// the sender gets that back as it goes. Of all see kept.go.
 type conn2 struct {
 	exits Exits
 	wg    sync.WaitGroup
@@ -52,12 +56,19 @@ type conn2 struct {
 	open    map[*side]bool     // all but the client's; guarded by mu
 	streams map[uint32]*stream // by the client's number; guarded by mu
 	last    uint32             // the client's highest number; guarded by mu
+	told    int                // streams that the client may have, as it was told; guarded by mu
+	most    int                // of these what it has acknowledged; guarded by mu
+	unheard int                // of our settings those that it has not; guarded by mu
+	kept    int64              // bytes of data that are on loan; guarded by mu
 	heads   int                // bytes of requests' fields that no side has got; guarded by mu
 	resets  float64            // that the client may still make; guarded by mu
 	since   time.Time          // resets is as of then; guarded by mu
 	dead    bool               // guarded by mu
 	drains  *time.Timer        // guarded by mu; the client was asked to go
 	left    bool               // guarded by mu; no new stream is taken
+	reading bool               // guarded by mu; more has come of the client than was looked at
+	fresh   []*side            // guarded by mu; to be opened soon
+	late    *time.Timer        // guarded by mu; nil: fresh does not wait for it
 }
 
 // A stream is a request and its answer. Guarded by conn2.mu.
@@ -72,6 +83,7 @@ type stream struct {
 	head     bool
 
 	size   int             // of its fields
+	lent   []item          // of the request; went along to who has not taken it yet
 	judged *filter.Request // while its body decides
 	timer  *time.Timer
 }
@@ -86,7 +98,9 @@ type half struct {
 	items  []item
 	window int64 // that the receiver gives
 	room   int64 // that the sender has left
+	grant  int64 // that it has if all is passed on
 	credit int64 // of what was passed on, to be given back
+	owed   int64 // of what is kept and is not on loan
 	ended  bool  // the end has come
 	sent   bool  // and was passed on
 }
@@ -105,22 +119,27 @@ type item struct {
 func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits, o *offer) error {
 	c := &conn2{
 		exits: exits, sides: map[Holder]*side{}, open: map[*side]bool{}, streams: map[uint32]*stream{},
-		resets: resetsAtOnce, since: time.Now(),
+		resets: resetsAtOnce, since: time.Now(), told: maxStreams, most: maxStreams, unheard: 1,
 	}
 	c.client = newSide(c, nil)
 	c.client.conn = client
 	if exits.Deaf() {
 		c.client.window = boundless
+	} else {
+		c.client.room, c.client.grant = clientWindow, clientWindow
 	}
-	defer c.wg.Wait()
+	defer func() {
+		c.wg.Wait()
+		keptByAll.Add(-c.kept)
+	}()
 	defer c.kill()
 	defer context.AfterFunc(ctx, c.kill)()
 	if o != nil {
 		c.adopt(o)
 	}
 	c.mu.Lock()
-	_ = c.client.framer.WriteSettings(append(ourSettings(), http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: maxStreams})...)
-	_ = c.client.framer.WriteWindowUpdate(0, connWindow-initialWindow)
+	_ = c.client.framer.WriteSettings(append(ourSettings(firstWindow), http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: maxStreams})...)
+	_ = c.client.framer.WriteWindowUpdate(0, uint32(c.client.grant-initialWindow))
 	c.client.wake()
 	c.mu.Unlock()
 	defer context.AfterFunc(exits.Over(), c.drain)()
@@ -128,7 +147,7 @@ func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits, o *offe
 	preface := make([]byte, len(http2.ClientPreface))
 	_, err := io.ReadFull(in, preface)
 	if err == nil && string(preface) == http2.ClientPreface {
-		err = c.client.read(in)
+		err = c.client.read(batch{in, c})
 	}
 	if err == io.EOF {
 		return nil
@@ -139,9 +158,9 @@ func serve2(ctx context.Context, client Conn, in io.Reader, exits Exits, o *offe
 	return err
 }
 
-func ourSettings() []http2.Setting {
+func ourSettings(window uint32) []http2.Setting {
 	return []http2.Setting{
-		{ID: http2.SettingInitialWindowSize, Val: streamWindow},
+		{ID: http2.SettingInitialWindowSize, Val: window},
 		{ID: http2.SettingMaxHeaderListSize, Val: maxHead},
 	}
 }
@@ -189,9 +208,62 @@ func (c *conn2) side(holder Holder) *side {
 		s = newSide(c, holder)
 		c.sides[holder] = s
 		c.open[s] = true
-		c.wg.Go(s.run)
+		c.fresh = append(c.fresh, s)
+		if !c.reading {
+			c.begun()
+		}
 	}
 	return s
+}
+
+// begun opens the sides that are to be, when what has come of the client was looked
+// at: what it brings to one goes there together. Where a holder's requests have not come
+// to their end, that is waited for a little. c.mu is held.
+func (c *conn2) begun() {
+	c.fresh = slices.DeleteFunc(c.fresh, func(s *side) bool {
+		for st := range s.streams {
+			if s.holder != nil && !st.request.ended {
+				return false
+			}
+		}
+		c.wg.Go(s.run)
+		return true
+	})
+	if len(c.fresh) == 0 || c.late != nil {
+		return
+	}
+	c.late = time.AfterFunc(alongTime, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.late = nil
+		for _, s := range c.fresh {
+			if !c.dead {
+				c.wg.Go(s.run)
+			}
+		}
+		c.fresh = nil
+	})
+}
+
+// A batch reads what comes of the client at a time.
+type batch struct {
+	io.Reader
+	c *conn2
+}
+
+func (b batch) Read(p []byte) (int, error) {
+	b.look(false)
+	defer b.look(true)
+	return b.Reader.Read(p)
+}
+
+func (b batch) look(reading bool) {
+	c := b.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reading = reading; !reading {
+		c.begun()
+	}
 }
 
 // assign gives a stream to a holder, nil: the pod. c.mu is held.
@@ -202,14 +274,41 @@ func (c *conn2) assign(st *stream, holder Holder) {
 	st.judged = nil
 	if st.up = c.side(holder); st.up != nil {
 		st.up.add(st)
+		c.allow()
 	}
+}
+
+// held is how many streams holders have. c.mu is held.
+func (c *conn2) held() (n int) {
+	for s := range c.open {
+		if s.holder != nil {
+			n += len(s.streams)
+		}
+	}
+	return n
+}
+
+// allow lets the client have more streams, so that those that wait for a holder leave
+// as many to others as there would be without. c.mu is held.
+func (c *conn2) allow() {
+	if c.told-c.held() >= maxStreams || c.told >= maxHeld+maxStreams {
+		return
+	}
+	c.told += maxStreams
+	c.unheard++
+	_ = c.client.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(c.told)})
+	c.client.wake()
 }
 
 // begin takes a new request of the client.
 func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
-	r := &filter.Request{}
+	r := &filter.Request{Header: make([]filter.Field, 0, len(fields))}
 	st := &stream{id: id}
-	st.request.room, st.answer.room = streamWindow, streamWindow
+	st.answer.room, st.answer.grant = streamWindow, streamWindow
+	st.request.room, st.request.grant = firstWindow, firstWindow
+	if c.exits.Deaf() { // it has what the pod gave it
+		st.request.room, st.request.grant = streamWindow, streamWindow
+	}
 	for _, f := range fields {
 		st.size += int(f.Size())
 		switch f.Name {
@@ -228,9 +327,11 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 		}
 	}
 	holder, answer := c.exits.Choose(r)
-	if answer == filter.Unsure && end {
-		r.Whole = true
-		holder, answer = c.exits.Choose(r)
+	if answer == filter.Unsure {
+		r.Whole = end
+		if r.Unseen = !end && hopeless(r); end || r.Unseen {
+			holder, answer = c.exits.Choose(r)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -241,7 +342,7 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	c.last = id
-	if c.left || c.full() || c.heads+st.size > maxHeads {
+	if c.left || c.full() || holder != nil && c.held() >= maxHeld || c.crowded(st.size, holder != nil) {
 		c.client.reset(id, http2.ErrCodeRefusedStream)
 		return c.client.flooded()
 	}
@@ -260,7 +361,7 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if st.judged != nil && !c.dead {
-			c.assign(st, nil)
+			c.decide(st, nil, false)
 		}
 	})
 	return nil
@@ -270,32 +371,51 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 // to be over are not counted, though there are bounds to them, too. c.mu is held.
 func (c *conn2) full() bool {
 	n := len(c.streams)
-	if n < maxStreams || n >= 2*maxStreams {
-		return n >= maxStreams
+	if n < c.most || n >= 2*c.most {
+		return n >= c.most
 	}
 	for _, st := range c.streams {
 		if st.request.ended && st.answer.sent {
 			n--
 		}
 	}
-	return n >= maxStreams
+	return n >= c.most
+}
+
+// crowded tells whether with size more too many bytes of fields wait for holders, or for
+// others. c.mu is held.
+func (c *conn2) crowded(size int, held bool) bool {
+	if c.heads+size <= maxHeads {
+		return false
+	}
+	for _, st := range c.streams {
+		if st.upID == 0 && held == (st.up != nil && st.up.holder != nil) {
+			size += st.size
+		}
+	}
+	return size > maxHeads
 }
 
 // judge looks at a body that decides. c.mu is held.
 func (c *conn2) judge(st *stream) {
-	r := st.judged
 	var body bytes.Buffer
 	for _, i := range st.request.items {
 		body.Write(i.data)
 	}
-	switch {
-	case body.Len() > maxBody:
-		c.assign(st, nil)
-	case st.request.ended:
-		r.Body, r.Whole = body.Bytes(), true
-		holder, _ := c.exits.Choose(r)
-		c.assign(st, holder)
+	if long := body.Len() > maxBody; long || st.request.ended {
+		c.decide(st, body.Bytes(), !long)
 	}
+}
+
+// decide gives a stream to whose it is by its body, or without, if that is not to be
+// known. c.mu is held.
+func (c *conn2) decide(st *stream, body []byte, whole bool) {
+	r := st.judged
+	if r.Whole, r.Unseen = whole, !whole; whole {
+		r.Body = body
+	}
+	holder, _ := c.exits.Choose(r)
+	c.assign(st, holder)
 }
 
 // put adds to what is to be passed on. Small pieces of data become one, as what
@@ -328,9 +448,9 @@ func (c *conn2) remove(st *stream) {
 	if st.upID == 0 {
 		c.heads -= st.size
 	}
-	c.client.give(st.request.drop())
+	c.release(&st.request, c.client, st.request.drop())
 	if st.up != nil {
-		st.up.give(st.answer.drop())
+		c.release(&st.answer, st.up, st.answer.drop())
 		delete(st.up.streams, st)
 		if st.upID != 0 {
 			delete(st.up.byID, st.upID)
@@ -381,6 +501,10 @@ func (c *conn2) resetByClient(id uint32, code http2.ErrCode) error {
 func (c *conn2) fail(st *stream, err error) {
 	holder := st.up.holder
 	switch {
+	case holder == nil && st.upID == 0: // nor has the pod
+		c.client.reset(st.id, http2.ErrCodeRefusedStream)
+		c.remove(st)
+		return
 	case holder == nil || st.answered:
 		c.client.reset(st.id, http2.ErrCodeInternal)
 		c.remove(st)
@@ -403,7 +527,7 @@ func (c *conn2) fail(st *stream, err error) {
 	if !alone {
 		st.answer.put(item{data: []byte(words + "\n"), end: true})
 	}
-	c.client.give(st.request.drop())
+	c.release(&st.request, c.client, st.request.drop())
 	st.request.ended, st.request.sent = true, true // nobody wants more of it
 	delete(st.up.streams, st)
 	st.up = nil
@@ -412,5 +536,7 @@ func (c *conn2) fail(st *stream, err error) {
 
 // all are the streams of a side, in order.
 func (s *side) all() []*stream {
-	return slices.SortedFunc(maps.Keys(s.streams), func(a, b *stream) int { return int(a.id) - int(b.id) })
+	return slices.SortedFunc(maps.Keys(s.streams), older)
 }
+
+func older(a, b *stream) int { return cmp.Compare(a.id, b.id) }

@@ -10,9 +10,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -93,7 +95,8 @@ func TestStreams(t *testing.T) {
 	}
 	wg.Wait()
 	for _, p := range append(w.holders, w.pod) {
-		if n := p.taken.Load(); n != 1 {
+		// Of a client that is slow to speak the pod was asked first, in HTTP/1.
+		if n := p.taken.Load(); n != 1 && (p != w.pod || n != 2) {
 			t.Errorf("%s has %d connections", p.name, n)
 		}
 	}
@@ -182,6 +185,77 @@ func TestStreamsRefused(t *testing.T) {
 			t.Errorf("%q was answered by %v, %q", user, a.Header, b)
 		}
 	}
+	// What went along is as if it had not: no window of the client's gets narrower or wider.
+	for i := range 60 {
+		body := bytes.Repeat([]byte("words"), []int{2000, 3000, 60_000}[i%3])
+		r, _ := http.NewRequest("POST", "http://shop/", bytes.NewReader(body))
+		r.Header.Set("X-User", "alice")
+		a, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(a.Body)
+		a.Body.Close()
+		if err != nil || !bytes.Equal(b, body) || a.Header.Get("X-Name") != "pod" {
+			t.Fatalf("request %d, of %d bytes, was answered by %d, %v, %v", i, len(body), len(b), a.Header, err)
+		}
+	}
+	if n := keptByAll.Load(); n != 0 {
+		t.Errorf("%d bytes are kept", n)
+	}
+}
+
+// Where nobody listens in the pod its streams are refused, and a holder's go on; with
+// none of those the connection ends.
+func TestStreamsOfNoPod(t *testing.T) {
+	stopped, taken := make(chan struct{}), make(chan struct{})
+	w := &world{pod: &place{name: "pod", no: errors.New("connection refused")}, holders: []*place{web2(t, "alice's", "alice", func(w http.ResponseWriter, r *http.Request) {
+		close(taken)
+		<-stopped
+		returns("alice's")(w, r)
+	})}}
+	c := w.client(t)
+	say(t, c, http2.ClientPreface)
+	f := http2.NewFramer(c, c)
+	f.ReadMetaHeaders = hpack.NewDecoder(tableSize, nil)
+	ask := func(id uint32, user string) {
+		fields := block([2]string{":method", "GET"}, [2]string{":scheme", "http"}, [2]string{":path", "/"}, [2]string{"x-user", user})
+		if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: fields, EndHeaders: true, EndStream: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		_ = f.WriteSettings()
+		ask(1, "alice")
+		<-taken
+		ask(3, "")
+		ask(5, "")
+	})
+	for refused := 0; ; {
+		frame, err := f.ReadFrame()
+		if err == io.EOF && refused == 3 { // there is alice's no more
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch frame := frame.(type) {
+		case *http2.RSTStreamFrame:
+			if frame.StreamID == 1 || frame.ErrCode != http2.ErrCodeRefusedStream {
+				t.Fatal(frame)
+			}
+			if refused++; refused == 2 {
+				close(stopped)
+			}
+		case *http2.MetaHeadersFrame:
+			if frame.StreamEnded() { // her trailer
+				done.Wait()
+				done.Go(func() { ask(7, "") })
+				refused++
+			}
+		}
+	}
 }
 
 // A body decides where it must.
@@ -199,6 +273,113 @@ func TestStreamBodyDecides(t *testing.T) {
 			t.Errorf("%.20q went to %v", body, a.Header)
 		}
 	}
+}
+
+// A stream whose body will never be known is no holder's that chooses by it, but
+// another's that knows it otherwise, and at once where that is plain.
+func TestStreamBodyNotKnown(t *testing.T) {
+	for name, header := range map[string][2]string{
+		"gRPC":      {"Content-Type", "application/grpc+proto"},
+		"too large": {"Content-Length", "65537"},
+		"asked for": {"Expect", "100-continue"},
+		"chunks":    {},
+		"slow":      {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &world{
+					pod:     web2(t, "pod", "", returns("pod")),
+					holders: []*place{web2(t, "alice's", "", returns("alice's")), web2(t, "bob's", "bob", returns("bob's"))},
+				}
+				c := w.client(t)
+				say(t, c, http2.ClientPreface)
+				f := http2.NewFramer(c, c)
+				f.ReadMetaHeaders = hpack.NewDecoder(tableSize, nil)
+				fields := [][2]string{{":method", "POST"}, {":scheme", "http"}, {":authority", "shop"}, {":path", "/"}, {"x-user", "bob"}}
+				if header[0] != "" {
+					fields = append(fields, [2]string{strings.ToLower(header[0]), header[1]})
+				}
+				began := time.Now()
+				go func() {
+					_ = f.WriteSettings()
+					_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block(fields...), EndHeaders: true})
+					if name == "chunks" {
+						for range maxBody/initialFrame + 1 {
+							_ = f.WriteData(1, false, make([]byte, initialFrame))
+						}
+					}
+				}()
+				for {
+					frame, err := f.ReadFrame()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if h, ok := frame.(*http2.MetaHeadersFrame); ok {
+						took := time.Since(began)
+						want := alongTime
+						if name == "slow" {
+							want = bodyTime
+						}
+						if !slices.Contains(h.Fields, hpack.HeaderField{Name: "x-name", Value: "bob's"}) || took != want {
+							t.Errorf("%v after %v, not %v", h.Fields, took, want)
+						}
+						break
+					}
+				}
+				go func() { _, _ = io.Copy(io.Discard, c) }()
+				c.Close()
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// The body of a stream that comes at once, if not with its fields, goes along with them.
+func TestStreamAlong(t *testing.T) {
+	for name, pause := range map[string]time.Duration{"at once": 0, "soon": alongTime / 2, "late": 2 * alongTime} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				alice := web2(t, "alice's", "alice", returns("alice's"))
+				w := &world{pod: web2(t, "pod", "", returns("pod")), holders: []*place{alice}}
+				c := w.client(t)
+				say(t, c, http2.ClientPreface)
+				f := http2.NewFramer(c, c)
+				go func() {
+					_ = f.WriteSettings()
+					fields := block([2]string{":method", "POST"}, [2]string{":scheme", "http"}, [2]string{":path", "/"}, [2]string{"x-user", "alice"})
+					_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: fields, EndHeaders: true})
+					time.Sleep(pause)
+					_ = f.WriteData(1, true, []byte("words"))
+				}()
+				body := ""
+				for body != "words" {
+					frame, err := f.ReadFrame()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if d, ok := frame.(*http2.DataFrame); ok {
+						body += string(d.Data())
+					}
+				}
+				if first := alice.first.Load().(string); strings.Contains(first, "words") != (name != "late") {
+					t.Errorf("%q went along", first)
+				}
+				go func() { _, _ = io.Copy(io.Discard, c) }()
+				c.Close()
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// block is fields as a client's first request has them.
+func block(fields ...[2]string) []byte {
+	var b bytes.Buffer
+	e := hpack.NewEncoder(&b)
+	for _, f := range fields {
+		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+	}
+	return b.Bytes()
 }
 
 // Floods end the connection, and are bounded before.

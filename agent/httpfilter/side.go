@@ -2,6 +2,7 @@ package httpfilter
 
 import (
 	"bytes"
+	"slices"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -35,6 +36,7 @@ type side struct {
 	limit    uint32 // of streams to it
 	nextID   uint32
 	room     int64              // that it has left to send
+	grant    int64              // that it has if nothing is owed
 	credit   int64              // to be given back
 	streams  map[*stream]bool   // upstreams only
 	byID     map[uint32]*stream // upstreams only, those that it knows
@@ -45,7 +47,7 @@ func newSide(c *conn2, holder Holder) *side {
 	s := &side{
 		c: c, holder: holder, wrote: make(chan struct{}), out: new(bytes.Buffer), spare: new(bytes.Buffer), awake: make(chan struct{}, 1),
 		initial: initialWindow, window: initialWindow, maxFrame: initialFrame, limit: maxStreams,
-		nextID: 1, room: connWindow, streams: map[*stream]bool{}, byID: map[uint32]*stream{},
+		nextID: 1, room: connWindow, grant: connWindow, streams: map[*stream]bool{}, byID: map[uint32]*stream{},
 	}
 	s.encoder = hpack.NewEncoder(&s.fields)
 	s.encoder.SetMaxDynamicTableSizeLimit(tableSize)
@@ -60,21 +62,32 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 // run opens an upstream's connection and reads it to its end.
 func (s *side) run() {
 	c := s.c
-	conn, err := s.dial()
+	c.mu.Lock()
+	s.greet()
+	if s.holder != nil {
+		s.lend()
+	}
+	first := bytes.Clone(s.out.Bytes())
+	c.mu.Unlock()
+	conn, err := s.dial(first)
 	c.mu.Lock()
 	if err != nil || c.dead {
 		if err == nil {
 			reset(conn)
 		}
+		s.recall()
+		alone := s.alone()
 		s.gone(err)
 		c.mu.Unlock()
-		if err != nil && s.holder == nil {
+		if err != nil && alone {
 			c.kill() // as a pod that nobody listens in
 		}
 		return
 	}
 	s.conn = conn
-	s.greet()
+	for st := range s.streams {
+		st.lent = nil
+	}
 	c.wg.Go(s.write)
 	c.mu.Unlock()
 	err = s.read(conn)
@@ -83,19 +96,65 @@ func (s *side) run() {
 	s.gone(err)
 }
 
+// alone tells whether a side is the pod's and all of the client's streams are, too. c.mu
+// is held.
+func (s *side) alone() bool {
+	for _, st := range s.c.streams {
+		if st.up != s {
+			return false
+		}
+	}
+	return s.holder == nil
+}
+
 // greet begins what is said to an upstream. c.mu is held.
 func (s *side) greet() {
 	s.out.WriteString(http2.ClientPreface)
-	_ = s.framer.WriteSettings(append(ourSettings(), http2.Setting{ID: http2.SettingEnablePush, Val: 0})...)
+	_ = s.framer.WriteSettings(append(ourSettings(streamWindow), http2.Setting{ID: http2.SettingEnablePush, Val: 0})...)
 	_ = s.framer.WriteWindowUpdate(0, connWindow-initialWindow)
 	s.wake()
 }
 
-func (s *side) dial() (Conn, error) {
+// lend makes requests ready that go along with the asking for a connection. c.mu is held.
+func (s *side) lend() {
+	for _, st := range s.all() {
+		for len(st.request.items) > 0 {
+			i := st.request.items[0]
+			size := len(i.data)
+			for _, f := range i.fields {
+				size += int(f.Size())
+			}
+			if s.out.Len()+size > alongMost || !s.frame(st) {
+				break
+			}
+			st.lent = append(st.lent, i)
+		}
+	}
+}
+
+// recall takes back what went along to who does not take it. c.mu is held.
+func (s *side) recall() {
+	for _, st := range s.byID {
+		h := &st.request
+		for _, i := range st.lent {
+			n := int64(len(i.data))
+			h.credit -= n // the client has it already
+			s.c.kept += n
+			keptByAll.Add(n)
+		}
+		h.items = append(st.lent, h.items...)
+		h.window, h.sent = 0, false
+		s.c.heads += st.size
+		st.lent, st.upID = nil, 0
+	}
+	clear(s.byID)
+}
+
+func (s *side) dial(first []byte) (Conn, error) {
 	if s.holder == nil {
 		return s.c.exits.Pod()
 	}
-	return s.holder.Take()
+	return s.holder.Take(first)
 }
 
 // gone ends what an upstream had. c.mu is held.
@@ -153,7 +212,7 @@ func (s *side) reset(id uint32, code http2.ErrCode) {
 func (s *side) give(n int64) {
 	s.room += n
 	s.credit += n
-	if s.credit >= connWindow/4 {
+	if s.credit >= s.grant/4 {
 		_ = s.framer.WriteWindowUpdate(0, uint32(s.credit))
 		s.credit = 0
 		s.wake()
@@ -206,11 +265,12 @@ func (s *side) fill() {
 // ready are the streams that have something for a side.
 func (c *conn2) ready(to *side) (list []*stream) {
 	if to != c.client {
-		for _, st := range to.all() {
+		for st := range to.streams {
 			if len(st.request.items) > 0 {
 				list = append(list, st)
 			}
 		}
+		slices.SortFunc(list, older)
 		return list
 	}
 	for _, st := range c.streams {
@@ -273,18 +333,21 @@ func (s *side) frame(st *stream) bool {
 	return true
 }
 
-// passed gives a sender back what was passed on of a stream.
+// passed gives a sender back what was passed on of a stream, and as much in addition
+// until its window is whole.
 func (c *conn2) passed(h *half, from *side, n int64, st *stream) {
-	from.give(n)
-	if h.credit += n; h.credit < streamWindow/4 || h.ended {
+	c.release(h, from, n)
+	if h.credit += n; h.credit < h.grant/4 || h.ended {
 		return
 	}
 	id := st.id
 	if from != c.client {
 		id = st.upID
 	}
-	_ = from.framer.WriteWindowUpdate(id, uint32(h.credit))
-	h.room += h.credit
+	more := min(h.credit, streamWindow-h.grant)
+	_ = from.framer.WriteWindowUpdate(id, uint32(h.credit+more))
+	h.room += h.credit + more
+	h.grant += more
 	h.credit = 0
 	from.wake()
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"mirrord/protocol/socket"
 )
 
 // A source is a connection's incoming bytes. It keeps what was read and is not
@@ -95,6 +97,12 @@ type writeError struct{ error }
 
 func (e writeError) Unwrap() error { return e.error }
 
+// ahead is what pass will write first.
+func (s *source) ahead(n int, f framing) []byte {
+	m, _, _ := f.take(s.kept()[n:])
+	return s.kept()[:n+m]
+}
+
 // pass writes the next n bytes and the body that follows them as f has it.
 func (s *source) pass(to net.Conn, n int, f *framing) error {
 	for {
@@ -158,10 +166,10 @@ func (f *framing) long() bool {
 func (s *source) long(to net.Conn, f *framing) error {
 	var err error
 	if f.kind == untilEnd {
-		_, err = io.Copy(below(to), below(s.conn))
+		_, err = socket.Copy(below(to), below(s.conn), -1)
 	} else {
 		var n int64
-		n, err = io.CopyN(below(to), below(s.conn), f.left)
+		n, err = socket.Copy(below(to), below(s.conn), f.left)
 		f.left -= n
 	}
 	switch {

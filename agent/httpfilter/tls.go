@@ -58,11 +58,11 @@ func (c *conn1) hello() error {
 		}
 		return errTLS
 	}
-	holder, _ := c.exits.Choose(&filter.Request{ServerName: hello.ServerName})
+	holder, _ := c.exits.Choose(&filter.Request{ServerName: hello.ServerName, Unseen: true})
 	if holder == nil {
 		return errForeign
 	}
-	u, err := c.turn(holder)
+	u, err := c.turn(holder, nil, c.in.kept())
 	if err != nil {
 		return err
 	}

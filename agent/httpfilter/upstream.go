@@ -39,6 +39,7 @@ type upstream struct {
 func (u *upstream) run() {
 	defer close(u.done)
 	defer u.in.free()
+	deepen(0)
 	for {
 		u.in.narrow()
 		if len(u.in.kept()) == 0 {
@@ -55,6 +56,16 @@ func (u *upstream) run() {
 		if !u.answer(x) {
 			return
 		}
+	}
+}
+
+// over tells whether no more answers come.
+func (u *upstream) over() bool {
+	select {
+	case <-u.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -167,6 +178,7 @@ func (u *upstream) ended(err error) {
 	c := u.c
 	c.mu.Lock()
 	dead, has, asked := c.dead || c.over, u.has(), len(u.asked)
+	closes := c.asked && len(c.ups) == 1 // the client has ended its side, and its connection is closed next
 	passes := !dead && has && asked == 0 && err == io.EOF
 	switch {
 	case passes:
@@ -179,6 +191,7 @@ func (u *upstream) ended(err error) {
 	switch {
 	case dead, errors.Is(err, os.ErrDeadlineExceeded):
 		u.leave()
+	case passes && closes:
 	case passes:
 		_ = c.client.CloseWrite()
 	case asked > 0 && u.holder != nil:
@@ -358,13 +371,13 @@ func (u *upstream) fail(err error) {
 func (u *upstream) repeat(x *exchange) bool {
 	c := u.c
 	u.drop()
-	next, err := c.open(u.holder)
+	next, err := c.open(u.holder, nil, nil)
 	if err != nil {
 		c.mu.Lock()
 		next = c.ups[nil]
 		c.mu.Unlock()
 		if next == nil {
-			if next, err = c.open(nil); err != nil {
+			if next, err = c.open(nil, nil, nil); err != nil {
 				return false
 			}
 		}

@@ -175,7 +175,7 @@ type answerer struct{ in *Incoming }
 
 func (answerer) Name() string { return "the agent" }
 
-func (a answerer) Take() (httpfilter.Conn, error) {
+func (a answerer) Take([]byte) (httpfilter.Conn, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("answering a probe: %w", err)

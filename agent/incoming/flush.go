@@ -175,36 +175,72 @@ func dump(family byte, port uint16, each func(*established)) error {
 	return nil
 }
 
-// connected tells whether the pod has a connection with a client, whoever's it is.
-func connected(pod, client netip.AddrPort) (bool, error) {
-	request := make([]byte, requestStart, requestStart+diagID)
-	if request[0] = unix.AF_INET; pod.Addr().Is6() {
-		request[0] = unix.AF_INET6
+// A finder asks the kernel for single connections. Its socket is kept, as a new one
+// takes more time than to ask.
+type finder struct {
+	fd       int
+	sequence uint32
+	answer   [4 << 10]byte
+}
+
+func newFinder() (*finder, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return nil, fmt.Errorf("opening sock_diag: %w", err)
 	}
-	request[1] = unix.IPPROTO_TCP
-	binary.NativeEndian.PutUint32(request[4:], ^uint32(0)) // in any state
-	request = binary.BigEndian.AppendUint16(request, pod.Port())
-	request = binary.BigEndian.AppendUint16(request, client.Port())
-	for _, a := range []netip.Addr{pod.Addr(), client.Addr()} {
-		request = append(request, append(a.AsSlice(), make([]byte, 16)...)[:16]...)
-	}
-	request = append(request, make([]byte, 4)...)               // of any interface
-	request = append(request, bytes.Repeat([]byte{0xff}, 8)...) // and cookie
-	q := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0)
-	q.AddRawData(request)
-	answers, err := q.Execute(unix.NETLINK_INET_DIAG, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
+	return &finder{fd: fd}, nil
+}
+
+func (f *finder) Close() error { return unix.Close(f.fd) }
+
+// Has tells whether the pod has a connection with a client, whoever's it is.
+func (f *finder) Has(pod, client netip.AddrPort) (bool, error) {
+	found, err := f.find(pod, client)
 	if err != nil {
 		return false, fmt.Errorf("looking for a connection from %v to %v: %w", client, pod, err)
 	}
-	for _, b := range answers { // a listener's where there is no connection
-		if len(b) >= diagMessage && binary.BigEndian.Uint16(b[diagHead+2:]) == client.Port() {
-			return true, nil
-		}
+	return found, nil
+}
+
+func (f *finder) find(pod, client netip.AddrPort) (bool, error) {
+	f.sequence++
+	const size = unix.NLMSG_HDRLEN + requestStart + diagID
+	request := make([]byte, size)
+	binary.NativeEndian.PutUint32(request, size)
+	binary.NativeEndian.PutUint16(request[4:], nl.SOCK_DIAG_BY_FAMILY)
+	binary.NativeEndian.PutUint16(request[6:], unix.NLM_F_REQUEST)
+	binary.NativeEndian.PutUint32(request[8:], f.sequence)
+	body := request[unix.NLMSG_HDRLEN:]
+	body[0], body[1] = familyOf(pod), unix.IPPROTO_TCP
+	binary.NativeEndian.PutUint32(body[4:], ^uint32(0)) // in any state
+	id := body[requestStart:]
+	binary.BigEndian.PutUint16(id, pod.Port())
+	binary.BigEndian.PutUint16(id[2:], client.Port())
+	copy(id[4:], pod.Addr().AsSlice())
+	copy(id[20:], client.Addr().AsSlice())
+	copy(id[40:], bytes.Repeat([]byte{0xff}, 8)) // of any interface, whatever its cookie
+	if err := unix.Sendto(f.fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return false, err
 	}
-	return false, nil
+	for { // the kernel has answered already
+		n, _, err := unix.Recvfrom(f.fd, f.answer[:], unix.MSG_DONTWAIT)
+		if err != nil {
+			return false, err
+		}
+		b := f.answer[:n]
+		switch {
+		case n < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint32(b[8:]) != f.sequence: // of one before, which failed
+			continue
+		case binary.NativeEndian.Uint16(b[4:]) == unix.NLMSG_ERROR:
+			errno := unix.Errno(-int32(binary.NativeEndian.Uint32(b[unix.NLMSG_HDRLEN:])))
+			if errno == unix.ENOENT {
+				return false, nil
+			}
+			return false, errno
+		}
+		b = b[unix.NLMSG_HDRLEN:] // a listener's where there is no connection
+		return len(b) >= diagMessage && binary.BigEndian.Uint16(b[diagHead+2:]) == client.Port(), nil
+	}
 }
 
 func (c *established) id() []byte     { return c.message[diagHead : diagHead+diagID] }

@@ -12,13 +12,13 @@
 // A mirror (mirror.go) looks on: it changes nothing for the pod and waits for nobody.
 //
 // The rule: nothing of a connection is consumed before its holder took it, and
-// a connection that nobody takes is the pod's, as if nothing had been stolen.
+// a connection that nobody takes is the pod's, as if nothing had been stolen. The
+// holder is shown the beginning all the same (offer.go): an answer costs no round trip.
 // On a port that kubelet probes, connections are looked at before (peek.go),
 // and its probes are the pod's, or answered here while that is paused (answer.go).
 //
 // All that is changed in the target's namespace are kernel objects that die
-// with the agent; but for a rule of routing and its route, which no packet meets
-// any more then (replies.go).
+// with the agent.
 package incoming
 
 import (
@@ -45,7 +45,8 @@ const maxTries = 10 // to take a port from others, who may be quicker
 
 // Incoming is the stealing and mirroring of one network namespace's ports.
 //
-// Goroutines: one for each listener, one or two for each stolen connection,
+// Goroutines: one for each listener, a few for each stolen connection, some that
+// wait for the next one,
 // and those of mirrors; all are gone when Close returns.
 type Incoming struct {
 	Counts Counts
@@ -58,6 +59,8 @@ type Incoming struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	slots    chan struct{} // one for each stolen connection
+	idle     chan *net.TCPConn
+	idlers   atomic.Int32  // that wait for idle
 	waiting  chan struct{} // one for each offer that may take longer than patience
 	sources  sources
 	local    ownAddrs
@@ -77,6 +80,7 @@ func New(log *slog.Logger, only string) *Incoming {
 	in := &Incoming{
 		log:     log,
 		slots:   make(chan struct{}, maxConns),
+		idle:    make(chan *net.TCPConn),
 		waiting: make(chan struct{}, maxWaiting),
 		locks:   map[uint16]*claim{},
 		ports:   map[uint16]*port{}, answered: map[uint16]int{},
@@ -87,9 +91,6 @@ func New(log *slog.Logger, only string) *Incoming {
 	if in.redirect, in.disabled = choose(log, only); in.disabled == nil {
 		for _, l := range in.redirect.Listeners() {
 			in.wg.Go(func() { in.accept(in.life, l) })
-		}
-		if err := forgetKilled(); err != nil {
-			log.Warn("tidying up", "err", err)
 		}
 	}
 	return in
@@ -175,13 +176,36 @@ func (in *Incoming) accept(ctx context.Context, l *net.TCPListener) {
 		}
 		select {
 		case in.slots <- struct{}{}:
-			in.wg.Go(func() {
-				in.handle(ctx, conn)
-				<-in.slots
-			})
+			select {
+			case in.idle <- conn:
+			default:
+				in.wg.Go(func() { in.work(ctx, conn) })
+			}
 		default:
 			in.log.Warn("too many stolen connections", "limit", maxConns)
 			reset(conn)
+		}
+	}
+}
+
+// maxIdle is how many goroutines wait for the next connection.
+const maxIdle = 64
+
+// work brings connections to their end, one after the other: a goroutine that has
+// done so before has its stack already.
+func (in *Incoming) work(ctx context.Context, conn *net.TCPConn) {
+	for {
+		in.handle(ctx, conn)
+		<-in.slots
+		if in.idlers.Add(1) > maxIdle {
+			in.idlers.Add(-1)
+			return
+		}
+		select {
+		case conn = <-in.idle:
+			in.idlers.Add(-1)
+		case <-ctx.Done():
+			return
 		}
 	}
 }
@@ -232,12 +256,16 @@ func (in *Incoming) whole(ctx context.Context, r *record, conn *net.TCPConn, p *
 		r.probe = true
 		return in.answer(ctx, conn, first)
 	case ok && !first.probe:
-		stream, err := s.take(protocol.Incoming{Port: local.Port(), Client: client, Local: local}, arm)
+		var from said
+		if first.skip == 0 { // else it begins with other bytes
+			from.conn = conn
+		}
+		stream, ahead, err := s.take(protocol.Incoming{Port: local.Port(), Client: client, Local: local}, from, arm)
 		if err == nil {
 			r.had(s)
-			return s.relay(ctx, r, conn, stream, first)
+			return s.relay(ctx, r, conn, stream, first, ahead)
 		}
-		r.log.Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
+		r.log().Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
 	}
 	return in.pass(ctx, r, conn, client, local, first)
 }
@@ -257,9 +285,7 @@ func (in *Incoming) Steal(ctx context.Context, q protocol.Steal, client Client) 
 
 func (in *Incoming) hold(ctx context.Context, q protocol.Steal, client Client) (*Steal, error) {
 	s := &Steal{in: in, since: time.Now(), id: q.ID, session: q.Session, port: q.Port, probed: q.Probed, client: client, life: ctx, patience: patience}
-	s.held, s.letGo = context.WithCancel(ctx)
-	s.letGo()
-	s.stay = func() {}
+	s.held, s.letGo, s.stay = nothing, func() {}, func() {}
 	if !q.Mirror {
 		s.flushes = q.Flush
 	}

@@ -35,6 +35,22 @@ func (holder) Name() string                         { return "client test" }
 func (h holder) Open() (net.Conn, error)            { return h() }
 func (holder) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
+// newStream is both ends of a stream, which holds some bytes as the tunnel's do.
+func newStream() (theirs, ours net.Conn) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		panic(err)
+	}
+	for i, end := range []*net.Conn{&theirs, &ours} {
+		f := os.NewFile(uintptr(fds[i]), "stream")
+		if *end, err = net.FileConn(f); err != nil {
+			panic(err)
+		}
+		f.Close()
+	}
+	return theirs, ours
+}
+
 func refusing() (net.Conn, error) { return nil, errors.New("no more streams") }
 
 // newTest is the namespace's Incoming, which ends with the test.
@@ -203,7 +219,7 @@ func TestHolderStuck(t *testing.T) {
 // A late answer finds nobody; the stream is closed.
 func TestHolderLate(t *testing.T) {
 	in, port := newTest(t), echo(t)
-	theirs, ours := net.Pipe()
+	theirs, ours := newStream()
 	ctx, cancel := context.WithCancel(t.Context())
 	s, err := in.Steal(ctx, protocol.Steal{Port: port}, holder(func() (net.Conn, error) { return ours, nil }))
 	if err != nil {

@@ -136,10 +136,10 @@ func (r *lookup) Remove(port uint16) error {
 // Exempt goes by the source: the program does not see marks.
 func (r *lookup) Exempt(_ int, from netip.AddrPort) (undo func(), err error) {
 	key := sourceOf(from)
-	if err := r.exempt.Put(key, uint32(1)); err != nil {
+	if err := r.exempt.Put(key[:], uint32(1)); err != nil { // an array would be reflected on
 		return func() {}, fmt.Errorf("exempting %v from the redirect: %w", from, err)
 	}
-	return func() { _ = r.exempt.Delete(key) }, nil
+	return func() { _ = r.exempt.Delete(key[:]) }, nil
 }
 
 func (r *lookup) Detach() error {

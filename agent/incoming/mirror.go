@@ -173,10 +173,12 @@ func (m *mirrors) read() {
 	for {
 		err := m.ring.Read(next, m.segment)
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			why := context.Canceled
 			if !errors.Is(err, os.ErrClosed) {
 				m.log.Error("reading packets", "err", err)
+				why = errBlind
 			}
-			m.stop()
+			m.stop(why)
 			return
 		}
 		if now := time.Now(); !now.Before(next) {
@@ -188,12 +190,15 @@ func (m *mirrors) read() {
 	}
 }
 
-// stop ends every flow.
-func (m *mirrors) stop() {
+// stop ends every flow, and tells who mirrors.
+func (m *mirrors) stop(why error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for k, f := range m.flows {
-		m.end(k, f, context.Canceled)
+		m.end(k, f, why)
+	}
+	for _, s := range slices.Concat(slices.Collect(maps.Values(m.armed))...) {
+		s.cut(why)
 	}
 	m.ring.Close()
 	m.ring = nil
@@ -302,7 +307,11 @@ func (m *mirrors) segment(s capture.Segment) {
 // begin makes a flow where somebody wants it.
 func (m *mirrors) begin(k flowKey, syn capture.Segment, now time.Time) *flow {
 	wanted := m.armed[k.pod.Port()]
-	if _, ours := m.own[k.client]; ours || len(wanted) == 0 || !m.in.local.Has(k.pod.Addr()) || !m.room(now) {
+	if _, ours := m.own[k.client]; ours || len(wanted) == 0 || !m.in.local.Has(k.pod.Addr()) {
+		return nil
+	}
+	if !m.room(now) {
+		refuse(wanted)
 		return nil
 	}
 	f := &flow{start: syn.Seq, assembly: capture.NewAssembly(syn)}
@@ -313,6 +322,7 @@ func (m *mirrors) begin(k flowKey, syn capture.Segment, now time.Time) *flow {
 	}
 	if len(wanted) > m.spare {
 		m.log.Warn("too many copies of mirrored connections", "limit", maxCopies)
+		refuse(wanted)
 		return nil
 	}
 	m.spare -= len(wanted)
@@ -321,6 +331,13 @@ func (m *mirrors) begin(k flowKey, syn capture.Segment, now time.Time) *flow {
 	}
 	m.flows[k] = f
 	return f
+}
+
+// refuse tells those who would mirror a connection that they do not.
+func refuse(wanted []*Steal) {
+	for _, s := range wanted {
+		s.cut(errMany)
+	}
 }
 
 // opens tells whether a connection that its client has opened is the pod's: one
@@ -343,8 +360,6 @@ func (m *mirrors) split(port uint16) {
 	}
 }
 
-var errSplit = errors.New("its client uses several paths of MPTCP")
-
 // room reports whether one more flow may be; it makes some where it can.
 func (m *mirrors) room(now time.Time) bool {
 	if len(m.flows) < maxFlows {
@@ -362,6 +377,6 @@ func (m *mirrors) room(now time.Time) bool {
 		m.log.Warn("too many mirrored connections", "limit", maxFlows)
 		return false
 	}
-	m.end(silent, f, context.Canceled)
+	m.end(silent, f, errSilent)
 	return true
 }

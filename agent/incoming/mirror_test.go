@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"mirrord/agent/agenttest"
+	"mirrord/agent/incoming/capture"
 	"mirrord/protocol"
 )
 
@@ -215,17 +216,43 @@ func TestMirrorManyConnections(t *testing.T) {
 	}
 }
 
-// A debuggee that does not read loses the copy; the pod's client has all.
+// cutsOf are the reasons that a mirror's holder is told.
+func cutsOf(s *Steal) <-chan error {
+	told := make(chan error, 100)
+	s.OnCut(func(why error) { told <- why })
+	return told
+}
+
+// wantCut checks that a reason is told, and none beside it.
+func wantCut(t *testing.T, told <-chan error, want error) {
+	t.Helper()
+	select {
+	case got := <-told:
+		if got != want || len(told) > 0 {
+			t.Errorf("told %v, and %d more; want %v", got, len(told), want)
+		}
+	case <-time.After(30 * time.Second):
+		t.Errorf("nothing is told, want %v", want)
+	}
+}
+
+// A debuggee that does not read loses the copy, and is told why, once; the pod's
+// client has all.
 func TestMirrorSlowDebuggee(t *testing.T) {
 	in, port := newTest(t), echo(t)
 	r := newRecorder(t)
 	r.read = make(chan struct{})
-	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
-	talk(t, "127.0.0.1", port, random(3*maxOutlet))
-	close(r.read)
-	if rec := r.next(); rec.err == nil || len(rec.bytes) > 2*maxOutlet {
-		t.Errorf("the copy of %d bytes ended with %v", len(rec.bytes), rec.err)
+	told := cutsOf(steal(t, in, protocol.Steal{Port: port, Mirror: true}, r))
+	for range 2 {
+		talk(t, "127.0.0.1", port, random(2*maxOutlet))
 	}
+	close(r.read)
+	for range 2 {
+		if rec := r.next(); rec.err == nil || len(rec.bytes) > 2*maxOutlet {
+			t.Errorf("the copy of %d bytes ended with %v", len(rec.bytes), rec.err)
+		}
+	}
+	wantCut(t, told, errSlow)
 	if n := in.mirrors.buffered.Load(); n != 0 {
 		t.Errorf("%d bytes are still counted", n)
 	}
@@ -237,7 +264,7 @@ func TestMirrorManyCopies(t *testing.T) {
 	in, port, other := newTest(t), echo(t), echo(t)
 	one, two, marker := newRecorder(t), newRecorder(t), newRecorder(t)
 	one.read, two.read = make(chan struct{}), make(chan struct{})
-	steal(t, in, protocol.Steal{Port: port, Mirror: true}, one)
+	told := cutsOf(steal(t, in, protocol.Steal{Port: port, Mirror: true}, one))
 	steal(t, in, protocol.Steal{Port: port, Mirror: true}, two)
 	steal(t, in, protocol.Steal{Port: other, Mirror: true}, marker)
 	const most = 3
@@ -256,6 +283,7 @@ func TestMirrorManyCopies(t *testing.T) {
 	if n := spare(0); n > 1 {
 		t.Errorf("%d copies less than there may be", n)
 	}
+	wantCut(t, told, errMany)
 	close(one.read)
 	close(two.read)
 	for range most {
@@ -273,11 +301,12 @@ func TestMirrorManyCopies(t *testing.T) {
 	one.none(port)
 }
 
-// Where packets were missed the copy ends, and not as if that were all.
+// Where packets were missed the copy ends, and not as if that were all: its holder
+// is told why.
 func TestMirrorGap(t *testing.T) {
 	in, port := newTest(t), echo(t)
 	r := newRecorder(t)
-	steal(t, in, protocol.Steal{Port: port, Mirror: true}, r)
+	told := cutsOf(steal(t, in, protocol.Steal{Port: port, Mirror: true}, r))
 	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
 	say := func(words string) {
 		t.Helper()
@@ -306,6 +335,7 @@ func TestMirrorGap(t *testing.T) {
 	if rec := r.next(); rec.err == nil || !bytes.HasPrefix([]byte("heard and missed"), rec.bytes) {
 		t.Errorf("%q, %v", rec.bytes, rec.err)
 	}
+	wantCut(t, told, capture.ErrGap)
 }
 
 // A reset of either side is one of the copy.
@@ -318,7 +348,7 @@ func TestMirrorReset(t *testing.T) {
 	defer l.Close()
 	addr := l.Addr().(*net.TCPAddr).AddrPort()
 	r := newRecorder(t)
-	steal(t, in, protocol.Steal{Port: addr.Port(), Mirror: true}, r)
+	told := cutsOf(steal(t, in, protocol.Steal{Port: addr.Port(), Mirror: true}, r))
 	for _, who := range []string{"client", "pod"} {
 		c := dial(t, addr)
 		pod, err := l.Accept()
@@ -356,6 +386,9 @@ func TestMirrorReset(t *testing.T) {
 	c.Close()
 	if rec := r.next(); string(rec.bytes) != "after the refused one" || rec.err != nil {
 		t.Errorf("%q, %v", rec.bytes, rec.err)
+	}
+	if len(told) > 0 {
+		t.Errorf("of resets it is told that %v", <-told)
 	}
 }
 

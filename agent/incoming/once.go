@@ -63,15 +63,15 @@ func (s *Steal) Arm(number uint64) error {
 	return s.settle()
 }
 
-// take offers a connection that an arming is for.
-func (s *Steal) take(conn protocol.Incoming, arm uint64) (net.Conn, error) {
+// take offers a connection that an arming is for; see offer.
+func (s *Steal) take(conn protocol.Incoming, first said, arm uint64) (stream net.Conn, ahead int, err error) {
 	if s.once == nil {
-		return s.offer(conn)
+		return s.offer(conn, first)
 	}
 	if arm == 0 || !s.once.arm.CompareAndSwap(arm, 0) {
-		return nil, errSpent
+		return nil, 0, errSpent
 	}
-	stream, err := s.offer(conn)
+	stream, ahead, err = s.offer(conn, first)
 	if err != nil && !errors.Is(err, unix.EALREADY) {
 		s.once.arm.CompareAndSwap(0, arm)
 	}
@@ -81,5 +81,5 @@ func (s *Steal) take(conn protocol.Incoming, arm uint64) (net.Conn, error) {
 	if err := s.settle(); err != nil {
 		s.in.log.Error("leaving port to the pod", "port", s.port, "err", err)
 	}
-	return stream, err
+	return stream, ahead, err
 }

@@ -151,7 +151,7 @@ func TestOnceRefused(t *testing.T) {
 			var offers atomic.Int32
 			d := newDebuggee(t)
 			steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice"), Once: true, Arm: 1}, holder(func() (net.Conn, error) {
-				theirs, ours := net.Pipe()
+				theirs, ours := newStream()
 				d.wg.Go(func() {
 					defer theirs.Close()
 					if agenttest.ReadRequest(theirs, protocol.KindIncoming, new(protocol.Incoming)) == nil {

@@ -21,8 +21,6 @@ const (
 	pieceCost   = 64       // of keeping a piece
 )
 
-var errSlow = errors.New("the debuggee reads slower than the pod")
-
 // An outlet is one copy of a mirrored connection on its way to a holder. It
 // buffers what the holder has not read, and ends where that is too much.
 type outlet struct {
@@ -78,6 +76,7 @@ func (o *outlet) End(err error) {
 func (o *outlet) end(err error) {
 	o.ended, o.err = true, err
 	if err != nil {
+		o.steal.cut(err)
 		o.drop()
 		o.cancel(err) // also whoever is writing
 	}
@@ -177,7 +176,7 @@ func (o *outlet) give(offer protocol.Incoming) error {
 	if o.steal.filter != nil {
 		return o.choose(offer)
 	}
-	stream, err := o.steal.offer(offer)
+	stream, _, err := o.steal.offer(offer, said{})
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ import (
 func relayedTo(t *testing.T, addr string) Client {
 	d := newDebuggee(t)
 	return holder(func() (net.Conn, error) {
-		theirs, ours := net.Pipe()
+		theirs, ours := newStream()
 		d.wg.Go(func() {
 			defer theirs.Close()
 			if _, err := protocol.ReadFrame(theirs); err != nil ||

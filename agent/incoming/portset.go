@@ -13,7 +13,8 @@ import (
 	"mirrord/agent/incoming/table"
 )
 
-// ownMark is on packets of our own connections to the pod's container.
+// ownMark is on packets of our own sockets: of connections to the pod's container, and
+// of those with its clients.
 const ownMark = 0x6d697264
 
 // A portSet is the ports of a redirect by rules.
@@ -40,12 +41,18 @@ func familyOf(a netip.AddrPort) byte {
 	return unix.NFPROTO_IPV6
 }
 
-// wanted is how a rule begins that is about packets of a family to the ports, but
-// not our own.
-func (s *portSet) wanted(family byte) []expr.Any {
+// notOwn is how a rule begins that is not about packets of our own sockets.
+func notOwn() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(ownMark)},
+	}
+}
+
+// wanted is how a rule begins that is about packets of a family to the ports, but
+// not our own.
+func (s *portSet) wanted(family byte) []expr.Any {
+	return append(notOwn(),
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{family}},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
@@ -55,7 +62,7 @@ func (s *portSet) wanted(family byte) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Lookup{SourceRegister: 1, SetName: s.ports.Name, SetID: s.ports.ID},
-	}
+	)
 }
 
 func (s *portSet) Add(port uint16) error {

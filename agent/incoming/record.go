@@ -1,6 +1,7 @@
 package incoming
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -28,7 +29,8 @@ type Counts struct {
 // ended: one line of the log at level debug, and in the counts.
 type record struct {
 	in     *Incoming
-	log    *slog.Logger
+	port   uint16
+	client netip.AddrPort
 	mirror bool
 	probe  bool // it is answered here
 	began  time.Time
@@ -42,7 +44,7 @@ type record struct {
 
 // record makes one; begin and end count it.
 func (in *Incoming) record(port uint16, client netip.AddrPort, mirror bool) *record {
-	return &record{in: in, log: in.log.With("port", port, "client", client), mirror: mirror, began: time.Now()}
+	return &record{in: in, port: port, client: client, mirror: mirror, began: time.Now()}
 }
 
 func (r *record) begin() { r.in.Counts.Open.Add(1) }
@@ -108,9 +110,14 @@ func (r *record) end(err error) {
 		who = "the pod"
 		c.Passed.Add(1)
 	}
-	r.log.Debug("connection ended", "mode", mode, "served", who, "requests", r.requests.Load(),
-		"in", r.from.Load(), "out", r.to.Load(), "took", time.Since(r.began).Round(time.Microsecond), "err", err)
+	if r.in.log.Enabled(context.Background(), slog.LevelDebug) {
+		r.log().Debug("connection ended", "mode", mode, "served", who, "requests", r.requests.Load(),
+			"in", r.from.Load(), "out", r.to.Load(), "took", time.Since(r.began).Round(time.Microsecond), "err", err)
+	}
 }
+
+// log is for what concerns it. It is made anew: mostly nobody asks.
+func (r *record) log() *slog.Logger { return r.in.log.With("port", r.port, "client", r.client) }
 
 // A measured is a client's connection that is measured when it is closed.
 type measured struct {

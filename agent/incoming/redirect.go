@@ -91,7 +91,17 @@ var (
 
 // Listen opens them; prepare, if it is not nil, has their sockets first.
 func (d *doors) Listen(at [][2]string, prepare func(network, address string, c syscall.RawConn) error) error {
-	lc := net.ListenConfig{Control: prepare}
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(network, address string, c syscall.RawConn) error {
+		err := c.Control(func(fd uintptr) {
+			// Who may not mark makes no rules either that look at marks.
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, ownMark)
+			keepAlive(int(fd))
+		})
+		if err == nil && prepare != nil {
+			err = prepare(network, address, c)
+		}
+		return err
+	}}
 	lc.SetMultipathTCP(false) // such a socket does not go into a BPF map: EOPNOTSUPP
 	var lacks error
 	for _, door := range at {
@@ -109,6 +119,15 @@ func (d *doors) Listen(at [][2]string, prepare func(network, address string, c s
 		return lacks
 	}
 	return nil
+}
+
+// keepAlive has those who vanish be missed. What is accepted is as its listener,
+// so that it takes no calls for each connection.
+func keepAlive(fd int) {
+	for option, value := range map[int]int{unix.TCP_KEEPIDLE: 15, unix.TCP_KEEPINTVL: 15, unix.TCP_KEEPCNT: 9} { // as Go has them
+		_ = unix.SetsockoptInt(fd, unix.SOL_TCP, option, value)
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 }
 
 func (d *doors) Listeners() []*net.TCPListener { return d.listeners }

@@ -4,16 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"mirrord/agent/incoming/table"
@@ -25,31 +24,30 @@ const (
 	firstGuise = 10_000
 	lastGuise  = 29_999
 	guiseTries = 100
-	guiseStock = 32 // that a client's next connections have, for a change of the set is dear
+	// guiseStock are for a client's next connections, for a change of the set is dear;
+	// for its first ones there are a few, as many clients come once.
+	firstStock, guiseStock = 4, 32
 	// guiseRest is how long a port's replies come here after the connection:
 	// its last packets are no business of the client's.
 	guiseRest = 5 * time.Second
 )
 
-const (
-	rulePriority = 10_000
-	maxAgents    = 16 // of one namespace that have replies
-	loopback     = 1  // the interface, of every namespace
-)
+// turnedMark is on a reply whose addresses have changed places.
+const turnedMark = ownMark + 1
 
 // replies lets our connections to the pod's container have their client's
-// address, in one family. What the container replies would leave for the client:
-// a set of clients' addresses and ports, and of the pod's ports, has it marked, and
-// a rule routes to this machine what is marked.
+// address, in one family. What the container replies would leave for the client.
+// Where a set has the client's address and port, and the pod's port, the packet's
+// addresses change places: so it is routed to the pod itself. They change back
+// when it comes in there, before anybody else has seen it:
 //
-// The rule and its route outlive a killed agent, and do nothing then. The next
-// agent takes them away (forgetKilled).
+//	pod ▶ client ─ set ─▶ client ▶ pod ─ lo ─▶ pod ▶ client ─▶ our socket
+//
+// No checksum minds the order of addresses.
 type replies struct {
-	family int          // netlink's
-	lock   net.Listener // of the mark; its holder is the only one that has it
-	mark   uint32
 	table  *table.Table
 	set    *nftables.Set
+	finder *finder // guarded by mu
 
 	mu     sync.Mutex
 	used   map[netip.AddrPort]bool // guarded by mu
@@ -78,67 +76,28 @@ func newReplies(of netip.Addr) (*replies, error) {
 	if err := notOfNode(); err != nil {
 		return nil, err
 	}
-	r := &replies{family: netlink.FAMILY_V4, used: map[netip.AddrPort]bool{}, guests: map[guest]*guestPorts{}, next: firstGuise}
-	number := 4
-	if of.Is6() {
-		r.family, number = netlink.FAMILY_V6, 6
+	t, err := table.Open(fmt.Sprintf("mirrord-replies%d-%d", of.BitLen(), unix.Getpid()))
+	if err != nil {
+		return nil, err
 	}
-	for slot := range uint32(maxAgents) {
-		var err error
-		if r.lock, err = lockMark(r.family, ownMark+1+slot); err == nil {
-			r.mark = ownMark + 1 + slot
-			break
-		}
-		if !errors.Is(err, unix.EADDRINUSE) {
-			return nil, fmt.Errorf("claiming a mark for replies: %w", err)
-		}
+	f, err := newFinder()
+	if err != nil {
+		return nil, errors.Join(err, t.Close())
 	}
-	if r.lock == nil {
-		return nil, fmt.Errorf("claiming a mark for replies: %d other agents have all: %w", maxAgents, unix.EADDRINUSE)
-	}
-	if err := errors.Join(r.markThem(number), r.route()); err != nil {
-		return nil, errors.Join(err, r.Close())
+	r := &replies{table: t, finder: f, used: map[netip.AddrPort]bool{}, guests: map[guest]*guestPorts{}, next: firstGuise}
+	if err := r.rules(of.Is4()); err != nil {
+		return nil, errors.Join(fmt.Errorf("making rules for replies: %w", err), r.Close())
 	}
 	return r, nil
 }
 
-// lockMark makes a mark ours, or is EADDRINUSE where it is another agent's.
-func lockMark(family int, mark uint32) (net.Listener, error) {
-	return net.Listen("unix", fmt.Sprintf("@mirrord-mark%d/%d", family, mark))
-}
-
-// forgetKilled takes away the rules and routes of agents that were killed.
-func forgetKilled() error {
-	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
-	if err != nil {
-		return fmt.Errorf("looking for rules of killed agents: %w", err)
+// rules makes the set, and the chains that turn a packet there and back.
+func (r *replies) rules(four bool) error {
+	kind, proto, source, size := nftables.TypeIPAddr, byte(unix.NFPROTO_IPV4), uint32(12), uint32(4)
+	if !four {
+		kind, proto, source, size = nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 8, 16
 	}
-	for _, rule := range rules {
-		if rule.Priority != rulePriority || rule.Mark <= ownMark || rule.Mark > ownMark+maxAgents {
-			continue
-		}
-		lock, err := lockMark(rule.Family, rule.Mark)
-		if err != nil {
-			continue // its agent lives
-		}
-		r := &replies{family: rule.Family, lock: lock, mark: rule.Mark}
-		if err := r.Close(); err != nil {
-			return fmt.Errorf("taking away what a killed agent left: %w", err)
-		}
-	}
-	return nil
-}
-
-// markThem makes the set and the rule that marks.
-func (r *replies) markThem(number int) error {
-	var err error
-	if r.table, err = table.Open(fmt.Sprintf("mirrord-replies%d-%d", number, unix.Getpid())); err != nil {
-		return err
-	}
-	kind, proto, at, size := nftables.TypeIPAddr, byte(unix.NFPROTO_IPV4), uint32(16), uint32(4)
-	if number == 6 {
-		kind, proto, at, size = nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 24, 16
-	}
+	destination := source + size
 	key, err := nftables.ConcatSetType(kind, nftables.TypeInetService, nftables.TypeInetService)
 	if err != nil {
 		return err
@@ -147,52 +106,46 @@ func (r *replies) markThem(number int) error {
 	if err := r.table.AddSet(r.set, nil); err != nil {
 		return err
 	}
-	chain := r.table.AddChain(&nftables.Chain{
-		Name: "replies", Table: r.table.Table, Type: nftables.ChainTypeRoute, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityMangle,
-	})
-	const address = uint32(8) // registers of four bytes: the address's, then those of the client's port and the pod's
-	r.table.AddRule(&nftables.Rule{Table: r.table.Table, Chain: chain, Exprs: []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Payload{DestRegister: address, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: size},
-		&expr.Payload{DestRegister: address + size/4, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Payload{DestRegister: address + size/4 + 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2},
-		&expr.Lookup{SourceRegister: address, SetName: r.set.Name, SetID: r.set.ID},
-		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(r.mark)},
-		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
-	}})
-	if err := r.table.Flush(); err != nil {
-		return fmt.Errorf("making rules for replies: %w", err)
+	meta := func(key expr.MetaKey, want []byte) []expr.Any {
+		return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want}}
 	}
-	return nil
-}
-
-// route has what is marked stay here.
-func (r *replies) route() error {
-	if err := netlink.RouteReplace(r.way()); err != nil {
-		return fmt.Errorf("routing replies here: %w", err)
+	mark := binaryutil.NativeEndian.PutUint32
+	const first = 8 // register of four bytes
+	second := first + size/4
+	load := func(register uint32, base expr.PayloadBase, offset, size uint32) expr.Any {
+		return &expr.Payload{DestRegister: register, Base: base, Offset: offset, Len: size}
 	}
-	if err := netlink.RuleAdd(r.rule()); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("adding rule for replies: %w", err)
+	// turn has addresses change places, and the mark tell.
+	turn := func(to uint32) []expr.Any {
+		return []expr.Any{
+			load(first, expr.PayloadBaseNetworkHeader, destination, size),
+			load(second, expr.PayloadBaseNetworkHeader, source, size),
+			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: source, Len: 2 * size},
+			&expr.Immediate{Register: 1, Data: mark(to)},
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
+		}
 	}
-	return nil
-}
-
-func (r *replies) way() *netlink.Route {
-	all := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
-	if r.family == netlink.FAMILY_V6 {
-		all = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority, rule ...[]expr.Any) {
+		c := r.table.AddChain(&nftables.Chain{Name: name, Table: r.table.Table, Type: kind, Hooknum: hook, Priority: priority})
+		r.table.AddRule(&nftables.Rule{Table: r.table.Table, Chain: c, Exprs: slices.Concat(rule...)})
 	}
-	return &netlink.Route{LinkIndex: loopback, Table: int(r.mark), Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Dst: all}
-}
-
-func (r *replies) rule() *netlink.Rule {
-	rule := netlink.NewRule()
-	mask := ^uint32(0)
-	rule.Family, rule.Mark, rule.Mask, rule.Table, rule.Priority = r.family, r.mark, &mask, int(r.mark), rulePriority
-	return rule
+	chain("there", nftables.ChainTypeRoute, nftables.ChainHookOutput, nftables.ChainPriorityLast,
+		notOwn(),
+		meta(expr.MetaKeyNFPROTO, []byte{proto}),
+		meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_TCP}),
+		[]expr.Any{
+			load(first, expr.PayloadBaseNetworkHeader, destination, size),
+			load(second, expr.PayloadBaseTransportHeader, 2, 2),
+			load(second+1, expr.PayloadBaseTransportHeader, 0, 2),
+			&expr.Lookup{SourceRegister: first, SetName: r.set.Name, SetID: r.set.ID},
+		},
+		turn(turnedMark))
+	// Another agent of the namespace turns nothing back that has ownMark.
+	chain("back", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityFirst,
+		meta(expr.MetaKeyMARK, mark(turnedMark)),
+		meta(expr.MetaKeyNFPROTO, []byte{proto}),
+		turn(ownMark))
+	return r.table.Flush()
 }
 
 // Bind binds a socket to a port of a client's address. Until it is released,
@@ -218,7 +171,7 @@ func (r *replies) Bind(fd int, client netip.Addr, pod netip.AddrPort) (from neti
 		case again:
 			from, ports.over = netip.AddrPortFrom(client, ports.over[0].port), ports.over[1:]
 		case len(ports.ready) == 0:
-			if err := r.stock(g, ports); err != nil {
+			if err := r.stock(g, ports, pod); err != nil {
 				return from, fmt.Errorf("taking ports of address %v: %w", client, err)
 			}
 			fallthrough
@@ -228,7 +181,7 @@ func (r *replies) Bind(fd int, client netip.Addr, pod netip.AddrPort) (from neti
 		taken := r.used[from]
 		if !again && !taken {
 			// Our request would end a connection that the client has from there.
-			if taken, err = connected(pod, from); err != nil {
+			if taken, err = r.finder.Has(pod, from); err != nil {
 				return from, err
 			}
 		}
@@ -247,19 +200,29 @@ func (r *replies) Bind(fd int, client netip.Addr, pod netip.AddrPort) (from neti
 	return from, fmt.Errorf("taking a port of address %v: %w", client, unix.EADDRINUSE)
 }
 
-// stock has the replies to some more of a guest's ports come here. The caller has mu.
-func (r *replies) stock(g guest, ports *guestPorts) error {
+// stock has the replies to some more of a guest's ports come here: to none that the
+// client has used before. From now on it comes to our listeners first, whose own
+// replies are left to it. The caller has mu.
+func (r *replies) stock(g guest, ports *guestPorts, pod netip.AddrPort) error {
 	var more []uint16
 	var elements []nftables.SetElement
+	known, size := len(ports.all) > 0, min(firstStock+len(ports.all), guiseStock)
 	for range lastGuise - firstGuise {
-		if !ports.all[r.next] {
+		taken := ports.all[r.next]
+		if !taken && !known {
+			var err error
+			if taken, err = r.finder.Has(pod, netip.AddrPortFrom(g.client, r.next)); err != nil {
+				return err
+			}
+		}
+		if !taken {
 			more = append(more, r.next)
 			elements = append(elements, g.element(r.next))
 		}
 		if r.next++; r.next > lastGuise {
 			r.next = firstGuise
 		}
-		if len(more) == guiseStock {
+		if len(more) == size {
 			break
 		}
 	}
@@ -343,16 +306,10 @@ func (r *replies) Close() error {
 	if r.sweep != nil {
 		r.sweep.Stop()
 	}
-	var err error
-	if r.table != nil {
-		err = r.table.Close()
-	}
-	_ = netlink.RuleDel(r.rule())
-	_ = netlink.RouteDel(r.way())
-	return errors.Join(err, r.lock.Close())
+	return errors.Join(r.table.Close(), r.finder.Close())
 }
 
-// notOfNode is an error where the namespace is the node's, whose routing is no
+// notOfNode is an error where the namespace is the node's, whose packets are no
 // business of ours.
 func notOfNode() error {
 	node, err := os.Readlink("/proc/1/ns/net")

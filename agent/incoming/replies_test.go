@@ -6,14 +6,16 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
 
 	"mirrord/agent/agenttest"
 	"mirrord/protocol"
@@ -24,12 +26,16 @@ import (
 func TestPassedFromClient(t *testing.T) {
 	agenttest.Namespace(t)
 	out := newNeighbour(t, 0, 1)
-	for _, way := range redirects {
-		t.Run(way.name, func(t *testing.T) {
-			before := traces(t)
+	for i := range 2 * len(redirects) {
+		way, strict := redirects[i%len(redirects)], i >= len(redirects)
+		t.Run(fmt.Sprintf("%s, mistrusted: %t", way.name, strict), func(t *testing.T) {
+			if strict {
+				mistrust(t)
+			}
+			before := tables(t)
 			t.Cleanup(func() { // after in's end
-				if after := traces(t); after != before {
-					t.Errorf("of the agent is left: %s", after)
+				if after := tables(t); !slices.Equal(after, before) {
+					t.Errorf("before the agent there were %q, after it %q", before, after)
 				}
 			})
 			in := newBy(t, way.name)
@@ -69,38 +75,56 @@ func TestPassedFromClient(t *testing.T) {
 	}
 }
 
-// traces are the rules and tables that an agent makes in its namespace.
-func traces(t *testing.T) string {
+// tables are those of nftables in the namespace.
+func tables(t *testing.T) (names []string) {
 	t.Helper()
-	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
+	all, err := new(nftables.Conn).ListTables()
 	if err != nil {
 		t.Fatal(err)
 	}
-	tables, err := new(nftables.Conn).ListTables()
-	if err != nil {
-		t.Fatal(err)
+	for _, n := range all {
+		names = append(names, n.Name)
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TYPE|netlink.RT_FILTER_TABLE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []string
-	for _, r := range rules {
-		all = append(all, fmt.Sprint(r))
-	}
-	for _, n := range tables {
-		all = append(all, "table "+n.Name)
-	}
-	for _, r := range routes {
-		if r.Table > unix.RT_TABLE_LOCAL {
-			all = append(all, fmt.Sprint(r))
-		}
-	}
-	return strings.Join(all, "\n")
+	return names
 }
 
-// A connection that its client has from just the port that we would have is left
-// alone: one that was there before, and one that we have taken.
+// mistrust has the namespace track connections, and drop packets that belong to none,
+// or come from where it would not send an answer.
+func mistrust(t *testing.T) {
+	t.Helper()
+	const name = "/proc/sys/net/ipv4/conf/all/rp_filter" // lo's and pod's own count where they are greater
+	before, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.WriteFile(name, before, 0o644) })
+	if err := os.WriteFile(name, []byte("1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := new(nftables.Conn)
+	table := c.AddTable(&nftables.Table{Name: "mistrust", Family: nftables.TableFamilyINet})
+	t.Cleanup(func() {
+		c.DelTable(table)
+		if err := c.Flush(); err != nil {
+			t.Error(err)
+		}
+	})
+	invalid := []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+	for name, hook := range map[string]*nftables.ChainHook{"pre": nftables.ChainHookPrerouting, "in": nftables.ChainHookInput, "out": nftables.ChainHookOutput, "post": nftables.ChainHookPostrouting} {
+		chain := c.AddChain(&nftables.Chain{Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter})
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(invalid, &expr.Verdict{Kind: expr.VerdictDrop})})
+	}
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A connection that its client has from just a port that we would have is left
+// alone: those that were there before, one that we have taken, and a later one.
 func TestPassedFromSamePort(t *testing.T) {
 	agenttest.Namespace(t)
 	out := newNeighbour(t, 0)
@@ -121,6 +145,7 @@ func TestPassedFromSamePort(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 		return c.(*net.TCPConn)
 	}
 	says := func(c net.Conn) {
@@ -133,11 +158,15 @@ func TestPassedFromSamePort(t *testing.T) {
 			t.Fatalf("%q, %v", b, err)
 		}
 	}
-	old := from(firstGuise) // of which we know nothing
-	says(old)
+	before := []*net.TCPConn{from(firstGuise), from(firstGuise + 2)} // of which we know nothing
 	steal(t, in, protocol.Steal{Port: port}, holder(refusing))
 	taken := from(firstGuise + 1) // by us, for the pod
 	says(taken)
-	says(old)
-	says(taken)
+	r := in.guises[0].replies.Load()
+	r.mu.Lock()
+	ready := r.guests[guest{neighbourAddrs[0].Addr(), port}].ready[0]
+	r.mu.Unlock()
+	for _, c := range append(before, taken, from(ready)) {
+		says(c)
+	}
 }

@@ -114,17 +114,26 @@ func (s *sources) has(from netip.AddrPort) bool {
 }
 
 func bindSource(fd int, from netip.AddrPort) error {
-	addr := from.Addr()
-	if addr.Is4() {
-		return unix.Bind(fd, &unix.SockaddrInet4{Addr: addr.As4(), Port: int(from.Port())})
+	sa, err := sockaddr(from)
+	if err != nil {
+		return err
 	}
-	sa := &unix.SockaddrInet6{Addr: addr.As16(), Port: int(from.Port())}
+	return unix.Bind(fd, sa)
+}
+
+// sockaddr is an address as the kernel takes it.
+func sockaddr(of netip.AddrPort) (unix.Sockaddr, error) {
+	addr := of.Addr()
+	if addr.Is4() {
+		return &unix.SockaddrInet4{Addr: addr.As4(), Port: int(of.Port())}, nil
+	}
+	sa := &unix.SockaddrInet6{Addr: addr.As16(), Port: int(of.Port())}
 	if zone := addr.Zone(); zone != "" {
 		ifc, err := net.InterfaceByName(zone)
 		if err != nil {
-			return fmt.Errorf("finding interface %s: %w", zone, err)
+			return nil, fmt.Errorf("finding interface %s: %w", zone, err)
 		}
 		sa.ZoneId = uint32(ifc.Index)
 	}
-	return unix.Bind(fd, sa)
+	return sa, nil
 }

@@ -114,27 +114,40 @@ type ticket struct{ arm uint64 }
 
 func (h holding) Name() string { return h.client.Name() }
 
-func (h holding) Take() (httpfilter.Conn, error) {
+func (h holding) Take(first []byte) (httpfilter.Conn, error) {
 	var arm uint64
 	if h.ticket != nil {
 		arm = h.ticket.arm
 	}
-	stream, err := h.take(h.conn, arm)
+	stream, ahead, err := h.take(h.conn, said{read: first}, arm)
 	if err != nil {
 		return nil, err
 	}
 	h.record.had(h.Steal)
-	return protocol.NewChunked(stream), nil
+	return &begun{protocol.NewChunked(stream), ahead}, nil
+}
+
+// A begun connection's receiver has had its first bytes before they are written.
+type begun struct {
+	*protocol.Chunked
+	ahead int // bytes
+}
+
+func (b *begun) Write(p []byte) (int, error) {
+	had := min(b.ahead, len(p))
+	b.ahead -= had
+	n, err := b.Chunked.Write(p[had:])
+	return had + n, err
 }
 
 // A direct is a TCP connection that is read and written with less ado.
 type direct struct {
-	*net.TCPConn
+	stream
 	fast net.Conn
 	undo func() // when it is closed
 }
 
-func newDirect(c *net.TCPConn, undo func()) *direct {
+func newDirect(c stream, undo func()) *direct {
 	return &direct{c, socket.New(c), sync.OnceFunc(undo)}
 }
 
@@ -142,9 +155,9 @@ func (d *direct) Read(b []byte) (int, error)  { return d.fast.Read(b) }
 func (d *direct) Write(b []byte) (int, error) { return d.fast.Write(b) }
 
 // NetConn is for who has the kernel move bytes.
-func (d *direct) NetConn() net.Conn { return d.TCPConn }
+func (d *direct) NetConn() net.Conn { return d.stream }
 
 func (d *direct) Close() error {
 	defer d.undo()
-	return d.TCPConn.Close()
+	return d.stream.Close()
 }

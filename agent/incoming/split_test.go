@@ -442,3 +442,25 @@ func TestManyVisitors(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// One's filter of bodies does not take another's requests away whose bodies are too
+// large for it.
+func TestFilterOfLargeBodies(t *testing.T) {
+	in := newTest(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	byBody := &protocol.Filter{Body: &protocol.BodyFilter{Query: "$.user", Matches: "^alice$"}}
+	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: byBody}, relayedTo(t, server(t, "alice")))
+	steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("bob")}, relayedTo(t, server(t, "bob")))
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	for body, want := range map[string]string{
+		`{"user": "alice"}`: "alice", `{"user": "bob"}`: "bob", `{"user": "alice", "x": "` + strings.Repeat("x", 70<<10) + `"}`: "bob",
+	} {
+		r, err := http.NewRequest("POST", "http://"+pod.String(), strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _, _ := strings.Cut(askAs(t, c, r, "bob"), string(sum(body))); got != want {
+			t.Errorf("%.20q was answered by %.20q, not %q", body, got, want)
+		}
+	}
+}

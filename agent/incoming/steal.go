@@ -12,6 +12,7 @@ import (
 
 	"mirrord/protocol"
 	"mirrord/protocol/filter"
+	"mirrord/protocol/socket"
 )
 
 // A Client is who gets stolen connections.
@@ -31,6 +32,17 @@ const (
 	maxPatience = 24 * time.Hour
 	maxWaiting  = maxConns / 4 // offers that may take longer than patience
 )
+
+// leaveTime is how long the answer to an offer may be on its way when its holder
+// does not want any more.
+const leaveTime = 2 * time.Second
+
+// nothing is the hold of who is offered nothing.
+var nothing = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 // A way is how a port's connections come to their holder.
 type way interface {
@@ -70,6 +82,8 @@ type Steal struct {
 	released bool               // guarded by mu
 	lost     error              // guarded by mu; why somebody else has it
 	onLost   func(error)        // guarded by mu
+
+	cuts cuts
 }
 
 // who names the holder for others.
@@ -85,7 +99,7 @@ func (s *Steal) Holder() protocol.Holder {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return protocol.Holder{
-		Client: s.client.Name(), Session: s.session, Port: s.port, Mirror: s.way == s.in.mirrors, Filter: s.words,
+		Client: s.client.Name(), Session: s.session, Port: s.port, Mirror: s.way == s.in.mirrors, Filter: s.words, Once: s.once != nil,
 		Since: s.since.UTC().Format(time.RFC3339), Away: s.off&Absent != 0, Redirect: s.way.Name(),
 	}
 }
@@ -135,8 +149,8 @@ const (
 func (s *Steal) Redirect() string { return s.way.Name() }
 
 // Release gives the port back: first to the kernel, so that nothing new comes;
-// what came and is not taken yet goes to the pod. Connections that were taken
-// go on.
+// what came and is not taken yet goes to the pod, once its holder has said so or
+// was silent for leaveTime. Connections that were taken go on.
 func (s *Steal) Release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,7 +161,7 @@ func (s *Steal) Release() {
 	if err := s.way.Release(s); err != nil {
 		s.in.log.Error("releasing port", "port", s.port, "err", err)
 	}
-	s.letGo()
+	s.leave()
 	s.stay()
 	s.in.log.Info("port released", "port", s.port, "holder", s.client.Name())
 }
@@ -200,7 +214,7 @@ func (s *Steal) settle() error {
 	case held && s.held.Err() != nil: // the first connection may come at once
 		s.held, s.letGo = context.WithCancel(s.life)
 	case !held:
-		defer s.letGo()
+		defer s.leave()
 	}
 	if comes == s.comes {
 		return nil
@@ -211,7 +225,7 @@ func (s *Steal) settle() error {
 	}
 	if err := do(s); err != nil {
 		if comes {
-			s.letGo()
+			s.leave()
 		}
 		return err
 	}
@@ -230,6 +244,17 @@ func (s *Steal) settle() error {
 	return nil
 }
 
+// leave has nothing offered any more. What is offered may have been taken: the answer
+// is waited for, but not without a link. The caller has mu.
+func (s *Steal) leave() {
+	if s.off&Absent != 0 {
+		s.letGo()
+	} else {
+		time.AfterFunc(leaveTime, s.letGo)
+	}
+	s.held, s.letGo = nothing, func() {}
+}
+
 // hold is the context of the present hold, done where there is none.
 func (s *Steal) hold() context.Context {
 	s.mu.Lock()
@@ -237,67 +262,9 @@ func (s *Steal) hold() context.Context {
 	return s.held
 }
 
-// offer asks the holder to take a connection. It returns the stream that the
-// connection's bytes are to go through.
-//
-// Goroutines: one, which may outlive the offer where opening a stream blocks;
-// Incoming waits for it, and the end of the client's session ends it.
-func (s *Steal) offer(conn protocol.Incoming) (net.Conn, error) {
-	conn.ID = s.id
-	limit := s.patience
-	if limit > patience {
-		select {
-		case s.in.waiting <- struct{}{}:
-			defer func() { <-s.in.waiting }()
-		default: // too many wait for debuggees already
-			limit = patience
-		}
-	}
-	ctx, cancel := context.WithTimeoutCause(s.hold(), limit, fmt.Errorf("no answer within %v", limit))
-	defer cancel()
-	taken := make(chan net.Conn)
-	refused := make(chan error, 1)
-	s.in.wg.Go(func() {
-		stream, err := ask(ctx, s.client, conn)
-		if err != nil {
-			refused <- err
-			return
-		}
-		select {
-		case taken <- stream:
-		case <-ctx.Done():
-			stream.Close()
-		}
-	})
-	select {
-	case stream := <-taken:
-		return stream, nil
-	case err := <-refused:
-		return nil, err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
-func ask(ctx context.Context, client Client, conn protocol.Incoming) (net.Conn, error) {
-	stream, err := client.Open()
-	if err != nil {
-		return nil, fmt.Errorf("opening stream: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Unix(1, 0)) })
-	_, err = protocol.Call(stream, protocol.KindIncoming, conn, new(protocol.IncomingReply))
-	if !stop() {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		stream.Close()
-		return nil, err
-	}
-	return stream, nil
-}
-
-// relay moves a taken connection's bytes; ctx is the agent's life.
-func (s *Steal) relay(ctx context.Context, r *record, conn *net.TCPConn, stream net.Conn, first opening) error {
+// relay moves a taken connection's bytes, of which the holder has had the first
+// ahead ones; ctx is the agent's life.
+func (s *Steal) relay(ctx context.Context, r *record, conn *net.TCPConn, stream net.Conn, first opening, ahead int) error {
 	// Where only the pod's side is still sending, nobody waits on the stream.
 	defer context.AfterFunc(s.life, func() { reset(conn) })()
 	defer context.AfterFunc(ctx, func() { reset(conn) })()
@@ -310,7 +277,12 @@ func (s *Steal) relay(ctx context.Context, r *record, conn *net.TCPConn, stream 
 		}
 		return nil
 	}
-	if err := first.replay(conn, write); err != nil {
+	err := first.replay(conn, write)
+	if err == nil && ahead > 0 {
+		r.from.Add(int64(ahead))
+		err = socket.Discard(conn, ahead)
+	}
+	if err != nil {
 		reset(conn)
 		stream.Close()
 		return err

@@ -38,7 +38,7 @@ func (*debuggee) Name() string { return "client test" }
 func (*debuggee) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
 func (d *debuggee) Open() (net.Conn, error) {
-	theirs, ours := net.Pipe()
+	theirs, ours := newStream()
 	d.wg.Go(func() {
 		defer theirs.Close()
 		if agenttest.ReadRequest(theirs, protocol.KindIncoming, new(protocol.Incoming)) != nil ||
@@ -180,7 +180,7 @@ func TestSuspendUnanswered(t *testing.T) {
 	in, port := newTest(t), echo(t)
 	asked := make(chan struct{})
 	s := steal(t, in, protocol.Steal{Port: port}, holder(func() (net.Conn, error) {
-		theirs, ours := net.Pipe()
+		theirs, ours := newStream()
 		t.Cleanup(func() { theirs.Close() })
 		go func() {
 			_ = agenttest.ReadRequest(theirs, protocol.KindIncoming, new(protocol.Incoming))

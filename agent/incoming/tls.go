@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -154,7 +153,7 @@ func (e *exits) Secure(hello *tls.ClientHelloInfo) *httpfilter.Secured {
 	in := &inside{exits: *e, name: name, keys: k}
 	conn, pair, err := in.dial(offered)
 	config := &tls.Config{NextProtos: offered}
-	switch _, refused := errors.AsType[*net.OpError](err); {
+	switch {
 	case err == nil:
 		in.agreed = conn.agreed
 		config.NextProtos = nil
@@ -162,7 +161,7 @@ func (e *exits) Secure(hello *tls.ClientHelloInfo) *httpfilter.Secured {
 			config.NextProtos = []string{conn.agreed}
 		}
 		in.keep(conn)
-	case refused && errors.Is(err, unix.ECONNREFUSED): // who has no pod may still have a holder
+	case errors.Is(err, unix.ECONNREFUSED): // who has no pod may still have a holder
 		pair = k.newest()
 		if len(offered) > 0 {
 			in.agreed, config.NextProtos = offered[0], offered[:1]

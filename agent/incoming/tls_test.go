@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -33,7 +34,7 @@ func certificate(t *testing.T, dir string) (protocol.TLS, tls.Certificate) {
 	return protocol.TLS{CertPath: protocol.Path(cert), KeyPath: protocol.Path(key)}, pair
 }
 
-// A tlsServer answers with its name, in TLS.
+// A tlsServer answers with its name, protocol and the body's sum, in TLS.
 type tlsServer struct {
 	addr netip.AddrPort
 	came chan struct{} // once for each connection
@@ -59,8 +60,9 @@ func newTLSServer(t *testing.T, name string, pair tls.Certificate, config *tls.C
 		TLSConfig: config,
 		ErrorLog:  nil,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body)
-			fmt.Fprintf(w, "%s %s", name, r.Proto)
+			sum := sha256.New()
+			_, _ = io.Copy(sum, r.Body)
+			fmt.Fprintf(w, "%s %s%s", name, r.Proto, sum.Sum(nil))
 		}),
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			if state == http.StateNew {

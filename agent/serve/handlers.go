@@ -33,7 +33,6 @@ var handlers = map[protocol.Kind]handler{
 	protocol.KindReadDir:  answerFile((*files.Handles).ReadDir),
 	protocol.KindClose:    answerFile((*files.Handles).Close),
 	protocol.KindStat:     stat,
-	protocol.KindReadlink: answerPath((*files.Handles).Readlink),
 	protocol.KindAccess:   answerPath((*files.Handles).Access),
 	protocol.KindXattr:    answerPath((*files.Handles).Xattr),
 	protocol.KindConnect:  carry(outgoing.Connect),
@@ -192,64 +191,79 @@ func (c *client) environ(struct{}) (protocol.EnvironReply, []byte, error) {
 	return protocol.EnvironReply{}, env, err
 }
 
-// The header of an answer to a read, and all that comes before its payload.
-var (
-	readHeader = []byte("{}")
-	readHead   = protocol.FrameHead + len(readHeader)
-)
+// maxReads is how many reads of one stream are worked on at one time; others wait.
+const maxReads = 64
 
 // The payload of a read begins with a page: whoever copies from a page's begin to
-// a few bytes behind another's needs four times as long.
+// a few bytes behind another's needs four times as long. What comes before it is
+// at the end of the page before.
 const page = 4 << 10
 
 var readBuffers = sync.Pool{New: func() any {
-	b := make([]byte, page+protocol.MaxPayload)[page-readHead:] // so big a slice begins with a page
+	b := make([]byte, page+protocol.MaxPayload) // so big a slice begins with a page
 	return &b
 }}
 
-// read answers with bytes of a file, and what else is asked to read in the same
-// stream, until it is closed or a read fails.
+// read answers with bytes of files what is asked in a stream, until it is closed
+// or something else is asked. Reads do not wait for each other; of their answers
+// one is sent at a time.
 func read(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
+	under, turn := make(chan struct{}, maxReads), make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for {
 		q, err := decode[protocol.Read](f)
+		if f.Kind != protocol.KindRead {
+			err = fmt.Errorf("stream is for reads: %w", unix.EPROTO)
+		}
 		if err != nil {
+			turn <- struct{}{}
+			defer func() { <-turn }()
 			return protocol.WriteError(stream, f.Kind.String(), err)
 		}
-		if ok, err := readOnce(ctx, c, stream, q); !ok {
-			return err
-		}
+		under <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-under }()
+			_ = readOnce(ctx, c, stream, turn, q) // a broken stream ends the loop as well
+		})
 		if f, err = protocol.ReadFrame(stream); err != nil {
+			stream.Close() // who reads no more may have left no room for what is being sent
 			if err == io.EOF {
 				err = nil
 			}
 			return err
 		}
-		if f.Kind != protocol.KindRead {
-			return protocol.WriteError(stream, f.Kind.String(), fmt.Errorf("stream is for reads: %w", unix.EPROTO))
-		}
 	}
 }
 
-// readOnce tells whether the stream is good for another read. The bytes are read
-// to where they are sent from, in pieces that the processor's cache holds.
-func readOnce(ctx context.Context, c *client, stream net.Conn, q protocol.Read) (ok bool, err error) {
+// readOnce sends from where it reads to, in pieces that the processor's cache holds.
+func readOnce(ctx context.Context, c *client, stream net.Conn, turn chan struct{}, q protocol.Read) error {
 	buf := readBuffers.Get().(*[]byte)
 	defer readBuffers.Put(buf)
-	b := *buf
-	if err := c.begin(ctx); err != nil {
-		return false, err
+	n, err := 0, c.begin(ctx)
+	if err == nil {
+		n, err = c.files.Read(q, (*buf)[page:])
+		c.done()
 	}
-	n, err := c.files.Read(q, b[readHead:])
-	c.done()
+	turn <- struct{}{}
+	defer func() { <-turn }()
 	if err != nil {
-		return false, protocol.WriteError(stream, protocol.KindRead.String(), err)
+		e := *protocol.AsError(protocol.KindRead.String(), err)
+		e.ID = q.ID
+		return protocol.WriteMessage(stream, protocol.KindError, e, nil)
 	}
-	protocol.AppendHead(b[:0], protocol.KindRead, readHeader, n)
-	for b = b[:readHead+n]; len(b) > 0 && err == nil; {
+	header, err := json.Marshal(protocol.ReadReply{ID: q.ID})
+	if err != nil {
+		return fmt.Errorf("encoding answer: %w", err)
+	}
+	head := protocol.AppendHead(nil, protocol.KindRead, header, n)
+	b := (*buf)[page-len(head) : page+n]
+	copy(b, head)
+	for len(b) > 0 && err == nil {
 		n, err = stream.Write(b[:min(len(b), protocol.MaxChunk)])
 		b = b[n:]
 	}
-	return err == nil, err
+	return err
 }
 
 // write does what is asked of open files, and answers, in order, until the
@@ -323,6 +337,10 @@ func steal(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 		return err
 	}
 	s.OnLost(end) // what follows the answer
+	s.OnCut(func(why error) {
+		// A frame is one write, whoever else writes.
+		_ = protocol.WriteMessage(stream, protocol.KindSteal, protocol.StealReply{Redirect: reply.Redirect, Cut: why.Error()}, nil)
+	})
 	for {
 		f, err := protocol.ReadFrame(stream)
 		if err != nil {

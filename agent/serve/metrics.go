@@ -45,6 +45,8 @@ func (s *Server) metrics() []byte {
 	for _, h := range holders {
 		mode := "steal"
 		switch {
+		case h.Pause: // of no port
+			continue
 		case h.Mirror:
 			mode = "mirror"
 		case h.Filter != "":

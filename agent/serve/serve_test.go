@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/agent/agenttest"
-	"mirrord/agent/files"
 	"mirrord/agent/target"
 	"mirrord/protocol"
 	"mirrord/protocol/link"
@@ -30,6 +29,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // each blocked stream, too much for thousands under the race detector.
 const fewStreams = 100
 
+const fewHandles = 500
+
 // run serves this very process; nothing can be stolen.
 func run(t *testing.T) (addr string) {
 	t.Helper()
@@ -38,14 +39,21 @@ func run(t *testing.T) (addr string) {
 
 func serveTarget(t *testing.T, c target.Choice) (addr string) {
 	t.Helper()
+	_, addr = newServer(t, c)
+	return addr
+}
+
+func newServer(t *testing.T, c target.Choice) (s *Server, addr string) {
+	t.Helper()
 	tgt, all, err := target.Enter(c, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := all[0]
 	ctx, cancel := context.WithCancel(t.Context())
-	s := New(slog.New(slog.DiscardHandler), tgt, nil, errors.New("not here"), time.Hour, link.Grace)
+	s = New(slog.New(slog.DiscardHandler), tgt, nil, errors.New("not here"), time.Hour, link.Grace)
 	s.maxStreams = fewStreams
+	s.tree.MaxHandles = fewHandles
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, l) }()
 	t.Cleanup(func() {
@@ -55,7 +63,7 @@ func serveTarget(t *testing.T, c target.Choice) (addr string) {
 		}
 		tgt.Close()
 	})
-	return l.Addr().String()
+	return s, l.Addr().String()
 }
 
 func TestTableIsWhole(t *testing.T) {
@@ -195,8 +203,8 @@ func TestTwoLinks(t *testing.T) {
 	}
 }
 
-// A stream of reads has one after the other until it is closed; one that fails,
-// and what is no read, is its end.
+// The reads of a stream are answered each, those that fail, too, until it is closed
+// or something else is asked.
 func TestReadsInOneStream(t *testing.T) {
 	c, _ := agenttest.New(t, run(t))
 	name := t.TempDir() + "/file"
@@ -213,16 +221,36 @@ func TestReadsInOneStream(t *testing.T) {
 		header any
 		errno  unix.Errno
 	}{
-		"failure": {protocol.KindRead, protocol.Read{Handle: open.Handle + 1, Len: 1}, unix.EBADF},
 		"garbage": {protocol.KindRead, "read", unix.EINVAL},
 		"stat":    {protocol.KindStat, protocol.Stat{Path: protocol.Path(name)}, unix.EPROTO},
 	} {
 		s := c.Stream()
-		for off := 0; off < len(words); off += 300_000 {
-			q := protocol.Read{Handle: open.Handle, Offset: int64(off), Len: 300_000}
-			got, err := protocol.Call(s, protocol.KindRead, q, new(protocol.ReadReply))
-			if want := words[off:min(off+300_000, len(words))]; string(got) != want || err != nil {
-				t.Errorf("%d bytes at %d of %d, %v", len(got), off, len(want), err)
+		const reads, size = 100, 30_000
+		for id := range uint64(reads) {
+			q := protocol.Read{ID: id + 1, Handle: open.Handle, Offset: int64(id) * size, Len: size}
+			if id%10 == 0 {
+				q.Handle++
+			}
+			if err := protocol.WriteMessage(s, protocol.KindRead, q, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answered := map[uint64]bool{}
+		for range reads {
+			var reply protocol.ReadReply
+			got, err := protocol.ReadAnswer(s, protocol.KindRead, &reply)
+			id := reply.ID
+			e, failed := errors.AsType[*protocol.Error](err)
+			if failed {
+				id = e.ID
+			}
+			if id < 1 || id > reads || answered[id] || failed != (id%10 == 1) || failed && e.Errno != uint32(unix.EBADF) || !failed && err != nil {
+				t.Fatalf("an answer to %d: %v", id, err)
+			}
+			answered[id] = true
+			at := min(int(id-1)*size, len(words))
+			if want := words[at:min(at+size, len(words))]; !failed && string(got) != want {
+				t.Errorf("%d bytes at %d of %d", len(got), at, len(want))
 			}
 		}
 		_, err := protocol.Call(s, test.kind, test.header, new(any))
@@ -235,12 +263,44 @@ func TestReadsInOneStream(t *testing.T) {
 	}
 }
 
+// A stream of reads whose client takes no more answers ends with it, though there is no
+// room for them.
+func TestReadsGivenUp(t *testing.T) {
+	c, _ := agenttest.New(t, run(t))
+	name := t.TempDir() + "/file"
+	if err := os.WriteFile(name, make([]byte, protocol.MaxPayload), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var open protocol.OpenReply
+	if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: protocol.Path(name)}, &open); err != nil {
+		t.Fatal(err)
+	}
+	s := c.Stream()
+	for id := range uint64(3) {
+		if err := protocol.WriteMessage(s, protocol.KindRead, protocol.Read{ID: id + 1, Handle: open.Handle, Len: protocol.MaxPayload}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, _, err := protocol.ReadHead(s); err != nil { // more comes than has room
+		t.Fatal(err)
+	}
+	s.Close()
+	for end := time.Now().Add(10 * time.Second); c.NumStreams() > 0; {
+		if time.Now().After(end) {
+			t.Fatal("the agent does not end the stream")
+		}
+		if _, err := c.AskBulk(protocol.KindRead, protocol.Read{Handle: open.Handle, Len: 1}, new(protocol.ReadReply)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A client may have so many streams and handles; another is not hurt by it.
 func TestLimits(t *testing.T) {
 	addr := run(t)
 	c, _ := agenttest.New(t, addr)
 	name := t.TempDir()
-	for range files.MaxHandles {
+	for range fewHandles {
 		if _, err := c.Ask(protocol.KindOpen, protocol.Open{Path: protocol.Path(name), Directory: true}, new(protocol.OpenReply)); err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +325,7 @@ func TestLimits(t *testing.T) {
 	}
 	before := descriptors(t)
 	c.End()
-	for end := time.Now().Add(time.Minute); descriptors(t) > before-files.MaxHandles; {
+	for end := time.Now().Add(time.Minute); descriptors(t) > before-fewHandles; {
 		if time.Now().After(end) {
 			t.Fatalf("%d descriptors of %d left after the client's end", descriptors(t), before)
 		}
@@ -363,7 +423,7 @@ func TestPause(t *testing.T) {
 		_ = child.Process.Kill()
 		_ = child.Wait()
 	})
-	addr := serveTarget(t, target.Choice{PID: child.Process.Pid})
+	server, addr := newServer(t, target.Choice{PID: child.Process.Pid})
 	state := func(want string) {
 		t.Helper()
 		var stat []byte
@@ -391,6 +451,9 @@ func TestPause(t *testing.T) {
 	told, err := alice.Ask(protocol.KindHolders, struct{}{}, new(protocol.HoldersReply))
 	if n := strings.Count(string(told), `"session":"1f2e3d4c","port":0,"pause":true`); n != 2 || err != nil {
 		t.Errorf("%v: holders are %s", err, told)
+	}
+	if m := string(server.metrics()); !strings.Contains(m, `ports{mode="steal"} 0`) {
+		t.Errorf("a pause is a port: %s", m)
 	}
 	if env, err := alice.Ask(protocol.KindEnviron, struct{}{}, new(protocol.EnvironReply)); len(env) == 0 || err != nil {
 		t.Errorf("environment of what is paused: %q, %v", env, err)

@@ -67,7 +67,6 @@ func Main(args []string, full *Full) int {
 	if full == nil {
 		full = &Full{}
 	}
-	root := command(full)
 	rest := args[1:]
 	if isDelve(args[0]) { // called by an IDE: the command line is Delve's
 		if !wantsSession(rest) {
@@ -75,6 +74,7 @@ func Main(args []string, full *Full) int {
 		}
 		rest = append([]string{"dlv", "--"}, rest...)
 	}
+	root := command(full, rest)
 	root.SetArgs(rest)
 	cmd, err := root.ExecuteC()
 	if _, ok := errors.AsType[*exit](err); err != nil && !ok { // cobra's own: flags, commands, arguments
@@ -87,7 +87,8 @@ func Main(args []string, full *Full) int {
 	return code
 }
 
-func command(full *Full) *cobra.Command {
+// command makes the command line that is to run args.
+func command(full *Full, args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:     "mirrord",
 		Version: protocol.Build,
@@ -101,8 +102,13 @@ installed in the cluster but an agent pod while it is needed.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(execCommand(), dlvCommand(), lsCommand(), sessionCommand(full), configCommand(), verifyCommand(), explainCommand(), daemonCommand(full.Manager), versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = false
+	if len(args) > 0 && args[0] == "exec" { // each start waits for all that is made here
+		root.CompletionOptions.DisableDefaultCmd = true
+		root.AddCommand(execCommand())
+		return root
+	}
+	root.AddCommand(execCommand(), dlvCommand(), lsCommand(), sessionCommand(full), configCommand(), verifyCommand(), explainCommand(), daemonCommand(full.Manager), versionCommand())
 	return root
 }
 
@@ -110,7 +116,7 @@ installed in the cluster but an agent pod while it is needed.`,
 // usage, and an interrupt or a request to end ends ctx.
 func run(f func(ctx context.Context, cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		ctx, stop := interruptible()
 		defer stop()
 		err := f(ctx, cmd, args)
 		if _, ok := errors.AsType[*exit](err); err == nil || ok {
@@ -124,6 +130,19 @@ func run(f func(ctx context.Context, cmd *cobra.Command, args []string) error) f
 		}
 		return &exit{code: exitFailed, err: err}
 	}
+}
+
+// interruptible returns a context that an interrupt or a request to end ends. It asks
+// for them beside what its caller does: each takes two changes of threads.
+func interruptible() (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancelCause(context.Background())
+	go func() {
+		signalled, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		<-signalled.Done()
+		end(context.Cause(signalled))
+	}()
+	return ctx, func() { end(context.Canceled) }
 }
 
 // one is for commands that take one argument; example is what it may be.
@@ -185,6 +204,18 @@ func dial(ctx context.Context) (*rpc.Client, error) {
 }
 
 func dialIn(ctx context.Context, dir string) (*rpc.Client, error) {
+	command, err := startDaemon()
+	if err != nil {
+		return nil, err
+	}
+	return rpc.Dial(ctx, dir, caller, command)
+}
+
+// caller is who we are to the daemon.
+const caller = "cli"
+
+// startDaemon are the arguments of ours that start one.
+func startDaemon() ([]string, error) {
 	command := []string{"daemon"}
 	if idle := os.Getenv(idleVar); idle != "" {
 		if _, err := time.ParseDuration(idle); err != nil {
@@ -192,7 +223,7 @@ func dialIn(ctx context.Context, dir string) (*rpc.Client, error) {
 		}
 		command = append(command, "--idle", idle)
 	}
-	return rpc.Dial(ctx, dir, "cli", command)
+	return command, nil
 }
 
 func runtimeDir() (string, error) { return rpc.RuntimeDir(os.Getenv("XDG_RUNTIME_DIR")) }

@@ -118,7 +118,7 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	if e.engine == "preload" {
 		return &ide.Error{Msg: "--layer preload: this version has only the seccomp layer", Hint: "leave --layer out"}
 	}
-	launcher, err := launch.Prepare() // its keeper starts while the session does
+	launcher, err := launch.New()
 	if err != nil {
 		return err
 	}
@@ -128,13 +128,11 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 			return err
 		}
 	}
-	c, err := dialIn(ctx, e.dir)
-	if err != nil {
-		return err
-	}
-	defer c.Close() // the session ends with it
 	w := cmd.ErrOrStderr()
-	l, err := e.launch(ctx, c, me, w)
+	c, l, err := e.launch(ctx, me, w, launcher.Prepare)
+	if c != nil {
+		defer c.Close() // the session ends with it
+	}
 	if bad, ok := errors.AsType[*ide.Error](err); ok && bad.Code == ide.CodeUsage && e.choice.judged() {
 		return &exit{code: exitUsage, err: err} // else it stands in a file or variable
 	}
@@ -184,26 +182,36 @@ func (e *execution) debugger(args []string) launch.Debugger {
 	return launch.NoDebugger
 }
 
-// launch gets a session, and tells on w how it goes.
-func (e *execution) launch(ctx context.Context, c *rpc.Client, me ide.Client, w io.Writer) (ide.Launch, error) {
-	if e.session != "" {
-		return c.Launch(ctx, e.session)
-	}
+// launch gets a session, and tells on w how it goes. The client, which holds the
+// session, is nil only with an error. What can be done meanwhile comes when the
+// daemon has its request: it finds a processor free, and is what all else waits for.
+func (e *execution) launch(ctx context.Context, me ide.Client, w io.Writer, meanwhile func()) (c *rpc.Client, l ide.Launch, err error) {
 	begin := time.Now()
-	p := newProgress(w)
-	s, err := c.Start(ctx, ide.SessionStartParams{Client: me, ConfigFile: e.choice.config, Overrides: e.choice.overrides}, p.report)
-	var l ide.Launch
-	if err == nil {
-		l, err = c.Launch(ctx, s.ID)
+	command, err := startDaemon()
+	if err != nil {
+		return nil, l, err
 	}
+	p := newProgress(w)
+	var asked *rpc.Asked
+	if e.session != "" {
+		asked = rpc.Ask(ctx, e.dir, caller, command, p.report, ide.MethodSessionLaunch, ide.SessionID{ID: e.session})
+	} else {
+		asked = rpc.Ask(ctx, e.dir, caller, command, p.report, ide.MethodSessionStart, ide.SessionStartParams{
+			Client: me, ConfigFile: e.choice.config, Overrides: e.choice.overrides, Launch: true, Progress: rpc.FirstToken,
+		})
+	}
+	meanwhile()
+	c, err = asked.Answer(ctx, &l)
 	p.end()
-	for _, warning := range s.Warnings {
+	if err != nil || e.session != "" {
+		return c, l, err
+	}
+	l.Start.Client = me
+	for _, warning := range l.Session.Warnings {
 		fmt.Fprintf(w, "mirrord: warning: %s\n", indent(warning))
 	}
-	if err == nil {
-		fmt.Fprintf(w, "mirrord: in the context of %s, after %.1f s\n", s.Target, time.Since(begin).Seconds())
-	}
-	return l, err
+	fmt.Fprintf(w, "mirrord: in the context of %s, after %.1f s\n", l.Session.Target, time.Since(begin).Seconds())
+	return c, l, nil
 }
 
 // crash names the end of a debuggee that nobody asked to end.

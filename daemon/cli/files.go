@@ -154,7 +154,7 @@ func place(dir string) (made bool, err error) {
 	case err != nil:
 		return false, err
 	case len(list) > 0:
-		return false, errors.New("the directory is not empty")
+		return false, errors.New("the directory is not empty: the session's files may be shown there already; --mount names another")
 	}
 	return false, nil
 }

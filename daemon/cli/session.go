@@ -18,9 +18,14 @@ import (
 // portsOf tells which of the target's ports a session has, and how.
 func portsOf(s ide.Session) string {
 	how := "stolen"
-	if s.Mirrors {
+	switch {
+	case s.Mirrors:
 		how = "mirrored"
-	} else if s.Filter != "" {
+	case s.Once && s.Filter == "":
+		how = "one connection stolen"
+	case s.Once:
+		how = "one request stolen by " + s.Filter
+	case s.Filter != "":
 		how = "stolen by " + s.Filter
 	}
 	var list []string
@@ -113,7 +118,11 @@ func listHolders(ctx context.Context, cmd *cobra.Command, c *choice, output stri
 		fmt.Fprintln(cmd.ErrOrStderr(), "mirrord:", problem)
 	}
 	if len(r.Holders) == 0 {
-		fmt.Fprintln(cmd.ErrOrStderr(), "mirrord: nobody holds a port")
+		where := ""
+		if c.overrides.Namespace != "" {
+			where = " in namespace " + c.overrides.Namespace
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), "mirrord: nobody holds a port"+where)
 		return nil
 	}
 	return printHolders(cmd.OutOrStdout(), r.Holders)
@@ -126,6 +135,9 @@ func printHolders(w io.Writer, list []ide.Holder) error {
 		mode := h.Mode
 		if h.Mode == "steal" && h.Redirect != "sk_lookup" {
 			mode += " by " + h.Redirect
+		}
+		if h.Once {
+			mode += " once"
 		}
 		if h.Away {
 			mode += " (away)"
@@ -156,6 +168,9 @@ func printSessions(w io.Writer, list []ide.Session) error {
 		target := s.Target
 		if more := len(s.Replicas) - 1; more > 0 {
 			target += fmt.Sprintf(" and %d more", more)
+		}
+		if s.Paused {
+			target += " (paused)"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", s.ID, target, s.Started, s.Launchers, portsOf(s))
 	}

@@ -45,10 +45,11 @@ type Access struct {
 // A Cluster is one way to one API server. It is safe for concurrent use and
 // starts no goroutine; Close only drops idle connections.
 type Cluster struct {
-	log       *slog.Logger
-	config    *rest.Config
-	context   string // the kubeconfig's; "" in a cluster
-	namespace string
+	log        *slog.Logger
+	config     *rest.Config
+	context    string // the kubeconfig's; "" in a cluster
+	kubeconfig string // the one file that the client names; "": what kubectl finds, too
+	namespace  string
 
 	http     *http.Client
 	rest     *rest.RESTClient
@@ -65,6 +66,9 @@ func Open(_ context.Context, log *slog.Logger, a Access) (*Cluster, error) {
 	var err error
 	if c.config, c.context, c.namespace, err = a.load(); err != nil {
 		return nil, err
+	}
+	if paths, explicit := a.paths(); explicit && len(paths) == 1 {
+		c.kubeconfig = paths[0]
 	}
 	c.config.WarningHandler = warnings{log}
 	if err := c.connect(); err != nil {

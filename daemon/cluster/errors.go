@@ -80,7 +80,7 @@ func (c *Cluster) explain(ctx context.Context, r request, err error) error {
 			Kind: Unauthorized,
 			Msg:  "logging in to the cluster at " + c.config.Host,
 			Err:  errors.New("the server does not accept the credentials (expired?)"),
-			Hint: "log in again, then check with `kubectl auth whoami" + c.contextFlag() + "`",
+			Hint: "log in again, then check with `kubectl auth whoami" + c.flags() + "`",
 		}
 	case isRBAC(err):
 		return &Error{Kind: Forbidden, Msg: r.String(), Err: err, Hint: "check with `" + c.canI(r) + "`"}
@@ -101,14 +101,18 @@ func (c *Cluster) explain(ctx context.Context, r request, err error) error {
 }
 
 func (c *Cluster) checkServer() string {
-	return "check with `kubectl version" + c.contextFlag() + "`"
+	return "check with `kubectl version" + c.flags() + "`"
 }
 
-func (c *Cluster) contextFlag() string {
-	if c.context == "" {
-		return ""
+// flags have kubectl ask the same cluster.
+func (c *Cluster) flags() (s string) {
+	if c.context != "" {
+		s = " --context " + c.context
 	}
-	return " --context " + c.context
+	if c.kubeconfig != "" {
+		s += " --kubeconfig " + c.kubeconfig
+	}
+	return s
 }
 
 // canI is the line that shows the missing right.
@@ -124,7 +128,7 @@ func (c *Cluster) canI(r request) string {
 	if r.namespace != "" {
 		s += " -n " + r.namespace
 	}
-	return s + c.contextFlag()
+	return s + c.flags()
 }
 
 func isStatus(err error) bool {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -179,11 +180,11 @@ func unlikeProbes(c *corev1.Container) (list []string) {
 }
 
 // probePorts lists the TCP ports that kubelet itself connects to, to probe
-// containers of a pod: they share one address.
-func probePorts(containers []*corev1.Container) []int {
+// containers of a pod, which share one address, or has a mesh's proxy connect to.
+func probePorts(pod *corev1.Pod, containers []*corev1.Container) []int {
 	var ports []int
 	for _, c := range containers {
-		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+		for _, p := range append(rewritten(pod, c), c.LivenessProbe, c.ReadinessProbe, c.StartupProbe) {
 			port := 0
 			switch {
 			case p == nil:
@@ -201,4 +202,26 @@ func probePorts(containers []*corev1.Container) []int {
 	}
 	slices.Sort(ports)
 	return ports
+}
+
+// rewritten are the probes of c that Istio's injection has turned into ones of its
+// proxy, which carries them out with kubelet's User-Agent: it has them in its
+// environment, by paths such as /app-health/CONTAINER/livez.
+func rewritten(pod *corev1.Pod, c *corev1.Container) (list []*corev1.Probe) {
+	for _, proxy := range candidates(pod) {
+		i := slices.IndexFunc(proxy.Env, func(e corev1.EnvVar) bool { return e.Name == "ISTIO_KUBE_APP_PROBERS" })
+		if proxy.Name != "istio-proxy" || i < 0 {
+			continue
+		}
+		var probes map[string]*corev1.Probe
+		if json.Unmarshal([]byte(proxy.Env[i].Value), &probes) != nil {
+			continue // as if there were none
+		}
+		for path, p := range probes {
+			if strings.HasPrefix(path, "/app-health/"+c.Name+"/") {
+				list = append(list, p)
+			}
+		}
+	}
+	return list
 }

@@ -125,6 +125,32 @@ func TestJob(t *testing.T) {
 }
 
 // Probes that the agent cannot know are named.
+// Istio's injection leaves in the spec only probes of its proxy, and has the
+// application's in the proxy's environment.
+func TestRewrittenProbes(t *testing.T) {
+	ask := func(port int) *corev1.Probe {
+		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt(port)}}}
+	}
+	web := corev1.Container{Name: "web", LivenessProbe: ask(15020), Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}}}
+	for env, want := range map[string][2][]int{
+		`{"/app-health/web/livez":{"httpGet":{"path":"/healthz","port":8081},"timeoutSeconds":1},
+		  "/app-health/web/readyz":{"httpGet":{"port":"http"}},
+		  "/app-health/web-admin/livez":{"tcpSocket":{"port":9090}},
+		  "/app-health/web/startupz":{"grpc":{"port":7070,"service":null}}}`: {{7070, 8080, 8081, 15020}, {7070, 8080, 8081, 9090, 15020}},
+		"not JSON": {{15020}, {15020}},
+	} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{
+			web, {Name: "web-admin"}, {Name: "istio-proxy", Env: []corev1.EnvVar{{Name: "ISTIO_KUBE_APP_PROBERS", Value: env}}},
+		}}}
+		if got := probePorts(pod, []*corev1.Container{&pod.Spec.Containers[0]}); !slices.Equal(got, want[0]) {
+			t.Errorf("%s: the container's: %v, want %v", env, got, want[0])
+		}
+		if got := probePorts(pod, candidates(pod)); !slices.Equal(got, want[1]) {
+			t.Errorf("%s: the pod's: %v, want %v", env, got, want[1])
+		}
+	}
+}
+
 func TestUnlikeProbes(t *testing.T) {
 	get := func(port int, scheme corev1.URIScheme, headers ...corev1.HTTPHeader) *corev1.Probe {
 		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt(port), Scheme: scheme, HTTPHeaders: headers}}}

@@ -58,7 +58,7 @@ func (c *Cluster) ResolveAgain(ctx context.Context, p Path, before string) (*Tar
 	}
 	t, err := targetOf(pod, p)
 	if e, ok := errors.AsType[*Error](err); ok && e.Kind == NotRunning {
-		e.Hint = "see `kubectl describe pod " + pod.Name + " -n " + pod.Namespace + c.contextFlag() + "`"
+		e.Hint = "see `kubectl describe pod " + pod.Name + " -n " + pod.Namespace + c.flags() + "`"
 	}
 	return t, err
 }
@@ -77,7 +77,7 @@ func targetOf(pod *corev1.Pod, p Path) (*Target, error) {
 	t := &Target{
 		Path: p, Namespace: pod.Namespace, Pod: pod.Name, UID: string(pod.UID), Node: pod.Spec.NodeName,
 		Container: con.Name, ContainerID: id, HostNetwork: pod.Spec.HostNetwork,
-		ProbePorts: probePorts(candidates(pod)), OwnProbes: probePorts([]*corev1.Container{con}), UnlikeProbe: unlikeProbes(con),
+		ProbePorts: probePorts(pod, candidates(pod)), OwnProbes: probePorts(pod, []*corev1.Container{con}), UnlikeProbe: unlikeProbes(con),
 	}
 	for _, ip := range pod.Status.PodIPs {
 		t.PodIPs = append(t.PodIPs, ip.IP)

@@ -25,6 +25,7 @@ const (
 	frameHeader = 8
 	maxFrame    = 64 << 10 // of what we write; larger ones only add latency
 	maxReason   = 4 << 10  // of the error stream's text that is kept
+	headRead    = 512      // is read where a frame begins: little, as the rest is not copied twice
 
 	// The reason for an end may come after the end itself.
 	reasonWait = 250 * time.Millisecond
@@ -88,7 +89,7 @@ func newSPDYConn(conn net.Conn, hard io.Closer, port int, addr forwardAddr) (*sp
 	if _, err := conn.Write(hello.Bytes()); err != nil {
 		return nil, fmt.Errorf("opening the streams: %w", err)
 	}
-	return &spdyConn{io: conn, hard: hard, addr: addr, r: bufio.NewReaderSize(conn, 32<<10)}, nil
+	return &spdyConn{io: conn, hard: hard, addr: addr, r: bufio.NewReaderSize(conn, headRead)}, nil
 }
 
 func (c *spdyConn) Read(p []byte) (int, error) {

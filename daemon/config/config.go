@@ -80,7 +80,7 @@ type FS struct {
 	NotFound  []string
 	Mapping   []Replacement
 	ReadAhead *int          // bytes of a large file that are read ahead at most; nil: as many as it takes
-	CacheTime time.Duration // what is known of files is kept so long, if no change is heard of
+	CacheTime time.Duration // what is known of files is kept so long at most, if no change is heard of
 }
 
 // Incoming is feature.network.incoming.
@@ -172,7 +172,7 @@ type Agent struct {
 func defaults() *Config {
 	return &Config{
 		Env: Env{Enabled: true},
-		FS:  FS{Mode: "read", CacheTime: 10 * time.Second},
+		FS:  FS{Mode: "read", CacheTime: maxCacheTime * time.Second},
 		Incoming: Incoming{
 			Mode: "mirror", Delivery: Delivery{Protocol: DeliverTLS}, OnConcurrentSteal: Abort, Flush: protocol.FlushIdle, WhileRestarting: 10 * time.Second, WhileStopped: waitStopped,
 		},

@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -228,6 +229,16 @@ func TestWarnings(t *testing.T) {
 		{`{"agent": {"ephemeral": true}}`, `mirrord.json:1:12: agent.ephemeral: not served by this version: it has no effect`},
 		{`{"feature": {"network": {"incoming": "mirror"}}, "agent": {"node_selector": {"disk": "ssd"}, "idle_timeout": 9}}`, ``},
 		{`{"feature": {"network": {"incoming": {"port_mapping": [[80, 80]]}}}}`, `mirrord.json:1:56: feature.network.incoming.port_mapping: 80 maps a port to itself`},
+		{`{"feature": {"fs": {"cache_time": 60}}}`, `mirrord.json:1:35: feature.fs.cache_time: 60 is more than 10 seconds, which is how long the agent's word holds: it is as 10`},
+		{`{"feature": {"fs": {"cache_time": 10}}}`, ``},
+		{`{"feature": {"network": {"incoming": {"mode": "steal", "http_filter": {"ports": [80]}}}}}`,
+			`mirrord.json:1:71: feature.network.incoming.http_filter: it names no filter: it is everybody's requests that the debuggee gets`},
+		{`{"feature": {"network": {"incoming": {"mode": "off", "http_filter": {}}}}}`, ``},
+		{`{"feature": {"fs": {"not_found": ["^/srv", "^/proc/cpu"]}}}`,
+			`mirrord.json:1:44: feature.fs.not_found: "^/proc/cpu" has no effect: /proc/cpu is this machine's, whatever the patterns say`},
+		{`{"feature": {"fs": {"read_only": "^/dev/(null|kvm)|^/dev/null", "read_write": "^/dev/pts/[0-9]+$"}}}`,
+			`mirrord.json:1:79: feature.fs.read_write: "^/dev/pts/[0-9]+$" has no effect: /dev/pts is this machine's`},
+		{`{"feature": {"fs": {"read_only": ["^/sys/fs", "^/dev/(null|kvm)", "^/(proc|x)", "^/proc?", "^/proc|^/x", "/proc", "^/process"], "local": "^/proc"}}}`, ``},
 	} {
 		c := load1(t, test.text, ide.Overrides{})
 		var got string
@@ -343,6 +354,23 @@ func TestFilterPorts(t *testing.T) {
 		p := c.Policy(nil)
 		if !cmp.Equal(p.Ports, want.taken) || !cmp.Equal(p.IgnorePorts, want.not) || !cmp.Equal(filtered, want.filtered) {
 			t.Errorf("%s: takes %v, not %v, filters %v", text, p.Ports, p.IgnorePorts, filtered)
+		}
+	}
+}
+
+// Git is skipped only where it has nothing to write in the target.
+func TestSkipGit(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{"mode": "read"}`:                                          true,
+		`{"mode": "localwithoverrides"}`:                            true,
+		`{"mode": "local"}`:                                         true,
+		`{"mode": "write"}`:                                         false,
+		`{"mode": "read", "read_write": ["^/srv/p"]}`:               false,
+		`{"mode": "localwithoverrides", "read_write": ["^/srv/p"]}`: false,
+	} {
+		c := load1(t, `{"feature": {"fs": `+text+`}}`, ide.Overrides{})
+		if got := slices.Contains(c.SkipProcesses, "git"); got != want || !slices.Contains(c.SkipProcesses, "go") {
+			t.Errorf("%s: git is skipped: %v; %q", text, got, c.SkipProcesses)
 		}
 	}
 }

@@ -87,6 +87,9 @@ var literal = strings.NewReplacer(`\`, `\\`, `[`, `\[`)
 // matches reports whether name is one of patterns, whose * and ? are wildcards.
 func matches(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
+		if !strings.ContainsAny(p, "*?") { // most, and each variable is held against each
+			return p == name
+		}
 		ok, err := path.Match(literal.Replace(p), name)
 		return ok && err == nil
 	})

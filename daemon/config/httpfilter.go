@@ -21,7 +21,8 @@ var filterSettings = []setting{
 	{key: filterKey + ".server_name_filter", takes: text, doc: "mirrord's own: steal connections in TLS whose client asks for a server (SNI) that matches, as a whole; their requests, where tls opens them.",
 		set: only(func(f *protocol.Filter) *string { return &f.ServerName })},
 	{key: filterKey + ".body_filter", takes: anything,
-		doc: `Steal, or mirror, requests by their JSON body: {"body": "json", "query": JSONPATH, "matches": REGEX}, or {"body": "jq", "query": JQ}.`,
+		doc: `Steal, or mirror, requests by their JSON body: {"body": "json", "query": JSONPATH, "matches": REGEX}, or {"body": "jq", "query": JQ}. ` +
+			"A body of more than 64 KiB, of gRPC, not there within a second, or that its client asks leave to send (Expect), does not match.",
 		set: func(c *Config, v *node) error { return c.filter(bodyFilter(v)) }},
 	{key: filterKey + ".all_of", takes: anything, doc: `Steal, or mirror, requests that all of these match: [{"header": REGEX}, {"path": REGEX}, {"method": NAME}, {"body": …}].`,
 		set: func(c *Config, v *node) error {
@@ -106,7 +107,11 @@ func innerFilter(v *node) (f protocol.Filter, err error) {
 		kind = &v.fields[i]
 	}
 	if kind == nil {
-		return f, &positioned{v.pos, fmt.Sprintf("a filter has one of %s", strings.Join(innerKinds, ", "))}
+		words := fmt.Sprintf("a filter in a list has one of %s", strings.Join(innerKinds, ", "))
+		if len(v.fields) > 0 {
+			words += fmt.Sprintf(", not %q", v.fields[0].name)
+		}
+		return f, &positioned{v.pos, words}
 	}
 	if kind.name == "body" {
 		return bodyFilter(v)

@@ -22,6 +22,7 @@ func (c *checker) lint() {
 	c.lintPairs(incomingKey+".port_mapping", "maps a port to itself: it can be left out")
 	c.lintPairs(incomingKey+".listen_ports", "")
 	c.lintRemote()
+	c.lintPaths()
 	if g, ok := c.given["target.path.container"]; ok && c.config.Target == "" {
 		c.fail(g.at, "target.path.container", "of what? name a pod or a workload beside it")
 	}
@@ -158,6 +159,9 @@ func (c *checker) limit() {
 	if cfg.Incoming.Mode == "mirror" && cfg.Incoming.Once {
 		at, key := c.where(incomingKey + ".once")
 		c.warn(at, key, "only of what is stolen: all is mirrored")
+	}
+	if g, ok := c.given[filterKey]; ok && g.value.kind == isTable && cfg.Incoming.Filter == nil && cfg.Incoming.Mode != "off" {
+		c.warn(g.at, filterKey, "it names no filter: it is everybody's requests that the debuggee gets")
 	}
 	if in := &cfg.Incoming; in.TLS != (TLS{}) && !in.OpensTLS() {
 		at, key := c.where(tlsKey+".cert", tlsKey+".key", tlsKey+".secret")

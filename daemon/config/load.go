@@ -223,7 +223,7 @@ func (c *Config) finish(client ide.Client) {
 	c.SkipProcesses = c.skip
 	if c.skipBuild {
 		c.SkipProcesses = slices.Concat(c.skip, buildTools, c.extraBuild)
-		if c.FS.Mode != "write" {
+		if c.FS.Mode != "write" && len(c.FS.ReadWrite) == 0 {
 			c.SkipProcesses = append(c.SkipProcesses, "git") // else it would write here what is meant for the target
 		}
 	}

@@ -4,17 +4,12 @@ import (
 	"time"
 
 	"github.com/dlclark/regexp2"
+
+	"mirrord/protocol/pattern"
 )
 
-// compile reads a regular expression of the configuration: the peer's dialect,
-// which has look-around, so it can backtrack and is given a limit.
-func compile(pattern string) (*regexp2.Regexp, error) {
-	re, err := regexp2.Compile(pattern, regexp2.None)
-	if err != nil {
-		return nil, err
-	}
-	re.MatchTimeout = time.Second
-	return re, nil
+func compile(text string) (*regexp2.Regexp, error) {
+	return pattern.Compile(text, false, time.Second)
 }
 
 // expand fills what re captured in s into template ($1, ${name}).

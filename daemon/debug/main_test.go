@@ -13,10 +13,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
-	"mirrord/layer/keeper"
 	"mirrord/layer/launch"
 	"mirrord/layer/layertest"
 	"mirrord/protocol/ide"
@@ -27,11 +25,11 @@ const launcherEnv = "TEST_LAUNCHER"
 // The test program is its own keeper and, with launcherEnv, the launcher that
 // the command line is; dlv is built.
 func TestMain(m *testing.M) {
-	hurry()
 	launch.Keeper()
 	if os.Getenv(launcherEnv) != "" {
 		runLauncher()
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // else each launcher sleeps for a second at its end
 	// Of its own: a Delve that is killed leaves a debuggee's FIFOs there.
 	temp, err := os.MkdirTemp("", "debug")
 	if err == nil {
@@ -44,19 +42,6 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	os.RemoveAll(temp)
 	os.Exit(code)
-}
-
-// hurry keeps the race detector from sleeping for a second at the end of each
-// launcher and each keeper, which has no environment.
-func hurry() {
-	const name, value = "GORACE", "atexit_sleep_ms=0"
-	if os.Args[0] != keeper.Name && os.Getenv(launcherEnv) == "" || os.Getenv(name) != "" {
-		return
-	}
-	os.Setenv(name, value)
-	if self, err := os.Executable(); err == nil {
-		_ = syscall.Exec(self, os.Args, os.Environ())
-	}
 }
 
 var built struct {
@@ -163,7 +148,7 @@ func runLauncher() {
 	if slices.Contains(e.Argv, "dap") {
 		debugger = launch.DelveServer
 	}
-	l, err := launch.Prepare()
+	l, err := launch.New()
 	check(err)
 	exit, err := l.Run(context.Background(), slog.New(slog.NewTextHandler(os.Stderr, nil)), launch.Config{
 		Path: e.Path, Argv: e.Argv, Env: e.Env, Dir: e.Dir, Set: e.Set, Unset: e.Unset, Debugger: debugger,

@@ -60,12 +60,13 @@ func serving(t *testing.T, program, source, proto string, known bool) {
 			return
 		}
 		serveDAP(endpoint.Tap(server, func(_ context.Context, p ide.ServingParams) (ide.ServingResult, error) {
+			id := request.Load() // before the test goes on
 			asked <- p
 			if p.Stream == 3 {
 				return ide.ServingResult{}, errors.New("nobody knows this one")
 			}
 			return ide.ServingResult{
-				Serving: ide.Serving{Thread: p.Thread, ID: request.Load(), Method: "GET", Path: fmt.Sprintf("/%d", request.Load()), Peer: p.Peer, Pod: "shop/client"},
+				Serving: ide.Serving{Thread: p.Thread, ID: id, Method: "GET", Path: fmt.Sprintf("/%d", id), Peer: p.Peer, Pod: "shop/client"},
 				Headers: [][2]string{{"Accept", "*/*"}},
 			}, nil
 		}), make(chan struct{}))

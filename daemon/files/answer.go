@@ -22,8 +22,10 @@ type answerer struct {
 	conn    net.Conn
 	arena   arena
 	timeout time.Duration
+	begun   count // writes
 
 	writing sync.Mutex // a reply is one write
+	notices notices
 
 	mu   sync.Mutex
 	uses map[uint64]*use // guarded by mu; nodes with a call of src under way
@@ -37,15 +39,21 @@ type use struct {
 	released bool
 }
 
-// answer answers requests until the socket ends, and waits for all it began.
-func answer(conn net.Conn, shared arena, src Source, timeout time.Duration) error {
+func newAnswerer(conn net.Conn, shared arena, src Source, timeout time.Duration) *answerer {
+	a := &answerer{src: src, conn: socket.New(conn), arena: shared, timeout: timeout, uses: make(map[uint64]*use)}
+	a.notices.waiting = make(map[uint64]chan struct{})
+	return a
+}
+
+// run answers requests until the socket ends, and waits for all it began.
+func (a *answerer) run() error {
+	defer a.begun.end()
+	defer a.notices.end()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	conn = socket.New(conn)
-	a := &answerer{src: src, conn: conn, arena: shared, timeout: timeout, uses: make(map[uint64]*use)}
-	in := bufio.NewReader(conn)
+	in := bufio.NewReader(a.conn)
 	for {
 		r, seq, slot, err := readRequest(in)
 		if err == io.EOF || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) {
@@ -59,10 +67,14 @@ func answer(conn net.Conn, shared arena, src Source, timeout time.Duration) erro
 			a.release(r.node)
 			continue
 		case opLeft:
-			src.Left(r.node, uint64(r.off))
+			a.src.Left(r.node, uint64(r.off))
+			continue
+		case opNoted:
+			a.notices.noted(uint64(r.off))
 			continue
 		case opWrite: // begun in order
-			written := src.Write(r.node, a.arena.slot(slot)[:r.n], r.off, r.flags)
+			written := a.src.Write(r.node, a.arena.slot(slot)[:r.n], r.off, r.flags)
+			a.begun.add()
 			wg.Go(func() { a.reply(ctx, r, seq, slot, written) })
 			continue
 		}

@@ -3,6 +3,8 @@ package files
 import (
 	"fmt"
 	"os"
+	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +19,12 @@ const (
 // An arena is memory that daemon and file server share: the daemon puts what
 // it read into the slot that the file server named, and the kernel takes it
 // from there. Pages that were never used cost nothing.
+//
+// A page behind the slots has the number of writes that the file server has begun
+// to send.
 type arena []byte
+
+const arenaSize = slots*slotSize + 4<<10
 
 // newArena makes an arena and the descriptor to share it by.
 func newArena() (arena, *os.File, error) {
@@ -26,7 +33,7 @@ func newArena() (arena, *os.File, error) {
 		return nil, nil, fmt.Errorf("making shared memory: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "shared memory")
-	if err := f.Truncate(slots * slotSize); err != nil {
+	if err := f.Truncate(arenaSize); err != nil {
 		f.Close()
 		return nil, nil, fmt.Errorf("sizing shared memory: %w", err)
 	}
@@ -43,7 +50,7 @@ func newArena() (arena, *os.File, error) {
 }
 
 func mapArena(f *os.File) (arena, error) {
-	b, err := unix.Mmap(int(f.Fd()), 0, slots*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(int(f.Fd()), 0, arenaSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("mapping shared memory: %w", err)
 	}
@@ -51,6 +58,11 @@ func mapArena(f *os.File) (arena, error) {
 }
 
 func (a arena) slot(i uint32) []byte { return a[i*slotSize:][:slotSize:slotSize] }
+
+// trim gives the slots' memory back to the system.
+func (a arena) trim() { _ = unix.Madvise(a[:slots*slotSize], unix.MADV_REMOVE) }
+
+func (a arena) writes() *atomic.Uint64 { return (*atomic.Uint64)(unsafe.Pointer(&a[slots*slotSize])) }
 
 func (a arena) unmap() {
 	if a != nil {

@@ -62,6 +62,7 @@ func serve() error {
 
 	to := newClient(conn)
 	fs := newNodes(newPool(to, shared, timeout), !private)
+	to.changed = fs.noticed
 	server, root, st, err := mount(fs)
 	if err != nil {
 		errno, ok := errors.AsType[syscall.Errno](err)

@@ -20,6 +20,8 @@ type client struct {
 	mu      sync.Mutex
 	seq     uint64             // guarded by mu
 	waiting map[uint64]pending // guarded by mu; nil once the daemon is gone
+
+	changed func(node uint64) // called for a notice
 }
 
 // A pending is a request without an answer yet.
@@ -86,6 +88,12 @@ func (c *client) receive() error {
 		}
 		if err != nil {
 			return err
+		}
+		if seq == 0 {
+			if err := c.note(in, n); err != nil {
+				return fmt.Errorf("reading notice: %w", err)
+			}
+			continue
 		}
 		c.mu.Lock()
 		p, ok := c.waiting[seq]

@@ -13,7 +13,7 @@ const (
 	maxRead   = slotSize // of one READ of the kernel
 	blockSize = 64 << 10 // what a fetch is made of
 	maxRun    = slotSize / blockSize
-	maxAhead  = 320 // blocks fetched ahead of a sequential reader
+	maxAhead  = 128 // blocks fetched ahead of a sequential reader
 )
 
 // A cache holds what was fetched of regular files and not yet read. What was
@@ -131,7 +131,7 @@ func (c *cache) plan(f *content, off, end int64) ([]*run, int64) {
 		runs = append(runs, r)
 		b = r.first + r.count
 	}
-	c.ahead(f, last)
+	c.ahead(f, last, end-off > blockSize)
 	return runs, end
 }
 
@@ -149,19 +149,24 @@ func (c *cache) changed(f *content, size int64) {
 }
 
 // ahead fetches what follows block last, more the longer the reader has been
-// sequential. It waits until a worthwhile part is missing. c.mu is held.
-func (c *cache) ahead(f *content, last int64) {
+// sequential, and sooner if it reads much at a time. It waits until a worthwhile
+// part is missing. c.mu is held.
+func (c *cache) ahead(f *content, last int64, much bool) {
 	if f.streak == 0 || f.most == 0 || c.pool.busy() {
 		return
 	}
-	window := min(int64(1)<<min(f.streak, 10), f.most)
+	steps := f.streak
+	if much {
+		steps *= 2
+	}
+	window := min(int64(1)<<min(steps, 10), f.most)
 	eof := (f.size - 1) / blockSize
 	end := min(last+window, eof)
 	b := last + 1
 	for b <= end && f.blocks[b] != nil {
 		b++
 	}
-	if b-last > window*3/4+1 && end < eof {
+	if missing := end + 1 - b; missing < min(window/4, maxRun) && end < eof {
 		return
 	}
 	for b <= end {

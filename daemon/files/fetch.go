@@ -28,15 +28,22 @@ type fetch struct {
 	errno syscall.Errno
 }
 
+func (f *fetch) over() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // wait waits for the answer, after an interrupt not for long. It tells whether
 // the answer came.
 func (f *fetch) wait(interrupt <-chan struct{}) bool { return f.waitFor(interrupt, patience) }
 
 func (f *fetch) waitFor(interrupt <-chan struct{}, patience time.Duration) bool {
-	select {
-	case <-f.done:
+	if f.over() {
 		return true
-	default:
 	}
 	select {
 	case <-f.done:

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A pool reads from the daemon into the slots of an arena.
@@ -123,7 +121,7 @@ func (p *pool) trim() {
 		}
 	}
 	if held == slots {
-		unix.Madvise(p.arena, unix.MADV_REMOVE)
+		p.arena.trim()
 		p.used.Store(0)
 	}
 	for range held {

@@ -37,14 +37,16 @@ const startTimeout = 10 * time.Second
 //     ends when the socket does.
 //  2. reap: waits for the file server and closes Done.
 type Server struct {
-	log     *slog.Logger
-	cmd     *exec.Cmd
-	conn    *net.UnixConn
-	arena   arena
-	root    *os.File
-	wg      sync.WaitGroup
-	closing sync.Once
-	done    chan struct{} // closed by reap
+	log  *slog.Logger
+	cmd  *exec.Cmd
+	conn *net.UnixConn
+	to   *answerer
+	root *os.File
+	wg   sync.WaitGroup
+	done chan struct{} // closed by reap
+
+	mu    sync.Mutex
+	arena arena // guarded by mu; nil once Close has ended all that use it
 }
 
 // Start starts the file server and mounts. The server ends with ctx, if not by
@@ -76,9 +78,10 @@ func start(ctx context.Context, log *slog.Logger, src Source, timeout time.Durat
 	if err := widenReadAhead(root); err != nil {
 		log.Debug("read-ahead of remote files stays at the kernel's default", "err", err)
 	}
+	s.to = newAnswerer(s.conn, shared, src, timeout)
 	s.wg.Go(func() {
 		defer s.kill()
-		if err := answer(s.conn, s.arena, src, timeout); err != nil {
+		if err := s.to.run(); err != nil {
 			log.Warn("file server is cut off", "err", err)
 		}
 	})
@@ -196,6 +199,26 @@ func (s *Server) kill() { s.cmd.Process.Kill() }
 // openat(2), which must be tried again on EINTR.
 func (s *Server) Root() *os.File { return s.root }
 
+// CaughtUp waits until the Source has been told of all writes whose write(2) has
+// returned, for as long as ctx lasts.
+func (s *Server) CaughtUp(ctx context.Context) {
+	var n uint64
+	s.mu.Lock()
+	if s.arena != nil {
+		n = s.arena.writes().Load()
+	}
+	s.mu.Unlock()
+	s.to.begun.reach(ctx, n)
+}
+
+// Changed has the kernel ask for attributes of shared nodes that it may have kept.
+// It waits until it would, for as long as ctx lasts.
+func (s *Server) Changed(ctx context.Context, nodes []uint64) {
+	for _, node := range nodes {
+		s.to.notify(ctx, node)
+	}
+}
+
 // Done is closed when the file server has ended, by Close or by itself.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
@@ -204,7 +227,10 @@ func (s *Server) Done() <-chan struct{} { return s.done }
 func (s *Server) Close() error {
 	s.kill()
 	s.wg.Wait()
-	s.closing.Do(s.arena.unmap)
+	s.mu.Lock()
+	s.arena.unmap()
+	s.arena = nil
+	s.mu.Unlock()
 	return s.root.Close()
 }
 

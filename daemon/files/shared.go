@@ -2,10 +2,13 @@ package files
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -28,8 +31,15 @@ type shared struct {
 	content atomic.Pointer[content]
 	seen    atomic.Pointer[protocol.Attr] // as the daemon told last
 	changes atomic.Uint64
-	late    atomic.Uint32 // errno of a write that nobody waited for
+
+	mu     sync.Mutex
+	posted []*fetch      // guarded by mu; writes that nobody waited for, of those not answered the oldest first
+	late   syscall.Errno // guarded by mu; what came of one of them
 }
+
+// mostPosted is how many writes to a file may wait for the daemon's answer while
+// its writers go on: they hold slots that others need.
+const mostPosted = 8
 
 // age changes with what is written: what was read before is not for who asks
 // after it. nil: of a node that does not change.
@@ -61,11 +71,54 @@ func (fs *nodes) told(n *node, a protocol.Attr) {
 	}
 }
 
-// failed gives the error that nobody was told of, once.
-func (s *shared) failed() syscall.Errno { return syscall.Errno(s.late.Swap(0)) }
+// post notes a write that is on its way and not waited for. Where there are too
+// many, the oldest is one to wait for.
+func (s *shared) post(f *fetch) (oldest *fetch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.posted = append(s.posted, f)
+	s.prune()
+	if len(s.posted) > mostPosted {
+		return s.posted[0]
+	}
+	return nil
+}
 
-// changePatience is how long a change is waited for after an interrupt: more
-// than for reading, as programs expect EINTR of it even less.
+// prune takes what came of posted writes. s.mu is held.
+func (s *shared) prune() {
+	s.posted = slices.DeleteFunc(s.posted, func(f *fetch) bool {
+		if !f.over() {
+			return false
+		}
+		s.late = cmp.Or(s.late, f.errno)
+		return true
+	})
+}
+
+// failed gives the error that nobody was told of, once.
+func (s *shared) failed() (errno syscall.Errno) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prune()
+	errno, s.late = s.late, 0
+	return errno
+}
+
+// settle waits for what was posted. It tells whether all was answered.
+func (s *shared) settle(interrupt <-chan struct{}, patience time.Duration) bool {
+	s.mu.Lock()
+	posted := slices.Clone(s.posted)
+	s.mu.Unlock()
+	for _, f := range posted {
+		if !f.waitFor(interrupt, patience) {
+			return false
+		}
+	}
+	return true
+}
+
+// changePatience is how long a change is waited for after an interrupt: longer
+// than a read, as programs expect EINTR of it even less.
 const changePatience = time.Second
 
 func (fs *nodes) lookupShared(interrupt <-chan struct{}, number uint64, out *fuse.EntryOut) fuse.Status {
@@ -148,8 +201,9 @@ func (fs *nodes) writable(id uint64) (*node, syscall.Errno) {
 	}
 }
 
-// Write is done when the daemon has the data. When it is interrupted, as by a
-// debugger's stop, it does not wait for that: they are on their way.
+// Write is done when the data are on their way to the daemon, which does all that
+// it is asked afterwards with them in view (see Server.CaughtUp). What comes of it
+// the next call hears, at the latest close(2).
 func (fs *nodes) Write(interrupt <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	return fs.Writev(interrupt, in, [][]byte{data})
 }
@@ -167,15 +221,17 @@ func (fs *nodes) Writev(interrupt <-chan struct{}, in *fuse.WriteIn, data [][]by
 	if errno != 0 {
 		return 0, fuse.Status(errno)
 	}
-	if !f.wait(interrupt) {
-		go func() {
-			<-f.done
-			n.shared.late.CompareAndSwap(0, uint32(f.errno))
-		}()
-	} else if f.errno != 0 {
+	fs.written(n)
+	switch synced := r.flags&(protocol.WriteSynced|protocol.WriteDataOnly) != 0; {
+	case !synced:
+		if oldest := n.shared.post(f); oldest != nil {
+			oldest.wait(interrupt) // and if it does not: the data are on their way
+		}
+	case !f.wait(interrupt):
+		n.shared.post(f)
+	case f.errno != 0:
 		return 0, fuse.Status(f.errno)
 	}
-	fs.written(n)
 	return in.Size, fuse.OK
 }
 
@@ -205,6 +261,9 @@ func (fs *nodes) send(interrupt <-chan struct{}, r request, data ...[]byte) (*fe
 	}
 	for _, d := range data {
 		r.n += uint32(copy(fs.pool.arena.slot(slot)[r.n:], d)) // no more than maxRead in all
+	}
+	if r.op == opWrite {
+		fs.pool.arena.writes().Add(1)
 	}
 	answer := fs.pool.to.ask(r, slot)
 	f := &fetch{done: make(chan struct{})}
@@ -306,6 +365,9 @@ func (fs *nodes) Fsync(interrupt <-chan struct{}, in *fuse.FsyncIn) fuse.Status 
 	if errno != 0 {
 		return fuse.OK // what cannot be written is on the disk
 	}
+	if !n.shared.settle(interrupt, changePatience) {
+		return fuse.EINTR
+	}
 	if errno := n.shared.failed(); errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -378,6 +440,9 @@ func processOf(thread uint32) int {
 func (fs *nodes) Flush(interrupt <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	n, errno := fs.writable(in.NodeId)
 	if errno != 0 || fs.handedOver(n, in) {
+		return fuse.OK
+	}
+	if !n.shared.settle(interrupt, patience) {
 		return fuse.OK
 	}
 	if errno := n.shared.failed(); errno != 0 {

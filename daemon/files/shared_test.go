@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -310,8 +311,11 @@ func TestSharedErrors(t *testing.T) {
 	w.writing.Lock()
 	w.fail = &full
 	w.writing.Unlock()
-	if _, err := f.WriteString("x"); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("writing to a full disk: %v", err)
+	if _, err := f.WriteString("x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("after writing to a full disk: %v", err)
 	}
 	w.writing.Lock()
 	w.fail = nil
@@ -319,11 +323,34 @@ func TestSharedErrors(t *testing.T) {
 	if _, err := f.WriteString("x"); err != nil {
 		t.Errorf("writing after it: %v", err)
 	}
+	if err := f.Sync(); err != nil {
+		t.Errorf("told twice: %v", err)
+	}
 	s.cmd.Process.Kill()
 	<-s.Done()
 	if _, err := f.WriteString("x"); !errors.Is(err, unix.ENOTCONN) {
 		t.Errorf("writing without file server: %v", err)
 	}
+}
+
+// Who asks for a file by path, and not by way of the kernel, can know what was
+// written before.
+func TestCaughtUp(t *testing.T) {
+	w := newWritable(t)
+	s := serveDisk(t, w)
+	f := openShared(t, s, 1, unix.O_RDWR)
+	for i := range 500 {
+		want := strconv.Itoa(1000 + i)
+		if _, err := f.WriteAt([]byte(want), 0); err != nil {
+			t.Fatal(err)
+		}
+		s.CaughtUp(t.Context())
+		if got, err := os.ReadFile(w.file.Name()); string(got) != want || err != nil {
+			t.Fatalf("%q, %v, want %s", got, err, want)
+		}
+	}
+	s.Close()
+	s.CaughtUp(t.Context()) // which is no end either
 }
 
 // What the launcher closes, having given it to the debuggee, neither waits nor

@@ -14,15 +14,16 @@ import (
 type op uint32
 
 const (
-	opAttr    op = 1 // answered with an attribute, and how many bytes to read ahead at most 8 (-1: as it comes)
-	opRead    op = 2 // answered with at most n bytes in the slot
-	opReadDir op = 3 // answered with a byte that tells whether more follow, and entries
-	opRelease op = 4 // not answered
-	opClaim   op = 5 // answered with a claim; node is the number
-	opWrite   op = 6 // of n bytes in the slot; answered with nothing
-	opChange  op = 7 // as the n bytes of JSON in the slot say; answered with an offset and an attribute
-	opFlush   op = 8 // answered with nothing
-	opLeft    op = 9 // off is the number of claims; not answered
+	opAttr    op = 1  // answered with an attribute, and how many bytes to read ahead at most 8 (-1: as it comes)
+	opRead    op = 2  // answered with at most n bytes in the slot
+	opReadDir op = 3  // answered with a byte that tells whether more follow, and entries
+	opRelease op = 4  // not answered
+	opClaim   op = 5  // answered with a claim; node is the number
+	opWrite   op = 6  // of n bytes in the slot; answered with nothing
+	opChange  op = 7  // as the n bytes of JSON in the slot say; answered with an offset and an attribute
+	opFlush   op = 8  // answered with nothing
+	opLeft    op = 9  // off is the number of claims; not answered
+	opNoted   op = 10 // off is a notice's number; not answered
 )
 
 // Sizes on the socket between daemon and file server. Numbers are little endian.
@@ -34,11 +35,15 @@ const (
 // that its request named, and so are those of a write's request; the slot is the
 // daemon's from request to reply.
 //
+// A reply of seq 0 answers nothing but is a notice: node 8 | number 8. The kernel is
+// to ask for that shared node's attributes anew; opNoted tells that it will.
+//
 // The file server's first message is no reply but its greeting: errno 4 |
 // stage 4, with the mount's root as SCM_RIGHTS where errno is 0.
 const (
 	requestSize  = 40
 	replyHead    = 16
+	noticeSize   = 16
 	greetingSize = 8
 	maxData      = 1 << 20 // bytes of a reply's data
 )

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -154,7 +156,7 @@ func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	want := Peer{Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}
 	done := make(chan error)
 	go func() {
-		done <- in.Deliver(t.Context(), ours, want, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+		done <- in.Deliver(t.Context(), NewOffer(ours), want, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	}()
 	c, err := l.Accept()
 	if err != nil {
@@ -172,6 +174,51 @@ func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("Deliver = %v", err)
 	}
+}
+
+// What a debuggee says last arrives, though its session ends with it.
+func TestIncomingLastWords(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ours, agent := streams(t)
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	done := make(chan error)
+	go func() {
+		done <- NewIncoming().Deliver(ctx, NewOffer(ours), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+	}()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := bytes.Repeat([]byte("words "), 50_000)
+	if _, err := c.Write(last); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	end()
+	if _, err := protocol.ReadAnswer(agent, protocol.KindIncoming, new(protocol.IncomingReply)); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	for buf := make([]byte, protocol.MaxChunk); ; {
+		n, err := protocol.ReadDatagram(agent, buf)
+		if err != nil {
+			t.Fatalf("after %d bytes of %d: %v", len(got), len(last), err)
+		}
+		if n == 0 {
+			break
+		}
+		got = append(got, buf[:n]...)
+	}
+	if !bytes.Equal(got, last) {
+		t.Errorf("%d bytes arrive of %d", len(got), len(last))
+	}
+	agent.Close()
+	<-done
 }
 
 // A source that was given to another connection is that one's.
@@ -197,7 +244,7 @@ func TestIncomingLeavesTheStreamWhereNobodyListens(t *testing.T) {
 	}
 	l.Close()
 	ours, _ := streams(t)
-	err = NewIncoming().Deliver(t.Context(), ours, Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+	err = NewIncoming().Deliver(t.Context(), NewOffer(ours), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
 	}
@@ -248,7 +295,7 @@ func TestIncomingKnowsTheListener(t *testing.T) {
 	foreign, other := listener(t, addr.String(), false)
 	ours, agent := streams(t)
 	in := NewIncoming()
-	err := in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: addr, Inodes: []uint64{ino}}, nil)
+	err := in.Deliver(t.Context(), NewOffer(ours), Peer{}, Listener{Addr: addr, Inodes: []uint64{ino}}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
 	}
@@ -262,7 +309,7 @@ func TestIncomingKnowsTheListener(t *testing.T) {
 	// To its own it is delivered.
 	done := make(chan error)
 	go func() {
-		done <- in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: addr, Inodes: []uint64{ino, other}}, nil)
+		done <- in.Deliver(t.Context(), NewOffer(ours), Peer{}, Listener{Addr: addr, Inodes: []uint64{ino, other}}, nil)
 	}()
 	foreign.SetDeadline(time.Now().Add(patience))
 	c, err := foreign.Accept()
@@ -271,6 +318,52 @@ func TestIncomingKnowsTheListener(t *testing.T) {
 	}
 	if _, err := protocol.ReadAnswer(agent, protocol.KindIncoming, new(protocol.IncomingReply)); err != nil {
 		t.Error(err)
+	}
+	c.Close()
+	agent.Close()
+	if err := <-done; err != nil {
+		t.Errorf("Deliver = %v", err)
+	}
+}
+
+// What a client said before it was delivered is kept until it is.
+func TestIncomingBeginsAhead(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	at := Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}
+	nowhere, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nowhere.Close()
+	ours, agent := streams(t)
+	first := strings.Repeat("first words ", 1000)
+	if err := protocol.WriteDatagram(agent, []byte(first)); err != nil {
+		t.Fatal(err)
+	}
+	in, offer := NewIncoming(), NewOffer(ours)
+	err = in.Deliver(t.Context(), offer, Peer{}, Listener{Addr: nowhere.Addr().(*net.TCPAddr).AddrPort()}, nil)
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Fatalf("Deliver = %v", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- in.Deliver(t.Context(), offer, Peer{}, at, nil) }()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := protocol.ReadAnswer(agent, protocol.KindIncoming, new(protocol.IncomingReply)); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(protocol.WriteDatagram(agent, []byte("and others")), protocol.WriteDatagram(agent, nil)); err != nil {
+		t.Error(err)
+	}
+	if b, err := io.ReadAll(c); err != nil || string(b) != first+"and others" {
+		t.Errorf("the debuggee got %d bytes, %v", len(b), err)
 	}
 	c.Close()
 	agent.Close()
@@ -289,7 +382,7 @@ func TestDeliverTooLate(t *testing.T) {
 	ours, theirs := net.Pipe()
 	theirs.Close()
 	in := NewIncoming()
-	if err := in.Deliver(t.Context(), ours, Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil); !errors.Is(err, io.EOF) {
+	if err := in.Deliver(t.Context(), NewOffer(ours), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil); !errors.Is(err, io.EOF) {
 		t.Errorf("Deliver = %v", err)
 	}
 	if len(in.peers) > 0 {

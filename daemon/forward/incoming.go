@@ -1,11 +1,9 @@
 package forward
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -24,6 +22,9 @@ const peerKept = 30 * time.Second
 // acceptTime is how long a debuggee's listener may have no room for one more
 // connection: less than the agent waits for our answer.
 const acceptTime = 4 * time.Second
+
+// drainTime is how long what a debuggee said before it ended may take to its clients.
+const drainTime = time.Second
 
 // A Peer is who is behind a connection made to a debuggee.
 type Peer struct {
@@ -64,14 +65,16 @@ type Listener struct {
 // Listens tells whether one of its sockets still listens.
 func (l Listener) Listens() bool { return listens(l.Addr, l.Inodes) }
 
-// Deliver connects to the debuggee's listener and relays the stream to it. An
-// error means that nothing was delivered and the stream is untouched;
+// Deliver connects to the debuggee's listener and relays the connection to it. An
+// error means that nothing was delivered, and it may be tried again;
 // ECONNREFUSED is among its causes where the listener is gone. ctx ends the
-// connection. w, unless it is nil, watches it.
-func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, listener Listener, w Watch) error {
-	if err := waits(stream); err != nil {
+// connection, unless it ends by itself within drainTime. w, unless it is nil, watches it.
+func (in *Incoming) Deliver(ctx context.Context, stream *Offer, peer Peer, listener Listener, w Watch) error {
+	if err := errors.Join(ctx.Err(), stream.waits()); err != nil {
 		return err
 	}
+	ctx, end := drained(ctx)
+	defer end()
 	tcp, source, err := in.open(ctx, &peer, listener)
 	if err != nil {
 		return fmt.Errorf("connecting to the debuggee's listener: %w", err)
@@ -100,17 +103,12 @@ func (in *Incoming) Deliver(ctx context.Context, stream net.Conn, peer Peer, lis
 	return nil
 }
 
-// waits is an error where the agent does not wait for an answer any more: it has given
-// the connection to the pod, or its client is gone. It says nothing before it is
-// answered.
-func waits(stream net.Conn) error {
-	_ = stream.SetReadDeadline(time.Unix(1, 0))
-	_, err := stream.Read(make([]byte, 1))
-	_ = stream.SetReadDeadline(time.Time{})
-	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-		return nil
-	}
-	return fmt.Errorf("the agent does not wait for an answer any more: %w", cmp.Or(err, io.ErrUnexpectedEOF))
+// drained is done drainTime after ctx. Even connecting goes on until then: the
+// debuggee may have accepted, answered and ended before it returns.
+func drained(ctx context.Context) (context.Context, context.CancelFunc) {
+	late, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(drainTime, end) })
+	return late, func() { stop(); end() }
 }
 
 // errTaken: another process listens where the debuggee did.

@@ -81,22 +81,100 @@ func Dial(ctx context.Context, dir, name string, command []string) (*Client, err
 	return c, err
 }
 
-func connect(ctx context.Context, dir, name string) (*Client, error) {
-	conn, err := dialSocket(ctx, dir)
+// FirstToken is that of the progress of Ask's request.
+const FirstToken = "first"
+
+// An Asked is a first request that Answer waits for.
+type Asked struct {
+	dial   func(ctx context.Context) (*Client, error)
+	report func(message string)
+	method string
+	params any
+
+	c               *Client // nil: it is not on its way
+	greeting, first *call
+}
+
+// Ask is the beginning of Dial and of the first Call: where a daemon of this build
+// runs, as nearly always, its request goes out with the greeting, and the daemon is
+// at work when Ask returns. Its progress goes to report. Answer follows.
+func Ask(ctx context.Context, dir, name string, command []string, report func(message string), method string, params any) *Asked {
+	a := &Asked{
+		dial:   func(ctx context.Context) (*Client, error) { return Dial(ctx, dir, name, command) },
+		report: report, method: method, params: params,
+	}
+	c, greeting, err := begin(ctx, dir, name)
+	if err != nil {
+		return a
+	}
+	c.hear(FirstToken, messages(report))
+	first, err := c.send(ctx, method, params)
+	if err != nil {
+		c.Close()
+		return a
+	}
+	a.c, a.greeting, a.first = c, greeting, first
+	return a
+}
+
+// Answer is the rest of Dial and of the first Call.
+func (a *Asked) Answer(ctx context.Context, result any) (*Client, error) {
+	if c := a.c; c != nil {
+		// Else what the library has to find out about its type would be waited for.
+		_ = json.Unmarshal([]byte("{}"), result)
+		if c.greet(ctx, a.greeting) == nil && c.ours() {
+			return c, c.wait(ctx, a.first, result)
+		}
+		c.Close() // it has refused the request, or is gone
+	}
+	c, err := a.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{dir: dir, progress: map[string]func(ide.ProgressValue){}}
-	c.rpc = jsonrpc2.NewConn(context.WithoutCancel(ctx), newStream(conn), c, quiet)
-	p := ide.InitializeParams{Version: ide.Version, Build: protocol.Build, Client: name}
-	if err := c.Call(ctx, ide.MethodInitialize, p, &c.Info); err != nil {
-		c.Close()
-		if errors.Is(err, errGone) { // it was about to end
-			err = ErrNoDaemon
-		}
+	c.hear(FirstToken, messages(a.report))
+	return c, c.Call(ctx, a.method, a.params, result)
+}
+
+func connect(ctx context.Context, dir, name string) (*Client, error) {
+	c, greeting, err := begin(ctx, dir, name)
+	if err == nil {
+		err = c.greet(ctx, greeting)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// begin connects and sends the greeting.
+func begin(ctx context.Context, dir, name string) (*Client, *call, error) {
+	conn, err := dialSocket(ctx, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &Client{dir: dir, progress: map[string]func(ide.ProgressValue){}}
+	c.rpc = jsonrpc2.NewConn(context.WithoutCancel(ctx), newStream(conn), c, quiet)
+	greeting, err := c.send(ctx, ide.MethodInitialize, ide.InitializeParams{Version: ide.Version, Build: protocol.Build, Client: name})
+	if err != nil {
+		return nil, nil, c.ungreeted(err)
+	}
+	return c, greeting, nil
+}
+
+// greet waits for the daemon's greeting.
+func (c *Client) greet(ctx context.Context, greeting *call) error {
+	if err := c.wait(ctx, greeting, &c.Info); err != nil {
+		return c.ungreeted(err)
+	}
+	return nil
+}
+
+func (c *Client) ungreeted(err error) error {
+	c.Close()
+	if errors.Is(err, errGone) { // it was about to end
+		return ErrNoDaemon
+	}
+	return err
 }
 
 // dialSocket opens a connection; ErrNoDaemon: nobody listens.
@@ -162,19 +240,38 @@ var errGone = errors.New("the daemon ended the connection")
 // When ctx ends first the request is cancelled in the daemon as well. The
 // daemon's own errors are *ide.Error.
 func (c *Client) Call(ctx context.Context, method string, params, result any) error {
+	k, err := c.send(ctx, method, params)
+	if err != nil {
+		return err
+	}
+	return c.wait(ctx, k, result)
+}
+
+// A call is a request that waits for its answer.
+type call struct {
+	id     jsonrpc2.ID
+	method string
+	answer jsonrpc2.Waiter
+}
+
+func (c *Client) send(ctx context.Context, method string, params any) (*call, error) {
 	id := jsonrpc2.ID{Num: c.number()}
 	w, err := c.rpc.DispatchCall(ctx, method, params, jsonrpc2.PickID(id))
 	if err != nil {
-		return c.failed(method, err)
+		return nil, c.failed(method, err)
 	}
-	err = w.Wait(ctx, result)
+	return &call{id, method, w}, nil
+}
+
+func (c *Client) wait(ctx context.Context, k *call, result any) error {
+	err := k.answer.Wait(ctx, result)
 	if err == nil || ctx.Err() == nil {
-		return c.failed(method, err)
+		return c.failed(k.method, err)
 	}
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
 	defer cancel()
-	if c.rpc.Notify(after, ide.MethodCancel, ide.CancelParams{ID: id}) == nil {
-		_ = w.Wait(after, nil) // whatever it was, nobody wants it any more
+	if c.rpc.Notify(after, ide.MethodCancel, ide.CancelParams{ID: k.id}) == nil {
+		_ = k.answer.Wait(after, nil) // whatever it was, nobody wants it any more
 	}
 	return &ide.Error{Code: ide.CodeCancelled, Msg: "cancelled", Err: context.Cause(ctx)}
 }
@@ -297,14 +394,18 @@ func messages(report func(message string)) func(ide.ProgressValue) {
 // reportTo returns a token whose progress goes to report until done is called.
 func (c *Client) reportTo(report func(ide.ProgressValue)) (token string, done func()) {
 	token = strconv.FormatUint(c.number(), 10)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.progress[token] = report
+	c.hear(token, report)
 	return token, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.progress, token)
 	}
+}
+
+func (c *Client) hear(token string, report func(ide.ProgressValue)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.progress[token] = report
 }
 
 // Launch asks for what a launcher needs.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sourcegraph/jsonrpc2"
 
@@ -83,7 +84,7 @@ func (k *conn) Handle(ctx context.Context, _ *jsonrpc2.Conn, req *jsonrpc2.Reque
 		k.answer(ctx, req.ID, nil, err)
 		return
 	}
-	go func() {
+	serve := func() {
 		defer k.wg.Done()
 		defer cancel(nil)
 		result, after, err := k.call(ctx, req)
@@ -97,7 +98,12 @@ func (k *conn) Handle(ctx context.Context, _ *jsonrpc2.Conn, req *jsonrpc2.Reque
 		if after != nil {
 			after()
 		}
-	}()
+	}
+	if req.Method == ide.MethodInitialize { // what comes with it finds it done
+		serve()
+		return
+	}
+	go serve()
 }
 
 // register notes a request in flight, for which wg then waits.
@@ -185,12 +191,26 @@ func (k *conn) answer(ctx context.Context, id jsonrpc2.ID, result any, err error
 	}
 }
 
-// progress tells the client what the request with token is doing.
-func (k *conn) progress(ctx context.Context, token, kind, message string) {
+// reports returns what tells the client what the request with token is doing, and
+// that it does no more. One that has nothing to tell sends nothing.
+func (k *conn) reports(ctx context.Context, token string) (report func(message string), end func()) {
 	if token == "" {
-		return
+		return func(string) {}, func() {}
 	}
-	k.notify(ctx, ide.MethodProgress, ide.Progress{Token: token, Value: ide.ProgressValue{Kind: kind, Message: message}})
+	tell := func(kind, message string) {
+		k.notify(ctx, ide.MethodProgress, ide.Progress{Token: token, Value: ide.ProgressValue{Kind: kind, Message: message}})
+	}
+	var begun atomic.Bool
+	return func(message string) {
+			if !begun.Swap(true) {
+				tell("begin", "")
+			}
+			tell("report", message)
+		}, func() {
+			if begun.Load() {
+				tell("end", "")
+			}
+		}
 }
 
 func (k *conn) notify(ctx context.Context, method string, params any) {

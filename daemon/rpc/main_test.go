@@ -146,7 +146,7 @@ func (f *fake) Start(ctx context.Context, p ide.SessionStartParams, progress fun
 }
 
 func (f *fake) Launch(ctx context.Context, id string) (ide.Launch, error) {
-	return ide.Launch{Hostname: id}, nil
+	return ide.Launch{Hostname: id, Start: ide.SessionStartParams{ID: id, Client: ide.Client{Dir: "/"}}}, nil
 }
 
 func (f *fake) Restart(_ context.Context, p ide.SessionRestartParams) (ide.Session, error) {

@@ -6,10 +6,11 @@ import (
 	"mirrord/protocol/ide"
 )
 
-func sessionStart(k *conn, ctx context.Context, p ide.SessionStartParams) (ide.Session, error) {
-	k.progress(ctx, p.Progress, "begin", "")
-	defer k.progress(ctx, p.Progress, "end", "")
-	s, err := k.server.sessions.Start(ctx, p, func(message string) { k.progress(ctx, p.Progress, "report", message) })
+// sessionStart answers with an ide.Session, or as asked with an ide.Launch.
+func sessionStart(k *conn, ctx context.Context, p ide.SessionStartParams) (any, error) {
+	report, end := k.reports(ctx, p.Progress)
+	defer end()
+	s, err := k.server.sessions.Start(ctx, p, report)
 	if err != nil {
 		return s, err
 	}
@@ -20,8 +21,13 @@ func sessionStart(k *conn, ctx context.Context, p ide.SessionStartParams) (ide.S
 		return s, context.Cause(ctx)
 	}
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.started = append(k.started, started{s.ID, p.Tied})
+	k.mu.Unlock()
+	if p.Launch {
+		l, err := k.server.sessions.Launch(ctx, s.ID)
+		l.Start.Client = ide.Client{} // who asks knows itself
+		return l, err
+	}
 	return s, nil
 }
 

@@ -104,6 +104,53 @@ func TestIdleDaemonOfAnotherBuildIsReplaced(t *testing.T) {
 	}
 }
 
+// A first call finds no daemon, one of another build, and one of its own.
+func TestFirstCall(t *testing.T) {
+	dir := daemonDir(t)
+	first := func(what string) {
+		heard := 0
+		var l ide.Launch
+		c, err := Ask(t.Context(), dir, "test", []string{"daemon"}, func(string) { heard++ }, ide.MethodSessionStart,
+			ide.SessionStartParams{Launch: true, Progress: FirstToken}).Answer(t.Context(), &l)
+		if c != nil {
+			defer c.Close()
+		}
+		if err != nil || c.Info.Build != protocol.Build || l.Hostname != "s0" || heard != 100 {
+			t.Errorf("%s: %+v, %v, after %d messages", what, l, err, heard)
+		}
+		if l.Start.ID != "s0" || l.Start.Client.Dir != "" { // who asked knows itself
+			t.Errorf("%s: it is started again by %+v", what, l.Start)
+		}
+	}
+	dialOther(t, dir).Close()
+	first("another's daemon")
+	c := dial(t, dir)
+	if err := c.Shutdown(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ended(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first("no daemon")
+	c = dial(t, dir)
+	for { // what the fake's session is called tells how many there are
+		if list, err := c.Sessions(t.Context()); err != nil {
+			t.Fatal(err)
+		} else if len(list) == 0 {
+			break
+		}
+	}
+	first("its own daemon")
+	asked := Ask(t.Context(), dir, "test", nil, func(string) {}, ide.MethodSessionStart, ide.SessionStartParams{Overrides: ide.Overrides{Target: "error"}})
+	c, err := asked.Answer(t.Context(), new(ide.Session))
+	if c != nil {
+		c.Close()
+	}
+	if code(err) != ide.CodeTarget {
+		t.Errorf("an error arrives as %v", err)
+	}
+}
+
 // dialOther starts a daemon of build "other" and connects as one of its build.
 func dialOther(t *testing.T, dir string) *Client {
 	t.Helper()

@@ -62,11 +62,13 @@ func (s *stream) ReadObject(v any) error {
 		if int64(len(body)) < n {
 			return io.ErrUnexpectedEOF
 		}
-		if !json.Valid(body) {
-			err = s.refuse(jsonrpc2.CodeParseError, errors.New("the message is not JSON"))
-		} else if bad := json.Unmarshal(body, v); bad == nil {
+		bad := json.Unmarshal(body, v)
+		switch _, syntax := errors.AsType[*json.SyntaxError](bad); {
+		case bad == nil:
 			return nil
-		} else {
+		case syntax:
+			err = s.refuse(jsonrpc2.CodeParseError, errors.New("the message is not JSON"))
+		default:
 			err = s.refuse(jsonrpc2.CodeInvalidRequest, fmt.Errorf("the message is no request: %w", bad))
 		}
 		if err != nil {

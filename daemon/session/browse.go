@@ -77,7 +77,7 @@ func (s *Session) entries(ctx context.Context, dir string, list []protocol.DirEn
 
 // entry describes one entry of a directory; nil: it is not there any more.
 func (s *Session) entry(ctx context.Context, at string, d protocol.DirEntry) (*ide.FileEntry, error) {
-	attr, err := s.stat(ctx, at, false)
+	attr, text, err := s.stat(ctx, at, false)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, nil
@@ -90,12 +90,8 @@ func (s *Session) entry(ctx context.Context, at string, d protocol.DirEntry) (*i
 	if e.Kind != ide.FileSymlink {
 		return &e, nil
 	}
-	text, err := s.tunnel().Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(at)}, new(protocol.ReadlinkReply))
-	if err != nil {
-		return &e, notErrno(err) // it was replaced
-	}
-	e.Target = ide.Name(string(text))
-	attr, err = s.stat(ctx, at, true)
+	e.Target = ide.Name(text)
+	attr, _, err = s.stat(ctx, at, true)
 	if err == nil {
 		e.Leads = kindOf(attr.Mode)
 	}
@@ -113,22 +109,18 @@ func notErrno(err error) error {
 // StatFile tells of a file, and what a symlink leads to.
 func (m *Manager) StatFile(ctx context.Context, p ide.FileParams) (e ide.FileEntry, err error) {
 	err = m.look(ctx, "looking at", p.ID, p.Path, func(ctx context.Context, s *Session, at string) error {
-		attr, err := s.stat(ctx, at, false)
+		attr, text, err := s.stat(ctx, at, false)
 		if err != nil {
 			return err
 		}
 		link := kindOf(attr.Mode) == ide.FileSymlink
-		var text []byte
 		if link {
-			if text, err = s.tunnel().Call(ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(at)}, new(protocol.ReadlinkReply)); err != nil {
-				return err
-			}
-			if attr, err = s.stat(ctx, at, true); err != nil {
+			if attr, _, err = s.stat(ctx, at, true); err != nil {
 				return err
 			}
 		}
 		e = entryOf(path.Base(at), attr)
-		e.Symlink, e.Target = link, ide.Name(string(text))
+		e.Symlink, e.Target = link, ide.Name(text)
 		return nil
 	})
 	return e, err
@@ -220,14 +212,15 @@ func fileError(what string, err error) error {
 	return told
 }
 
-func (s *Session) stat(ctx context.Context, at string, follow bool) (protocol.Attr, error) {
-	return s.statBy(ctx, protocol.Path(at), nil, follow)
+// stat tells of a file, and of a link that is not followed its text.
+func (s *Session) stat(ctx context.Context, at string, follow bool) (_ protocol.Attr, link string, _ error) {
+	r, err := s.statBy(ctx, protocol.Path(at), nil, follow)
+	return r.Attr, string(r.Link), err
 }
 
-func (s *Session) statBy(ctx context.Context, at protocol.Path, walk *protocol.Walk, follow bool) (protocol.Attr, error) {
-	var r protocol.StatReply
-	_, err := s.tunnel().Call(ctx, protocol.KindStat, protocol.Stat{Path: at, NoFollow: !follow, Walk: walk}, &r)
-	return r.Attr, err
+func (s *Session) statBy(ctx context.Context, at protocol.Path, walk *protocol.Walk, follow bool) (r protocol.StatReply, err error) {
+	_, err = s.tunnel().Call(ctx, protocol.KindStat, protocol.Stat{Path: at, NoFollow: !follow, Walk: walk}, &r)
+	return r, err
 }
 
 // openFile opens a file of the target, or answers with its content: then there is

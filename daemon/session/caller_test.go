@@ -3,12 +3,14 @@ package session
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,15 +27,34 @@ import (
 // files and network are this machine's.
 func TestMain(m *testing.M) {
 	files.Serve()
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if agentDir != "" {
+			os.RemoveAll(agentDir)
+		}
+		os.Exit(code)
+	}))
 }
 
-// agentAddress builds and starts an agent.
+var (
+	agentDir   string // set by buildAgent
+	buildAgent = sync.OnceValues(func() (bin string, err error) {
+		if agentDir, err = os.MkdirTemp("", "mirrord-session"); err != nil {
+			return "", err
+		}
+		bin = filepath.Join(agentDir, "mirrord-agent")
+		if out, err := exec.Command("go", "build", "-o", bin, "mirrord/agent").CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building the agent: %w\n%s", err, out)
+		}
+		return bin, nil
+	})
+)
+
+// agentAddress starts an agent, which is built once for all tests.
 func agentAddress(t *testing.T, flags ...string) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "mirrord-agent")
-	if out, err := exec.Command("go", "build", "-o", bin, "mirrord/agent").CombinedOutput(); err != nil {
-		t.Fatalf("building the agent: %v\n%s", err, out)
+	bin, err := buildAgent()
+	if err != nil {
+		t.Fatal(err)
 	}
 	cmd := exec.Command(bin, append(flags, "--listen", "127.0.0.1:0")...)
 	out, err := cmd.StdoutPipe()

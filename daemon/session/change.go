@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
@@ -29,7 +30,6 @@ func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 		if q.Handle, err = l.m.nodes.settledHandle(l.ctx, r.Node); err != nil {
 			return err
 		}
-		defer l.m.nodes.stale(r.Node)
 	}
 	switch q.Op {
 	case protocol.ChangeMkdir, protocol.ChangeMknod, protocol.ChangeSymlink, protocol.ChangeUnlink, protocol.ChangeRmdir:
@@ -46,8 +46,22 @@ func (l *launcher) change(r *layer.Request, answer *layer.Reply) error {
 	if err := l.askChange(q, &reply, answer); err != nil {
 		return err
 	}
+	l.m.changedByName(l.ctx, a.tunnel, reply.Files)
 	l.settle(a, reply.Seq)
 	return nil
+}
+
+// changedByName has what is told of files that are open asked for anew, also by the
+// kernel, where it is known of them that they are others now.
+func (m *Manager) changedByName(ctx context.Context, t *tunnel.Tunnel, list []protocol.FileID) {
+	open := m.nodes.stale(t, list)
+	f := m.fileServer()
+	if f == nil || len(open) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	f.Changed(ctx, open)
 }
 
 // settle waits until the launcher has been told of what expired up to seq, which is

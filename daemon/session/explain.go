@@ -113,10 +113,12 @@ func (e *explanation) path(dir string) {
 		_, pattern := e.policy.Mapped(path.Clean(e.Subject))
 		at, key := e.config.Origin("feature.fs.mapping", pattern)
 		e.Path, e.MappedBy = v.Path, at+": "+key
-		if v.Kind == policy.Local {
-			e.Verdict = policy.Refused.String()
-			e.Notes = append(e.Notes, "it is mapped to a path of this machine, which only the target's may be")
+		if v.Moved() {
+			e.Notes = append(e.Notes, "it is mapped to a path of this machine: it can be opened and looked at, all else fails with EIO")
 		}
+	}
+	if v.Writable && len(e.config.SkipProcesses) > 0 {
+		e.Notes = append(e.Notes, "programs of skip_processes and skip_build_tools write it on this machine: "+strings.Join(e.config.SkipProcesses, ", "))
 	}
 	if !e.mounts && e.config.AutoMount && v.MayBeMounted() {
 		e.Notes = append(e.Notes, "if the target has a volume mounted there it is remote: name the target with --target to know")

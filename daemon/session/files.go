@@ -24,10 +24,10 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err 
 		return nil, l.openChange(r, reply)
 	}
 	request := protocol.Open{
-		Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Inline: inline, Lease: true, Ahead: true,
+		Directory: r.Flags&layer.OpenDirectory != 0, NoFollow: r.Flags&layer.OpenNoFollow != 0, Search: r.Flags&layer.OpenSearch != 0, Inline: inline, Lease: true, Ahead: true,
 	}
 	request.Path, request.Walk = walk(r)
-	if l.visitor { // who follows what grows by its node
+	if l.visitor && !request.Directory { // who follows what grows by its node
 		request.Inline, request.Lease, request.Ahead = 0, false, false
 	}
 	var opened *protocol.OpenReply
@@ -47,7 +47,7 @@ func (l *launcher) open(r *layer.Request, reply *layer.Reply) (fd *os.File, err 
 			return nil, err
 		}
 	}
-	reply.Attr, reply.Data, reply.Lease = opened.Attr, cut(string(opened.Path)), opened.Lease
+	reply.Attr, reply.Data, reply.Lease = opened.Attr, besides(reply, opened.Path, opened.Beside), opened.Lease
 	if opened.Handle == 0 {
 		return sealed(opened.Attr.Mode, func(w io.Writer) error {
 			_, err := w.Write(content)
@@ -128,7 +128,7 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 	pending := l.pending()
 	for again := true; again && err == nil; {
 		stat = protocol.StatReply{}
-		_, err = l.s.tunnel().CallAhead(l.ctx, protocol.KindStat, request, &stat, func() (more, soon bool) { return stat.Ahead, stat.Soon }, l.tellAhead(r, 0))
+		_, err = l.s.tunnel().CallAhead(l.ctx, protocol.KindStat, request, &stat, func() (more, soon bool) { return stat.Ahead, stat.Soon }, l.tellAhead(r, layer.OpenNoFollow))
 		if err == nil {
 			again, err = l.settled(pending, &stat.Attr)
 		}
@@ -136,8 +136,24 @@ func (l *launcher) stat(r *layer.Request, reply *layer.Reply) (err error) {
 	if err != nil {
 		return err
 	}
-	reply.Attr, reply.Lease, reply.Data = stat.Attr, stat.Lease, cut(string(stat.Path))
+	text := stat.Link
+	if request.Walk != nil {
+		text = stat.Path
+	}
+	reply.Node = uint64(stat.NoLink)
+	reply.Attr, reply.Lease, reply.Data = stat.Attr, stat.Lease, besides(reply, text, stat.Beside)
 	return nil
+}
+
+// besides sets r's flags, and is what Data has.
+func besides(r *layer.Reply, text protocol.Path, b protocol.Beside) []byte {
+	if b.May&unix.R_OK != 0 {
+		r.Flags |= layer.ReplyReads
+	}
+	if b.May&unix.X_OK != 0 {
+		r.Flags |= layer.ReplyRuns
+	}
+	return layer.AppendXattrs(cut(string(text)), b.Xattrs)
 }
 
 // walk is the path that r asks for, and how it is walked on from there.
@@ -181,9 +197,14 @@ func (l *launcher) tellFiles(dir string, flags uint32) func(protocol.Ahead, []by
 			if f.Size < 0 || f.Size > len(contents) {
 				return
 			}
-			known := layer.Ahead{Path: dir + string(f.Name), Resolved: string(f.Path), Content: contents[:f.Size]}
+			asked := flags
+			if f.Follow {
+				asked &^= layer.OpenNoFollow
+			}
+			notice := layer.Reply{Flags: layer.ReplyAhead, Node: uint64(asked), Lease: f.Lease, Attr: f.Attr}
+			text := besides(&notice, f.Path+f.Link, f.Beside) // it has one of the two
+			known := layer.Ahead{Path: dir + string(f.Name), Resolved: string(text), Content: contents[:f.Size]}
 			contents = contents[f.Size:]
-			notice := layer.Reply{Flags: layer.ReplyAhead, Node: uint64(flags), Lease: f.Lease, Attr: f.Attr}
 			if notice.Data = known.Append(nil); len(notice.Data) > layer.MaxAhead {
 				continue
 			}
@@ -192,12 +213,6 @@ func (l *launcher) tellFiles(dir string, flags uint32) func(protocol.Ahead, []by
 			}
 		}
 	}
-}
-
-func (l *launcher) readlink(r *layer.Request, reply *layer.Reply) error {
-	text, err := l.s.tunnel().Call(l.ctx, protocol.KindReadlink, protocol.Readlink{Path: protocol.Path(r.Path)}, new(protocol.ReadlinkReply))
-	reply.Data = cut(string(text))
-	return err
 }
 
 func (l *launcher) access(r *layer.Request) error {

@@ -94,7 +94,7 @@ func (as *agents) holders(ctx context.Context, a *cluster.RunningAgent) ([]ide.H
 		}
 		list = append(list, ide.Holder{
 			User: h.Client, Session: h.Session, Namespace: a.TargetNamespace, Pod: a.TargetPod, Container: a.Container,
-			Port: h.Port, Mode: mode, Filter: h.Filter, Since: h.Since, Away: h.Away, Redirect: h.Redirect,
+			Port: h.Port, Mode: mode, Filter: h.Filter, Once: h.Once, Since: h.Since, Away: h.Away, Redirect: h.Redirect,
 		})
 	}
 	return list, nil

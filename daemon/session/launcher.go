@@ -183,6 +183,7 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 	if err := l.s.works(r.Op); err != nil {
 		return nil, err
 	}
+	l.m.caughtUp(l.ctx)
 	if r.Op == layer.OpChange || r.Op == layer.OpOpen && r.Flags&layer.OpenChange != 0 { // it may make, change or remove a file
 		defer l.m.nodes.changed()
 	}
@@ -193,8 +194,6 @@ func (l *launcher) do(r *layer.Request, reply *layer.Reply) (fd *os.File, err er
 		return fd, err
 	case layer.OpStat:
 		return nil, l.stat(r, reply)
-	case layer.OpReadlink:
-		return nil, l.readlink(r, reply)
 	case layer.OpAccess:
 		return nil, l.access(r)
 	case layer.OpXattr:

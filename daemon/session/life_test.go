@@ -39,9 +39,14 @@ func begin(t *testing.T, incoming string) (*Manager, ide.Session, <-chan ide.Ses
 // beginAt starts one with the agent at an address.
 func beginAt(t *testing.T, m *Manager, addr, incoming string) ide.Session {
 	t.Helper()
+	return beginMode(t, m, addr, "steal", incoming)
+}
+
+func beginMode(t *testing.T, m *Manager, addr, mode, incoming string) ide.Session {
+	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "mirrord.json")
-	text := fmt.Sprintf(`{"feature": {"fs": "local", "network": {"incoming": {"mode": "steal"%s}}}}`, incoming)
+	text := fmt.Sprintf(`{"feature": {"fs": "local", "network": {"incoming": {"mode": %q%s}}}}`, mode, incoming)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -103,31 +108,46 @@ type server struct {
 	name string
 }
 
-func serve(t *testing.T, name string) *server {
+func serve(t *testing.T, name string) *server { return serveOn(t, "tcp4", "127.0.0.1:0", name) }
+
+func serveOn(t *testing.T, network, addr, name string) *server {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	l, err := net.Listen(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
 	s := &server{l, name}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			fmt.Fprintln(c, name)
-			c.Close()
-		}
-	}()
+	go s.answer()
 	return s
+}
+
+func (s *server) answer() {
+	for {
+		c, err := s.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprintln(c, s.name)
+		c.Close()
+	}
 }
 
 func (s *server) at() netip.AddrPort { return s.Addr().(*net.TCPAddr).AddrPort() }
 
 // listen steals port for s.
 func (c *caller) listen(port uint16, s net.Listener) {
+	c.t.Helper()
+	c.take(port, s, 0)
+}
+
+// mirror copies what comes to port to s.
+func (c *caller) mirror(port uint16, s net.Listener) {
+	c.t.Helper()
+	c.take(port, s, layer.ListenMirror)
+}
+
+func (c *caller) take(port uint16, s net.Listener, flags uint32) {
 	c.t.Helper()
 	raw, err := s.(syscall.Conn).SyscallConn()
 	if err != nil {
@@ -138,7 +158,7 @@ func (c *caller) listen(port uint16, s net.Listener) {
 		c.t.Fatal(e, err)
 	}
 	addr := s.Addr().(*net.TCPAddr).AddrPort()
-	reply, _ := c.call(layer.Request{Op: layer.OpListen, Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), port), Addr2: addr, Node: st.Ino})
+	reply, _ := c.call(layer.Request{Op: layer.OpListen, Flags: flags, Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), port), Addr2: addr, Node: st.Ino})
 	if reply.Errno == uint32(unix.EPERM) || reply.Errno == uint32(unix.EOPNOTSUPP) {
 		c.t.Skipf("the agent cannot steal here: %s", reply.Data)
 	}
@@ -148,10 +168,12 @@ func (c *caller) listen(port uint16, s net.Listener) {
 }
 
 // whoAnswers asks at the pod's port.
-func whoAnswers(port uint16) <-chan string {
+func whoAnswers(port uint16) <-chan string { return whoAnswersAt("127.0.0.1", port) }
+
+func whoAnswersAt(host string, port uint16) <-chan string {
 	answer := make(chan string, 1)
 	go func() {
-		c, err := net.DialTimeout("tcp4", fmt.Sprint("127.0.0.1:", port), time.Minute)
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(host, fmt.Sprint(port)), time.Minute)
 		if err != nil {
 			answer <- err.Error()
 			return
@@ -340,6 +362,103 @@ func TestClosedListenerOfADebuggee(t *testing.T) {
 	wantAnswer(t, "afterwards", whoAnswers(pod.at().Port()), "pod")
 	until(t, told, ide.EventGivenBack)
 }
+
+// Of a debuggee that listens for each family each gets its family's clients; what
+// it has closed the other gets, and the pod after both.
+func TestListenersOfBothFamilies(t *testing.T) {
+	m, s, told := begin(t, "")
+	pod, four, six := serveOn(t, "tcp", "[::]:0", "pod"), serve(t, "four"), serveOn(t, "tcp6", "[::1]:0", "six")
+	port := pod.at().Port()
+	c := attach(t, m, s.ID)
+	c.listen(port, four.Listener)
+	wantAnswer(t, "IPv6, before its listener", whoAnswersAt("::1", port), "four")
+	c.listen(port, six.Listener)
+	wantAnswer(t, "IPv6", whoAnswersAt("::1", port), "six")
+	wantAnswer(t, "IPv4", whoAnswers(port), "four")
+	four.Close()
+	wantAnswer(t, "IPv4, after its listener's end", whoAnswers(port), "six")
+	own, err := m.session(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := serve(t, "four again")
+	c.listen(port, again.Listener)
+	wantAnswer(t, "IPv4, when it listens again", whoAnswers(port), "four again")
+	six.Close()
+	own.checkListeners()
+	wantAnswer(t, "IPv6, after its listener's end", whoAnswersAt("::1", port), "four again")
+	again.Close()
+	own.checkListeners()
+	until(t, told, ide.EventGivenBack)
+	wantAnswer(t, "after both", whoAnswers(port), "pod")
+	wantAnswer(t, "after both, IPv6", whoAnswersAt("::1", port), "pod")
+}
+
+// Who mirrors is told, once, that his debuggee has not got all.
+func TestMirrorIsCut(t *testing.T) {
+	m := manager(t)
+	s := beginMode(t, m, agentAddress(t), "mirror", "")
+	told := eventsOf(t, m, s.ID)
+	pod, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pod.Close()
+	silent, err := net.Listen("tcp4", "127.0.0.1:0") // never accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	at := pod.Addr().(*net.TCPAddr).AddrPort()
+	attach(t, m, s.ID).mirror(at.Port(), silent)
+	c, err := net.Dial("tcp4", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	got, err := pod.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Close()
+	const more = 48 << 20 // than anybody keeps
+	go io.Copy(c, io.LimitReader(zeros{}, more))
+	if _, err := io.CopyN(io.Discard, got, more); err != nil {
+		t.Fatal(err)
+	}
+	words := func(why string) string {
+		return fmt.Sprintf("port %d: a connection is not mirrored, or not to its end: %s; the debuggee sees a reset, the pod's client nothing of it "+
+			"(of others it is not told again)", at.Port(), why)
+	}
+	// On a busy machine the agent may miss packets, too.
+	reasons := []string{"the debuggee reads slower than the pod", "packets were missed"}
+	own, err := m.session(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := until(t, told, ide.EventMessage).Message
+	if first != words(reasons[0]) && first != words(reasons[1]) {
+		t.Errorf("told %q, want %q", first, words(reasons[0]))
+	}
+	for _, why := range reasons { // of another replica, say
+		own.cut(at.Port(), why)
+		own.cut(at.Port(), why)
+	}
+	own.cut(at.Port(), "that was all")
+	seen := map[string]int{first: 1}
+	for last := ""; last != words("that was all"); seen[last]++ {
+		last = until(t, told, ide.EventMessage).Message
+	}
+	for _, why := range reasons {
+		if n := seen[words(why)]; n != 1 {
+			t.Errorf("%q is told %d times", words(why), n)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 // A connection waits for a debuggee that is stopped, and for the next one if that
 // takes its place without ever having gone on.

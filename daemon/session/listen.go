@@ -31,10 +31,10 @@ const answerTime = 5 * time.Second
 
 // A listener is where a stolen port's connections go.
 type listener struct {
-	at    forward.Listener // guarded by Session.mu
-	owner *launcher        // guarded by Session.mu; who told of it last, nil: it is gone
-	by    []*debuggee      // guarded by Session.mu; those of whom one listens, if there are any
-	lost  *lost            // guarded by Session.mu; nil: it listens
+	at    addresses   // guarded by Session.mu; never none
+	owner *launcher   // guarded by Session.mu; who told of it last, nil: it is gone
+	by    []*debuggee // guarded by Session.mu; those of whom one listens, if there are any
+	lost  *lost       // guarded by Session.mu; nil: it listens
 	terms
 	toldTLS bool                      // guarded by Session.mu; see unsecured
 	held    map[*replica]*tunnel.Held // guarded by Session.mu; where it is taken
@@ -88,7 +88,7 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 		s.others.settle(ctx)
 	}
 	s.mu.Lock()
-	l := &listener{at: at, owner: owner, by: s.debuggeesOf(owner), terms: s.termsOf(port, mirror), held: map[*replica]*tunnel.Held{}}
+	l := &listener{at: addresses{at}, owner: owner, by: s.debuggeesOf(owner), terms: s.termsOf(port, mirror), held: map[*replica]*tunnel.Held{}}
 	s.mu.Unlock()
 	main, held, err := s.stealMain(ctx, port, l)
 	if errors.Is(err, syscall.EADDRINUSE) && s.without(port, err) {
@@ -163,13 +163,9 @@ func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listene
 	if err != nil {
 		return nil, err
 	}
-	held, err := r.agent.tunnel.Steal(ctx, q, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
+	return r.agent.tunnel.Steal(ctx, q, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
-	}, func() { s.ousted(r, port, l) })
-	if err != nil {
-		return nil, fmt.Errorf("stealing port %d: %w", port, err)
-	}
-	return held, nil
+	}, func() { s.ousted(r, port, l) }, func(why string) { s.cut(port, why) })
 }
 
 // without tells whether the debuggee is to run without a port that is another's.
@@ -181,6 +177,18 @@ func (s *Session) without(port uint16, err error) bool {
 	}
 	s.say(fmt.Sprintf("the debuggee listens without port %d of the target: %v", port, err))
 	return true
+}
+
+// cut tells the user, once for each port and reason, that not all is mirrored.
+func (s *Session) cut(port uint16, why string) {
+	words := fmt.Sprintf("port %d: a connection is not mirrored, or not to its end: %s; the debuggee sees a reset, the pod's client nothing of it "+
+		"(of others it is not told again)", port, why)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.told[words] {
+		s.told[words] = true
+		s.say(words)
+	}
 }
 
 // ousted tells the user that somebody else has taken a port over.
@@ -201,7 +209,7 @@ func (s *Session) ousted(r *replica, port uint16, l *listener) {
 }
 
 // taking lets one at a time take a port: of several sockets that share it
-// (SO_REUSEPORT) the first steals it, the others are added.
+// (SO_REUSEPORT, or one for each family) the first steals it, the others are added.
 func (s *Session) taking(ctx context.Context, port uint16) (done func(), err error) {
 	for {
 		s.mu.Lock()
@@ -239,14 +247,10 @@ func (s *Session) again(port uint16, at forward.Listener, owner *launcher, mirro
 		s.giveBack(port, "it is taken in another way")
 		return false
 	}
-	if l.at.Addr == at.Addr && len(l.at.Inodes) > 0 {
-		// Those that are gone have to go, or there would be ever more of them.
-		old := slices.DeleteFunc(slices.Clone(l.at.Inodes), func(inode uint64) bool {
-			return !forward.Listener{Addr: at.Addr, Inodes: []uint64{inode}}.Listens()
-		})
-		at.Inodes = append(old, at.Inodes...)
+	if l.owner != owner { // what another launcher's debuggee has at the other family's address is not this one's
+		l.at = slices.DeleteFunc(slices.Clone(l.at), func(old forward.Listener) bool { return old.Addr != at.Addr })
 	}
-	l.at, l.owner, l.by = at, owner, s.debuggeesOf(owner)
+	l.at, l.owner, l.by = l.at.add(at), owner, s.debuggeesOf(owner)
 	s.settle(l)
 	if l.lost != nil {
 		l.find()
@@ -276,17 +280,17 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 		}
 	}
 	s.mu.Unlock()
-	watch := s.traffic.Incoming(in.Port, l.mirror, in.Client)
+	watch, offer := s.traffic.Incoming(in.Port, l.mirror, in.Client), forward.NewOffer(stream)
 	for err == nil {
 		s.mu.Lock()
-		at, pause := l.at, s.pauseOf(l)
+		at, pause := l.at.to(in.Client.Addr()), s.pauseOf(l)
 		at.TLS = s.security.delivery
 		s.mu.Unlock()
 		if pause != nil {
 			err = pause.wait(s.ctx)
 			continue
 		}
-		if err = s.incoming.Deliver(s.ctx, stream, forward.Peer{Client: in.Client, Local: in.Local, TLS: in.TLS}, at, watch); err == nil {
+		if err = s.incoming.Deliver(s.ctx, offer, forward.Peer{Client: in.Client, Local: in.Local, TLS: in.TLS}, at, watch); err == nil {
 			return
 		}
 		s.mu.Lock()
@@ -302,19 +306,24 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 			err = nil
 		}
 	}
-	protocol.WriteError(stream, "incoming", err)
-	stream.Close()
+	offer.Refuse(err)
 }
 
-// await waits for a debuggee that does not listen any more to listen anew, and
-// reports whether it does. A port that is not to be waited for is given back.
+// await waits for a debuggee that does not listen at an address any more to listen
+// anew, unless it still does for the other family, and reports whether it does. A
+// port that is not to be waited for is given back.
 func (s *Session) await(port uint16, l *listener, at forward.Listener) bool {
 	s.mu.Lock()
 	if s.listeners[port] != l {
 		s.mu.Unlock()
 		return false
 	}
-	if l.at.Addr != at.Addr || !slices.Equal(l.at.Inodes, at.Inodes) {
+	if !l.at.has(at) {
+		s.mu.Unlock()
+		return true
+	}
+	if others := l.at.without(at); len(others) > 0 {
+		l.at = others
 		s.mu.Unlock()
 		return true
 	}
@@ -381,7 +390,9 @@ func (s *Session) checkListeners() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for port, l := range s.listeners {
-		if len(l.at.Inodes) > 0 && !l.at.Listens() {
+		if left := l.at.left(); len(left) > 0 {
+			l.at = left
+		} else {
 			s.lose(port, l)
 		}
 	}

@@ -159,14 +159,26 @@ func (m *Manager) startFiles() error {
 	return nil
 }
 
-// root is the file server's root directory, nil where there is none.
-func (m *Manager) root() *os.File {
+// fileServer is nil where there is none.
+func (m *Manager) fileServer() *files.Server {
 	m.filesMu.Lock()
 	defer m.filesMu.Unlock()
-	if m.files == nil {
-		return nil
+	return m.files
+}
+
+// caughtUp waits until it is known what debuggees have written.
+func (m *Manager) caughtUp(ctx context.Context) {
+	if f := m.fileServer(); f != nil {
+		f.CaughtUp(ctx)
 	}
-	return m.files.Root()
+}
+
+// root is the file server's root directory, nil where there is none.
+func (m *Manager) root() *os.File {
+	if f := m.fileServer(); f != nil {
+		return f.Root()
+	}
+	return nil
 }
 
 // Launch tells a launcher what it needs to know of a session.

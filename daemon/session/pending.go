@@ -91,6 +91,6 @@ func (l *launcher) settlePath(path protocol.Path, walk *protocol.Walk, follow bo
 	if err != nil {
 		return notErrno(err)
 	}
-	_, err = l.settled(p, &a)
+	_, err = l.settled(p, &a.Attr)
 	return err
 }

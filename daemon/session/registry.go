@@ -93,7 +93,7 @@ func (m *Manager) endUnused(s *Session, why string) {
 
 func (m *Manager) undo(s *Session, why string) {
 	s.log.Info("session ended", "why", why, "dur", time.Since(s.started))
-	s.tell("the session has ended: "+why, true)
+	s.over("the session has ended: " + why)
 	s.close()
 	m.agents.putAll(s)
 	s.mu.Lock()

@@ -374,14 +374,6 @@ func (o *others) tellMissing() {
 	}
 }
 
-// say tells the user. s.mu is held.
-func (s *Session) say(words string) {
-	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: words})
-	for l := range s.launchers {
-		l.notices.say(words)
-	}
-}
-
 // hear takes news of a replica's agent.
 func (o *others) hear(r *replica, n news) {
 	done := func() {}

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/daemon/cluster"
-	"mirrord/daemon/forward"
 	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
 	"mirrord/protocol/ide"
@@ -134,7 +133,7 @@ func TestPortOfAReplicaIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, _ := ofWorkload(t, m, info.ID)
-	l := &listener{at: forward.Listener{Addr: second.at()}, held: map[*replica]*tunnel.Held{}}
+	l := &listener{at: addresses{{Addr: second.at()}}, held: map[*replica]*tunnel.Held{}}
 	s.mu.Lock()
 	s.listeners[port] = l
 	s.mu.Unlock()

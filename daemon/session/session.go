@@ -65,6 +65,8 @@ type Session struct {
 	launchers map[*launcher]bool       // guarded by mu
 	visitors  map[*launcher]bool       // guarded by mu; those without a debuggee
 	listeners map[uint16]*listener     // guarded by mu, by stolen port
+	told      map[string]bool          // guarded by mu; what is said once
+	unsaid    []string                 // guarded by mu; for the first launcher to come
 	taken     map[uint16]chan struct{} // guarded by mu; ports that are being taken, until it is closed
 	ending    error                    // guarded by mu; why no port is stolen any more
 	lost      error                    // guarded by mu; why nothing remote works any more
@@ -76,7 +78,7 @@ func newSession(log *slog.Logger, id string, a *agent, t target, e *events, cfg 
 	s := &Session{
 		id: id, log: log.With("session", id), started: time.Now(), incoming: forward.NewIncoming(),
 		events: e, config: cfg, whileRestarting: cfg.Incoming.WhileRestarting, whileStopped: cfg.Incoming.WhileStopped, still: cfg.Pause,
-		holders: 1, listeners: map[uint16]*listener{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{}, visitors: map[*launcher]bool{},
+		holders: 1, listeners: map[uint16]*listener{}, told: map[string]bool{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{}, visitors: map[*launcher]bool{},
 	}
 	s.replicas = []*replica{{agent: a, target: t, since: s.started}}
 	s.main.Store(s.replicas[0])
@@ -122,6 +124,7 @@ func (s *Session) info() ide.Session {
 	if f := s.config.Incoming.Filter; f != nil && s.launch.Policy.Steal {
 		i.Filter = f.String()
 	}
+	i.Once, i.Paused = s.config.Incoming.Once && s.launch.Policy.Steal, s.config.Pause
 	i.Mirrors = s.launch.Policy.Mirror && !s.launch.Policy.Steal
 	return i
 }
@@ -148,6 +151,10 @@ func (s *Session) attach(l *launcher) {
 		return
 	}
 	s.launchers[l] = true
+	for _, words := range s.unsaid {
+		l.notices.say(words)
+	}
+	s.unsaid = nil
 	if s.traffic.Watched() {
 		l.notices.watched(true)
 	}
@@ -179,22 +186,32 @@ func (s *Session) unused() bool {
 	return s.holders <= 0 && len(s.launchers) == 0
 }
 
+// say tells the user. s.mu is held.
+func (s *Session) say(words string) {
+	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: words})
+	s.tell(words)
+}
+
+// tell gives the users of all launchers a message. Without a launcher the first to
+// come has it. s.mu is held.
+func (s *Session) tell(words string) {
+	for l := range s.launchers {
+		l.notices.say(words)
+	}
+	if len(s.launchers) == 0 && len(s.unsaid) < maxWords {
+		s.unsaid = append(s.unsaid, words)
+	}
+}
+
 // tellTime bounds the wait for a launcher to take a message.
 const tellTime = time.Second
 
-// tell gives the users of all launchers a message; over ends their debuggees.
-func (s *Session) tell(words string, over bool) {
+// over ends the debuggees of all launchers, and tells their users why.
+func (s *Session) over(words string) {
 	s.mu.Lock()
-	all := slices.Collect(maps.Keys(s.launchers))
-	if over {
-		all = slices.AppendSeq(all, maps.Keys(s.visitors))
-	}
+	all := slices.AppendSeq(slices.Collect(maps.Keys(s.launchers)), maps.Keys(s.visitors))
 	s.mu.Unlock()
 	for _, l := range all {
-		if !over {
-			l.notices.say(words)
-			continue
-		}
 		l.conn.SetWriteDeadline(time.Now().Add(tellTime)) // it may be stopped
 		_ = l.reply(&layer.Reply{Errno: uint32(unix.ECANCELED), Data: cut(words)}, nil)
 		_ = l.conn.CloseRead() // ends its reader; what was said is still sent
@@ -221,8 +238,8 @@ func (s *Session) hear(r *replica, n news) {
 		r.goOn() // a container that is asked to end could not
 	}
 	s.event(ide.SessionEvent{Kind: ide.EventMessage, Message: n.words, Lost: n.lost || n.ending})
+	s.tell(n.words)
 	s.mu.Unlock()
-	s.tell(n.words, false)
 }
 
 // works is an error when nothing remote does any more, or for listening when

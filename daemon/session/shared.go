@@ -43,6 +43,7 @@ type shared struct {
 	attr        protocol.Attr   // guarded by mu; as the agent told last
 	known       protocol.Stamp  // guarded by mu; attr's
 	checked     time.Time       // guarded by mu; when it was told
+	stales      uint64          // guarded by mu; how often what was being told was not to be believed
 	size        int64           // guarded by mu; with what is on its way
 	version     int64           // guarded by mu; how often the content changed but by what went through the kernel
 	base        int64           // mtime of version 0
@@ -90,18 +91,20 @@ func (s *shared) stale() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.checked = time.Time{}
+	s.stales++
 }
 
 // begin has something done after all else. s.mu is held.
 func (s *shared) begin(q protocol.Write, data []byte, then func(error)) *tunnel.Writing {
 	s.under++
 	s.unwritten += len(data)
+	stales := s.stales
 	done := func(r protocol.WriteReply, err error) { // s.mu is held
 		s.under--
 		s.unwritten -= len(data)
 		close(s.progress)
 		s.progress = make(chan struct{})
-		s.answered(q, r, err)
+		s.answered(q, r, err, stales)
 		then(err)
 	}
 	x, begun := s.writer.Begin(q, data, func(r protocol.WriteReply, err error) {
@@ -116,8 +119,9 @@ func (s *shared) begin(q protocol.Write, data []byte, then func(error)) *tunnel.
 	return x
 }
 
-// answered takes what the agent says of the file. s.mu is held.
-func (s *shared) answered(q protocol.Write, r protocol.WriteReply, err error) {
+// answered takes what the agent says of the file, if it was asked after the last
+// that made it stale. s.mu is held.
+func (s *shared) answered(q protocol.Write, r protocol.WriteReply, err error, stales uint64) {
 	if err != nil {
 		if q.Do == protocol.WriteData { // of which some may be written, or none
 			s.version++
@@ -130,7 +134,10 @@ func (s *shared) answered(q protocol.Write, r protocol.WriteReply, err error) {
 		// would not notice what it is told with the answer.)
 		s.version++
 	}
-	s.attr, s.known, s.checked = r.Attr, r.Attr.Stamp(), time.Now()
+	s.attr, s.known = r.Attr, r.Attr.Stamp()
+	if stales == s.stales {
+		s.checked = time.Now()
+	}
 	if s.under == 0 {
 		s.size = r.Attr.Size
 	}

@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/protocol"
 	"mirrord/protocol/layer"
 )
 
@@ -99,9 +101,10 @@ func TestSharedFile(t *testing.T) {
 		defer m.nodes.mu.Unlock()
 		return len(m.nodes.shared)+len(m.nodes.sharedByID)+len(m.nodes.numbers)+len(m.nodes.ending) == 0
 	})
-	if r, fd := two.call(layer.Request{Op: layer.OpOpen, Path: path}); fd == nil {
-		t.Errorf("opened for reading, with nobody who writes: %+v", r)
-	}
+	eventually(t, "its content with the open, now that nobody writes", func() bool { // the agent may hear of it last
+		_, fd := two.call(layer.Request{Op: layer.OpOpen, Path: path})
+		return fd != nil
+	})
 }
 
 // Who has a large file open for reading sees what is written after it, where the
@@ -188,6 +191,62 @@ func TestSharedFileChangedByOthers(t *testing.T) {
 		n, _ := f.ReadAt(buf, 0)
 		return string(buf[:n]) == want[:min(len(want), len(buf))]
 	})
+}
+
+// What is done to an open file by a name is seen by its descriptor, at once: also
+// what the kernel keeps of it.
+func TestSharedFileChangedByName(t *testing.T) {
+	m := manager(t)
+	_, c := start(t, m)
+	withNodes(t, c)
+	path := filepath.Join(t.TempDir(), "file")
+	r := c.writable(path, readWrite|layer.OpenCreate)
+	f := c.open(r, unix.O_RDWR)
+	if _, err := f.WriteString("0123456789"); err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	c.writable(path+"3", readWrite|layer.OpenCreate)
+	name := func(suffix string) protocol.Path { return protocol.Path(path + suffix) }
+	for _, q := range []protocol.Change{
+		{Op: protocol.ChangeMode, Path: name(""), Mode: 0o600},
+		{Op: protocol.ChangeTimes, Path: name(""), Times: []protocol.Timespec{{Sec: 5}, {Sec: 5}}},
+		{Op: protocol.ChangeSize, Path: name(""), Size: 3},
+		{Op: protocol.ChangeLink, Path: name(""), Other: name("2")},
+		{Op: protocol.ChangeLink, Path: name("2"), Other: name("4")},
+		{Op: protocol.ChangeSize, Path: name("4"), Size: 5},
+		{Op: protocol.ChangeUnlink, Path: name("2")},
+		{Op: protocol.ChangeRename, Path: name("3"), Other: name("")},
+		{Op: protocol.ChangeUnlink, Path: name("4")},
+	} {
+		fstat := func() (st unix.Stat_t, told protocol.Attr) { // so that it is kept, now
+			if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+				t.Fatal(err)
+			}
+			r, _ := c.call(layer.Request{Op: layer.OpStat, Node: r.File})
+			return st, r.Attr
+		}
+		fstat()
+		if r := c.change(q); r.Errno != 0 {
+			t.Fatalf("%v: %v: %s", q.Op, unix.Errno(r.Errno), r.Data)
+		}
+		var want unix.Stat_t
+		if err := unix.Fstat(int(own.Fd()), &want); err != nil {
+			t.Fatal(err)
+		}
+		got, told := fstat()
+		end, err := f.Seek(0, io.SeekEnd)
+		if got.Mode != want.Mode || got.Nlink != want.Nlink || got.Size != want.Size || end != want.Size || err != nil {
+			t.Errorf("%v: the kernel has mode %o, %d links, %d bytes and ends at %d, %v; want %o, %d, %d", q.Op, got.Mode, got.Nlink, got.Size, end, err, want.Mode, want.Nlink, want.Size)
+		}
+		if told.Mode != want.Mode || uint64(told.Nlink) != uint64(want.Nlink) || told.Size != want.Size || told.Mtime != want.Mtim.Nano() {
+			t.Errorf("%v: told %+v, want %+v", q.Op, told, want)
+		}
+	}
 }
 
 // What cannot be written is told once, whether or not its writer waited.

@@ -160,11 +160,18 @@ func (n *nodes) settledHandle(ctx context.Context, id uint64) (uint64, error) {
 	return f.handle, nil
 }
 
-// stale has the agent asked before anything is told of a node.
-func (n *nodes) stale(id uint64) {
-	if s := n.sharedNode(id); s != nil {
-		s.stale()
+// stale has the agent asked before anything is told of these files of a target. It
+// gives the nodes of those that are shared.
+func (n *nodes) stale(t *tunnel.Tunnel, list []protocol.FileID) (ids []uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, f := range list {
+		if s := n.shared[sharedKey{t, f.Dev, f.Ino}]; s != nil {
+			s.stale()
+			ids = append(ids, s.id)
+		}
 	}
+	return ids
 }
 
 // do does something to what is open for reading.

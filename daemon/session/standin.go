@@ -174,7 +174,11 @@ func (d *directories) remove() error {
 // user is told once.
 func (s *Session) needFiles(path, what string) error {
 	err := &noFilesError{fmt.Sprintf("opening %s: %s of the target needs the file server: %v", path, what, cmp.Or(s.whyNoFiles(), errNotStarted))}
-	s.toldNoFiles.Do(func() { s.tell(err.msg, false) })
+	s.toldNoFiles.Do(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.tell(err.msg)
+	})
 	return err
 }
 

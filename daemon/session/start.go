@@ -1,12 +1,14 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"mirrord/daemon/config"
@@ -90,18 +92,23 @@ func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionSt
 	if err := target.stealable(cfg); err != nil {
 		return nil, err
 	}
+	var made *Session
+	var failed error
+	var wg sync.WaitGroup
+	wg.Go(func() { made, failed = newSession(m.log, p.ID, a, target, &m.events, cfg) }) // while the agent is asked
 	set, unset, err := environ(ctx, cfg, p.Client, a)
-	if err != nil {
+	var security security
+	if err == nil {
+		security, err = secure(ctx, cfg, a, target)
+	}
+	wg.Wait()
+	if err = cmp.Or(err, failed); err != nil {
+		if made != nil {
+			made.close()
+		}
 		return nil, err
 	}
-	security, err := secure(ctx, cfg, a, target)
-	if err != nil {
-		return nil, err
-	}
-	s, err := newSession(m.log, p.ID, a, target, &m.events, cfg)
-	if err != nil {
-		return nil, err
-	}
+	s := made
 	s.start, s.security = p, security
 	hello := a.tunnel.Hello()
 	s.launch = ide.Launch{
@@ -153,7 +160,7 @@ func environ(ctx context.Context, cfg *config.Config, client ide.Client, a *agen
 
 // again is what starts the session once more, on the very same target, or workload.
 func again(p ide.SessionStartParams, t target, o *others) ide.SessionStartParams {
-	p.Progress, p.Tied = "", false
+	p.Progress, p.Tied, p.Launch = "", false, false
 	switch {
 	case o != nil: // and on this pod, if it is there yet
 		p.Overrides.Target, p.Overrides.Namespace, p.Pod = o.path.String(), t.namespace, t.pod

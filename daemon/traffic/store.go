@@ -1,7 +1,6 @@
 package traffic
 
 import (
-	"net/http"
 	"net/netip"
 	"strings"
 	"time"
@@ -120,7 +119,7 @@ func (c *conversation) ask(at time.Duration, method, path, host, proto string, f
 	}
 	x.head(&x.request, fields)
 	c.w.source.tell(ide.SessionEvent{Kind: ide.EventRequest, Request: &ide.Request{ID: x.id, Asked: &ide.Asked{
-		Port: x.of.port, Mirror: x.of.mirror, Peer: x.of.peer.String(), Method: method, Path: path, Host: host, Proto: proto, GRPC: x.grpc,
+		Port: x.of.port, Mirror: x.of.mirror, Peer: x.of.peer.String(), Method: method, Path: shownPath(path, false), Host: host, Proto: proto, GRPC: x.grpc,
 	}}})
 	return x
 }
@@ -191,7 +190,7 @@ func (x *exchange) result(now time.Duration, reveal bool) ide.RequestResult {
 	}
 	return ide.RequestResult{
 		Request: ide.RequestMessage{
-			Method: x.method, Path: x.path, Host: x.host, Proto: x.proto, Headers: append([][2]string{}, shown(x.request.fields, reveal)...),
+			Method: x.method, Path: shownPath(x.path, reveal), Host: x.host, Proto: x.proto, Headers: append([][2]string{}, shown(x.request.fields, reveal)...),
 			Trailers: shown(x.request.trailers, reveal), Body: append([]byte{}, x.request.body...), Truncated: x.request.truncated,
 		},
 		Response: ide.ResponseMessage{
@@ -200,20 +199,4 @@ func (x *exchange) result(now time.Duration, reveal bool) ide.RequestResult {
 		},
 		Peer: x.of.peer.String(), Port: x.of.port, Mirror: x.of.mirror, Started: x.at.Format(time.RFC3339Nano), MS: ms(took), Done: x.done, Error: x.err,
 	}
-}
-
-// secret are the headers whose values are shown only to who insists.
-var secret = map[string]bool{"Authorization": true, "Proxy-Authorization": true, "Cookie": true, "Set-Cookie": true, "X-Api-Key": true}
-
-const masked = "…"
-
-func shown(fields [][2]string, reveal bool) [][2]string {
-	var list [][2]string
-	for _, f := range fields {
-		if !reveal && secret[http.CanonicalHeaderKey(f[0])] {
-			f[1] = masked
-		}
-		list = append(list, f)
-	}
-	return list
 }

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -27,8 +28,12 @@ func answers(t *testing.T, size int, server string) answerer {
 		case f.Kind == protocol.KindStat:
 			protocol.WriteMessage(s, f.Kind, protocol.StatReply{Attr: protocol.Attr{Ino: 7}}, nil)
 		case f.Kind == protocol.KindRead:
-			for err := error(nil); err == nil; _, err = protocol.ReadFrame(s) {
-				protocol.WriteMessage(s, f.Kind, protocol.ReadReply{}, content)
+			for err := error(nil); err == nil; f, err = protocol.ReadFrame(s) {
+				var q protocol.Read
+				if err := json.Unmarshal(f.Header, &q); err != nil {
+					t.Error(err)
+				}
+				protocol.WriteMessage(s, f.Kind, protocol.ReadReply{ID: q.ID}, content)
 			}
 		case f.Kind == protocol.KindConnect:
 			c, err := net.Dial("tcp", server)

@@ -1,10 +1,13 @@
 package tunnel
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,33 +19,39 @@ import (
 	"mirrord/protocol"
 )
 
-// reader is an agent that answers at most so many reads in a stream, with bytes
-// that are the file's handle, and those at an odd offset with an error. It counts
-// the streams, and tells how those end that wait for a request.
-func reader(most int, streams *atomic.Int32, ended chan<- error) answerer {
+// reader is an agent that answers reads in any order, with bytes that are the
+// file's handle, and those at an odd offset with an error. It counts the streams,
+// and tells how those end.
+func reader(streams *atomic.Int32, ended chan<- error) answerer {
 	return func(_ *yamux.Session, s net.Conn, f protocol.Frame) {
 		if hello(s, f, protocol.Version) {
 			return
 		}
 		streams.Add(1)
-		var err error
-		for range most {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for {
 			var q protocol.Read
-			if err := json.Unmarshal(f.Header, &q); err != nil || q.Offset%2 != 0 {
-				protocol.WriteError(s, "read", syscall.EINVAL)
+			if err := json.Unmarshal(f.Header, &q); err != nil {
+				ended <- err
 				return
 			}
-			content := make([]byte, q.Len)
-			for i := range content {
-				content[i] = byte(q.Handle)
-			}
-			protocol.WriteMessage(s, f.Kind, protocol.ReadReply{}, content)
+			wg.Go(func() { answerRead(s, q) })
+			var err error
 			if f, err = protocol.ReadFrame(s); err != nil {
 				ended <- err
 				return
 			}
 		}
 	}
+}
+
+func answerRead(s net.Conn, q protocol.Read) {
+	if q.Offset%2 != 0 {
+		protocol.WriteMessage(s, protocol.KindError, protocol.Error{Op: "read", Errno: uint32(syscall.EINVAL), ID: q.ID}, nil)
+		return
+	}
+	protocol.WriteMessage(s, protocol.KindRead, protocol.ReadReply{ID: q.ID}, bytes.Repeat([]byte{byte(q.Handle)}, q.Len))
 }
 
 func readOne(t *testing.T, tun *Tunnel, handle byte, size int) {
@@ -54,61 +63,128 @@ func readOne(t *testing.T, tun *Tunnel, handle byte, size int) {
 	}
 }
 
-// Reads that follow each other share a stream, until they rest.
+// Reads of about a size share a stream, until they rest.
 func TestReadsShareStreams(t *testing.T) {
 	var streams atomic.Int32
-	ended := make(chan error, 1)
-	tun := open(t, far(t, reader(1000, &streams, ended)))
-	tun.readers.rest = time.Hour
-	for i := range byte(20) {
+	ended := make(chan error, 10)
+	tun := open(t, far(t, reader(&streams, ended)))
+	tun.lanes.rest = time.Hour
+	for i := range byte(5) {
 		readOne(t, tun, i, 1<<20-int(i)*1000)
 	}
 	if got := streams.Load(); got != 1 {
-		t.Errorf("20 reads took %d streams", got)
+		t.Errorf("5 reads took %d streams", got)
 	}
-	tun.readers.rest = time.Millisecond
+	tun.lanes.rest = time.Millisecond
 	readOne(t, tun, 3, 10)
 	if err := <-ended; err != io.EOF {
 		t.Errorf("the stream ended with %v", err)
 	}
-}
-
-// An agent may close a stream after any answer.
-func TestReadAfterClose(t *testing.T) {
-	var streams atomic.Int32
-	tun := open(t, far(t, reader(1, &streams, make(chan error, 10))))
-	for i := range byte(10) {
-		readOne(t, tun, i, 100)
-	}
+	readOne(t, tun, 4, 10)
 }
 
 // What fails is told once, and is no other read's failure.
 func TestReadFails(t *testing.T) {
 	var streams atomic.Int32
-	tun := open(t, far(t, reader(1000, &streams, make(chan error, 10))))
-	tun.readers.rest = time.Hour
+	tun := open(t, far(t, reader(&streams, make(chan error, 10))))
+	tun.lanes.rest = time.Hour
 	for i := range byte(5) {
 		readOne(t, tun, i, 100)
 		if _, err := tun.Read(t.Context(), 1, 1, make([]byte, 10)); !errors.Is(err, syscall.EINVAL) {
 			t.Errorf("Read = %v", err)
 		}
 	}
-	if got := streams.Load(); got != 5 {
+	if got := streams.Load(); got != 1 {
 		t.Errorf("5 failures took %d streams", got)
 	}
 }
 
-// Reads at one time have streams of their own.
+// Reads at one time get each their own answer.
 func TestReadsAtOnce(t *testing.T) {
 	var streams atomic.Int32
-	tun := open(t, far(t, reader(1000, &streams, make(chan error, 100))))
+	tun := open(t, far(t, reader(&streams, make(chan error, 100))))
 	var wg sync.WaitGroup
-	for i := range byte(3 * mostReaders) {
+	for i := range byte(24) {
 		wg.Go(func() {
-			for range 10 {
-				readOne(t, tun, i, 300_000)
+			for range 5 {
+				readOne(t, tun, i, 1000+int(i)*20_000)
 			}
 		})
 	}
 	wg.Wait()
+}
+
+// A stream that ends is the failure of its reads, and not the end of their file.
+func TestReadStreamEnds(t *testing.T) {
+	var streams atomic.Int32
+	answers := reader(&streams, make(chan error, 10))
+	first := true
+	tun := open(t, far(t, func(mux *yamux.Session, s net.Conn, f protocol.Frame) {
+		if f.Kind == protocol.KindRead && first {
+			first = false
+			return
+		}
+		answers(mux, s, f)
+	}))
+	if _, err := tun.Read(t.Context(), 1, 0, make([]byte, 10)); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("Read = %v", err)
+	}
+	readOne(t, tun, 1, 10)
+}
+
+// Who gives a read up has its memory for himself again at once, whether nothing of
+// the answer has come or some of it; others of the same stream are read all the same.
+func TestReadGivenUp(t *testing.T) {
+	for name, begun := range map[string]bool{"no answer yet": false, "half an answer": true} {
+		t.Run(name, func(t *testing.T) {
+			var streams atomic.Int32
+			answers := reader(&streams, make(chan error, 10))
+			asked, first := make(chan net.Conn, 1), true
+			tun := open(t, far(t, func(mux *yamux.Session, s net.Conn, f protocol.Frame) {
+				if f.Kind != protocol.KindRead || !first {
+					answers(mux, s, f)
+					return
+				}
+				first = false
+				if begun {
+					s.Write(protocol.AppendHead(nil, protocol.KindRead, []byte(`{"id":1}`), 10))
+					s.Write([]byte{1, 1, 1})
+				}
+				other, err := protocol.ReadFrame(s)
+				if err != nil {
+					t.Error(err)
+				}
+				asked <- s
+				if !begun {
+					answers(mux, s, other)
+					return
+				}
+				if _, err := protocol.ReadFrame(s); err != io.EOF {
+					t.Errorf("the stream goes on: %v", err)
+				}
+			}))
+			ctx, cancel := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if _, err := tun.Read(ctx, 1, 0, make([]byte, 10)); !errors.Is(err, context.Canceled) {
+					t.Errorf("Read = %v", err)
+				}
+			})
+			for { // the first one has asked, and is filled
+				tun.lanes.mu.Lock()
+				l := tun.lanes.open[0]
+				ready := l != nil && l.under[1] != nil && !l.under[1].asking && l.under[1].filled == begun
+				tun.lanes.mu.Unlock()
+				if ready {
+					break
+				}
+				runtime.Gosched()
+			}
+			wg.Go(func() { readOne(t, tun, 2, 10) })
+			<-asked
+			cancel()
+			wg.Wait()
+			readOne(t, tun, 3, 10)
+		})
+	}
 }

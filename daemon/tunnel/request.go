@@ -181,13 +181,18 @@ func (h *Held) Lost() error {
 	}
 }
 
-// hear takes the agent's answers to what is said, until its word that the port
-// is lost, or the end.
-func (h *Held) hear(lost func()) {
+// hear takes the agent's answers to what is said, and its words beside them, until
+// that which says that the port is lost, or the end.
+func (h *Held) hear(lost func(), cut func(why string)) {
 	defer close(h.heard)
 	defer abandon(h.t.ctx, h.stream)() // as in Watch
 	for {
-		_, err := protocol.ReadAnswer(h.stream, protocol.KindSteal, new(protocol.StealReply))
+		var r protocol.StealReply
+		_, err := protocol.ReadAnswer(h.stream, protocol.KindSteal, &r)
+		if err == nil && r.Cut != "" {
+			cut(r.Cut)
+			continue
+		}
 		if err == nil {
 			h.heard <- struct{}{}
 			continue
@@ -202,8 +207,9 @@ func (h *Held) hear(lost func()) {
 }
 
 // Steal takes over a port; h gets its connections until it is released, or lost,
-// which lost is called for. It returns when the redirect is active.
-func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler, lost func()) (*Held, error) {
+// which lost is called for; cut is told why connections are not mirrored to their
+// end. It returns when the redirect is active.
+func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler, lost func(), cut func(why string)) (*Held, error) {
 	t.mu.Lock()
 	t.last++
 	q.ID = t.last
@@ -221,7 +227,7 @@ func (t *Tunnel) Steal(ctx context.Context, q protocol.Steal, h Handler, lost fu
 	}
 	first := protocol.StealState{Arm: q.Arm}
 	held := &Held{t: t, stream: s, forget: forget, heard: make(chan struct{}), lost: make(chan struct{}), want: first, said: first}
-	if !t.begin(func() { held.hear(lost) }) {
+	if !t.begin(func() { held.hear(lost, cut) }) {
 		held.Release()
 		return nil, net.ErrClosed
 	}

@@ -38,7 +38,7 @@ type Tunnel struct {
 	done          chan struct{} // closed with err
 	err           error         // set before done is closed
 	ended         sync.WaitGroup
-	readers       readers
+	lanes         lanes
 
 	mu     sync.Mutex
 	steals map[uint64]Handler // guarded by mu, by id
@@ -61,7 +61,7 @@ func Open(ctx context.Context, log *slog.Logger, who protocol.Client, id link.ID
 	if err != nil {
 		return nil, err
 	}
-	t := &Tunnel{log: log, done: make(chan struct{}), steals: map[uint64]Handler{}, readers: readers{rest: readersRest}}
+	t := &Tunnel{log: log, done: make(chan struct{}), steals: map[uint64]Handler{}, lanes: lanes{rest: readersRest}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	if t.control, err = t.channel(l); err != nil {
 		return nil, err
@@ -147,7 +147,6 @@ func (t *Tunnel) Close() {
 	t.mu.Unlock()
 	t.control.close()
 	t.bulk.close()
-	t.readers.end(true) // closing a stream waits for a link that is cut
 	t.ended.Wait()
 }
 

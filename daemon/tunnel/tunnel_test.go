@@ -142,7 +142,7 @@ func TestStolenConnectionsReachThePortsHandler(t *testing.T) {
 		protocol.WriteMessage(s, protocol.KindIncoming, protocol.IncomingReply{}, nil)
 		s.Close()
 	}
-	held, err := tun.Steal(t.Context(), protocol.Steal{Port: 8080}, take, func() {})
+	held, err := tun.Steal(t.Context(), protocol.Steal{Port: 8080}, take, func() {}, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,6 @@ package keeper
 
 import (
 	"errors"
-	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -70,103 +69,125 @@ func keep(socket int) error {
 	syscall.CloseOnExec(socket)
 	had := make(chan os.Signal, 64)
 	signal.Notify(had, Forwarded()...) // before anything is started that could get them too
-	v, _, fd, err := Receive(socket)
-	if err != nil || v != DoInstall || fd < 0 {
+	did, sent, started := make(chan installed), make(chan struct{}), make(chan debuggee)
+	go work(socket, did, sent, started)
+	in, ok := <-did
+	if !ok {
 		return nil // the launcher has changed its mind
 	}
-	file := os.NewFile(uintptr(fd), "orders")
-	text, err := io.ReadAll(file)
-	file.Close()
-	if err != nil {
-		return err
-	}
-	var o Orders
-	if err := o.decode(text); err != nil {
-		return err
-	}
-	if err := prctl(prSetChildSubreaper, 1); err != nil {
-		return err
+	if in.err != nil {
+		return in.err
 	}
 	defer func() {
 		KillAll(nil)
 		_ = Send(socket, DidEnd, 0) // the launcher may be gone
 	}()
-	installed, begin, started := make(chan installResult, 1), make(chan struct{}), make(chan startResult, 1)
-	go work(o, installed, begin, started)
-	in := <-installed
 	if in.errno != 0 {
 		_ = Send(socket, DidInstall, uint32(in.errno))
 		return nil // the launcher tells the user
 	}
-	err = Send(socket, DidInstall, 0, in.listener)
+	err := Send(socket, DidInstall, 0, in.listener)
 	_ = syscall.Close(in.listener) // the launcher's copy is the only one: with it answers end
 	if err != nil {
 		return nil
 	}
-	if v, _, _, err := Receive(socket); err != nil || v != DoStart {
-		return nil
-	}
-	close(begin)
-	s := <-started
-	if err := Send(socket, DidStart, uint32(s.errno)); err != nil || s.errno != 0 {
+	close(sent)
+	d, ok := <-started
+	if !ok {
 		return nil
 	}
 	closeAll(passed()) // the debuggee's now, to close when it likes
-	return attend(socket, s.pid, o.AtOnce, had)
+	return attend(socket, d, had)
 }
 
-type installResult struct {
+// installed is what has come of a launcher's orders.
+type installed struct {
 	listener int
 	errno    syscall.Errno
+	err      error // of the orders
 }
 
-type startResult struct {
+// A debuggee was started.
+type debuggee struct {
 	pid   int
-	errno syscall.Errno
+	ended chan bool // true: what it leaves has no time to end
 }
 
-// work installs the program and starts the debuggee. Its thread stays under
-// the program, and stays: the debuggee dies with it. What is said to the
-// launcher is said by others, because it would be trapped here.
-func work(o Orders, installed chan<- installResult, begin <-chan struct{}, started chan<- startResult) {
+// work takes the orders, installs the program, starts the debuggee and reaps. Its
+// thread stays under the program, and stays: the debuggee dies with it. It talks to
+// the launcher itself, a change of threads less each time, but from the program on
+// only by read(2) and write(2). What else it calls must not be among the hooks: it
+// would be trapped here.
+func work(socket int, did chan<- installed, sent <-chan struct{}, started chan<- debuggee) {
 	runtime.LockOSThread()
+	v, _, fd, err := Receive(socket)
+	if err != nil || v != DoInstall || fd < 0 {
+		close(did)
+		select {}
+	}
+	var o Orders
+	more, err := o.read(fd)
+	if err == nil {
+		err = prctl(prSetChildSubreaper, 1)
+	}
+	if err != nil {
+		did <- installed{err: err}
+		select {}
+	}
+	// The debuggee's directory is ours: its own chdir would be asked about.
+	failed := syscall.Chdir(o.Dir)
 	listener, errno := install(o.Program)
-	installed <- installResult{listener, errno}
-	<-begin
-	pid, err := syscall.ForkExec(o.Path, o.Argv, &syscall.ProcAttr{
-		Dir: o.Dir, Env: o.Env, Files: []uintptr{0, 1, 2},
-		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
-	})
+	did <- installed{listener: listener, errno: errno}
+	<-sent
+	if err := o.decode(more); err != nil { // while the launcher takes the listener over
+		failed = err
+	}
+	if v := readVerb(socket); v != DoStart {
+		close(started)
+		select {}
+	}
+	pid, err := 0, failed
+	if err == nil {
+		pid, err = syscall.ForkExec(o.Path, o.Argv, &syscall.ProcAttr{
+			Env: o.Env, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+		})
+	}
 	errno, ok := err.(syscall.Errno)
 	if err != nil && !ok {
 		errno = syscall.EIO
 	}
-	started <- startResult{pid, errno}
-	select {}
+	if err := write(socket, DidStart, uint32(errno)); err != nil || errno != 0 {
+		close(started)
+		select {}
+	}
+	d := debuggee{pid, make(chan bool, 1)}
+	started <- d
+	for {
+		var ws syscall.WaitStatus
+		ended, err := syscall.Wait4(-1, &ws, syscall.WUNTRACED, nil)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil && HaveChildren(): // which are not to be waited for so (clone(2))
+			select {}
+		case err != nil: // nothing below us is left
+			_ = write(socket, DidEnd, 0)
+			os.Exit(0)
+		case ended == pid && ws.Stopped():
+			if s := ws.StopSignal(); s == syscall.SIGTSTP || s == syscall.SIGTTIN || s == syscall.SIGTTOU {
+				_ = write(socket, DidStop, uint32(s))
+			}
+		case ended == pid: // who writes in vain will be told by the socket, too
+			_ = write(socket, DidExit, uint32(ws))
+			d.ended <- o.AtOnce && ws.Signaled()
+		}
+	}
 }
 
 // attend passes on signals and news until the debuggee has ended and its
 // children had their time, or the launcher is gone.
 //
-// Goroutines: it starts one that reaps and one that reads the socket; they end
-// with the process.
-func attend(socket, debuggee int, atOnce bool, had <-chan os.Signal) error {
-	ends := make(chan syscall.WaitStatus)
-	childless := make(chan struct{})
-	go func() {
-		defer close(childless)
-		for {
-			var ws syscall.WaitStatus
-			pid, err := syscall.Wait4(-1, &ws, syscall.WUNTRACED, nil)
-			switch {
-			case err == syscall.EINTR:
-			case err != nil:
-				return
-			case pid == debuggee:
-				ends <- ws
-			}
-		}
-	}()
+// Goroutines: it starts one that reads the socket, which ends with the process.
+func attend(socket int, d debuggee, had <-chan os.Signal) error {
 	orders := make(chan syscall.Signal)
 	go func() {
 		defer close(orders)
@@ -189,23 +210,10 @@ func attend(socket, debuggee int, atOnce bool, had <-chan os.Signal) error {
 			if !ok {
 				return nil
 			}
-			pass(s, debuggee, had, last)
-		case ws := <-ends:
-			if ws.Stopped() {
-				if s := ws.StopSignal(); s == syscall.SIGTSTP || s == syscall.SIGTTIN || s == syscall.SIGTTOU {
-					_ = Send(socket, DidStop, uint32(s))
-				}
-				continue
-			}
-			if err := Send(socket, DidExit, uint32(ws)); err != nil {
-				return nil
-			}
-			if atOnce && ws.Signaled() {
-				return nil
-			}
-			select {
-			case <-childless:
-			case <-time.After(leftoverTime):
+			pass(s, d.pid, had, last)
+		case atOnce := <-d.ended:
+			if !atOnce {
+				time.Sleep(leftoverTime) // work ends us before, if nothing is left
 			}
 			return nil
 		}

@@ -17,36 +17,8 @@ type Process struct {
 	Spare  []int // children that we had before
 }
 
-// early gives a keeper that is not yet asked for, or nil where it did not start.
-var early chan *Process
-
-// StartEarly starts the keeper that Start will return, if this is going to be
-// a launcher: while the rest of our packages are initialised, so is it.
-func StartEarly() {
-	if len(os.Args) > 1 && os.Args[1] == "exec" && os.Getenv(NestedEnv) == "" {
-		started := make(chan *Process, 1)
-		early = started
-		// Beside us: the thread that forks waits until the child has executed, and
-		// then for a processor, on which the child is.
-		go func() {
-			p, _ := start() // Start tries again
-			started <- p
-		}()
-	}
-}
-
 // Start starts the keeper of this process, which ends it before it ends itself.
 func Start() (*Process, error) {
-	if c := early; c != nil {
-		early = nil
-		if p := <-c; p != nil {
-			return p, nil
-		}
-	}
-	return start()
-}
-
-func start() (*Process, error) {
 	p := &Process{}
 	self, err := os.Executable()
 	if err != nil {
@@ -64,8 +36,8 @@ func start() (*Process, error) {
 	p.Socket = pair[0]
 	files, socket := handOn(pair[1])
 	// Not by package os, which first starts another process to try what the
-	// kernel can. Without Env: the debuggee's GODEBUG is not the keeper's.
-	p.PID, err = syscall.ForkExec(self, []string{Name, strconv.Itoa(socket)}, &syscall.ProcAttr{Files: files})
+	// kernel can.
+	p.PID, err = syscall.ForkExec(self, []string{Name, strconv.Itoa(socket)}, &syscall.ProcAttr{Env: environ, Files: files})
 	_ = syscall.Close(pair[1])
 	if err != nil {
 		_ = syscall.Close(pair[0])

@@ -47,6 +47,31 @@ func Send(fd int, v Verb, n uint32, rights ...int) error {
 	}
 }
 
+// write is Send by write(2). Where the other side is gone, the SIGPIPE is Go's to ignore.
+func write(fd int, v Verb, n uint32) error {
+	m := message{v, n}
+	for {
+		if _, err := syscall.Write(fd, m.bytes()); err != syscall.EINTR {
+			return err
+		}
+	}
+}
+
+// readVerb is Receive by read(2), for a verb alone; 0: the other side is gone.
+func readVerb(fd int) Verb {
+	var m message
+	for {
+		n, err := syscall.Read(fd, m.bytes())
+		if err == syscall.EINTR {
+			continue
+		}
+		if n < messageSize {
+			return 0
+		}
+		return m.verb
+	}
+}
+
 var errClosed = errors.New("the other side is gone")
 
 // Receive waits for a message; rights is -1 or a descriptor that came with it.
@@ -86,12 +111,17 @@ type Orders struct {
 
 const instructionSize = 8
 
-// Encode: path, dir, at once, len(argv), argv, len(env), env, each ended by NUL; the program.
+// Encode: what is needed for the program, which is dir, its length, it; then path,
+// at once, len(argv), argv, len(env), env. Words and numbers are ended by NUL.
 func (o *Orders) Encode() []byte {
 	var b []byte
 	text := func(s string) { b = append(append(b, s...), 0) }
-	text(o.Path)
 	text(o.Dir)
+	text(strconv.Itoa(len(o.Program)))
+	for i := range o.Program {
+		b = append(b, (*[instructionSize]byte)(unsafe.Pointer(&o.Program[i]))[:]...)
+	}
+	text(o.Path)
 	text(strconv.FormatBool(o.AtOnce))
 	for _, list := range [][]string{o.Argv, o.Env} {
 		text(strconv.Itoa(len(list)))
@@ -99,44 +129,101 @@ func (o *Orders) Encode() []byte {
 			text(s)
 		}
 	}
-	for i := range o.Program {
-		b = append(b, (*[instructionSize]byte)(unsafe.Pointer(&o.Program[i]))[:]...)
-	}
 	return b
+}
+
+// read reads the orders in a file, and closes it. The rest is left to decode.
+func (o *Orders) read(fd int) (rest words, err error) {
+	defer syscall.Close(fd)
+	var info syscall.Stat_t
+	if err := syscall.Fstat(fd, &info); err != nil {
+		return nil, err
+	}
+	b := make([]byte, info.Size)
+	for n := 0; n < len(b); {
+		more, err := syscall.Pread(fd, b[n:], int64(n))
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if more == 0 {
+			return nil, errOrders
+		}
+		n += more
+	}
+	return o.decodeProgram(b)
 }
 
 var errOrders = errors.New("malformed orders")
 
-func (o *Orders) decode(b []byte) error {
-	bad := false
-	text := func() string {
-		for i, c := range b {
-			if c == 0 {
-				s := string(b[:i])
-				b = b[i+1:]
-				return s
+// words are orders that are not yet decoded.
+type words []byte
+
+// next takes the first word.
+func (w *words) next() (word string, err error) {
+	for i, c := range *w {
+		if c == 0 {
+			word, *w = string((*w)[:i]), (*w)[i+1:]
+			return word, nil
+		}
+	}
+	return "", errOrders
+}
+
+// number takes a count of what follows, of so many bytes each.
+func (w *words) number(size int) (int, error) {
+	word, err := w.next()
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(word)
+	if err != nil || n < 0 || n > len(*w)/size {
+		return 0, errOrders
+	}
+	return n, nil
+}
+
+func (o *Orders) decodeProgram(w words) (rest words, err error) {
+	if o.Dir, err = w.next(); err != nil {
+		return nil, err
+	}
+	n, err := w.number(instructionSize)
+	if err != nil {
+		return nil, err
+	}
+	o.Program = make([]Instruction, n)
+	for i := range o.Program {
+		copy((*[instructionSize]byte)(unsafe.Pointer(&o.Program[i]))[:], w)
+		w = w[instructionSize:]
+	}
+	return w, nil
+}
+
+func (o *Orders) decode(w words) (err error) {
+	if o.Path, err = w.next(); err != nil {
+		return err
+	}
+	atOnce, err := w.next()
+	if err != nil {
+		return err
+	}
+	o.AtOnce = atOnce == "true"
+	for _, list := range []*[]string{&o.Argv, &o.Env} {
+		n, err := w.number(1)
+		if err != nil {
+			return err
+		}
+		*list = make([]string, n)
+		for i := range *list {
+			if (*list)[i], err = w.next(); err != nil {
+				return err
 			}
 		}
-		bad = true
-		return ""
 	}
-	o.Path, o.Dir, o.AtOnce = text(), text(), text() == "true"
-	for _, list := range []*[]string{&o.Argv, &o.Env} {
-		n, err := strconv.Atoi(text())
-		if err != nil || n < 0 || n > len(b) {
-			return errOrders
-		}
-		for range n {
-			*list = append(*list, text())
-		}
-	}
-	if bad || len(b)%instructionSize != 0 {
+	if len(w) > 0 {
 		return errOrders
-	}
-	for ; len(b) > 0; b = b[instructionSize:] {
-		var in Instruction
-		copy((*[instructionSize]byte)(unsafe.Pointer(&in))[:], b)
-		o.Program = append(o.Program, in)
 	}
 	return nil
 }

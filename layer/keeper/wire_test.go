@@ -10,12 +10,23 @@ func TestOrders(t *testing.T) {
 		Path: "/bin/x", Dir: "/", AtOnce: true, Argv: []string{"x", "", "\xff"}, Env: []string{"A=b\nc"},
 		Program: []Instruction{{Op: 6, Jt: 1, Jf: 2, K: 1 << 31}},
 	}
-	var got Orders
-	if err := got.decode(want.Encode()); err != nil || !reflect.DeepEqual(got, want) {
+	decode := func(b []byte) (o Orders, err error) {
+		more, err := o.decodeProgram(b)
+		if err == nil {
+			err = o.decode(more)
+		}
+		return o, err
+	}
+	got, err := decode(want.Encode())
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, bad := range []string{"", "a\x00", "a\x00b\x0099\x00", "a\x00b\x00-1\x00", "a\x00b\x000\x000\x00short"} {
-		if err := new(Orders).decode([]byte(bad)); err == nil {
+	const start = "dir\x000\x00path\x00true\x00"
+	for _, bad := range []string{
+		"", "dir\x00", "dir\x00-1\x00", "dir\x001\x00short", start, start + "9\x00", start + "-1\x00",
+		start + "2\x00a\x00", start + "1\x00a\x000\x00more",
+	} {
+		if _, err := decode([]byte(bad)); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
 	}

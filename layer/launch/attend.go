@@ -32,21 +32,25 @@ func startKeeper() (*keeperProcess, error) {
 
 func (k *keeperProcess) fd() int { return int(k.socket.Fd()) }
 
-// install gives the keeper its orders and takes over the listener of the
-// program that it installs.
-func (k *keeperProcess) install(o keeper.Orders) (*seccomp.Listener, error) {
+// install gives the keeper its orders: it installs the program.
+func (k *keeperProcess) install(o keeper.Orders) error {
 	k.path = o.Path
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("becoming subreaper: %w", err)
+		return fmt.Errorf("becoming subreaper: %w", err)
 	}
 	f, err := memfd(o)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
 	if err := keeper.Send(k.fd(), keeper.DoInstall, 0, int(f.Fd())); err != nil {
-		return nil, fmt.Errorf("instructing the keeper: %w", err)
+		return fmt.Errorf("instructing the keeper: %w", err)
 	}
+	return nil
+}
+
+// installed takes over the listener of the program.
+func (k *keeperProcess) installed() (*seccomp.Listener, error) {
 	v, n, fd, err := keeper.Receive(k.fd())
 	switch {
 	case err != nil:

@@ -28,15 +28,19 @@ func TestWorkingDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	for command, want := range map[string]string{
-		"cd /app/dir && cat b && ls":                                                                                 "bba\nb\n",
-		"cd /app/dir; /bin/pwd; cd ..; /bin/pwd; cat dir/a":                                                          "/app/dir\n/app\na",
-		"cd /app/dir && (cd / && /bin/pwd) && /bin/pwd && sh -c 'cat ./b'":                                           "/\n/app/dir\nbb",
-		"cd -P /app/down && /bin/pwd && cat ../../dir/a":                                                             "/app/deep/er\na",
-		"cd /app/dir && readlink /proc/self/cwd":                                                                     "/app/dir\n",
-		"mkdir -p /app/p/q/r && cd /app/p && ls -R . && rm -r q && ls":                                               ".:\nq\n\n./q:\nr\n\n./q/r:\n",
-		"cd /app/none 2>/dev/null; cd /app/big 2>/dev/null; pwd":                                                     w.dir + "\n",
-		"cd /app && env -C dir cat a; find dir -name b":                                                              "adir/b\n",
-		`python3 -c 'import os; os.chdir(os.open("/app/dir", os.O_PATH)); print(os.getcwd(), os.stat("b").st_size)'`: "/app/dir 2\n",
+		"cd /app/dir && cat b && ls":                                       "bba\nb\n",
+		"cd /app/dir; /bin/pwd; cd ..; /bin/pwd; cat dir/a":                "/app/dir\n/app\na",
+		"cd /app/dir && (cd / && /bin/pwd) && /bin/pwd && sh -c 'cat ./b'": "/\n/app/dir\nbb",
+		"cd -P /app/down && /bin/pwd && cat ../../dir/a":                   "/app/deep/er\na",
+		"cd /app/dir && readlink /proc/self/cwd":                           "/app/dir\n",
+		"cd /app/dir && cat /proc/self/cwd/a /proc/$$/cwd/b && ls /proc/self/cwd /proc/self/cwd/ //proc/./self/cwd/../dir":  "abb//proc/./self/cwd/../dir:\na\nb\n\n/proc/self/cwd:\na\nb\n\n/proc/self/cwd/:\na\nb\n",
+		"cd /app/dir && echo new > /proc/self/cwd/c && stat -Lc %F /proc/self/cwd && rm /proc/thread-self/cwd/c && ls":      "directory\na\nb\n",
+		"cat /proc/self/root/app/dir/a; cd /app; cat /proc/self/root/proc/thread-self/root/app/dir/b /proc/self/cwd/dir/a":  "abba",
+		"readlink /proc/self/root; test -e /proc/self/root/app/none || echo none; cd /proc/self && exec cat root/app/dir/a": "/\nnone\na",
+		"mkdir -p /app/p/q/r && cd /app/p && ls -R . && rm -r q && ls":                                                      ".:\nq\n\n./q:\nr\n\n./q/r:\n",
+		"cd /app/none 2>/dev/null; cd /app/big 2>/dev/null; pwd":                                                            w.dir + "\n",
+		"cd /app && env -C dir cat a; find dir -name b":                                                                     "adir/b\n",
+		`python3 -c 'import os; os.chdir(os.open("/app/dir", os.O_PATH)); print(os.getcwd(), os.stat("b").st_size)'`:        "/app/dir 2\n",
 	} {
 		w.want(t, want, "/bin/sh", "-c", command)
 	}

@@ -56,7 +56,7 @@ all = {}
 for host in "10.96.1.1", "10.96.9.9":
     s = all[host] = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     began = time.monotonic(); e = s.connect_ex((host, 80))
-    print(host, e, "in time" if time.monotonic() - began < 2 else "late")
+    print(host, e, "in time" if time.monotonic() - began < 20 else "late")
 for host, s in all.items():
     print(host, name(s.getpeername), s.getsockname()[0], connect(s, (host, 80)))
 os.access("/app/answer", 0)

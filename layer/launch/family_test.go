@@ -106,6 +106,34 @@ func TestListenFamilies(t *testing.T) {
 	}
 }
 
+// An IPv4 socket has no form for an IPv6 client's address: its user is told so.
+func TestListenWithoutTheClientsFamily(t *testing.T) {
+	for _, ask := range []string{"s.accept()[1]", "socket.socket(fileno=os.dup(s._accept()[0])).getpeername()"} {
+		w := newWorld(t)
+		port := freePort(t)
+		connected := make(chan error, 1)
+		go func() {
+			c, err := w.Deliver(port, netip.MustParseAddrPort("[2001:db8::7]:40000"))
+			if err == nil {
+				defer c.Close()
+				_, err = io.ReadAll(c)
+			}
+			connected <- err
+		}()
+		r := w.run(t, "python3", "-c", fmt.Sprintf(`
+import os, socket
+s = socket.create_server(("0.0.0.0", %d)); print(%s)`, port, ask))
+		want := fmt.Sprintf("port %d: clients come over IPv6, and the debuggee listens on IPv4 alone: it sees them all as 0.0.0.0; "+
+			"where it listens on [::] it sees who they are", port)
+		if r.out != "('0.0.0.0', 40000)\n" || len(r.messages) != 1 || r.messages[0] != want {
+			t.Errorf("%s: %+v, want %q", ask, r, want)
+		}
+		if err := <-connected; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // deliver sends abc and returns the answer.
 func deliver(c net.Conn, err error) string {
 	if err != nil {

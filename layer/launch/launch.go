@@ -31,6 +31,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -90,22 +91,35 @@ type Exit struct {
 	OutOfMemory bool
 }
 
-// A Launcher is ready to start one debuggee: its keeper runs already, so that
-// its start costs nothing while the daemon is asked for the session.
+// A Launcher starts one debuggee.
 type Launcher struct {
-	keeper *keeperProcess
+	keeper func() (*keeperProcess, error) // waits for its start; nil: it was not begun
+	kills  func() uint64                  // OutOfMemoryKills, of before
+	served chan struct{}                  // closed when no call is answered any more; nil: none was
 }
 
-// Prepare starts the keeper. Close follows, whether or not Run does.
-func Prepare() (*Launcher, error) {
+// New returns a launcher, if this process may be one. Close follows, whether or
+// not Run does.
+func New() (*Launcher, error) {
 	if by := os.Getenv(nestedEnv); by != "" {
 		return nil, nested(by)
 	}
-	k, err := startKeeper()
-	if err != nil {
-		return nil, err
-	}
-	return &Launcher{k}, nil
+	return &Launcher{}, nil
+}
+
+// Prepare begins what can be done before Run, which costs nothing while the daemon
+// is asked for the session. Run tells what went wrong.
+func (l *Launcher) Prepare() {
+	l.keeper, l.kills = sync.OnceValues(startKeeper), sync.OnceValue(OutOfMemoryKills)
+	// Beside us: the thread that forks waits until the child has executed, and
+	// then for a processor, on which the child is.
+	go func() {
+		_, _ = l.keeper()
+		l.kills()
+	}()
+	// The receiver will hold one of Go's processors while it waits in the kernel, as
+	// long as nobody takes it away: with a single one nothing else would go on.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 }
 
 // Keeper is to be called first in main: in the process that a launcher started
@@ -113,16 +127,27 @@ func Prepare() (*Launcher, error) {
 func Keeper() { keeper.Main() }
 
 // Close ends the keeper and what is below it. After Run it only waits until the
-// kernel has taken the keeper apart: what else is to be done comes before it.
-func (l *Launcher) Close() { l.keeper.end() }
+// kernel has taken the keeper apart, and the user has heard what there was to
+// say: what else is to be done comes before it.
+func (l *Launcher) Close() {
+	if l.keeper != nil {
+		if k, err := l.keeper(); err == nil {
+			k.end()
+		}
+	}
+	if l.served != nil {
+		<-l.served
+	}
+}
 
 // Run starts the debuggee and returns when it and all its children have ended.
 // An *Error tells that it was not started. It is called once: from then on this
 // process' signals are the debuggee's. When ctx or the session ends, the debuggee
 // gets SIGTERM.
 //
-// Goroutines: Run starts one that asks for the signals, one that forwards them
-// and one that answers the trapped calls, and waits for all.
+// Goroutines: Run starts one that asks for the signals and one that forwards them,
+// and waits for both; and one that answers the trapped calls and one that ends
+// that, for which Close waits.
 func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, error) {
 	// Each signal costs two changes of threads, for which nobody has to wait; nor
 	// is Stop worth it, since this process ends with the debuggee.
@@ -148,48 +173,58 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	if err != nil {
 		return Exit{}, err
 	}
-	daemon, err := layer.Dial(ctx, log, c.Socket, c.Session)
-	if err != nil {
-		return Exit{}, err
-	}
-	defer daemon.Close()
 	ctx, over := context.WithCancel(ctx)
 	defer over()
-	hooks := layer.New(log, layer.Config{
-		Policy: p, Daemon: daemon, Hostname: c.Hostname, Addrs: c.Addrs, Message: c.Message, Over: over,
+	settings := layer.Config{
+		Policy: p, Hostname: c.Hostname, Addrs: c.Addrs, Message: c.Message, Over: over,
 		Again: c.Again, Debugger: debugger,
-	})
-	program, err := seccomp.Program(seccomp.Host, hooks.Program())
+	}
+	program, err := seccomp.Program(seccomp.Host, settings.Program())
 	if err != nil {
 		return Exit{}, err
 	}
-	listener, err := l.keeper.install(keeper.Orders{
+	if l.keeper == nil {
+		l.Prepare()
+	}
+	k, err := l.keeper()
+	if err != nil {
+		return Exit{}, err
+	}
+	if err := k.install(keeper.Orders{
 		Path: path, Dir: c.Dir, Argv: c.Argv, AtOnce: debugger != nil, Program: instructions(program),
 		Env: append(env[:len(env):len(env)], nestedEnv+"="+strconv.Itoa(os.Getpid())),
-	})
+	}); err != nil {
+		return Exit{}, err
+	}
+	daemon, err := layer.Dial(ctx, log, c.Socket, c.Session) // while the keeper installs the program
 	if err != nil {
 		return Exit{}, err
 	}
-	served := make(chan error, 1)
-	// The receiver holds one of Go's processors while it waits in the kernel, as
-	// long as nobody takes it away: with a single one nothing else would go on.
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
-	go func() { served <- hooks.Serve(listener) }()
-	defer func() {
-		l.keeper.finish()
-		listener.Interrupt()
-		daemon.Disconnect() // nobody is left to be answered
-		if err := <-served; err != nil {
+	settings.Daemon = daemon
+	hooks := layer.New(log, settings)
+	listener, err := k.installed()
+	if err != nil {
+		daemon.Close()
+		return Exit{}, err
+	}
+	l.served = make(chan struct{})
+	go func() {
+		defer close(l.served)
+		if err := hooks.Serve(listener); err != nil {
 			log.Error("answering calls", "err", err)
 		}
 		listener.Close()
+		daemon.Close()
+	}()
+	defer func() {
+		k.finish()
+		go listener.Interrupt()
+		daemon.Disconnect() // nobody is left to be answered
 	}()
 	<-notified
-	kills := make(chan uint64, 1)
-	go func() { kills <- OutOfMemoryKills() }() // nobody waits for it but who was killed
-	end, err := l.keeper.attend(ctx, signals)
+	end, err := k.attend(ctx, signals)
 	if end.Signal == unix.SIGKILL {
-		end.OutOfMemory = OutOfMemoryKills() > <-kills
+		end.OutOfMemory = OutOfMemoryKills() > l.kills()
 	}
 	return end, err
 }

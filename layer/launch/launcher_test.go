@@ -44,7 +44,10 @@ func runLauncher() {
 		}
 	}
 	check(forbid(os.Getenv(forbidEnv), true))
-	l, err := Prepare()
+	l, err := New()
+	check(err)
+	l.Prepare()
+	_, err = l.keeper()
 	check(err)
 	check(forbid(os.Getenv(forbidEnv), false))
 	exit, err := l.Run(context.Background(), slog.New(slog.DiscardHandler), Config{

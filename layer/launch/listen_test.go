@@ -2,7 +2,9 @@ package launch
 
 import (
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -31,18 +33,76 @@ func TestListenTellsTheSocket(t *testing.T) {
 	}
 }
 
-// Each of several sockets that share an address is told of, what is at another
-// address is not: a port goes to one place.
+// Each of several sockets that share an address is told of, and that of each family.
 func TestListenersThatShareAPort(t *testing.T) {
 	w := newWorld(t)
 	port := freePort(t)
+	var mu sync.Mutex
+	var asked strings.Builder
+	w.Hold = func(q *wire.Request) {
+		if q.Op == wire.OpListen {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintln(&asked, q.Node, q.Addr2)
+		}
+	}
 	r := w.run(t, "python3", "-c", fmt.Sprintf(listenOn+`
 t = socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); t.bind(("0.0.0.0", %[1]d)); t.listen()
 v6 = socket.socket(socket.AF_INET6); v6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1); v6.bind(("::", %[1]d)); v6.listen()
-print(os.fstat(t.fileno()).st_ino)`, port))
-	_, second, _ := strings.Cut(r.out, "\n")
-	if q := w.Listen(port); w.Calls(wire.OpListen) != 2 || second != fmt.Sprintln(q.Node) {
-		t.Errorf("%d questions, the last %+v, the debuggee %+v", w.Calls(wire.OpListen), q, r)
+print(os.fstat(t.fileno()).st_ino); print(os.fstat(v6.fileno()).st_ino)`, port))
+	inodes := strings.Fields(r.out)
+	if len(inodes) != 3 {
+		t.Fatalf("the debuggee %+v", r)
+	}
+	want := fmt.Sprintf("%s 127.0.0.1:%[4]d\n%[2]s 127.0.0.1:%[4]d\n%[3]s [::1]:%[4]d\n", inodes[0], inodes[1], inodes[2], port)
+	mu.Lock()
+	defer mu.Unlock()
+	if asked.String() != want || len(r.messages) != 0 {
+		t.Errorf("asked\n%swant\n%sthe debuggee %+v", &asked, want, r)
+	}
+}
+
+// Where one family's port is not to be had here the other's is not meant by it,
+// neither by who listens nor by who connects.
+func TestListenersOfEachFamily(t *testing.T) {
+	other, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer other.Close()
+	port := other.Addr().(*net.TCPAddr).Port
+	w := newWorld(t)
+	r := w.run(t, "python3", "-c", fmt.Sprintf(`
+import socket
+four = socket.socket(); four.bind(("0.0.0.0", %[1]d)); four.listen()
+six = socket.socket(socket.AF_INET6); six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1); six.bind(("::", %[1]d)); six.listen()
+for s, family, host in (four, socket.AF_INET, "127.0.0.1"), (six, socket.AF_INET6, "::1"):
+    c = socket.socket(family); c.connect((host, %[1]d)); c.sendall(host.encode()); a, p = s.accept(); print(a.recv(20).decode(), p == c.getsockname())`, port))
+	told := fmt.Sprintf("port %d cannot be had on this machine (address already in use): the debuggee listens on [::1]:", port)
+	if r.out != "127.0.0.1 True\n::1 True\n" || len(r.messages) != 1 || !strings.HasPrefix(r.messages[0], told) || w.Calls(wire.OpListen) != 2 {
+		t.Errorf("%d questions, %+v", w.Calls(wire.OpListen), r)
+	}
+}
+
+// The port that another socket is bound to, which does not listen yet, is had by that
+// one, though both would share it. What is left of connections keeps nobody from it.
+func TestListenersThatBindAtOnce(t *testing.T) {
+	w := newWorld(t)
+	port := freePort(t)
+	r := w.run(t, "python3", "-c", fmt.Sprintf(`
+import socket
+def bind():
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(("", %d)); return s
+def left(s):
+    c = socket.create_connection(("127.0.0.1", %[1]d)); a, p = s.accept(); a.close(); c.recv(1)
+first, second = bind(), bind()
+for s in first, second:
+    print(s.getsockname()[1] == %[1]d); s.listen(); print(s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR))
+second.close(); left(first); first.close()
+third = bind(); third.listen(); left(third)`, port))
+	told := fmt.Sprintf("port %d cannot be had on this machine (address already in use): the debuggee listens on 127.0.0.1:", port)
+	if r.out != "True\n1\nTrue\n1\n" || len(r.messages) != 1 || !strings.HasPrefix(r.messages[0], told) {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(launcherEnv) != "" {
 		runLauncher()
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // else each launcher sleeps for a second at its end
 	os.Exit(m.Run())
 }
 
@@ -100,11 +101,10 @@ func (w *world) run(t testing.TB, argv ...string) result {
 	}
 	// Shell words do for the output; stdin and stderr are the test's.
 	line := append([]string{"/bin/sh", "-c", `exec "$@" >` + out.Name(), "sh"}, argv...)
-	l, err := Prepare()
+	l, err := New()
 	if err != nil {
 		return result{err: err}
 	}
-	defer l.Close()
 	r.Exit, r.err = l.Run(context.Background(), slog.New(slog.DiscardHandler), Config{
 		Argv: line, Debugger: debugger, Set: w.set, Env: append(os.Environ(), w.env...), Dir: w.dir, Policy: w.policy,
 		Hostname: "web-1", Addrs: []netip.Addr{layertest.Local, layertest.Local6}, Socket: w.Socket, Session: "test",
@@ -118,6 +118,7 @@ func (w *world) run(t testing.TB, argv ...string) result {
 			r.messages = append(r.messages, msg)
 		},
 	})
+	l.Close() // now all is said
 	b, err := os.ReadFile(out.Name())
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,10 @@
 package launch
 
-import "testing"
+import (
+	"os"
+	"slices"
+	"testing"
+)
 
 // Whether a process is served is decided by the program that it runs, from its
 // exec on, however shortly before it was another.
@@ -15,6 +19,25 @@ func TestSkippedProcesses(t *testing.T) {
 		t.Errorf("%+v, want %q", r, want)
 	}
 	w.want(t, "the target's\n"+gone+"the target's\n", "sh", "-c", look+"cat /app/text 2>&1;"+look)
+}
+
+// Of what a skipped program writes here and not in the target the user is told,
+// once of each.
+func TestSkippedWrites(t *testing.T) {
+	w := newWorld(t)
+	at := t.TempDir()
+	w.policy.ReadWrite, w.policy.SkipProcesses = []string{"^" + at}, []string{"cp", "mv"}
+	r := w.run(t, "sh", "-c", `cd "$0"; cp /etc/passwd "$1/a"; cp "$1/a" "$1/b"; mv "$1/a" "$1/c"; mv "$1/c" "$1/d"`, w.dir, at)
+	want := func(name, program string) string {
+		return at + name + " is written on this machine and not in the target: its program runs as if mirrord were not there (skip_processes " + program +
+			"). For a build tool, set skip_build_tools to false"
+	}
+	if got := []string{want("/a", "cp"), want("/a", "mv")}; !slices.Equal(r.messages, got) || r.Code != 0 {
+		t.Errorf("%+v, want %q", r, got)
+	}
+	if files, err := os.ReadDir(at); err != nil || len(files) != 2 {
+		t.Errorf("here are %v, %v", files, err)
+	}
 }
 
 func TestSkippedByExec(t *testing.T) {

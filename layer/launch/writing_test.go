@@ -109,6 +109,40 @@ open("/app/late", "w").close()
 print(os.path.exists("/app/late"))`)
 }
 
+// Nor is what is told of an open file older than what the debuggee, or another, has
+// done to it by name.
+func TestOwnChangesByNameAreSeen(t *testing.T) {
+	w := writing(t)
+	w.Leases = true
+	w.write(t, "/app/theirs", "x")
+	w.write(t, "/app/own", "x")
+	w.Hold = func(q *wire.Request) {
+		if q.Op == wire.OpStatfs && q.Path == "/step" {
+			if err := os.Remove(w.Root + "/app/theirs"); err != nil {
+				t.Error(err)
+			}
+			w.Expire()
+		}
+	}
+	w.want(t, "384 5 2 1 0 0 0\n", "python3", "-c", `
+import os, time
+p = "/app/own"
+f, theirs = os.open(p, os.O_RDONLY), os.open("/app/theirs", os.O_RDONLY)
+seen = []
+os.chmod(p, 0o600); seen.append(os.fstat(f).st_mode & 0o7777)
+os.utime(p, (5, 5)); seen.append(int(os.fstat(f).st_mtime))
+os.link(p, p + "2"); seen.append(os.fstat(f).st_nlink)
+os.unlink(p + "2"); seen.append(os.fstat(f).st_nlink)
+os.mknod("/app/new"); os.rename("/app/new", p); seen.append(os.fstat(f).st_nlink)
+os.unlink(p); seen.append(os.fstat(f).st_nlink)
+try: os.statvfs("/step")
+except OSError: pass
+end = time.monotonic() + 30
+while os.fstat(theirs).st_nlink and time.monotonic() < end: time.sleep(0.01)
+seen.append(os.fstat(theirs).st_nlink)
+print(*seen)`)
+}
+
 // In mode read, and where the user says so in mode write, nothing is written.
 func TestReadOnlyPaths(t *testing.T) {
 	w := writing(t)

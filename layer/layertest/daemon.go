@@ -48,7 +48,7 @@ type Daemon struct {
 	opened  []wire.Request
 	changes []protocol.Change
 	stolen  map[uint16]wire.Request
-	peers   map[netip.AddrPort]netip.AddrPort
+	peers   map[netip.AddrPort]peer
 	news    chan struct{} // closed and made anew when something changed
 }
 
@@ -57,6 +57,9 @@ type question struct {
 	op   wire.Op
 	path string
 }
+
+// A peer is who is behind a connection that was delivered, and what he asked for.
+type peer struct{ client, local netip.AddrPort }
 
 // The target's own addresses in these tests.
 var (
@@ -90,7 +93,7 @@ func Start() (*Daemon, error) {
 	}
 	d := &Daemon{
 		Socket: filepath.Join(dir, "layer"), Root: filepath.Join(dir, "root"), Inline: 64 << 10, dir: dir, stopped: make(chan struct{}),
-		calls: map[wire.Op]int{}, asked: map[question]int{}, stolen: map[uint16]wire.Request{}, peers: map[netip.AddrPort]netip.AddrPort{}, news: make(chan struct{}),
+		calls: map[wire.Op]int{}, asked: map[question]int{}, stolen: map[uint16]wire.Request{}, peers: map[netip.AddrPort]peer{}, news: make(chan struct{}),
 	}
 	err = errors.Join(os.Mkdir(d.Root, 0o755), os.Mkdir(filepath.Join(dir, "nodes"), 0o755))
 	if err == nil {
@@ -258,7 +261,7 @@ func (d *Daemon) Deliver(port uint16, client netip.AddrPort) (net.Conn, error) {
 				var sa unix.Sockaddr
 				if sa, err = unix.Getsockname(int(fd)); err == nil {
 					d.mu.Lock()
-					d.peers[addrOf(sa)] = client
+					d.peers[addrOf(sa)] = peer{client, netip.AddrPortFrom(localLike(client.Addr()), port)}
 					d.mu.Unlock()
 				}
 			})
@@ -357,9 +360,6 @@ func (d *Daemon) answer(q *wire.Request) (wire.Reply, int, error) {
 	case wire.OpStat:
 		r, err := d.stat(q)
 		return r, -1, err
-	case wire.OpReadlink:
-		r, err := d.readlink(q)
-		return r, -1, err
 	case wire.OpAccess:
 		_, err := d.stat(q)
 		return wire.Reply{}, -1, err
@@ -392,13 +392,13 @@ func (d *Daemon) answer(q *wire.Request) (wire.Reply, int, error) {
 		return wire.Reply{}, -1, nil
 	case wire.OpPeer:
 		d.mu.Lock()
-		client, ok := d.peers[q.Addr]
+		p, ok := d.peers[q.Addr]
 		delete(d.peers, q.Addr)
 		d.mu.Unlock()
 		if !ok {
 			return wire.Reply{}, -1, unix.ENOENT
 		}
-		return wire.Reply{Addr: client, Addr2: netip.AddrPortFrom(localLike(client.Addr()), 8080)}, -1, nil
+		return wire.Reply{Addr: p.client, Addr2: p.local}, -1, nil
 	}
 	return wire.Reply{}, -1, unix.ENOSYS
 }

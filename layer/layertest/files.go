@@ -82,25 +82,26 @@ func (d *Daemon) stat(q *wire.Request) (wire.Reply, error) {
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || q.Flags&wire.WalkFlags == 0 {
-		return wire.Reply{Attr: attr(&st)}, err
-	}
-	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-	return wire.Reply{Attr: attr(&st), Data: []byte(strings.TrimPrefix(real, d.Root))}, err
-}
-
-func (d *Daemon) readlink(q *wire.Request) (wire.Reply, error) {
-	fd, err := d.openat(q.Path, unix.O_PATH|unix.O_NOFOLLOW)
-	if err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return wire.Reply{}, err
 	}
-	defer unix.Close(fd)
-	b := make([]byte, wire.MaxPath)
-	n, err := unix.Readlinkat(fd, "", b)
-	if err == unix.ENOENT {
-		err = unix.EINVAL // not a link
+	r := wire.Reply{Attr: attr(&st)}
+	for mode, flag := range map[uint32]uint32{unix.R_OK: wire.ReplyReads, unix.X_OK: wire.ReplyRuns} {
+		if unix.Access("/proc/self/fd/"+strconv.Itoa(fd), mode) == nil {
+			r.Flags |= flag
+		}
 	}
-	return wire.Reply{Data: b[:max(n, 0)]}, err
+	if q.Flags&wire.WalkFlags != 0 {
+		var real string
+		real, err = os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+		r.Data = []byte(strings.TrimPrefix(real, d.Root))
+	} else if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		r.Data = make([]byte, wire.MaxPath)
+		var n int
+		n, err = unix.Readlinkat(fd, "", r.Data)
+		r.Data = r.Data[:max(n, 0)]
+	}
+	return r, err
 }
 
 func (d *Daemon) xattr(q *wire.Request) (wire.Reply, error) {

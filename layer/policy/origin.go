@@ -39,12 +39,24 @@ func (v Verdict) Origin() (setting, pattern string) {
 // Mapped is the path to use instead of a clean one, and the pattern of the
 // mapping that says so; "" where none does.
 func (p *Policy) Mapped(name string) (to, pattern string) {
+	to, pattern, err := p.mapped(name)
+	if err != nil {
+		return name, ""
+	}
+	return to, pattern
+}
+
+// mapped tells with an error which pattern took too long.
+func (p *Policy) mapped(name string) (to, pattern string, err error) {
 	for _, m := range p.mapping {
-		if to, ok := m.apply(name); ok {
-			return to, m.text
+		switch to, ok, err := m.apply(name); {
+		case err != nil:
+			return name, m.text, err
+		case ok:
+			return to, m.text, nil
 		}
 	}
-	return name, ""
+	return name, "", nil
 }
 
 // MayBeMounted tells whether a path would be Remote if a volume of the target

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"path"
 	"strings"
 )
@@ -74,13 +75,16 @@ func (p *Policy) clean(name string) Verdict {
 	if name == "" || name[0] != '/' {
 		return relative
 	}
-	root, _, _ := strings.Cut(name[1:], "/")
-	if root == "proc" || root == "sys" || root == "dev" {
+	if Kernels(name) {
 		return kernelFiles
 	}
+	root, _, _ := strings.Cut(name[1:], "/")
 	if p.set.FSMode == "local" {
-		if p.set.DNS && resolverFile(name) {
+		switch {
+		case p.set.DNS && resolverFile(name):
 			return resolver
+		case root == "sys" || root == "dev":
+			return kernelFiles
 		}
 		return modeLocal
 	}
@@ -97,8 +101,14 @@ func (p *Policy) clean(name string) Verdict {
 
 // user applies the user's mapping and rules, then the defaults.
 func (p *Policy) user(name string) Verdict {
-	mapped, _ := p.Mapped(name)
-	v, ok := p.matchRules(mapped)
+	mapped, pattern, err := p.mapped(name)
+	if err != nil {
+		return Verdict{Kind: Refused, Rule: fmt.Sprintf("fs.mapping %q took too long", pattern)}
+	}
+	v, ok := kernelFiles, Kernels(mapped)
+	if !ok {
+		v, ok = p.matchRules(mapped)
+	}
 	if !ok {
 		root, _, _ := strings.Cut(mapped[1:], "/")
 		v = p.defaults(mapped, root)
@@ -111,6 +121,9 @@ func (p *Policy) user(name string) Verdict {
 
 // defaults decides about a clean path without the user's rules; root is its first name.
 func (p *Policy) defaults(name, root string) Verdict {
+	if root == "sys" || root == "dev" {
+		return kernelFiles
+	}
 	for _, dir := range p.notFound {
 		if below(name, dir) {
 			return notFound
@@ -157,6 +170,24 @@ func (p *Policy) defaults(name, root string) Verdict {
 		return modeWrite
 	}
 	return modeOverrides
+}
+
+// ownDevices are what of /dev is about the process that looks, its terminals and
+// its memory: the target has nothing in their place.
+var ownDevices = map[string]bool{
+	"fd": true, "stdin": true, "stdout": true, "stderr": true, "null": true, "zero": true, "full": true, "random": true, "urandom": true,
+	"tty": true, "pts": true, "ptmx": true, "console": true, "shm": true, "mqueue": true,
+}
+
+// Kernels tells whether no rule has a say about a clean path: /proc is about this
+// machine's processes, and some of /dev about the one that looks.
+func Kernels(name string) bool {
+	if below(name, "/proc") {
+		return true
+	}
+	rest, ok := strings.CutPrefix(name, "/dev/")
+	device, _, _ := strings.Cut(rest, "/")
+	return ok && ownDevices[device]
 }
 
 // resolverFile: what the C library's and Go's resolvers read before they ask.

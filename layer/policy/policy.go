@@ -4,16 +4,17 @@
 //
 // Paths are decided in this order; the first that speaks wins:
 //
-//  1. /proc, /sys and /dev are the machine's own: Local
+//  1. /proc, and of /dev what is about the process itself, are the machine's: Local
 //  2. mode local: Local, but the resolver's files where DNS is the target's
 //  3. the user's not_found, read_write, read_only, local
-//  4. default not_found: credentials of the developer's own tools
-//  5. default read-only: names and certificates as the target has them
-//  6. the debuggee's own directory, program, home and temporary files, what its
+//  4. what else is in /sys and /dev: Local
+//  5. default not_found: credentials of the developer's own tools
+//  6. default read-only: names and certificates as the target has them
+//  7. the debuggee's own directory, program, home and temporary files, what its
 //     editor has named beside them, and the directories that lead there: Local
-//  7. the target's volume mounts: Remote
-//  8. default local: code, libraries, the machine's directories
-//  9. the mode
+//  8. the target's volume mounts: Remote
+//  9. default local: code, libraries, the machine's directories
+//  10. the mode
 //
 // A Remote path may be changed by mode write, and in each mode where the user's
 // read_write says so. What else is Remote is for reading: read_only, the default
@@ -60,6 +61,9 @@ type Verdict struct {
 	// Writable: a Remote path may be changed, as far as the target's user may.
 	Writable bool
 }
+
+// Moved tells whether a path is Local as another one than the debuggee says.
+func (v Verdict) Moved() bool { return v.Kind == Local && v.Path != "" }
 
 func (v Verdict) String() string {
 	switch {

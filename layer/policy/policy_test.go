@@ -45,6 +45,10 @@ func TestPath(t *testing.T) {
 		s.Mapping = map[string]string{`^/usr/map/(.*)`: "/app/$1"}
 	})
 	overrides := newPolicy(t, func(s *ide.Policy) { s.FSMode, s.ReadWrite = "localwithoverrides", []string{`^/data`} })
+	kernel := newPolicy(t, func(s *ide.Policy) {
+		s.ReadOnly, s.ReadWrite, s.NotFound = []string{"^/(sys/fs/cgroup|proc|dev/null)"}, []string{"^/dev/termination-log"}, []string{"^/dev/(kvm|shm|pts)"}
+		s.Mapping = map[string]string{"^/cpuinfo": "/proc/cpuinfo"}
+	})
 	for _, tt := range []struct {
 		p    *Policy
 		path string
@@ -133,6 +137,19 @@ func TestPath(t *testing.T) {
 		{userWrite, "/usr/map/fixed", Verdict{Kind: Remote, Rule: `fs.read_only "^/app/fixed"`, Path: "/app/fixed"}},
 		{overrides, "/data/x", Verdict{Kind: Remote, Rule: `fs.read_write "^/data"`, Writable: true}},
 		{overrides, "/app/x", modeOverrides},
+		{read, "/sys/fs/cgroup/cpu.max", kernelFiles},
+		{kernel, "/sys/fs/cgroup/cpu.max", Verdict{Kind: Remote, Rule: `fs.read_only "^/(sys/fs/cgroup|proc|dev/null)"`}},
+		{kernel, "/sys/class", kernelFiles},
+		{kernel, "/dev/termination-log", Verdict{Kind: Remote, Rule: `fs.read_write "^/dev/termination-log"`, Writable: true}},
+		{kernel, "/dev/kvm", Verdict{Kind: NotFound, Rule: `fs.not_found "^/dev/(kvm|shm|pts)"`}},
+		{kernel, "/dev/kvm/../null", kernelFiles},
+		{kernel, "/dev/shm/x", kernelFiles},
+		{kernel, "/dev/pts/0", kernelFiles},
+		{kernel, "/dev/null", kernelFiles},
+		{kernel, "/dev", kernelFiles},
+		{kernel, "/proc/cpuinfo", kernelFiles},
+		{kernel, "/cpuinfo", Verdict{Kind: Local, Rule: kernelFiles.Rule, Path: "/proc/cpuinfo"}},
+		{mode("local", true), "/dev/kvm", kernelFiles},
 	} {
 		if got := tt.p.Path(tt.path); got != tt.want {
 			t.Errorf("%s %q: %v by %+q, want %v by %+q", tt.p.set.FSMode, tt.path, got, got.Rule, tt.want, tt.want.Rule)
@@ -238,9 +255,15 @@ func TestNewErrors(t *testing.T) {
 
 // A pattern that takes too long decides neither way.
 func TestPatternTime(t *testing.T) {
-	p := newPolicy(t, func(s *ide.Policy) { s.Local = []string{`^/((a+)+)+(?=b)$`} })
-	if v := p.Path("/" + strings.Repeat("a", 60)); v.Kind != Refused {
-		t.Errorf("%+v, want refused", v)
+	const slow = `^/((a+)+)+(?=b)$`
+	for setting, change := range map[string]func(*ide.Policy){
+		"feature.fs.local":   func(s *ide.Policy) { s.Local = []string{slow} },
+		"feature.fs.mapping": func(s *ide.Policy) { s.Mapping = map[string]string{slow: "/x"} },
+	} {
+		v := newPolicy(t, change).Path("/" + strings.Repeat("a", 60))
+		if got, pattern := v.Origin(); v.Kind != Refused || got != setting || pattern != slow {
+			t.Errorf("%+v of %s, want refused by %s", v, got, setting)
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/dlclark/regexp2"
+
+	dialect "mirrord/protocol/pattern"
 )
 
 // patternTime bounds one match: a pattern with references can take for ever,
@@ -24,14 +26,13 @@ type pattern struct {
 }
 
 func compile(text string) (pattern, error) {
-	if fast, err := regexp.Compile("(?i:" + text + ")"); err == nil {
+	if fast, err := regexp.Compile("(?i:" + text + ")"); err == nil && dialect.Check(text) == nil {
 		return pattern{fast: fast}, nil
 	}
-	slow, err := regexp2.Compile(text, regexp2.IgnoreCase)
+	slow, err := dialect.Compile(text, true, patternTime)
 	if err != nil {
 		return pattern{}, fmt.Errorf("reading pattern %q: %w", text, err)
 	}
-	slow.MatchTimeout = patternTime
 	return pattern{slow: slow}, nil
 }
 
@@ -61,13 +62,13 @@ type mapping struct {
 	with string
 }
 
-// apply tells what m makes of name. False: nothing.
-func (m *mapping) apply(name string) (to string, ok bool) {
-	if ok, err := m.match(name); err != nil || !ok {
-		return "", false
+// apply tells what m makes of name. False: nothing. An error: it took too long.
+func (m *mapping) apply(name string) (to string, ok bool, err error) {
+	if ok, err = m.match(name); err != nil || !ok {
+		return "", false, err
 	}
-	to, err := m.replace(name, m.with)
-	return to, err == nil && len(to) > 0 && to[0] == '/'
+	to, err = m.replace(name, m.with)
+	return to, err == nil && len(to) > 0 && to[0] == '/', err
 }
 
 func (p *Policy) addRules(setting string, v Verdict, patterns []string) error {

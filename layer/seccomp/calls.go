@@ -209,18 +209,11 @@ func (a Arch) Number(c Call) (nr int, ok bool) {
 	return n, n != none
 }
 
-// Calls maps numbers to calls, for the receiver.
-func (a Arch) Calls() []Call {
-	var list []Call
+// Numbers is one more than the highest number.
+func (a Arch) Numbers() int {
+	most := 0
 	for c := Call(1); c < numCalls; c++ {
-		n, ok := a.Number(c)
-		if !ok {
-			continue
-		}
-		for len(list) <= n {
-			list = append(list, 0)
-		}
-		list[n] = c
+		most = max(most, a.nr(c))
 	}
-	return list
+	return most + 1
 }

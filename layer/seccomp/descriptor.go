@@ -36,6 +36,10 @@ func openPidfd(tid uint32) (int, error) {
 
 // Process returns the id of the process that thread tid belongs to.
 func Process(tid uint32) (int, error) {
+	// Its first thread, as nearly always, can be signalled as its own process's.
+	if err := unix.Tgkill(int(tid), int(tid), 0); err == nil || err == unix.EPERM {
+		return int(tid), nil
+	}
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(int(tid)) + "/status")
 	if err != nil {
 		return 0, err

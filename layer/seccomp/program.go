@@ -5,8 +5,9 @@
 // Rules of the program:
 //
 //   - a call without a rule is allowed, and the kernel's bitmap of allowed
-//     calls makes that free; a rule that tests an argument costs its call a run
-//     of the program, so such rules come first;
+//     calls makes that free;
+//   - it searches by halves: the kernel runs it for each number that there is when
+//     it is installed, for that bitmap, and later for the calls with a rule;
 //   - calls of another architecture (i386 on x86-64, x32) are answered ENOSYS:
 //     they would pass by the layer unseen;
 //   - io_uring_setup is answered ENOSYS: a ring opens and connects unseen.
@@ -16,6 +17,7 @@ package seccomp
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -69,39 +71,56 @@ func Program(a Arch, rules []Rule) ([]bpf.RawInstruction, error) {
 			bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: x32Bit, SkipFalse: 1},
 			bpf.RetConstant{Val: retErrno | uint32(unix.ENOSYS)})
 	}
-	for _, tested := range [...]bool{true, false} {
-		for _, r := range rules {
-			if (r.Test != Always) == tested {
-				p = append(p, assemble(a, r)...)
-			}
+	sorted := make([]numbered, 0, len(rules))
+	for _, r := range rules {
+		if nr, ok := a.Number(r.Call); ok {
+			sorted = append(sorted, numbered{r, nr})
 		}
 	}
-	p = append(p, bpf.RetConstant{Val: retAllow})
-	raw, err := bpf.Assemble(p)
+	slices.SortFunc(sorted, func(a, b numbered) int { return a.nr - b.nr })
+	raw, err := bpf.Assemble(search(p, sorted))
 	if err != nil {
 		return nil, fmt.Errorf("assembling the seccomp program: %w", err)
 	}
 	return raw, nil
 }
 
-func assemble(a Arch, r Rule) []bpf.Instruction {
-	nr, ok := a.Number(r.Call)
-	if !ok {
-		return nil
+type numbered struct {
+	Rule
+	nr int
+}
+
+// search appends what finds a call's rule among those of list.
+func search(p []bpf.Instruction, list []numbered) []bpf.Instruction {
+	const few = 3 // are faster to look at one after the other
+	if len(list) <= few {
+		for _, r := range list {
+			p = append(p, r.assemble()...)
+		}
+		return append(p, bpf.RetConstant{Val: retAllow})
 	}
+	half := len(list) / 2
+	p = append(p, bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(list[half].nr), SkipFalse: 1}, nil)
+	jump := len(p) - 1 // over the first half, which may be more than a JumpIf can skip
+	p = search(p, list[:half])
+	p[jump] = bpf.Jump{Skip: uint32(len(p) - 1 - jump)}
+	return search(p, list[half:])
+}
+
+func (r numbered) assemble() []bpf.Instruction {
 	ret := bpf.RetConstant{Val: retNotify}
 	if r.Errno != 0 {
 		ret.Val = retErrno | uint32(r.Errno)
 	}
 	if r.Test == Always {
 		return []bpf.Instruction{
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: 1},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(r.nr), SkipFalse: 1},
 			ret,
 		}
 	}
 	low := uint32(offArgs + 8*r.Arg) // both architectures are little endian
 	return []bpf.Instruction{
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: 6},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(r.nr), SkipFalse: 6},
 		bpf.LoadAbsolute{Off: low, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 2},
 		bpf.LoadAbsolute{Off: low + 4, Size: 4},

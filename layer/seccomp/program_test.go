@@ -81,6 +81,16 @@ func TestProgram(t *testing.T) {
 	}
 }
 
+func byNumber(a Arch) []Call {
+	list := make([]Call, a.Numbers())
+	for c := Call(1); c < numCalls; c++ {
+		if n, ok := a.Number(c); ok {
+			list[n] = c
+		}
+	}
+	return list
+}
+
 // The program of every call there is, run on each architecture for every
 // number: what is in the table is trapped, what is not is allowed, and what
 // takes an address is trapped with one.
@@ -103,7 +113,7 @@ func TestProgramOfAllCalls(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		byNumber := a.Calls()
+		byNumber := byNumber(a)
 		for nr := range uint32(1024) {
 			var c Call
 			if int(nr) < len(byNumber) {
@@ -144,8 +154,8 @@ func TestCalls(t *testing.T) {
 				t.Errorf("%s: %v and %v are both %d", name, c, other, n)
 			}
 			seen[n] = c
-			if a.Calls()[n] != c {
-				t.Errorf("%s: %d is %v, want %v", name, n, a.Calls()[n], c)
+			if n >= a.Numbers() {
+				t.Errorf("%s: %v is %d, of %d", name, c, n, a.Numbers())
 			}
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/dlclark/regexp2"
 	"github.com/theory/jsonpath"
 	"github.com/theory/jsonpath/registry"
 	"github.com/theory/jsonpath/spec"
@@ -41,6 +40,8 @@ func body(f protocol.BodyFilter) (*Filter, error) {
 	}
 	return &Filter{func(r *Request) Answer {
 		switch {
+		case r.Unseen:
+			return No
 		case !r.Whole:
 			return Unsure
 		case !r.document().ok:
@@ -65,7 +66,7 @@ func query(f protocol.BodyFilter) (func(any) bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	re, err := Regexp(f.Matches, regexp2.None)
+	re, err := expression(f.Matches, false)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/itchyny/gojq"
 
 	"mirrord/protocol"
+	"mirrord/protocol/pattern"
 )
 
 // Limits of matching one request.
@@ -54,10 +55,11 @@ func (f *Field) line() string {
 type Request struct {
 	ServerName string // that its client asked for in TLS; "": none, or no TLS
 	Method     string
-	Path       string // with its query; never empty
+	Path       string // with its query, without scheme and server; never empty
 	Header     []Field
 	Body       []byte // the whole
-	Whole      bool   // Body is known; of one that is too large or late it never is
+	Whole      bool   // Body is known
+	Unseen     bool   // Body will never be known, as it is too large or too late
 
 	json *document // of Body
 }
@@ -134,19 +136,16 @@ func several(list []protocol.Filter, depth int, settles Answer) (*Filter, error)
 	}}, nil
 }
 
-// Regexp compiles a regular expression of the peer's dialect, which has
-// look-around, so it can backtrack and is given a limit.
-func Regexp(pattern string, options regexp2.RegexOptions) (*regexp2.Regexp, error) {
-	re, err := regexp2.Compile(pattern, options)
+func expression(text string, fold bool) (*regexp2.Regexp, error) {
+	re, err := pattern.Compile(text, fold, matchTimeout)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no regular expression: %w", pattern, err)
+		return nil, fmt.Errorf("%q is no regular expression: %w", text, err)
 	}
-	re.MatchTimeout = matchTimeout
 	return re, nil
 }
 
-func header(pattern string) (*Filter, error) {
-	re, err := Regexp(pattern, regexp2.IgnoreCase)
+func header(text string) (*Filter, error) {
+	re, err := expression(text, true)
 	if err != nil {
 		return nil, err
 	}
@@ -176,8 +175,8 @@ func headerJQ(query string) (*Filter, error) {
 }
 
 // path matches the path, and the path with its query.
-func path(pattern string) (*Filter, error) {
-	re, err := Regexp(pattern, regexp2.IgnoreCase)
+func path(text string) (*Filter, error) {
+	re, err := expression(text, true)
 	if err != nil {
 		return nil, err
 	}
@@ -195,8 +194,8 @@ func path(pattern string) (*Filter, error) {
 }
 
 // serverName matches what a client that speaks TLS wants to speak to.
-func serverName(pattern string) (*Filter, error) {
-	re, err := Regexp(pattern, regexp2.IgnoreCase)
+func serverName(text string) (*Filter, error) {
+	re, err := expression(text, true)
 	if err != nil {
 		return nil, err
 	}

@@ -74,13 +74,13 @@ func TestMatch(t *testing.T) {
 // Of a connection in TLS that is not opened its server's name is known, and nothing
 // else matches, not even what matches all.
 func TestServerName(t *testing.T) {
-	sealed := &Request{ServerName: "shop.test"}
+	sealed := &Request{ServerName: "shop.test", Unseen: true}
 	for text, want := range map[string]Answer{
 		`{"server_name": "^SHOP"}`:                               Yes,
 		`{"server_name": "^test"}`:                               No,
 		`{"path": "^(?!/health)"}`:                               No,
 		`{"header": "^(?!x-user)"}`:                              No,
-		`{"body": {"query": "$", "matches": ""}}`:                Unsure, // it never comes
+		`{"body": {"query": "$", "matches": ""}}`:                No,
 		`{"any": [{"path": "^"}, {"server_name": "^shop"}]}`:     Yes,
 		`{"all": [{"method": "GET"}, {"server_name": "^shop"}]}`: No,
 	} {
@@ -101,17 +101,19 @@ func TestServerName(t *testing.T) {
 // The body is waited for only where it decides.
 func TestUnsure(t *testing.T) {
 	const body = `{"body": {"query": "$.a", "matches": "1"}}`
-	for text, want := range map[string]Answer{
-		body: Unsure,
-		`{"all": [` + body + `, {"method": "POST"}]}`: Unsure,
-		`{"all": [` + body + `, {"method": "PUT"}]}`:  No,
-		`{"any": [` + body + `, {"method": "POST"}]}`: Yes,
-		`{"any": [` + body + `, {"method": "PUT"}]}`:  Unsure,
+	for text, want := range map[string][2]Answer{ // at first, and where it is never known
+		body: {Unsure, No},
+		`{"all": [` + body + `, {"method": "POST"}]}`: {Unsure, No},
+		`{"all": [` + body + `, {"method": "PUT"}]}`:  {No, No},
+		`{"any": [` + body + `, {"method": "POST"}]}`: {Yes, Yes},
+		`{"any": [` + body + `, {"method": "PUT"}]}`:  {Unsure, No},
 	} {
-		r := order("POST", "/", "")
-		r.Whole = false
-		if got := compiled(t, text).Match(r); got != want {
-			t.Errorf("%s: %v, want %v", text, got, want)
+		for i, unseen := range []bool{false, true} {
+			r := order("POST", "/", "")
+			r.Whole, r.Unseen = false, unseen
+			if got := compiled(t, text).Match(r); got != want[i] {
+				t.Errorf("%s: %v, want %v", text, got, want[i])
+			}
 		}
 	}
 	for _, body := range []string{"", "{", `{"a":1} x`, `a=1`, `[1]`} {

@@ -241,6 +241,7 @@ type (
 		Overrides  Overrides `json:"overrides"`
 		Pod        string    `json:"pod,omitempty"`      // of a workload: the one to be preferred if it is ready
 		Tied       bool      `json:"tied,omitempty"`     // the session ends with this connection, and its debuggees do
+		Launch     bool      `json:"launch,omitempty"`   // the answer is that of session/launch
 		Progress   string    `json:"progress,omitempty"` // token of $/progress, "" for none
 	}
 	// Session tells of a session what anybody may know.
@@ -256,6 +257,8 @@ type (
 		Mirrors   bool     `json:"mirrors,omitempty"`
 		Replicas  []string `json:"replicas,omitempty"` // of a workload: the pods whose ports these are, Pod among them
 		Filter    string   `json:"filter,omitempty"`   // of what is stolen, in words
+		Once      bool     `json:"once,omitempty"`     // one request, or without a filter connection, is stolen each time it is armed
+		Paused    bool     `json:"paused,omitempty"`   // the target is, meanwhile
 		Warnings  []string `json:"warnings,omitempty"`
 	}
 	SessionID struct {
@@ -277,6 +280,7 @@ type (
 		Port      uint16 `json:"port"`
 		Mode      string `json:"mode"`             // steal, mirror or, without a port, pause
 		Filter    string `json:"filter,omitempty"` // in words
+		Once      bool   `json:"once,omitempty"`   // one request, or without a filter connection, each time it is armed
 		Since     string `json:"since"`            // RFC 3339
 		Away      bool   `json:"away,omitempty"`   // his daemon has no connection: the pod answers
 		Redirect  string `json:"redirect"`         // what brings the connections: sk_lookup, TPROXY, REDIRECT; packet for a mirror

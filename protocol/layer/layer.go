@@ -11,14 +11,15 @@
 // user; errno ECANCELED says that the session is over and the debuggee is to
 // end. With ReplyExpired, Data has the ids of leases that have expired, 8 bytes
 // each, none for all of them; see protocol.Lease. With ReplyAhead, Data has an
-// Ahead: the reply to an OpOpen or OpStat that was not asked yet. Node has its
-// flags. With ReplyWatched, Node 1 asks for OpOpened, and 0 for none any more.
+// Ahead: the reply to an OpOpen or OpStat that was not asked yet. Node has the
+// flags of the request. With ReplyWatched, Node 1 asks for OpOpened, and 0 for none any more.
 //
 // The first request of a connection is Attach. When the connection ends, all
 // that it asked for is undone.
 package layer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net/netip"
@@ -39,20 +40,20 @@ const (
 	// where it is not only for reading what is there OpenRead, OpenWrite,
 	// OpenCreate, OpenExclusive, OpenTruncate, OpenTemporary; Node is then the
 	// mode of what is made, in its upper half the umask. The reply has Attr, Data (the
-	// resolved path) and either a descriptor (a sealed memfd of the whole
+	// resolved path, as OpStat has it) and either a descriptor (a sealed memfd of the whole
 	// content) or a Node to be opened below the file server's root as
 	// NodeName(Node), or, with ReplyShared, once, as SharedName(Node). Mode, as of
 	// OpConnect and OpDatagram, is the thread that asks, for who is told of it.
 	// WalkFlags of Flags are openat2's: Path is then that of a directory, NUL, and
 	// the path that is walked from there.
 	OpOpen Op = 2
-	// OpStat asks for Path's Attr, as OpOpen has it; Flags: OpenNoFollow, WalkFlags (the resolved path is then in
-	// Data). Where Path is empty it
-	// asks for that of an open file: Node is the File, or else the Node, of a
-	// reply to OpOpen.
+	// OpStat asks for Path's Attr, as OpOpen has it; Flags: OpenNoFollow, WalkFlags.
+	// The reply has ReplyReads and ReplyRuns, and in Data the text of a link that is
+	// not followed (in Node why it cannot be read), or with WalkFlags the resolved path. Where extended attributes are
+	// told, too, NUL follows there, and what protocol.AppendXattr makes of all there
+	// are. Where Path is empty it asks for that of an open file: Node is the File, or
+	// else the Node, of a reply to OpOpen.
 	OpStat Op = 3
-	// OpReadlink asks for the text of the link Path, in Data.
-	OpReadlink Op = 4
 	// OpAccess asks as access(2) with Mode.
 	OpAccess Op = 5
 	// OpConnect connects to Addr from the target over TCP, for the socket whose
@@ -69,7 +70,9 @@ const (
 	// OpListen steals port Addr.Port() for the listener at loopback Addr2,
 	// whose socket's inode is Node. With ListenMirror it gets copies only.
 	// It is answered when the redirect is active, and ends with the listener.
-	// Each of several sockets that share the address (SO_REUSEPORT) is told of.
+	// Each of several sockets that share the address (SO_REUSEPORT) is told of, and
+	// that of each family (IPV6_V6ONLY): a client comes to its own one's, where
+	// there is one. 127.0.0.1 may also be an IPv6 socket that does both.
 	OpListen Op = 8
 	// OpPeer asks who is behind the connection that the daemon made from
 	// loopback Addr: reply Addr is the client, Addr2 the address it asked
@@ -116,6 +119,8 @@ const (
 	// OpenMayChange: the policy lets the file be changed, so that attributes may
 	// be set by a descriptor for reading.
 	OpenMayChange = 1 << 10
+	// OpenSearch: the directory is to be looked up in, and need not be readable.
+	OpenSearch = 1 << 11
 
 	// WalkFlags are above WalkShift RESOLVE_NO_XDEV and so on, as openat2(2) has them.
 	WalkShift = 24
@@ -140,6 +145,8 @@ const (
 	ReplyWatched = 1 << 5 // of a notice: whether somebody asks which files are opened
 	ReplyShared  = 1 << 6 // File is set: Node is a number to open it by
 	ReplyChanges = 1 << 7 // of a Node that is not shared: its attributes may change while it is open
+	ReplyReads   = 1 << 8 // access(2) with R_OK alone says yes
+	ReplyRuns    = 1 << 9 // and with X_OK alone
 )
 
 // AheadContent is a flag of a notice of ReplyAhead, beside OpenNoFollow: it is
@@ -184,14 +191,14 @@ type Reply struct {
 	Attr  protocol.Attr
 	Addr  netip.AddrPort
 	Addr2 netip.AddrPort
-	Data  []byte // at most MaxPath bytes, twice as many of a rename, MaxAhead of a notice and of OpXattr
+	Data  []byte // at most MaxPath bytes, twice as many of a rename, MaxAhead of a notice and of OpXattr; attributes follow those of OpOpen and OpStat
 }
 
 // An Ahead is in the data of a notice: path length 2 | path | resolved path
 // length 2 | resolved path | content.
 type Ahead struct {
 	Path     string
-	Resolved string // of OpOpen
+	Resolved string // of OpOpen; of both as a reply's Data has it
 	Content  []byte // of OpOpen: all of it
 }
 
@@ -323,3 +330,20 @@ func SharedName(number uint64) string { return "w" + strconv.FormatUint(number, 
 
 // NodeName is the name of an opened node below the file server's root.
 func NodeName(node uint64) string { return "n" + strconv.FormatUint(node, 10) }
+
+// AppendXattrs appends to a path or link's text what follows it in a reply's Data.
+func AppendXattrs(text []byte, xattrs []byte) []byte {
+	if xattrs == nil {
+		return text
+	}
+	return append(append(text, 0), xattrs...)
+}
+
+// CutXattrs cuts that off. xattrs are nil where they are not told.
+func CutXattrs(data []byte) (text string, xattrs []byte) {
+	head, xattrs, told := bytes.Cut(data, []byte{0})
+	if told && xattrs == nil {
+		xattrs = []byte{}
+	}
+	return string(head), xattrs
+}

@@ -42,6 +42,8 @@ var ahead = Ahead{Path: "/etc/shop/config.yaml", Resolved: "/etc/shop/..2026/con
 
 var replies = map[string]Reply{
 	"ahead":   {Flags: ReplyAhead, Node: AheadContent | OpenNoFollow, Lease: protocol.Lease{ID: 3, Seq: 6}, Data: ahead.Append(nil)},
+	"link":    {Seq: 8, Flags: ReplyReads | ReplyRuns, Data: AppendXattrs([]byte("..data/a"), []byte{})},
+	"xattrs":  {Seq: 9, Flags: ReplyReads, Data: AppendXattrs(nil, protocol.AppendXattr(nil, "user.origin", []byte("shop")))},
 	"statfs":  {Seq: 7, Data: AppendStatfs(nil, &statfs)},
 	"refused": {Seq: 4, Errno: 111, Data: []byte("connection refused")},
 	"file": {Seq: 2, Flags: ReplyFD, Data: []byte("/etc/shop/..2026/config.yaml"), Attr: protocol.Attr{

@@ -6,7 +6,8 @@
 //	yamux ─ Conn ═ connection 1 ✂ … connection 2 … ═ Conn ─ yamux
 //
 // Writes are coalesced: what queues while one write is under way, or about to
-// be, leaves in the next. Whoever reads reads from the connection.
+// be, leaves in the next; ends of streams wait a while for one. Whoever reads
+// reads from the connection.
 // ../PROTOCOL.md has the bytes.
 package link
 
@@ -62,12 +63,14 @@ type Conn struct {
 	ackEvery uint64
 	frames   frames // of Read
 	rests    rests  // of watch
+	lingered *time.Timer
 
 	mu      sync.Mutex
 	cur     *wire         // guarded by mu; the connection in use, nil between two
 	out     ring          // guarded by mu; [acknowledged, written)
 	teller  teller        // guarded by mu; of what is written
 	sent    uint64        // guarded by mu; of out, on cur
+	lingers bool          // guarded by mu; what is not sent may wait until lingered
 	err     error         // guarded by mu; why the stream ended; set once
 	changed chan struct{} // guarded by mu; closed when cur changes, where somebody asked
 	toNext  sync.Cond     // cur or err changed
@@ -80,6 +83,7 @@ func newConn(log *slog.Logger, ch Channel) *Conn {
 		out: newRing(ch.replay()), ackEvery: uint64(ch.replay() / 8),
 	}
 	c.toNext.L, c.toWrite.L = &c.mu, &c.mu
+	c.lingered = time.AfterFunc(linger, c.hurry)
 	return c
 }
 
@@ -130,7 +134,7 @@ func (c *Conn) attach(nc net.Conn, peer uint64) (*wire, error) {
 		nc.Close()
 		return nil, c.err
 	}
-	c.out.start, c.sent = peer, peer
+	c.out.start, c.sent, c.lingers = peer, peer, false
 	c.acked.Store(c.received.Load())
 	c.use(w)
 	return w, nil

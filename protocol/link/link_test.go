@@ -310,3 +310,48 @@ func TestRest(t *testing.T) {
 		}
 	}
 }
+
+// The end of a stream goes with what is written next. Alone it goes a while later.
+func TestEndsLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newConn(quiet, Control)
+		near, far := net.Pipe()
+		w, err := c.attach(near, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		served, packets := make(chan struct{}), make(chan int)
+		go func() {
+			defer close(served)
+			_ = c.serve(w)
+		}()
+		go func() {
+			defer close(packets)
+			b := make([]byte, 1<<10)
+			for n, err := far.Read(b); err == nil; n, err = far.Read(b) {
+				packets <- n
+			}
+		}()
+		goes := func(waits time.Duration, want int, writes ...[]byte) {
+			t.Helper()
+			began := time.Now()
+			for _, b := range writes {
+				if _, err := c.Write(b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := <-packets; n != frameHead+want || time.Since(began) != waits {
+				t.Errorf("%d bytes went after %v, want %d after %v", n, time.Since(began), frameHead+want, waits)
+			}
+		}
+		end, head, data := []byte{0, 1, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0}, []byte{0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4}, []byte("data")
+		goes(0, 12+12+4, end, head, data)
+		goes(linger, 12+12, end, end)
+		goes(0, 12+4, head, data)
+		goes(linger, 12, end)
+		c.fail(io.EOF)
+		near.Close()
+		<-served
+		<-packets
+	})
+}

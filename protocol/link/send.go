@@ -10,6 +10,9 @@ import (
 // each other the sender does, which joins them.
 const lull = 50 * time.Microsecond
 
+// linger is how long ends of streams may wait for something that takes them along.
+const linger = time.Millisecond
+
 // Write queues p, and sends it by itself where nothing was sent lately: what
 // is alone need not wait for another goroutine. It waits while too much is
 // queued or unacknowledged.
@@ -25,8 +28,17 @@ func (c *Conn) Write(p []byte) (total int, err error) {
 			return total, c.err
 		}
 		n := min(len(p), c.room())
+		idle := c.sent == c.out.end
 		c.out.append(p[:n])
 		p, total = p[n:], total+n
+		if when == some && len(p) == 0 && (idle || c.lingers) {
+			if !c.lingers {
+				c.lingers = true
+				c.lingered.Reset(linger)
+			}
+			return total, nil
+		}
+		c.lingers = false
 		if len(p) == 0 && when == later {
 			return total, nil
 		}
@@ -43,6 +55,16 @@ func (c *Conn) Write(p []byte) (total int, err error) {
 	}
 }
 
+// hurry has what lingers sent.
+func (c *Conn) hurry() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lingers = false
+	if c.cur != nil {
+		c.cur.toSend.Signal()
+	}
+}
+
 // room is how much may be queued. Without a connection nobody waits behind it.
 // Caller holds c.mu.
 func (c *Conn) room() int {
@@ -55,7 +77,7 @@ func (c *Conn) room() int {
 
 // due reports whether there is something to send on w. Caller holds c.mu.
 func (c *Conn) due(w *wire) bool {
-	return w.err == nil && !w.finSent && (w.ack || c.sent < c.out.end || c.err == net.ErrClosed)
+	return w.err == nil && !w.finSent && (w.ack || c.sent < c.out.end && !c.lingers || c.err == net.ErrClosed)
 }
 
 // send sends what is due on w until that is no longer the link's, and nobody
@@ -128,6 +150,7 @@ func (c *Conn) batch(w *wire) (vec [][]byte, n int) {
 			c.sent += uint64(len(part))
 			size -= len(part)
 		}
+		c.lingers = false
 	}
 	if c.sent == c.out.end && c.err == net.ErrClosed {
 		at := len(heads)

@@ -34,6 +34,7 @@ type urgency uint8
 const (
 	now   urgency = iota
 	soon          // nobody waits for them
+	some          // they may wait for others, for a linger
 	later         // with what is written next, at once
 )
 
@@ -45,21 +46,25 @@ type teller struct {
 // tell looks at the next write. yamux writes the head of a frame and its body
 // apart, and a frame of its own before the first bytes of a stream:
 //
-//	version 1 | type 1 (0: data, 1: window) | flags 2 (1: SYN, 2: ACK) | stream 4 | length 4
+//	version 1 | type 1 (0: data, 1: window) | flags 2 (1: SYN, 2: ACK, 4: FIN) | stream 4 | length 4
 //
-// With us whoever opens a stream asks, and whoever accepts it answers.
+// With us whoever opens a stream asks, and whoever accepts it answers. When both
+// have said all, each ends the stream, and there is no hurry: an end of its own would
+// cost every hop between daemon and agent as much as a question does.
 func (t *teller) tell(p []byte) urgency {
 	if t.body > 0 || len(p) < 12 {
 		t.body = max(0, t.body-len(p))
 		return now
 	}
-	isData, opens, length := p[1] == 0, p[3]&3 != 0, binary.BigEndian.Uint32(p[8:])
+	isData, opens, ends, length := p[1] == 0, p[3]&3 != 0, p[3] == 4, binary.BigEndian.Uint32(p[8:])
 	switch {
 	case isData && length > 0:
 		t.body = int(length)
 		return later
 	case p[1] == 1 && opens:
 		return later
+	case p[1] == 1 && ends:
+		return some
 	case p[1] == 1:
 		return soon
 	}

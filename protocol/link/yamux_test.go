@@ -22,7 +22,7 @@ func TestUrgency(t *testing.T) {
 		{"a part of it", make([]byte, 12), now},
 		{"the rest of it", make([]byte, 8), now},
 		{"a window", frame(1, 0, 9), soon},
-		{"the end of a stream", frame(1, 4, 0), soon},
+		{"the end of a stream", frame(1, 4, 0), some},
 		{"a ping", frame(2, 1, 0), now},
 	} {
 		if got := told.tell(write.bytes); got != write.want {

@@ -55,6 +55,22 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// ReadNow reads what has come. No bytes and no error: nothing has.
+func (c *Conn) ReadNow(p []byte) (int, error) {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	c.in.now = true
+	defer func() { c.in.now = false }()
+	n, err := c.in.do(c.raw.Read, unix.SYS_READ, unsafe.Pointer(&p[0]), len(p))
+	switch {
+	case err == unix.EAGAIN:
+		return 0, nil
+	case n == 0 && err == nil:
+		err = io.EOF
+	}
+	return n, err
+}
+
 func (c *Conn) Write(p []byte) (total int, err error) {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
@@ -103,6 +119,7 @@ type transfer struct {
 	trap  uintptr
 	first unsafe.Pointer // of the buffer, or of the vector
 	size  int
+	now   bool // whether the socket is ready or not
 	n     int
 	errno unix.Errno
 }
@@ -126,7 +143,7 @@ func (t *transfer) call(fd uintptr) bool {
 	for {
 		t.n, t.errno = call(t.trap, fd, t.first, t.size)
 		if t.errno != unix.EINTR {
-			return t.errno != unix.EAGAIN
+			return t.errno != unix.EAGAIN || t.now
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package socket
 
 import (
-	"crypto/tls"
 	"net"
 	"sync/atomic"
 )
@@ -22,8 +21,9 @@ type ender interface {
 	CloseWrite() error
 }
 
-// NewTLS makes a TLS of c, which is one over below.
-func NewTLS(c *tls.Conn, below ender) *TLS {
+// NewTLS makes a TLS of c, a *tls.Conn over below. (Package crypto/tls takes its time
+// to initialise, of launchers, too.)
+func NewTLS(c ender, below ender) *TLS {
 	return &TLS{Conn: c, end: c.CloseWrite, below: below}
 }
 

@@ -34,16 +34,18 @@ type bed struct {
 	far    string // a kubeconfig that reaches the API server through the relay
 	ip     string // the pod's
 	relay  *relay
-	side   *side // this machine as it is
-	begun  bool  // by us
-	loaded bool  // the pod may be there
+	side   *side           // this machine as it is
+	begun  bool            // by us
+	loaded bool            // the pod may be there
+	stolen map[string]bool // by kubeconfig: ports of the pod are; one is: there is a server here
+	ends   []func()
 }
 
 // onCluster is what the tunnel costs beside a bare port-forward, and what one
 // use of it costs another.
 func onCluster(p *programs) *scene {
 	dir := filepath.Join(p.dir, "cluster")
-	b := &bed{programs: p, dir: dir, far: filepath.Join(dir, "far.yaml")}
+	b := &bed{programs: p, dir: dir, far: filepath.Join(dir, "far.yaml"), stolen: map[string]bool{}}
 	near, far := rawForward{kubeconfig, namespace, "bench"}, rawForward{b.far, namespace, "bench"}
 	rows := []row{
 		{name: "cluster/64 B round trip to bare port-forward, p50", unit: "µs", direct: near.echo(200 * time.Millisecond), ours: b.ours(kubeconfig, "echo", span)},
@@ -66,7 +68,63 @@ func onCluster(p *programs) *scene {
 		direct: near.transfer("down", bulkSize), ours: b.reads("blocks", bigFile, "1048576")},
 		row{name: "cluster/small file to kubectl exec, each", unit: "files/s", goal: 10, slow: true,
 			direct: b.byExec, ours: b.reads("files", smallDir, count(fewFiles), filesSpan)})
+	// A client in the pod asks a server here, of a port that is stolen, or of one of
+	// which a filter chooses its requests. What that takes longer than one here is to be
+	// no more than the tunnel's round trip, and 1 ms.
+	for _, way := range []struct{ name, kind, port string }{
+		{"new connection", "new", stolenPort}, {"kept alive", "kept", stolenPort},
+		{"filtered, new connection", "new", filteredPort}, {"filtered, kept alive", "kept", filteredPort},
+	} {
+		here, there := b.here(way.kind), b.inPod(way.kind, way.port, span)
+		begin := func(ctx context.Context) error { return b.steal(ctx, kubeconfig, "") }
+		added := func(there figure) figure {
+			return func(ctx context.Context) (float64, error) {
+				direct, err := here(ctx)
+				if err != nil {
+					return 0, err
+				}
+				return plus(there, -direct)(ctx)
+			}
+		}
+		rows = append(rows,
+			row{name: "cluster/steal HTTP " + way.name + ", p50", unit: "µs", before: begin, direct: here, ours: there},
+			row{name: "cluster/steal HTTP " + way.name + ", added to round trip + 1 ms", unit: "µs", goal: 1, before: begin,
+				direct: plus(b.stat(kubeconfig), 1000), ours: added(there)},
+			row{name: "far/steal HTTP " + way.name + ", added to round trip + 1 ms", unit: "µs", goal: 1, slow: true,
+				before: func(ctx context.Context) error { return b.steal(ctx, b.far, "1") },
+				direct: plus(b.stat(b.far), 1000), ours: added(b.inPod(way.kind, "1"+way.port, span))})
+	}
 	return &scene{group: "cluster", begin: b.begin, end: b.end, rows: rows}
+}
+
+// steal starts debuggees, one that has stolen a port of the pod's and one that has a
+// filter on another, and a server that is none, unless they are there. The ports are
+// those with prefix before them.
+func (b *bed) steal(ctx context.Context, by, prefix string) error {
+	if b.stolen[by] {
+		return nil
+	}
+	config := filepath.Join(b.dir, "filter.json")
+	filter := `{"feature": {"network": {"incoming": {"mode": "steal", "http_filter": {"header_filter": "^host: bench$"}}}}}`
+	if err := os.WriteFile(config, []byte(filter), 0o600); err != nil {
+		return err
+	}
+	cmds := []*exec.Cmd{
+		b.mirrord(ctx, by, []string{"--steal"}, "serve", "0.0.0.0", prefix+stolenPort),
+		b.mirrord(ctx, by, []string{"-f", config}, "serve", "0.0.0.0", prefix+filteredPort),
+	}
+	if len(b.stolen) == 0 {
+		cmds = append(cmds, b.side.command(ctx, b.c, "serve", loopback, relayPort))
+	}
+	for _, cmd := range cmds {
+		end, err := b.side.background(cmd, "ready")
+		if err != nil {
+			return err
+		}
+		b.ends = append(b.ends, end)
+	}
+	b.stolen[by] = true
+	return nil
 }
 
 func (b *bed) begin(ctx context.Context) (err error) {
@@ -163,7 +221,10 @@ func (b *bed) end() (err error) {
 	}
 	defer b.side.ns.Close()
 	ctx := context.Background()
-	if _, e := b.side.output(b.side.command(ctx, "bin/mirrord", "daemon", "stop", "--force")); e != nil {
+	for _, end := range b.ends {
+		end()
+	}
+	if _, e := b.side.output(b.side.command(ctx, b.cli, "daemon", "stop", "--force")); e != nil {
 		err = errors.Join(err, e)
 	}
 	if b.relay != nil {
@@ -180,22 +241,24 @@ func (b *bed) end() (err error) {
 }
 
 // mirrord makes a command that runs work in the pod's context.
-func (b *bed) mirrord(ctx context.Context, kubeconfig string, args ...string) *exec.Cmd {
-	return b.side.command(ctx, "bin/mirrord", append([]string{
-		"exec", "--kubeconfig", kubeconfig, "-n", namespace, "-t", "pod/bench", "--", b.c}, args...)...)
+func (b *bed) mirrord(ctx context.Context, kubeconfig string, flags []string, args ...string) *exec.Cmd {
+	all := append([]string{"exec", "--kubeconfig", kubeconfig, "-n", namespace, "-t", "pod/bench"}, flags...)
+	return b.side.command(ctx, b.cli, append(append(all, "--", b.c), args...)...)
 }
 
 // ours measures work with the pod's servers from here.
 func (b *bed) ours(kubeconfig, kind, amount string) figure {
 	return func(ctx context.Context) (float64, error) {
-		return b.side.value(b.mirrord(ctx, kubeconfig, kind, b.ip, plainPort, amount))
+		return b.side.value(b.mirrord(ctx, kubeconfig, nil, kind, b.ip, plainPort, amount))
 	}
 }
 
 // inside measures it in the pod.
-func (b *bed) inside(kind, amount string) figure {
+func (b *bed) inside(kind, amount string) figure { return b.inPod(kind, plainPort, amount) }
+
+func (b *bed) inPod(kind, port, amount string) figure {
 	return func(ctx context.Context) (float64, error) {
-		args := []string{"exec", "bench", "--", "/work", kind, b.ip, plainPort, amount}
+		args := []string{"exec", "bench", "--", "/work", kind, b.ip, port, amount}
 		out, err := b.kubectl(ctx, args...)
 		if err != nil {
 			return 0, err
@@ -204,23 +267,38 @@ func (b *bed) inside(kind, amount string) figure {
 	}
 }
 
+// here measures it with a server here, without us.
+func (b *bed) here(kind string) figure {
+	return func(ctx context.Context) (float64, error) {
+		return b.side.value(b.side.command(ctx, b.c, kind, loopback, relayPort, span))
+	}
+}
+
+// plus adds to a figure.
+func plus(f figure, n float64) figure {
+	return func(ctx context.Context) (float64, error) {
+		v, err := f(ctx)
+		return v + n, err
+	}
+}
+
 // reads measures work with a file of the pod's from here.
 func (b *bed) reads(args ...string) figure {
 	return func(ctx context.Context) (float64, error) {
-		return b.side.value(b.mirrord(ctx, kubeconfig, args...))
+		return b.side.value(b.mirrord(ctx, kubeconfig, nil, args...))
 	}
 }
 
 // stat measures the median small operation.
 func (b *bed) stat(kubeconfig string) figure {
 	return func(ctx context.Context) (float64, error) {
-		return b.side.value(b.mirrord(ctx, kubeconfig, "stat-p50", watched, "0.5"))
+		return b.side.value(b.mirrord(ctx, kubeconfig, nil, "stat-p50", watched, "0.5"))
 	}
 }
 
 // besideBulk measures it while the debuggee's child gets all that it can.
 func (b *bed) besideBulk(kubeconfig string) figure {
 	return func(ctx context.Context) (float64, error) {
-		return b.side.value(b.mirrord(ctx, kubeconfig, "stat-p50", watched, "0.5", b.ip, plainPort))
+		return b.side.value(b.mirrord(ctx, kubeconfig, nil, "stat-p50", watched, "0.5", b.ip, plainPort))
 	}
 }

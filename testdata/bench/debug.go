@@ -30,8 +30,8 @@ func debugging(p *programs) *scene {
 			}
 		}
 		r.unit, r.slow = "ms", true
-		r.direct = way("bin/mirrord-dlv", "dap", "--listen=127.0.0.1:0")
-		r.ours = way("bin/mirrord", "dlv", "--agent", agentAddr, "-f", w.config, "--", "dap", "--listen=127.0.0.1:0")
+		r.direct = way(p.cli+"-dlv", "dap", "--listen=127.0.0.1:0")
+		r.ours = way(p.cli, "dlv", "--agent", agentAddr, "-f", w.config, "--", "dap", "--listen=127.0.0.1:0")
 		return r
 	}
 	begin := func(ctx context.Context) error {

@@ -124,7 +124,7 @@ func ladderIncoming(p *programs) *scene {
 		steal(row{name: "steal/HTTP kept alive, p50", unit: "µs", peer: 356.0 / 76, pinned: true}, "kept", span),
 		steal(row{name: "steal/HTTP new connection, p50", unit: "µs", peer: 348.0 / 88, pinned: true}, "new", span),
 		memory("memory/daemon, RSS", "Rss:", 28, &w.here, "mirrord\x00daemon"),
-		memory("memory/all here, PSS", "Pss:", 28, &w.here, "mirrord", "bin/mirrord"), // file server, launcher and keeper, too
+		memory("memory/all here, PSS", "Pss:", 28, &w.here, "mirrord", p.cli), // file server, launcher and keeper, too
 		memory("memory/agent, RSS", "Rss:", 20, &w.there, "bin/mirrord-agent"),
 		memory("memory/agent, PSS", "Pss:", 20, &w.there, "bin/mirrord-agent"),
 	}}

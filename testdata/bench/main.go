@@ -4,8 +4,8 @@
 // writes bin/bench.jsonl; `./task bench -- compare OLD.jsonl` says what moved
 // since an older one.
 //
-// The ladder (ladder.go), the layer's own cost (layer.go) and Delve (debug.go)
-// are measured in two network namespaces. The agent is reached by address, as the peer's
+// The ladder (ladder.go), filtered ports (passing.go), the layer's own cost
+// (layer.go) and Delve (debug.go) are measured in two network namespaces. The agent is reached by address, as the peer's
 // published figures were taken: no port-forward in the way.
 //
 //	namespace "here"                               "there", by veth
@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.IntVar(&o.rounds, "rounds", 11, "rounds of each row, fewer for slow ones; the median counts")
 	f.StringVar(&o.only, "only", "", "measure only the rows whose `name` begins so, as small/ or outgoing/up")
-	f.StringVar(&o.group, "group", "", "measure only this `group`: ladder, layer, debug or cluster")
+	f.StringVar(&o.group, "group", "", "measure only this `group`: ladder, passing, layer, debug or cluster")
 	f.Usage = func() {
 		fmt.Fprintln(f.Output(), "usage: bench [flags]\n       bench compare OLD.jsonl [NEW.jsonl]")
 		f.PrintDefaults()

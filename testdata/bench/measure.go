@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-var groups = []string{"ladder", "layer", "debug", "cluster"}
+var groups = []string{"ladder", "passing", "layer", "debug", "cluster"}
 
 type options struct {
 	rounds      int
@@ -77,7 +77,7 @@ func bench(ctx context.Context, o options) (err error) {
 	var results []result
 	var failed error
 	chosen := 0
-	for _, s := range []*scene{ladder(p), ladderIncoming(p), layerAlone(p), debugging(p), onCluster(p)} {
+	for _, s := range []*scene{ladder(p), ladderIncoming(p), passing(p), layerAlone(p), debugging(p), onCluster(p)} {
 		if !o.choose(s) {
 			continue
 		}

@@ -13,14 +13,20 @@ import (
 // programs are what is run, and a directory for all that a run writes.
 type programs struct {
 	dir    string
+	cli    string // mirrord, beside its daemon and its Delve
 	static string // this program: a static Go one
 	c      string // c/, built
 	python string // work.py
 }
 
+// installed are the programs that a user has, copied as an installation does:
+// what the linker wrote lies in the page cache by single pages, which cost each
+// start, and in larger pieces when it was copied, or read from a disk.
+var installed = []string{"mirrord", "mirrord-full", "mirrord-dlv"}
+
 func newPrograms(ctx context.Context) (p *programs, err error) {
-	for _, name := range []string{"bin/mirrord", "bin/mirrord-full", "bin/mirrord-dlv", "bin/mirrord-agent"} {
-		if _, err := os.Stat(name); err != nil {
+	for _, name := range append(installed, "mirrord-agent") {
+		if _, err := os.Stat(filepath.Join("bin", name)); err != nil {
 			return nil, fmt.Errorf("%w: ./task build makes it", err)
 		}
 	}
@@ -41,6 +47,17 @@ func newPrograms(ctx context.Context) (p *programs, err error) {
 	if p.dir, err = os.MkdirTemp("", "mirrord-bench"); err != nil {
 		return nil, err
 	}
+	for _, name := range installed {
+		program, err := os.ReadFile(filepath.Join("bin", name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(p.dir, name), program, 0o755)
+		}
+		if err != nil {
+			p.remove()
+			return nil, fmt.Errorf("installing mirrord: %w", err)
+		}
+	}
+	p.cli = filepath.Join(p.dir, "mirrord")
 	p.c = filepath.Join(p.dir, "work")
 	sources, err := filepath.Glob("testdata/bench/c/*.c")
 	if err == nil {

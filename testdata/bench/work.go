@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,12 @@ import (
 //	read SIZE FILE             calls/s
 //	open                       and close of a file of this machine; µs
 //	files DIR N SECONDS [warm] as in c/files.c; files/s
+//	new HOST PORT SECONDS      HTTP, each request on a new connection, 32 at a time; requests/s
+//	streams HOST PORT SECONDS  HTTP/2, 32 requests at a time on one connection; requests/s
+//	late HOST PORT N SECONDS   HTTP on 32 connections, N requests/s, p99; ms
+//	late-new HOST PORT N SECONDS  the same, each request on a new connection
+//	serve2 ADDRESS             answers in HTTP/2, until it is killed
+//	relay ADDRESS TO           copies connections, until it is killed
 //	debug KIND …               as debugWork says; ms
 func work(args []string) error {
 	v, err := func() (float64, error) {
@@ -27,6 +34,16 @@ func work(args []string) error {
 			return opens()
 		case len(args) >= 4 && args[0] == "files":
 			return files(args[1], args[2], args[3], slices.Contains(args[4:], "warm"))
+		case len(args) == 4 && args[0] == "new":
+			return news(net.JoinHostPort(args[1], args[2]), args[3])
+		case len(args) == 4 && args[0] == "streams":
+			return streams(net.JoinHostPort(args[1], args[2]), args[3])
+		case len(args) == 5 && (args[0] == "late" || args[0] == "late-new"):
+			return slowest(net.JoinHostPort(args[1], args[2]), args[3], args[4], args[0] == "late")
+		case len(args) == 2 && args[0] == "serve2":
+			return 0, serves2(args[1])
+		case len(args) == 3 && args[0] == "relay":
+			return 0, relays(args[1], args[2])
 		case len(args) > 1 && args[0] == "debug":
 			return debugWork(args[1:])
 		}

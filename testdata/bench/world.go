@@ -126,7 +126,7 @@ func (w *world) end() error {
 		w.ends = w.ends[:len(w.ends)-1]
 	}
 	if w.here != nil {
-		stop := w.here.command(context.Background(), "bin/mirrord", "daemon", "stop", "--force")
+		stop := w.here.command(context.Background(), w.cli, "daemon", "stop", "--force")
 		_, err = w.here.output(stop)
 	}
 	for _, s := range []*side{w.here, w.there} {
@@ -208,5 +208,5 @@ func (w *world) prepareBig(context.Context) error {
 // mirrord makes a command that runs under mirrord on this side.
 func (w *world) mirrord(ctx context.Context, flags []string, argv ...string) *exec.Cmd {
 	args := append([]string{"exec", "--agent", agentAddr, "-f", w.config}, flags...)
-	return w.here.command(ctx, "bin/mirrord", append(append(args, "--"), argv...)...)
+	return w.here.command(ctx, w.cli, append(append(args, "--"), argv...)...)
 }

@@ -31,6 +31,7 @@ var tests = []string{
 	"TestTargetDeleted",
 	"TestClusterComponentRestarted",
 	"TestLinkCut",
+	"TestServerKilledInATransfer",
 	"TestLinkResetIdle",
 	"TestTwoDaemons",
 	"TestOneOfTwoDaemonsKilled",
@@ -52,7 +53,7 @@ func main() {
 }
 
 func run(ctx context.Context, wanted []string) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-race", "-count=1", "-p=1", "-timeout=60m",
+	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-race", "-count=1", "-p=1", "-parallel=1", "-timeout=60m",
 		"-run=^("+strings.Join(wanted, "|")+")$", ".", "./agent")
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.Stderr = os.Stderr

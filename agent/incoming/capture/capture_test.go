@@ -131,6 +131,9 @@ func TestRing(t *testing.T) {
 		var got []byte
 		for done := false; !done; {
 			err := r.Read(time.Now().Add(5*time.Second), func(s Segment) {
+				if s.To.Addr().Is4() != (host == "127.0.0.1") {
+					return // the last acknowledgements of the other family's
+				}
 				if s.To.Port() != port || s.Outgoing {
 					t.Errorf("captured %v → %v", s.From, s.To)
 				}

@@ -4,13 +4,12 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -69,9 +68,7 @@ func Start(ctx context.Context, program, dir string, p ide.DebugStartParams) (*P
 	switch cmp.Or(p.Transport, Unix) {
 	case TCP:
 	case Unix:
-		var id [socketBytes]byte
-		rand.Read(id[:])
-		path = filepath.Join(dir, socketPrefix+hex.EncodeToString(id[:]))
+		path = filepath.Join(dir, fmt.Sprintf("%s%0*x", socketPrefix, 2*socketBytes, rand.Uint32N(1<<(8*socketBytes)))) // to be another's name: dir is ours alone
 		addr = Unix + ":" + path
 		if n := len(path); n > maxSocketPath {
 			return nil, &ide.Error{

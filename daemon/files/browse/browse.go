@@ -29,6 +29,8 @@ type Target interface {
 	// Stat tells of a path, of a link itself.
 	Stat(path string) (protocol.Attr, error)
 	Readlink(path string) (string, error)
+	// Statfs tells of the file system that a path is in.
+	Statfs(path string) (protocol.StatfsReply, error)
 	// Xattr gives an extended attribute of a path, of a link itself; without a name
 	// the names of all, each ended by NUL.
 	Xattr(path, name string) ([]byte, error)

@@ -25,6 +25,13 @@ func (d tree) Stat(at string) (protocol.Attr, error) {
 }
 
 func (d tree) Readlink(at string) (string, error) { return os.Readlink(string(d) + at) }
+func (d tree) Statfs(at string) (protocol.StatfsReply, error) {
+	var s unix.Statfs_t
+	err := unix.Statfs(string(d)+at, &s)
+	return protocol.StatfsReply{
+		Bsize: s.Bsize, Frsize: s.Frsize, Namelen: s.Namelen, Blocks: s.Blocks, Bfree: s.Bfree, Bavail: s.Bavail, Files: s.Files, Ffree: s.Ffree,
+	}, err
+}
 func (d tree) Xattr(at, name string) ([]byte, error) {
 	b := make([]byte, 1<<10)
 	var n int
@@ -238,4 +245,30 @@ func dead(t *testing.T, dir, source, kind string) {
 		t.Skipf("mounting: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+// Each path has the room of the file system that it is in.
+func TestRoom(t *testing.T) {
+	root, dir := t.TempDir(), t.TempDir()
+	small := filepath.Join(root, "small")
+	if err := os.Mkdir(small, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", small, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("mounting: %v", err)
+	}
+	defer func() { _ = unix.Unmount(small, unix.MNT_DETACH) }()
+	mount(t, tree(root), dir, true)
+	for _, name := range []string{"", "small"} {
+		var got, want unix.Statfs_t
+		if err := unix.Statfs(filepath.Join(dir, name), &got); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Statfs(filepath.Join(root, name), &want); err != nil {
+			t.Fatal(err)
+		}
+		if got.Blocks != want.Blocks || got.Files != want.Files || got.Frsize != want.Frsize || got.Namelen != want.Namelen || got.Blocks == 0 || got.Bavail == 0 {
+			t.Errorf("%q has the room %+v, want %+v", name, got, want)
+		}
+	}
 }

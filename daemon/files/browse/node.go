@@ -28,6 +28,7 @@ var _ interface {
 	fs.NodeReadlinker
 	fs.NodeAccesser
 	fs.NodeOpener
+	fs.NodeStatfser
 } = (*node)(nil)
 
 // path is where the node was seen last. That of one which is gone leads nowhere.
@@ -113,6 +114,18 @@ func (n *node) Getattr(ctx context.Context, h fs.FileHandle, out *fuse.AttrOut) 
 	}
 	if errno == 0 {
 		fill(&out.Attr, a)
+	}
+	return errno
+}
+
+// Statfs tells of the target's file systems, how much room there is, to who copies
+// into them.
+func (n *node) Statfs(ctx context.Context, out *fuse.StatfsOut) syscall.Errno {
+	at := n.path()
+	s, errno := during(ctx, func() (protocol.StatfsReply, error) { return n.target.Statfs(at) }, nil)
+	if errno == 0 {
+		out.Bsize, out.Frsize, out.NameLen = uint32(s.Bsize), uint32(s.Frsize), uint32(s.Namelen)
+		out.Blocks, out.Bfree, out.Bavail, out.Files, out.Ffree = s.Blocks, s.Bfree, s.Bavail, s.Files, s.Ffree
 	}
 	return errno
 }

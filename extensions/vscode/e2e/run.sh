@@ -7,9 +7,7 @@ cd "$(dirname "$0")"
 root=$(cd ../../.. && pwd)
 
 node=$(./install.sh)/run-node
-if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
-	npm ci --no-audit --no-fund --no-update-notifier --loglevel=error
-fi
+../deps.sh .
 mkdir -p "$root/bin"
 : >"$root/bin/vscode-e2e.jsonl"
 rm -f "$root"/bin/vscode-shots/FAIL-*

@@ -51,7 +51,7 @@ func run(port string) error {
 	}
 	done := make(chan struct{})
 	srv := http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		fmt.Println("served", r.RemoteAddr, r.Context().Value(http.LocalAddrContextKey).(net.Addr).String() == "10.244.0.99:8080")
+		fmt.Println("served", r.RemoteAddr, r.Context().Value(http.LocalAddrContextKey).(net.Addr).String() == net.JoinHostPort("10.244.0.99", os.Args[1]))
 		_, _ = io.WriteString(rw, "from the debuggee")
 		close(done)
 	})}

@@ -1,5 +1,5 @@
 // Command scribe does random things to a file and to its double, by two
-// descriptors of each, and compares what comes of them.
+// descriptors of each and by name, and compares what comes of them.
 package main
 
 import (
@@ -125,7 +125,11 @@ func (s *scribe) step() error {
 	size = s.size(i)
 	off := s.IntN(s.max)
 	n := 1 + s.IntN(min(1<<s.IntN(18), s.max-off))
-	switch op := s.IntN(24); op {
+	ops := 24
+	if s.named() {
+		ops = 31
+	}
+	switch op := s.IntN(ops); op {
 	case 0, 1, 2, 3, 4:
 		b := s.bytes(n)
 		if size+n > s.max { // it may append
@@ -152,11 +156,8 @@ func (s *scribe) step() error {
 	case 18:
 		return s.copy(i, off, n, size)
 	case 19:
-		return s.both(i, "fstat", func(fd int) (int, error) {
-			var st unix.Stat_t
-			err := unix.Fstat(fd, &st)
-			return int(st.Size), err
-		})
+		s.done = append(s.done, fmt.Sprintf("%d: fstat", i))
+		return s.fstat(i, nil)
 	case 20:
 		return s.both(i, "lseek to the end", func(fd int) (int, error) {
 			off, err := unix.Seek(fd, 0, 2)
@@ -172,12 +173,92 @@ func (s *scribe) step() error {
 			}
 			return int(st.Mode), err
 		})
-	default:
-		s.done = append(s.done, fmt.Sprintf("%d: reopen", i))
-		s.close(i)
-		s.open(i, []int{0, 0, unix.O_APPEND, unix.O_DSYNC}[s.IntN(4)])
+	case 22, 23:
+		s.reopen(i)
 		return nil
+	default:
+		return s.byName(i, op, off)
 	}
+}
+
+func (s *scribe) reopen(i int) {
+	s.done = append(s.done, fmt.Sprintf("%d: reopen", i))
+	s.close(i)
+	s.open(i, unix.O_CREAT|[]int{0, 0, unix.O_APPEND, unix.O_DSYNC}[s.IntN(4)])
+}
+
+// named tells whether the files have names to do things by.
+func (s *scribe) named() bool { return !strings.Contains(s.names[tested], "%d") }
+
+// byName does something to whatever has the name, which the descriptors may not be of
+// any more, and compares what they tell.
+func (s *scribe) byName(i, op, size int) error {
+	var what string
+	var do func(name string) error
+	var mtime *unix.Timespec
+	switch op {
+	case 24:
+		what = fmt.Sprintf("truncate to %d", size)
+		do = func(name string) error { return unix.Truncate(name, int64(size)) }
+	case 25:
+		mode := uint32(0o600 + s.IntN(0o200))
+		what = fmt.Sprintf("chmod %o", mode)
+		do = func(name string) error { return unix.Chmod(name, mode) }
+	case 26:
+		mtime = &unix.Timespec{Sec: s.Int64N(1 << 30), Nsec: s.Int64N(1e9)}
+		what = fmt.Sprintf("utimens %v", *mtime)
+		do = func(name string) error { return unix.UtimesNano(name, []unix.Timespec{*mtime, *mtime}) }
+	case 27:
+		what = "link"
+		do = func(name string) error { return unix.Link(name, name+".link") }
+	case 28:
+		what = "unlink the link"
+		do = func(name string) error { return unix.Unlink(name + ".link") }
+	case 29:
+		b := s.bytes(1 + s.IntN(100))
+		what = fmt.Sprintf("rename another of %d over it", len(b))
+		do = func(name string) error {
+			if err := os.WriteFile(name+".new", b, 0o640); err != nil {
+				return err
+			}
+			return unix.Rename(name+".new", name)
+		}
+	default:
+		what = "unlink"
+		do = unix.Unlink
+	}
+	s.done = append(s.done, what+" by name")
+	want, got := do(s.names[double]), do(s.names[tested])
+	if got != want {
+		return fmt.Errorf("%s by name: %v; want %v", what, got, want)
+	}
+	for fds := range s.fds {
+		if err := s.fstat(fds, mtime); err != nil {
+			return err
+		}
+	}
+	if op == 30 { // or the rest has no name
+		s.reopen(i)
+	}
+	return nil
+}
+
+// fstat compares what is told of either file: mtime, where it was set to that.
+func (s *scribe) fstat(i int, mtime *unix.Timespec) error {
+	var st [2]unix.Stat_t
+	for which, fd := range s.fds[i] {
+		if err := unix.Fstat(fd, &st[which]); err != nil {
+			return fmt.Errorf("fstat: %w", err)
+		}
+	}
+	got, want := st[tested], st[double]
+	if got.Mode != want.Mode || got.Size != want.Size || got.Nlink != want.Nlink {
+		return fmt.Errorf("fstat of %d: mode %o, %d bytes, %d links; want %o, %d, %d", i, got.Mode, got.Size, got.Nlink, want.Mode, want.Size, want.Nlink)
+	}
+	if mtime != nil && want.Mtim == *mtime && got.Mtim != *mtime {
+		return fmt.Errorf("fstat of %d: mtime %v, want %v", i, got.Mtim, *mtime)
+	}
+	return nil
 }
 
 func (s *scribe) truncate(i, size int) error {

@@ -1,8 +1,9 @@
 // Command streams serves HTTP/1 and HTTP/2 without TLS at port 8080, or with it at
 // 8443: it says which paths it hears, and gives each body back while it comes, its own
-// name in a field before and in a trailer after.
+// name in a field before and in a trailer after. It also takes WebSockets, and with
+// greet it speaks first at port 8025.
 //
-//	streams NAME [CERTIFICATE KEY]
+//	streams NAME [greet | CERTIFICATE KEY]
 package main
 
 import (
@@ -22,6 +23,14 @@ func main() {
 
 func serve(name string, files []string) error {
 	address := ":8080"
+	if len(files) == 1 {
+		files = nil
+		l, err := net.Listen("tcp", ":8025")
+		if err != nil {
+			return err
+		}
+		go greet(l, name)
+	}
 	if len(files) > 0 {
 		address = ":8443"
 	}
@@ -32,6 +41,12 @@ func serve(name string, files []string) error {
 	fmt.Println("listening")
 	s := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Println("heard", r.URL.Path)
+		if r.Header.Get("Upgrade") == "websocket" {
+			if err := webSocket(w, r, name); err != nil {
+				fmt.Println("error:", err)
+			}
+			return
+		}
 		w.Header().Set("X-Name", name)
 		w.Header().Set("Trailer", "X-End")
 		c := http.NewResponseController(w)

@@ -46,12 +46,16 @@ function install(): string {
 	return execFileSync(script, { stdio: ['ignore', 'pipe', 'inherit'] }).toString().trim();
 }
 
+/** A port that nobody listens on, and that the kernel gives nobody who asks for any. */
 async function freePort(): Promise<number> {
-	const s = net.createServer().listen(0, '127.0.0.1');
-	await new Promise((resolve, reject) => s.once('listening', resolve).once('error', reject));
-	const { port } = s.address() as net.AddressInfo;
-	await new Promise(resolve => s.close(resolve));
-	return port;
+	for (;;) {
+		const port = 10_000 + Math.floor(Math.random() * 20_000);
+		const s = net.createServer().listen(port, '127.0.0.1');
+		const free = await new Promise(resolve => s.once('listening', () => s.close(() => resolve(true))).once('error', () => resolve(false)));
+		if (free) {
+			return port;
+		}
+	}
 }
 
 /** A code-server on a loopback port. Everything it writes is in dir, whose path must be short: sockets are in it. */
