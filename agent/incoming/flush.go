@@ -84,7 +84,7 @@ func (s *Steal) flush(ctx context.Context, which string, first func()) {
 func (in *Incoming) strangers(port uint16) (map[uint64]*established, error) {
 	all := map[uint64]*established{}
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		if err := dump(family, port, func(c *established) { all[c.cookie()] = c }); err != nil {
+		if err := dump(family, port, liveStates, func(c *established) { all[c.cookie()] = c }); err != nil {
 			return nil, err
 		}
 	}
@@ -135,6 +135,7 @@ const (
 	diagQueues   = diagHead + diagID + 4 // read 4, write 4
 	attrTCPInfo  = 2
 	liveStates   = 1<<unix.BPF_TCP_ESTABLISHED | 1<<unix.BPF_TCP_CLOSE_WAIT
+	halfStates   = 1<<unix.BPF_TCP_FIN_WAIT1 | 1<<unix.BPF_TCP_FIN_WAIT2 | 1<<unix.BPF_TCP_CLOSING | 1<<unix.BPF_TCP_LAST_ACK
 	requestStart = 8 // family, protocol, attributes, pad, states
 )
 
@@ -144,11 +145,11 @@ type established struct {
 	info    unix.TCPInfo
 }
 
-// dump tells of a port's connections of one family.
-func dump(family byte, port uint16, each func(*established)) error {
+// dump tells of a port's connections of one family that are in some states.
+func dump(family byte, port uint16, states uint32, each func(*established)) error {
 	request := make([]byte, requestStart+diagID)
 	request[0], request[1], request[2] = family, unix.IPPROTO_TCP, 1<<(attrTCPInfo-1)
-	binary.NativeEndian.PutUint32(request[4:], liveStates)
+	binary.NativeEndian.PutUint32(request[4:], states)
 	binary.BigEndian.PutUint16(request[requestStart:], port)
 	q := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	q.AddRawData(request)
@@ -250,13 +251,15 @@ func (c *established) inode() uint32  { return binary.NativeEndian.Uint32(c.mess
 // accepted connections are a socket's: they have its inode.
 func (c *established) accepted() bool { return c.inode() != 0 }
 
-func (c *established) remote() netip.AddrPort {
-	ip := c.id()[20:36]
+func (c *established) local() netip.AddrPort  { return c.end(c.id(), c.id()[4:20]) }
+func (c *established) remote() netip.AddrPort { return c.end(c.id()[2:], c.id()[20:36]) }
+
+func (c *established) end(port, ip []byte) netip.AddrPort {
 	if c.message[0] == unix.AF_INET {
 		ip = ip[:4]
 	}
 	addr, _ := netip.AddrFromSlice(ip)
-	return netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(c.id()[2:]))
+	return netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(port))
 }
 
 func (c *established) idle() bool {

@@ -53,6 +53,8 @@ type mirrors struct {
 	flows map[flowKey]*flow      // guarded by mu
 	own   map[netip.AddrPort]own // guarded by mu
 	spare int                    // copies that there may be yet; guarded by mu
+	drops int                    // packets missed since the pod's sockets were asked; guarded by mu
+	asked uint64                 // the ring's mark then, 0: that was compared; guarded by mu
 }
 
 // A flowKey names a connection by its client's and the pod's end.
@@ -66,6 +68,8 @@ type flow struct {
 	open     bool // its client knows that the pod has accepted it
 	paths    bool // it is MPTCP's, and may have more paths some time
 	seen     time.Time
+	received uint64 // bytes that the pod had when it was asked
+	over     bool   // the pod had its end then
 }
 
 // own is a source of connections of this agent to the pod.
@@ -208,12 +212,15 @@ func (m *mirrors) stop(why error) {
 func (m *mirrors) tick(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if n, err := m.ring.Drops(); err != nil || n > 0 {
+	n, err := m.ring.Drops()
+	if err != nil || n > 0 {
 		m.log.Warn("packets not mirrored", "drops", n, "err", err)
 	}
+	m.drops += n
+	compare := m.asked != 0 && m.ring.Passed(m.asked)
 	for k, f := range m.flows {
 		switch {
-		case f.assembly.Stale(now):
+		case f.assembly.Stale(now) || compare && f.misses():
 			m.end(k, f, capture.ErrGap)
 		case !f.open && now.Sub(f.seen) > flowOpening || f.abandoned():
 			m.end(k, f, context.Canceled)
@@ -224,6 +231,15 @@ func (m *mirrors) tick(now time.Time) bool {
 		m.ring.Close()
 		m.ring = nil
 		return false
+	}
+	if compare {
+		m.asked = 0
+	}
+	if m.drops > 0 && m.asked == 0 {
+		if err := m.ask(); err != nil {
+			m.log.Warn("whose packets were missed is not known", "err", err)
+		}
+		m.drops, m.asked = 0, m.ring.Mark()
 	}
 	if err := m.watch(); err != nil {
 		m.log.Error("mirroring", "err", err)

@@ -338,6 +338,40 @@ func TestMirrorGap(t *testing.T) {
 	wantCut(t, told, capture.ErrGap)
 }
 
+// So it is where the last packets were missed, and no later one tells of them.
+func TestMirrorEndIsMissed(t *testing.T) {
+	for _, what := range []string{"bytes", "end"} {
+		t.Run(what, func(t *testing.T) {
+			in, port := newTest(t), echo(t)
+			r := newRecorder(t)
+			told := cutsOf(steal(t, in, protocol.Steal{Port: port, Mirror: true}, r))
+			c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+			go func() {
+				// Nobody reads the ring meanwhile, and it has room for less.
+				in.mirrors.mu.Lock()
+				defer in.mirrors.mu.Unlock()
+				if _, err := c.Write(random(2 * maxOutlet)); err != nil {
+					t.Error(err)
+				}
+				if what == "end" {
+					_ = c.CloseWrite()
+				}
+			}()
+			n, err := io.CopyN(io.Discard, c, 2*maxOutlet)
+			if err == nil && what == "end" {
+				_, err = io.Copy(io.Discard, c)
+			}
+			if err != nil {
+				t.Fatalf("after %d bytes: %v", n, err)
+			}
+			if rec := r.next(); rec.err == nil || len(rec.bytes) >= 2*maxOutlet {
+				t.Errorf("%d bytes, %v", len(rec.bytes), rec.err)
+			}
+			wantCut(t, told, capture.ErrGap)
+		})
+	}
+}
+
 // A reset of either side is one of the copy.
 func TestMirrorReset(t *testing.T) {
 	in := newTest(t)

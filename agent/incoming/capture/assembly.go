@@ -18,7 +18,8 @@ var ErrGap = errors.New("packets were missed")
 
 // An Assembly puts one direction of a connection together again.
 type Assembly struct {
-	next  uint32 // the sequence number that is due
+	first uint32 // its first byte's sequence number
+	next  uint32 // the one that is due
 	early []piece
 	size  int       // of early, with costs
 	since time.Time // when the present gap was seen
@@ -35,7 +36,7 @@ type piece struct {
 
 // NewAssembly begins a direction with the segment that asked for the connection.
 func NewAssembly(syn Segment) *Assembly {
-	return &Assembly{next: syn.Seq + 1}
+	return &Assembly{first: syn.Seq + 1, next: syn.Seq + 1}
 }
 
 // before compares sequence numbers, which start over at 0.
@@ -100,3 +101,7 @@ func (a *Assembly) keep(p piece, now time.Time) error {
 func (a *Assembly) Stale(now time.Time) bool {
 	return len(a.early) > 0 && now.Sub(a.since) > earlyAllowed
 }
+
+// Lacks reports whether some of the bytes that the receiver has are still to come, less
+// than 2 GiB of them.
+func (a *Assembly) Lacks(received uint64) bool { return before(a.next, a.first+uint32(received)) }

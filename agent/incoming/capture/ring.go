@@ -42,9 +42,9 @@ const (
 // A Ring is the packets of all interfaces for and, where they reset, from
 // chosen ports. One goroutine reads it.
 type Ring struct {
-	file  *os.File
-	mem   []byte
-	block int // the next one to be read
+	file *os.File
+	mem  []byte
+	read uint64 // blocks
 
 	interrupted atomic.Bool
 }
@@ -130,16 +130,14 @@ func (r *Ring) Read(deadline time.Time, f func(Segment)) error {
 	if err != nil {
 		return err
 	}
-	block := r.mem[r.block*blockSize:][:blockSize]
-	// The kernel writes it and we give the block back by it: it orders all the rest.
-	status := (*uint32)(unsafe.Pointer(&block[blockStatus]))
+	block, status := r.next()
 	err = raw.Read(func(fd uintptr) bool {
 		return atomic.LoadUint32(status)&unix.TP_STATUS_USER != 0
 	})
 	if err != nil {
 		return err
 	}
-	r.block = (r.block + 1) % blocks
+	r.read++
 	defer atomic.StoreUint32(status, unix.TP_STATUS_KERNEL)
 	at := field(block, blockFirst)
 	for range field(block, blockPackets) {
@@ -152,6 +150,23 @@ func (r *Ring) Read(deadline time.Time, f func(Segment)) error {
 		at += field(packet, packetNext)
 	}
 	return nil
+}
+
+// next is the block to be read, and its status. The kernel writes that, and we give the
+// block back by it: it orders all the rest.
+func (r *Ring) next() (block []byte, status *uint32) {
+	block = r.mem[r.read%blocks*blockSize:][:blockSize]
+	return block, (*uint32)(unsafe.Pointer(&block[blockStatus]))
+}
+
+// Mark is for Passed. It is never 0.
+func (r *Ring) Mark() uint64 { return r.read + blocks }
+
+// Passed reports whether all that came before a mark was read; it is to be asked
+// blockDelay after it at the earliest.
+func (r *Ring) Passed(mark uint64) bool {
+	_, status := r.next()
+	return r.read >= mark || atomic.LoadUint32(status)&unix.TP_STATUS_USER == 0
 }
 
 func field(b []byte, offset int) int { return int(binary.NativeEndian.Uint32(b[offset:])) }
