@@ -1,8 +1,8 @@
 package main_test
 
 import (
+	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-dap"
@@ -60,15 +60,18 @@ func TestWithoutDebugging(t *testing.T) {
 	w := newWorld(t)
 	p := debugtest.Start(t, w.dlv(t, "dap", "--listen=127.0.0.1:0"))
 	c := p.Dial()
+	dir := t.TempDir()
+	// Delve (1.27) may lose the end of what it sends to the client itself: it waits for
+	// the process before it has read all.
+	printed := filepath.Join(dir, "printed")
 	c.Do("launch", debugtest.Args{
-		"request": "launch", "mode": "debug", "noDebug": true, "outputMode": "remote", "program": filepath.Dir(source(t)),
-		"output": filepath.Join(t.TempDir(), "debuggee"), "args": []string{"fork"},
+		"request": "launch", "mode": "debug", "noDebug": true, "stdoutTo": printed, "program": filepath.Dir(source(t)),
+		"output": filepath.Join(dir, "debuggee"), "args": []string{"fork"},
 	})
 	debugtest.Next[*dap.TerminatedEvent](c)
-	// Delve says before that it builds.
-	const want = "\n/etc/shop/config.yaml: \"color: blue\\n\" <nil>\n\"color: blue\\nthe target's\\n\" <nil>\nend\n"
-	if got := c.Out(); !strings.HasSuffix(got, want) {
-		t.Errorf("it printed %q, want at its end %q", got, want)
+	const want = "/etc/shop/config.yaml: \"color: blue\\n\" <nil>\n\"color: blue\\nthe target's\\n\" <nil>\nend\n"
+	if got, err := os.ReadFile(printed); err != nil || string(got) != want {
+		t.Errorf("it printed %q, %v, want %q", got, err, want)
 	}
 	c.Disconnect(true)
 	p.Wait()
