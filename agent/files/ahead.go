@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,7 @@ const (
 	mostMissed   = 32       // files, one after the other, that nothing is told of
 	maxListed    = 20_000   // names; a bigger directory is not guessed about
 	maxWalks     = 16       // of a client, at one time; and directories whose names are known
+	listsKept    = 10 * time.Second
 )
 
 // pace is how many files are told at a time. A file's attributes cost less than its
@@ -48,6 +50,7 @@ type guesses struct {
 	walks  map[walkKey]*walk  // guarded by mu
 	habits map[walkKey]*habit // guarded by mu; by kind
 	lists  map[string][]byte  // guarded by mu; directories that were listed and not asked about yet, with all entries
+	forget *time.Timer        // guarded by mu; drops lists when none was added for listsKept
 }
 
 // What is asked of each file of a walk.
@@ -149,6 +152,15 @@ func (g *guesses) listed(dir string, list []byte) {
 		g.lists = map[string][]byte{}
 	}
 	g.lists[dir] = list
+	if g.forget != nil {
+		g.forget.Reset(listsKept)
+		return
+	}
+	g.forget = time.AfterFunc(listsKept, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.lists = nil
+	})
 }
 
 // takeList gives what was listed of a directory whose files' attributes are asked
@@ -249,7 +261,7 @@ func (t *Tree) list(path string) ([]string, error) {
 		return nil, err
 	}
 	defer n.Close()
-	if err := t.permitted(&n.stat, unix.R_OK); err != nil {
+	if err := t.permitted(n, unix.R_OK); err != nil {
 		return nil, err
 	}
 	f, err := n.reopen()

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"mirrord/protocol"
 )
@@ -156,4 +158,27 @@ func TestClaimsEnd(t *testing.T) {
 	if len(l.given) > 0 {
 		t.Errorf("%d claims are left", len(l.given))
 	}
+}
+
+// What was listed and is not asked about is not kept.
+func TestListsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g guesses
+		g.listed("/etc", []byte("entries"))
+		time.Sleep(listsKept / 2)
+		g.listed("/var", []byte("others"))
+		kept := func(after time.Duration) int {
+			time.Sleep(after)
+			synctest.Wait()
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			return len(g.lists)
+		}
+		if n := kept(listsKept - 1); n != 2 {
+			t.Errorf("%d lists are kept while others come", n)
+		}
+		if n := kept(1); n > 0 {
+			t.Errorf("%d lists are kept", n)
+		}
+	})
 }

@@ -24,7 +24,7 @@ func (t *Tree) beside(n *node, keeps bool) (b protocol.Beside) {
 		b.Link = protocol.Path(text[:max(size, 0)])
 	}
 	for _, may := range []uint32{unix.R_OK, unix.X_OK} {
-		if t.permitted(&n.stat, may) == nil {
+		if t.permitted(n, may) == nil {
 			b.May |= may
 		}
 	}

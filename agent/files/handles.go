@@ -96,7 +96,7 @@ func (h *Handles) open(q protocol.Open, inline bool) (protocol.OpenReply, []byte
 	if q.Search && n.kind() == unix.S_IFDIR {
 		want, limit = unix.X_OK, 0
 	}
-	if err := h.permitted(&n.stat, want); err != nil {
+	if err := h.permitted(n, want); err != nil {
 		return protocol.OpenReply{}, nil, err
 	}
 	small := n.kind() == unix.S_IFREG && limit > 0 && n.stat.Size <= int64(limit) && !h.writers.has(idOf(&n.stat))

@@ -9,29 +9,46 @@ import (
 	"mirrord/protocol"
 )
 
-// permitted judges by mode bits whether the target's user may do all of want
-// (R_OK, W_OK, X_OK), as the kernel's generic_permission does.
-func (t *Tree) permitted(s *unix.Stat_t, want uint32) error {
-	bits := s.Mode
-	switch {
-	case t.user.UID == s.Uid:
-		bits >>= 6
-	case t.user.In(s.Gid):
-		bits >>= 3
-	}
-	if want&^bits&7 == 0 {
+// permitted judges whether the target's user may do all of want (R_OK, W_OK, X_OK) with
+// a file, as the kernel's generic_permission does: by capabilities, mode bits, an ACL.
+func (t *Tree) permitted(n *node, want uint32) error {
+	if t.overrides(&n.stat, want) {
 		return nil
 	}
+	bits, err := t.bits(n, want)
+	if err == nil && want&^bits != 0 {
+		err = unix.EACCES
+	}
+	return err
+}
+
+// bits are the user's part of the file's mode, or what an ACL gives in its place.
+func (t *Tree) bits(n *node, want uint32) (uint32, error) {
+	s := &n.stat
+	if t.user.UID == s.Uid {
+		return s.Mode >> 6 & 7, nil
+	}
+	if s.Mode&0o070 != 0 && n.kind() != unix.S_IFLNK { // else no ACL is asked
+		acl, err := n.acl()
+		if acl != nil || err != nil {
+			return t.byACL(acl, s.Gid, want), err
+		}
+	}
+	if t.user.In(s.Gid) {
+		return s.Mode >> 3 & 7, nil
+	}
+	return s.Mode & 7, nil
+}
+
+// overrides tells whether a capability lets the user do so, whatever else says.
+func (t *Tree) overrides(s *unix.Stat_t, want uint32) bool {
 	directory := s.Mode&unix.S_IFMT == unix.S_IFDIR
 	runs := directory || s.Mode&0o111 != 0 // not even root executes what nobody may
 	if t.user.Can(unix.CAP_DAC_OVERRIDE) && (want&unix.X_OK == 0 || runs) {
-		return nil
+		return true
 	}
 	reads := want == unix.R_OK || directory && want&unix.W_OK == 0
-	if t.user.Can(unix.CAP_DAC_READ_SEARCH) && reads {
-		return nil
-	}
-	return unix.EACCES
+	return t.user.Can(unix.CAP_DAC_READ_SEARCH) && reads
 }
 
 // searchable checks the directories of a resolved path. For a user who passes
@@ -45,7 +62,7 @@ func (t *Tree) searchable(path string) error {
 		if err != nil {
 			return fmt.Errorf("looking at %s: %w", dir, err)
 		}
-		err = t.permitted(&n.stat, unix.X_OK)
+		err = t.permitted(n, unix.X_OK)
 		n.Close()
 		if err != nil {
 			return err
@@ -69,7 +86,7 @@ func (t *Tree) Access(q protocol.Access) (protocol.AccessReply, []byte, error) {
 		return reply, nil, err
 	}
 	defer n.Close()
-	return reply, nil, t.permitted(&n.stat, q.Mode)
+	return reply, nil, t.permitted(n, q.Mode)
 }
 
 // access asks for whoever this thread is.

@@ -3,10 +3,9 @@
 //
 // Permissions: what changes files is done as the user of the target's process.
 // For reading, which needs no more than one capability, the agent judges by
-// mode bits what that user may do, where it lacks the capabilities to pass them
-// by: the file's own bits, and the search bits of the directories of its
-// resolved path. There it knows nothing of ACLs, nor asks the directories of
-// symlinks on the way.
+// mode bits and ACLs what that user may do, where it lacks the capabilities to
+// pass them by: those of the file, and for searching those of the directories
+// of its resolved path, not of symlinks' on the way.
 //
 // Only regular files and directories are opened. A FIFO, device or socket is
 // refused with ENXIO, as open(2) refuses a socket; it is never touched.

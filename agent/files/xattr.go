@@ -56,7 +56,7 @@ func (t *Tree) mayKnow(n *node, name string) error {
 		if n.kind() != unix.S_IFREG && n.kind() != unix.S_IFDIR {
 			return unix.ENODATA
 		}
-		return t.permitted(&n.stat, unix.R_OK)
+		return t.permitted(n, unix.R_OK)
 	}
 	return nil
 }
