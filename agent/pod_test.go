@@ -312,6 +312,17 @@ func (k *talk) hears(want string) {
 	}
 }
 
+// A request is what may be said twice.
+const request = "GET / HTTP/1.1\r\n\r\n"
+
+// tells says words that no line ends.
+func (k *talk) tells(words string) {
+	k.t.Helper()
+	if _, err := io.WriteString(k, words); err != nil {
+		k.t.Fatalf("saying %q: %v", words, err)
+	}
+}
+
 // hearsPod checks that it is the pod's own process at the other end, whatever
 // came between, both ways and to both ends.
 func (k *talk) hearsPod() {

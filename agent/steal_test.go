@@ -104,7 +104,8 @@ func TestStealRefused(t *testing.T) {
 }
 
 // A connection that nobody has answered yet is the pod's when the holder
-// releases the port, and when it is gone.
+// releases the port, and when it is gone; but it is reset where the debuggee may have
+// had what is not to be said twice.
 func TestStealUnanswered(t *testing.T) {
 	p := newPod(t)
 	a := startFor(t, p)
@@ -112,14 +113,31 @@ func TestStealUnanswered(t *testing.T) {
 		"released": func(_ *agenttest.Client, steal net.Conn) { release(t, steal) },
 		"gone":     func(c *agenttest.Client, _ net.Conn) { c.End() },
 	} {
-		client, _ := agenttest.New(t, a.addr)
-		steal := client.Steal(podPort)
-		k := p.dial(t, false, podV4)
-		client.Offered()
-		end(client, steal)
-		k.hearsPod()
-		a.logs("port released")
-		t.Log(name)
+		for words, heard := range map[string][]string{"": {}, request: {"GET / HTTP/1.1", ""}, "hello\n": nil} {
+			t.Logf("%s, %q", name, words)
+			client, _ := agenttest.New(t, a.addr)
+			steal := client.Steal(podPort)
+			k := p.dial(t, false, podV4)
+			k.tells(words)
+			stream, _ := client.Offered()
+			if words != "" {
+				if n, err := protocol.ReadDatagram(stream, make([]byte, 100)); n != len(words) || err != nil {
+					t.Fatalf("with the offer came %d bytes, %v", n, err)
+				}
+			}
+			end(client, steal)
+			if heard != nil {
+				if err := k.CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+				for _, line := range append(heard, "the end") {
+					k.hears("pod heard " + line)
+				}
+			} else if b, err := io.ReadAll(k.r); !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("heard %q, %v", b, err)
+			}
+			a.logs("port released")
+		}
 	}
 }
 
@@ -129,7 +147,10 @@ func TestStealSilentHolder(t *testing.T) {
 	client, _ := agenttest.New(t, startFor(t, p).addr)
 	client.Steal(podPort)
 	k := p.dial(t, false, podV4)
+	k.tells(request)
 	client.Offered()
+	k.hears("pod heard GET / HTTP/1.1")
+	k.hears("pod heard ")
 	k.hearsPod()
 }
 

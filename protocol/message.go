@@ -392,15 +392,24 @@ type (
 	// passes the connection to the pod's own container. What the client says
 	// first may come as chunks before the answer. Of a mirrored one
 	// chunks follow from the client only; what the debuggee answers is lost.
+	//
+	// Where no answer comes, the debuggee may have had those first chunks all the same.
+	// But a connection that waits is nobody's until it is claimed.
 	Incoming struct {
 		ID     uint64         `json:"id,omitempty"` // of the Steal it is for
 		Port   uint16         `json:"port"`
 		Client netip.AddrPort `json:"client"`
-		Local  netip.AddrPort `json:"local"` // the address the client asked for
+		Local  netip.AddrPort `json:"local"`           // the address the client asked for
+		Claim  bool           `json:"claim,omitempty"` // it waits from the beginning: the link may be cut
 
 		TLS *Opened `json:"tls,omitempty"` // the client speaks TLS, of which this is the inside
 	}
-	IncomingReply struct{}
+	// IncomingReply says that the debuggee has the connection, unless a word is set:
+	// then another answer follows.
+	IncomingReply struct {
+		Waits  bool `json:"waits,omitempty"`  // it is not given to the debuggee before it was claimed
+		Claims bool `json:"claims,omitempty"` // it is to be given now; the agent answers with Claimed, and with no chunk before the next answer
+	}
 	// Opened is what a client said in TLS, and was answered.
 	Opened struct {
 		ServerName string `json:"server_name,omitempty"`

@@ -13,7 +13,7 @@ package protocol
 //     a steal tells its session, may override others and be overridden, may be
 //     for one request, and be paused; who holds ports is told; the target is paused
 //   - 5: reads share streams, and have numbers; a path's text is told by its attributes
-const Version = 5
+const Version = 6
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
 // same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.

@@ -28,6 +28,7 @@ package httpfilter
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"time"
 
@@ -63,10 +64,13 @@ type Holder interface {
 	Name() string
 	// Take opens a connection for one client's requests to it. What is written to
 	// it begins with first, which may have gone along with the asking: Write leaves
-	// out what has. An error says that it has got nothing, as far as is known: a link
-	// may be cut between the delivery and its answer.
+	// out what has. An error says that it has got nothing, unless it is ErrUnsure.
 	Take(first []byte) (Conn, error)
 }
+
+// ErrUnsure: a holder may have got what went along. Only what may be done twice is the
+// pod's then.
+var ErrUnsure = errors.New("whether it was delivered is not known")
 
 // Exits are where a connection's requests go.
 type Exits interface {

@@ -245,7 +245,7 @@ func (c *conn1) request(h *head) error {
 		h.size = len(head)
 	}
 	x := &exchange{offer: o, method: h.method, keeps: h.keeps(), expects: h.expects, upgrades: h.upgrades && h.upgrade != "" || h.method == "CONNECT"}
-	if holder != nil && h.framing.kind == noBody && repeatable(h.method) {
+	if holder != nil && h.repeatable() {
 		x.again = append([]byte{}, c.in.kept()[:h.size]...)
 	}
 	u := c.askAgain(holder, x)
@@ -275,7 +275,16 @@ func (c *conn1) request(h *head) error {
 	return c.sent(x)
 }
 
-// repeatable tells whether a request may be made again that perhaps was made.
+// Repeatable tells whether a client that has said b may say it again though perhaps it was
+// heard: a single request of that kind, or how TLS begins.
+func Repeatable(b []byte) bool {
+	var h head
+	return len(b) > 1 && b[0] == handshake && b[1] == 3 || h.request(b) == nil && h.size == len(b) && h.repeatable()
+}
+
+func (h *head) repeatable() bool { return h.framing.kind == noBody && repeatable(h.method) }
+
+// repeatable names the methods that RFC 9110, 9.2.1, calls safe.
 func repeatable(method string) bool {
 	return method == "GET" || method == "HEAD" || method == "OPTIONS" || method == "TRACE"
 }
@@ -363,10 +372,14 @@ func (c *conn1) turn(holder Holder, x *exchange, first []byte) (*upstream, error
 		return u, nil
 	}
 	u, err := c.open(holder, x, first)
-	if err != nil && holder != nil {
-		return c.turn(nil, x, first)
+	switch {
+	case err == nil, holder == nil:
+		return u, err
+	case errors.Is(err, ErrUnsure) && x != nil && x.again == nil && !c.exits.Deaf(): // a hello of TLS does no harm
+		c.apologise(x, holder, err)
+		return nil, errOver
 	}
-	return u, err
+	return c.turn(nil, x, first)
 }
 
 // most is how many requests may wait for an answer there. Of a copy it is one: where

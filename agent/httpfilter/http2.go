@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -81,6 +80,7 @@ type stream struct {
 	answered bool   // something of the answer has come
 	grpc     bool
 	head     bool
+	again    bool // it is whole, and may be made once more
 
 	size   int             // of its fields
 	lent   []item          // of the request; went along to who has not taken it yet
@@ -314,7 +314,7 @@ func (c *conn2) begin(id uint32, fields []hpack.HeaderField, end bool) error {
 		switch f.Name {
 		case ":method":
 			r.Method = f.Value
-			st.head = f.Value == "HEAD"
+			st.head, st.again = f.Value == "HEAD", end && repeatable(f.Value)
 		case ":path":
 			r.Path = f.Value
 		case ":authority":
@@ -514,7 +514,7 @@ func (c *conn2) fail(st *stream, err error) {
 		c.assign(st, nil)
 		return
 	}
-	words := fmt.Sprintf("mirrord: the request was given to the debuggee of %s, which did not answer it: %v", holder.Name(), err)
+	words := unanswered(holder, err)
 	fields := []hpack.HeaderField{{Name: ":status", Value: "502"}, {Name: "content-type", Value: "text/plain; charset=utf-8"}}
 	if st.grpc {
 		fields = []hpack.HeaderField{

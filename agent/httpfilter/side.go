@@ -2,6 +2,7 @@ package httpfilter
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 
 	"golang.org/x/net/http2"
@@ -75,7 +76,7 @@ func (s *side) run() {
 		if err == nil {
 			reset(conn)
 		}
-		s.recall()
+		s.recall(errors.Is(err, ErrUnsure) && !c.exits.Deaf())
 		alone := s.alone()
 		s.gone(err)
 		c.mu.Unlock()
@@ -132,9 +133,14 @@ func (s *side) lend() {
 	}
 }
 
-// recall takes back what went along to who does not take it. c.mu is held.
-func (s *side) recall() {
-	for _, st := range s.byID {
+// recall takes back what went along to who does not take it; where that is unsure, only
+// what may be done twice. c.mu is held.
+func (s *side) recall(unsure bool) {
+	for id, st := range s.byID {
+		if unsure && !st.again {
+			continue
+		}
+		delete(s.byID, id)
 		h := &st.request
 		for _, i := range st.lent {
 			n := int64(len(i.data))
@@ -147,7 +153,6 @@ func (s *side) recall() {
 		s.c.heads += st.size
 		st.lent, st.upID = nil, 0
 	}
-	clear(s.byID)
 }
 
 func (s *side) dial(first []byte) (Conn, error) {

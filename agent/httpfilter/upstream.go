@@ -355,7 +355,12 @@ func (u *upstream) fail(err error) {
 		return
 	}
 	u.drop()
-	body := fmt.Sprintf("mirrord: the request was given to the debuggee of %s, which did not answer it: %v\n", u.holder.Name(), err)
+	c.apologise(x, u.holder, err)
+}
+
+// apologise answers in place of a holder's debuggee, with which the connection ends.
+func (c *conn1) apologise(x *exchange, holder Holder, why error) {
+	body := unanswered(holder, why) + "\n"
 	answer := fmt.Sprintf("HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", len(body))
 	if x.method != "HEAD" {
 		answer += body
@@ -365,6 +370,10 @@ func (u *upstream) fail(err error) {
 		return
 	}
 	c.finish()
+}
+
+func unanswered(holder Holder, why error) string {
+	return fmt.Sprintf("mirrord: the request was given to the debuggee of %s, which did not answer it: %v", holder.Name(), why)
 }
 
 // repeat makes a request again over a new connection to the holder, or the pod.

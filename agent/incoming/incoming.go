@@ -14,6 +14,7 @@
 // The rule: nothing of a connection is consumed before its holder took it, and
 // a connection that nobody takes is the pod's, as if nothing had been stolen. The
 // holder is shown the beginning all the same (offer.go): an answer costs no round trip.
+// Where it does not say whether it took that, only what may be done twice is the pod's.
 // On a port that kubelet probes, connections are looked at before (peek.go),
 // and its probes are the pod's, or answered here while that is paused (answer.go).
 //
@@ -34,8 +35,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/agent/httpfilter"
 	"mirrord/protocol"
 	"mirrord/protocol/filter"
+	"mirrord/protocol/socket"
 )
 
 // acceptPause is waited after an accept failed for want of descriptors or memory.
@@ -266,8 +269,19 @@ func (in *Incoming) whole(ctx context.Context, r *record, conn *net.TCPConn, p *
 			return s.relay(ctx, r, conn, stream, first, ahead)
 		}
 		r.log().Debug("stolen connection not taken", "holder", s.client.Name(), "err", err)
+		if errors.Is(err, httpfilter.ErrUnsure) && !again(conn) {
+			reset(conn)
+			return err
+		}
 	}
 	return in.pass(ctx, r, conn, client, local, first)
+}
+
+// again tells whether all that came of a connection is a request that may be made twice.
+func again(conn *net.TCPConn) bool {
+	var b [maxAhead]byte
+	n, err := socket.Peek(conn, b[:], false)
+	return err == nil && httpfilter.Repeatable(b[:n])
 }
 
 // Steal brings every new connection to a port to client, or copies of them

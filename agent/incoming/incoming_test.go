@@ -31,8 +31,10 @@ func TestMain(m *testing.M) {
 // A holder is a client whose streams a test makes.
 type holder func() (net.Conn, error)
 
-func (holder) Name() string                         { return "client test" }
-func (h holder) Open() (net.Conn, error)            { return h() }
+func (holder) Name() string              { return "client test" }
+func (h holder) Open() (net.Conn, error) { return h() }
+func (holder) Hears() bool               { return true }
+
 func (holder) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
 // newStream is both ends of a stream, which holds some bytes as the tunnel's do.

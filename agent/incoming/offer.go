@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"time"
 
+	"mirrord/agent/httpfilter"
 	"mirrord/protocol"
 	"mirrord/protocol/socket"
 )
@@ -27,7 +29,8 @@ type offer struct {
 	opened chan error // of capacity 1; whether stream is good
 	stream net.Conn
 	done   chan struct{} // closed when nothing is written any more
-	ahead  int           // bytes that went along
+	ahead  int           // bytes that went along; good when the offer is over
+	waits  bool          // the holder's debuggee does not get them before they are claimed
 
 	mu     sync.Mutex
 	looked chan struct{} // guarded by mu; closed when what the client says is not looked at, nil: it was not yet
@@ -42,13 +45,16 @@ type said struct {
 }
 
 // offer asks the holder to take a connection. It returns the stream that the
-// connection's bytes are to go through, and how many of them have done so.
+// connection's bytes are to go through, and how many of them have done so. It is
+// httpfilter.ErrUnsure where the debuggee may have had some, or may yet get them, when
+// a link that was cut or silent is there again. What is offered over one that seems to
+// be so is claimed before it is delivered.
 //
 // Goroutines: one, and one that closes the stream of what was not taken. Both may
 // outlive the offer where the client's link is stuck; Incoming waits for them, and
 // the end of the client's session ends them.
 func (s *Steal) offer(conn protocol.Incoming, first said) (stream net.Conn, ahead int, err error) {
-	conn.ID = s.id
+	conn.ID, conn.Claim = s.id, !s.client.Hears()
 	limit := s.patience
 	if limit > patience {
 		select {
@@ -60,7 +66,7 @@ func (s *Steal) offer(conn protocol.Incoming, first said) (stream net.Conn, ahea
 	}
 	ctx, cancel := context.WithTimeoutCause(s.hold(), limit, fmt.Errorf("no answer within %v", limit))
 	defer cancel()
-	o := &offer{client: s.client, conn: conn, said: first, opened: make(chan error, 1), done: make(chan struct{})}
+	o := &offer{client: s.client, conn: conn, said: first, opened: make(chan error, 1), done: make(chan struct{}), waits: conn.Claim}
 	s.in.wg.Go(o.ask)
 	select {
 	case err = <-o.opened:
@@ -73,6 +79,10 @@ func (s *Steal) offer(conn protocol.Incoming, first said) (stream net.Conn, ahea
 	o.end()
 	if err != nil {
 		s.in.wg.Go(o.close)
+		_, refused := errors.AsType[*protocol.Error](err)
+		if !refused && !o.waits && o.ahead > 0 {
+			err = fmt.Errorf("%w: %w", httpfilter.ErrUnsure, err)
+		}
 		return nil, 0, err
 	}
 	<-o.done // the debuggee has it, also where writing failed: then its relay fails
@@ -87,7 +97,7 @@ func (o *offer) answer(ctx context.Context) error {
 		defer close(cut)
 		_ = o.stream.SetReadDeadline(time.Unix(1, 0))
 	})
-	_, err := protocol.ReadAnswer(o.stream, protocol.KindIncoming, new(protocol.IncomingReply))
+	err := o.hear(ctx)
 	if stop() {
 		return err
 	}
@@ -97,6 +107,33 @@ func (o *offer) answer(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	return o.stream.SetReadDeadline(time.Time{})
+}
+
+// hear reads what the holder says until it has taken the connection.
+func (o *offer) hear(ctx context.Context) error {
+	for {
+		var r protocol.IncomingReply
+		if _, err := protocol.ReadAnswer(o.stream, protocol.KindIncoming, &r); err != nil {
+			return err
+		}
+		switch {
+		case r.Waits:
+			o.waits = true
+		case r.Claims:
+			o.end()
+			select {
+			case <-o.done:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			o.waits = false
+			if _, err := o.stream.Write(protocol.Claimed()); err != nil {
+				return fmt.Errorf("letting it have what waited: %w", err)
+			}
+		default:
+			return nil
+		}
+	}
 }
 
 // close closes the stream of what was not taken, if one was opened.
@@ -133,8 +170,7 @@ func (o *offer) write() error {
 		return fmt.Errorf("encoding %v: %w", protocol.KindIncoming, err)
 	}
 	buf := buffers.Get().(*words)
-	b := protocol.AppendHead(buf[:0], protocol.KindIncoming, head, 0)
-	b, o.ahead = o.look(b)
+	b := o.look(protocol.AppendHead(buf[:0], protocol.KindIncoming, head, 0))
 	_, err = o.stream.Write(b)
 	buffers.Put(buf)
 	if err != nil || o.ahead > 0 || !o.comes() {
@@ -142,25 +178,27 @@ func (o *offer) write() error {
 	}
 	buf = buffers.Get().(*words)
 	defer buffers.Put(buf)
-	if b, o.ahead = o.look(buf[:0]); o.ahead > 0 {
+	if b = o.look(buf[:0]); len(b) > 0 {
 		_, err = o.stream.Write(b)
 	}
 	return err
 }
 
 // look appends a chunk of what there is of the connection, if the offer is not over.
-func (o *offer) look(b []byte) (_ []byte, n int) {
+func (o *offer) look(b []byte) []byte {
 	if !o.begin() {
-		return b, 0
+		return b
 	}
 	defer close(o.looked)
 	at := len(b) + protocol.ChunkHead
+	var n int
 	if room := b[at : at+maxAhead]; o.said.conn == nil {
 		n = copy(room, o.said.read)
 	} else if n, _ = socket.Peek(o.said.conn, room, false); n == 0 { // who relays it sees its end, and errors
-		return b, 0
+		return b
 	}
-	return binary.BigEndian.AppendUint32(b, uint32(n))[:at+n], n
+	o.ahead = n
+	return binary.BigEndian.AppendUint32(b, uint32(n))[:at+n]
 }
 
 // comes waits until there is something of the connection, or the offer is over.

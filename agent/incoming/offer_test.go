@@ -35,18 +35,56 @@ func offered(t *testing.T, in *Incoming, q protocol.Steal) (s *Steal, streams <-
 	return s, list
 }
 
-// ends are ways in which an offer is not taken.
-var ends = map[string]func(*Steal, net.Conn){
-	"refused": func(_ *Steal, stream net.Conn) { decline(stream) },
-	"paused":  func(s *Steal, _ net.Conn) { s.Suspend(Paused) },
-	"cut":     func(_ *Steal, stream net.Conn) { stream.Close() },
+// An outcome is what becomes of an offer of which the first words came.
+type outcome struct {
+	end    func(*testing.T, *Steal, net.Conn) // nil: it is taken
+	unsure bool                               // the debuggee may have had them
 }
 
 // outcomes are all that an offer may come to.
-func outcomes(each func(name string, end func(*Steal, net.Conn))) {
-	each("taken", nil)
-	for name, end := range ends {
-		each(name, end)
+var outcomes = map[string]outcome{
+	"taken":   {},
+	"refused": {end: func(_ *testing.T, _ *Steal, stream net.Conn) { decline(stream) }},
+	"silent":  {end: func(_ *testing.T, s *Steal, _ net.Conn) { s.Suspend(Paused) }, unsure: true},
+	"cut":     {end: func(_ *testing.T, _ *Steal, stream net.Conn) { stream.Close() }, unsure: true},
+	"absent":  {end: func(_ *testing.T, s *Steal, _ net.Conn) { s.Suspend(Absent) }, unsure: true},
+	"waits, cut": {end: func(t *testing.T, _ *Steal, stream net.Conn) {
+		delays(t, stream)
+		stream.Close()
+	}},
+	"waits, refused": {end: func(t *testing.T, _ *Steal, stream net.Conn) {
+		delays(t, stream)
+		decline(stream)
+	}},
+	"claimed, cut": {end: func(t *testing.T, _ *Steal, stream net.Conn) {
+		delays(t, stream)
+		claims(t, stream)
+		stream.Close()
+	}, unsure: true},
+	"claimed, waits, cut": {end: func(t *testing.T, _ *Steal, stream net.Conn) {
+		delays(t, stream)
+		claims(t, stream)
+		delays(t, stream)
+		stream.Close()
+	}},
+}
+
+// delays says that an offer has to wait.
+func delays(t *testing.T, stream net.Conn) { respond(t, stream, protocol.IncomingReply{Waits: true}) }
+
+// claims says that a waiting offer is to be taken, and has it.
+func claims(t *testing.T, stream net.Conn) {
+	t.Helper()
+	respond(t, stream, protocol.IncomingReply{Claims: true})
+	if had, err := protocol.ReadClaimed(stream, nil); err != nil || len(had) > 0 {
+		t.Fatalf("after %q: %v", had, err)
+	}
+}
+
+func respond(t *testing.T, stream net.Conn, a protocol.IncomingReply) {
+	t.Helper()
+	if err := protocol.WriteMessage(stream, protocol.KindIncoming, a, nil); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -123,6 +161,78 @@ func TestFirstWords(t *testing.T) {
 	}
 }
 
+// Where the link is cut before the answer, the debuggee may have had the first words:
+// the pod gets them, too, only if that does no harm.
+func TestFirstWordsAreUnsure(t *testing.T) {
+	for words, harmless := range map[string]bool{
+		"hello":                               false,
+		"":                                    true,
+		"GET / HTTP/1.1\r\n\r\n":              true,
+		"GET / HTTP/1.1\r\n":                  false, // a body may follow
+		"POST / HTTP/1.1\r\n\r\n":             false,
+		"GET / HTTP/1.1\r\n\r\nPOST / HTTP/1": false,
+		"\x16\x03\x01 hello":                  true, // as TLS begins
+	} {
+		t.Run(fmt.Sprintf("%q", words), func(t *testing.T) {
+			in, port := newTest(t), echo(t)
+			_, streams := offered(t, in, protocol.Steal{Port: port})
+			c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+			if _, err := io.WriteString(c, words); err != nil {
+				t.Fatal(err)
+			}
+			stream := unanswered(t, streams)
+			says(t, stream, words)
+			stream.Close()
+			if harmless {
+				_ = c.CloseWrite()
+			}
+			if b, err := io.ReadAll(c); harmless != (err == nil) || err == nil && string(b) != words {
+				t.Errorf("the client gets %q, %v", b, err)
+			}
+		})
+	}
+}
+
+// Over a link that seems to be cut what is offered waits from the beginning, and is the
+// pod's until it was claimed.
+func TestFirstWordsOverASilentLink(t *testing.T) {
+	in, port := newTest(t), echo(t)
+	streams := make(chan net.Conn, 1)
+	s := steal(t, in, protocol.Steal{Port: port}, deaf{holder(func() (net.Conn, error) {
+		theirs, ours := newStream()
+		streams <- theirs
+		return ours, nil
+	})})
+	for claimed := range 2 {
+		c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+		if _, err := io.WriteString(c, "hello"); err != nil {
+			t.Fatal(err)
+		}
+		stream := <-streams
+		var offered protocol.Incoming
+		if err := agenttest.ReadRequest(stream, protocol.KindIncoming, &offered); err != nil || !offered.Claim {
+			t.Errorf("%+v was offered, %v", offered, err)
+		}
+		says(t, stream, "hello")
+		if claimed == 1 {
+			claims(t, stream)
+		}
+		s.Suspend(Absent)
+		_ = c.CloseWrite()
+		if b, err := io.ReadAll(c); claimed == 0 && (err != nil || string(b) != "hello") || claimed == 1 && err == nil {
+			t.Errorf("claimed: %d; the client gets %q, %v", claimed, b, err)
+		}
+		if err := s.Resume(Absent); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A deaf client seems to have no link.
+type deaf struct{ Client }
+
+func (deaf) Hears() bool { return false }
+
 // unanswered reads an offer of which there is to be no answer yet.
 func unanswered(t *testing.T, streams <-chan net.Conn) net.Conn {
 	t.Helper()
@@ -136,9 +246,7 @@ func unanswered(t *testing.T, streams <-chan net.Conn) net.Conn {
 // take answers an offer.
 func take(t *testing.T, stream net.Conn) {
 	t.Helper()
-	if err := protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{}, nil); err != nil {
-		t.Fatal(err)
-	}
+	respond(t, stream, protocol.IncomingReply{})
 }
 
 func decline(stream net.Conn) {
@@ -150,10 +258,12 @@ func decline(stream net.Conn) {
 // nothing of the next one does. Not taken, it is the pod's with all that follows.
 func TestFirstRequest(t *testing.T) {
 	const hers, nobodys, ok = "POST / HTTP/1.1\r\nX-User: alice\r\n", "GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	const hersAgain = "GET / HTTP/1.1\r\nX-User: alice\r\n\r\n"
 	long := strings.Repeat("long words ", 4*maxAhead/11)
 	for _, test := range []struct {
 		name, request, rest string
 		next                string // another request, in the same breath
+		again               bool   // it may be made twice
 	}{
 		{name: "without body", request: hers + "\r\n"},
 		{name: "with its body", request: hers + "Content-Length: 5\r\n\r\nwords"},
@@ -163,8 +273,10 @@ func TestFirstRequest(t *testing.T) {
 		{name: "that waits for 100", request: hers + "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n", rest: "words"},
 		{name: "and another", request: hers + "Content-Length: 5\r\n\r\nwords", next: nobodys},
 		{name: "and another of hers", request: hers + "\r\n", rest: hers + "\r\n"},
+		{name: "that may be made twice", request: hersAgain, rest: hersAgain, again: true},
+		{name: "that its body makes another", request: strings.Replace(hersAgain, "\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nwords", 1)},
 	} {
-		outcomes(func(name string, end func(*Steal, net.Conn)) {
+		for name, outcome := range outcomes {
 			t.Run(test.name+", "+name, func(t *testing.T) {
 				in, port := newTest(t), echo(t)
 				s, streams := offered(t, in, protocol.Steal{Port: port, Filter: user("alice")})
@@ -185,8 +297,15 @@ func TestFirstRequest(t *testing.T) {
 				if ahead := string(b[:n]); err != nil || !strings.HasPrefix(test.request, ahead) || n < min(len(test.request), 1<<10) {
 					t.Fatalf("with the offer came %d bytes, %v: %.300q", n, err, ahead)
 				}
-				if end != nil {
-					end(s, stream)
+				if outcome.end != nil {
+					outcome.end(t, s, stream)
+					if outcome.unsure && !test.again {
+						const want = "HTTP/1.1 502 Bad Gateway"
+						if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), want) {
+							t.Errorf("the client got %.300q, %v", b, err)
+						}
+						return
+					}
 					saying.Wait()
 					say(test.rest)
 					saying.Wait()
@@ -212,23 +331,24 @@ func TestFirstRequest(t *testing.T) {
 					t.Errorf("the client got %q, %v", b, err)
 				}
 			})
-		})
+		}
 	}
 }
 
 // Streams of HTTP/2 that begin together come with the offer, bodies and all. Not taken,
 // they are the pod's. What is reset meanwhile is reset at its holder, if there is one.
 func TestFirstStreams(t *testing.T) {
-	outcomes(func(name string, end func(*Steal, net.Conn)) {
+	for name, outcome := range outcomes {
 		t.Run(name, func(t *testing.T) {
 			in := newTest(t)
 			pod, alice := netip.MustParseAddrPort(server(t, "pod")), server(t, "alice")
 			s, streams := offered(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")})
 			c := dial(t, pod)
 			client := newClient2(c)
-			client.request(1, "words")
-			client.request(3, "")
-			client.request(5, "other words")
+			client.request(1, "POST", "words")
+			client.request(3, "POST", "")
+			client.request(5, "POST", "other words")
+			client.request(7, "GET", "")
 			client.say(t)
 			stream := unanswered(t, streams)
 			var came bytes.Buffer
@@ -237,7 +357,7 @@ func TestFirstStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 			ahead := http2.NewFramer(nil, said)
-			for ended := 0; ended < 3; {
+			for ended := 0; ended < 4; {
 				f, err := ahead.ReadFrame()
 				if err != nil {
 					t.Fatalf("%d streams came with the offer, %v", ended, err)
@@ -251,7 +371,7 @@ func TestFirstStreams(t *testing.T) {
 			client.say(t)
 			client.ponged(t) // so it is known
 			want := "pod"
-			if end == nil {
+			if outcome.end == nil {
 				want = "alice"
 				take(t, stream)
 				if f, err := ahead.ReadFrame(); err != nil || f.Header().Type != http2.FrameRSTStream || f.Header().StreamID != 3 {
@@ -268,17 +388,21 @@ func TestFirstStreams(t *testing.T) {
 				defer relaying.Wait()
 				relaying.Go(func() { _ = protocol.Relay(d.(*net.TCPConn), stream) })
 			} else {
-				end(s, stream)
+				outcome.end(t, s, stream)
 			}
-			got := client.answers(t, 2)
-			for id, body := range map[uint32]string{1: "words", 5: "other words"} {
-				if got[id] != want+string(sum(body)) {
+			got := client.answers(t, 3)
+			for id, body := range map[uint32]string{1: "words", 5: "other words", 7: ""} {
+				unsure := outcome.unsure && id != 7
+				switch {
+				case !unsure && got[id] != want+string(sum(body)):
 					t.Errorf("stream %d was answered by %.5q", id, got[id])
+				case unsure && !strings.HasPrefix(got[id], "mirrord: the request was given to the debuggee"):
+					t.Errorf("stream %d was answered with %q", id, got[id])
 				}
 			}
 			c.Close()
 		})
-	})
+	}
 }
 
 // A holder that refuses, after it had the first words, every second connection: each
@@ -369,9 +493,9 @@ func newClient2(c net.Conn) *client2 {
 }
 
 // request makes one of alice's ready.
-func (c *client2) request(stream uint32, body string) {
+func (c *client2) request(stream uint32, method, body string) {
 	c.block.Reset()
-	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", "/"}, {":authority", "shop"}, {"x-user", "alice"}} {
+	for _, f := range [][2]string{{":method", method}, {":scheme", "http"}, {":path", "/"}, {":authority", "shop"}, {"x-user", "alice"}} {
 		_ = c.fields.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
 	}
 	_ = c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: c.block.Bytes(), EndHeaders: true, EndStream: body == ""})

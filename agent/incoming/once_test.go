@@ -227,7 +227,7 @@ func TestPaused(t *testing.T) {
 	if err := all.Resume(Paused); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := answered("127.0.0.1", port); got != debuggeeSays+"words" || err != nil {
+	if got, err := answered("127.0.0.1", port); got != debuggeeSays+harmless || err != nil {
 		t.Errorf("afterwards: %q, %v", got, err)
 	}
 	all.Release()

@@ -19,14 +19,15 @@ import (
 type Client interface {
 	Name() string
 	Open() (net.Conn, error) // a new stream to it
+	Hears() bool             // it has a link, which is not silent
 	// ReadFile reads a file of the target for it.
 	ReadFile(path string) ([]byte, error)
 }
 
 // patience is how long a holder may take to answer an offer, unless it asks for
 // more, as one does whose debuggee may be stopped. Who is silent for longer is cut
-// off, and the pod serves its client. What waits, perhaps for a client that has
-// given up, leaves room for other connections.
+// off, and the pod serves its client where that does no harm. What waits, perhaps for
+// a client that has given up, leaves room for other connections.
 const (
 	patience    = 5 * time.Second
 	maxPatience = 24 * time.Hour

@@ -332,16 +332,52 @@ func TestTLSServerName(t *testing.T) {
 	newTLSVisitor(t, dial(t, pod.addr), pair.Leaf, new(tls.Config)).expect("", "pod")
 }
 
+// Where a holder may have got the hello when its link was cut, the pod gets it, too: no
+// more was said.
+func TestTLSUnsure(t *testing.T) {
+	for name, f := range map[string]*protocol.Filter{"of all": nil, "by name": {ServerName: "^shop$"}} {
+		t.Run(name, func(t *testing.T) {
+			in := newTest(t)
+			_, pair := certificate(t, t.TempDir())
+			pod := newTLSServer(t, "pod", pair, new(tls.Config))
+			var cutting sync.WaitGroup
+			defer cutting.Wait()
+			steal(t, in, protocol.Steal{Port: pod.addr.Port(), Filter: f}, holder(func() (net.Conn, error) {
+				theirs, ours := newStream()
+				cutting.Go(func() {
+					if err := agenttest.ReadRequest(theirs, protocol.KindIncoming, new(protocol.Incoming)); err != nil {
+						t.Error(err)
+					}
+					if n, err := protocol.ReadDatagram(theirs, make([]byte, maxAhead)); n == 0 || err != nil {
+						t.Errorf("with the offer came %d bytes, %v", n, err)
+					}
+					theirs.Close()
+				})
+				return ours, nil
+			}))
+			newTLSVisitor(t, dial(t, pod.addr), pair.Leaf, new(tls.Config)).expect("", "pod")
+		})
+	}
+}
+
 // Who has no pod has a holder.
 func TestTLSWithoutPod(t *testing.T) {
 	in := newTest(t)
 	q, pair := certificate(t, t.TempDir())
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// A socket that has the port and does not listen: else somebody else may.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().(*net.TCPAddr).AddrPort()
-	l.Close()
+	defer unix.Close(fd)
+	if err := bindSource(fd, netip.MustParseAddrPort("127.0.0.1:0")); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(bound.(*unix.SockaddrInet4).Port))
 	steal(t, in, protocol.Steal{Port: addr.Port(), Filter: user("alice"), TLS: &q}, relayedTo(t, server(t, "alice")))
 	newTLSVisitor(t, dial(t, addr), pair.Leaf, &tls.Config{NextProtos: []string{"h2"}}).expect("alice", "alice")
 }

@@ -50,11 +50,17 @@ type client struct {
 	steals  steals
 
 	mu      sync.Mutex
-	control *yamux.Session  // guarded by mu
-	bulk    *yamux.Session  // guarded by mu; nil until it joined
+	control *channel        // guarded by mu
+	bulk    *channel        // guarded by mu; nil until it joined
 	joined  chan *link.Conn // tells steals of it
 	gone    bool            // guarded by mu; nothing joins any more
 	bulks   sync.WaitGroup
+}
+
+// A channel is one of a client's links with the streams on it.
+type channel struct {
+	*link.Conn
+	mux *yamux.Session
 }
 
 // client serves the client at the other end of a control link until that ends.
@@ -101,14 +107,14 @@ func (c *client) join(conn *link.Conn) {
 
 // serve answers the streams of a link until it or the client ends; either is
 // the end of both.
-func (c *client) serve(conn *link.Conn, as **yamux.Session) {
+func (c *client) serve(conn *link.Conn, as **channel) {
 	session, err := yamux.Server(conn, conn.Mux())
 	if err != nil {
 		c.end(fmt.Errorf("starting yamux: %w", err))
 		return
 	}
 	c.mu.Lock()
-	*as = session
+	*as = &channel{conn, session}
 	c.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -202,12 +208,19 @@ func (c *client) Name() string {
 
 // Open opens a stream to the client, for a connection's bytes.
 func (c *client) Open() (net.Conn, error) {
-	c.mu.Lock()
-	session := cmp.Or(c.bulk, c.control)
-	c.mu.Unlock()
-	stream, err := session.OpenStream()
+	stream, err := c.widest().mux.OpenStream()
 	if err != nil {
 		return nil, err // and no typed nil
 	}
 	return stream, nil
+}
+
+// Hears tells whether what is opened is likely to come to the client.
+func (c *client) Hears() bool { return c.widest().Hears() }
+
+// widest is the channel for connections' bytes.
+func (c *client) widest() *channel {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return cmp.Or(c.bulk, c.control)
 }

@@ -156,7 +156,7 @@ func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	want := Peer{Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}
 	done := make(chan error)
 	go func() {
-		done <- in.Deliver(t.Context(), NewOffer(ours), want, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+		done <- in.Deliver(t.Context(), NewOffer(ours, false), want, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	}()
 	c, err := l.Accept()
 	if err != nil {
@@ -188,7 +188,7 @@ func TestIncomingLastWords(t *testing.T) {
 	defer end()
 	done := make(chan error)
 	go func() {
-		done <- NewIncoming().Deliver(ctx, NewOffer(ours), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+		done <- NewIncoming().Deliver(ctx, NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	}()
 	c, err := l.Accept()
 	if err != nil {
@@ -244,7 +244,7 @@ func TestIncomingLeavesTheStreamWhereNobodyListens(t *testing.T) {
 	}
 	l.Close()
 	ours, _ := streams(t)
-	err = NewIncoming().Deliver(t.Context(), NewOffer(ours), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+	err = NewIncoming().Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
 	}
@@ -295,7 +295,7 @@ func TestIncomingKnowsTheListener(t *testing.T) {
 	foreign, other := listener(t, addr.String(), false)
 	ours, agent := streams(t)
 	in := NewIncoming()
-	err := in.Deliver(t.Context(), NewOffer(ours), Peer{}, Listener{Addr: addr, Inodes: []uint64{ino}}, nil)
+	err := in.Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: addr, Inodes: []uint64{ino}}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
 	}
@@ -309,7 +309,7 @@ func TestIncomingKnowsTheListener(t *testing.T) {
 	// To its own it is delivered.
 	done := make(chan error)
 	go func() {
-		done <- in.Deliver(t.Context(), NewOffer(ours), Peer{}, Listener{Addr: addr, Inodes: []uint64{ino, other}}, nil)
+		done <- in.Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: addr, Inodes: []uint64{ino, other}}, nil)
 	}()
 	foreign.SetDeadline(time.Now().Add(patience))
 	c, err := foreign.Accept()
@@ -344,7 +344,7 @@ func TestIncomingBeginsAhead(t *testing.T) {
 	if err := protocol.WriteDatagram(agent, []byte(first)); err != nil {
 		t.Fatal(err)
 	}
-	in, offer := NewIncoming(), NewOffer(ours)
+	in, offer := NewIncoming(), NewOffer(ours, false)
 	err = in.Deliver(t.Context(), offer, Peer{}, Listener{Addr: nowhere.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Fatalf("Deliver = %v", err)
@@ -372,6 +372,85 @@ func TestIncomingBeginsAhead(t *testing.T) {
 	}
 }
 
+// What waited is the debuggee's when the agent has left it to us, with the first words
+// that came before; where it does not, the debuggee gets nothing.
+func TestIncomingIsClaimed(t *testing.T) {
+	for name, test := range map[string]struct {
+		before, after string // claiming, as the first chunk
+		cut           bool
+	}{
+		"nothing said":          {},
+		"said before":           {before: "first words"},
+		"said when it claims":   {after: "first words"},
+		"cut":                   {before: "first words", cut: true},
+		"cut, with other words": {after: "first words", cut: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			ours, agent := streams(t)
+			in, offer := NewIncoming(), NewOffer(ours, false)
+			say := func(words string) {
+				if words == "" {
+					return
+				}
+				if err := protocol.WriteDatagram(agent, []byte(words)); err != nil {
+					t.Error(err)
+				}
+			}
+			wantReply := func(want protocol.IncomingReply) {
+				t.Helper()
+				var got protocol.IncomingReply
+				if _, err := protocol.ReadAnswer(agent, protocol.KindIncoming, &got); err != nil || got != want {
+					t.Fatalf("the agent is told %+v, %v, not %+v", got, err, want)
+				}
+			}
+			say(test.before)
+			if err := errors.Join(offer.Wait(), offer.Wait()); err != nil { // told once
+				t.Fatal(err)
+			}
+			wantReply(protocol.IncomingReply{Waits: true})
+			done := make(chan error, 1)
+			go func() {
+				done <- in.Deliver(t.Context(), offer, Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+			}()
+			wantReply(protocol.IncomingReply{Claims: true})
+			say(test.after)
+			if test.cut {
+				agent.Close()
+				if err := <-done; err == nil || len(in.peers) > 0 {
+					t.Errorf("Deliver = %v", err)
+				}
+				return
+			}
+			if _, err := agent.Write(protocol.Claimed()); err != nil {
+				t.Fatal(err)
+			}
+			c, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.SetDeadline(time.Now().Add(patience))
+			wantReply(protocol.IncomingReply{})
+			say("and others")
+			if err := protocol.WriteDatagram(agent, nil); err != nil {
+				t.Error(err)
+			}
+			if b, err := io.ReadAll(c); err != nil || string(b) != test.before+test.after+"and others" {
+				t.Errorf("the debuggee got %q, %v", b, err)
+			}
+			c.Close()
+			agent.Close()
+			if err := <-done; err != nil {
+				t.Errorf("Deliver = %v", err)
+			}
+		})
+	}
+}
+
 // Where the agent does not wait any more the debuggee gets nothing.
 func TestDeliverTooLate(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -382,7 +461,7 @@ func TestDeliverTooLate(t *testing.T) {
 	ours, theirs := net.Pipe()
 	theirs.Close()
 	in := NewIncoming()
-	if err := in.Deliver(t.Context(), NewOffer(ours), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil); !errors.Is(err, io.EOF) {
+	if err := in.Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil); !errors.Is(err, io.EOF) {
 		t.Errorf("Deliver = %v", err)
 	}
 	if len(in.peers) > 0 {

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -70,7 +69,10 @@ func (l Listener) Listens() bool { return listens(l.Addr, l.Inodes) }
 // ECONNREFUSED is among its causes where the listener is gone. ctx ends the
 // connection, unless it ends by itself within drainTime. w, unless it is nil, watches it.
 func (in *Incoming) Deliver(ctx context.Context, stream *Offer, peer Peer, listener Listener, w Watch) error {
-	if err := errors.Join(ctx.Err(), stream.waits()); err != nil {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := stream.claim(ctx); err != nil {
 		return err
 	}
 	ctx, end := drained(ctx)

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,10 +20,11 @@ const mostAhead = 64 << 10
 type Offer struct {
 	net.Conn
 	ahead []byte // read already
+	waits bool   // the agent knows that it is not delivered before it is claimed
 }
 
-// NewOffer makes one of a stream whose request was read.
-func NewOffer(stream net.Conn) *Offer { return &Offer{Conn: stream} }
+// NewOffer makes one of a stream whose request was read; it waits if that says so.
+func NewOffer(stream net.Conn, waits bool) *Offer { return &Offer{Conn: stream, waits: waits} }
 
 func (o *Offer) Read(b []byte) (int, error) {
 	if len(o.ahead) == 0 {
@@ -41,9 +43,39 @@ func (o *Offer) Refuse(err error) {
 	o.Close()
 }
 
-// waits is an error where the agent does not wait for an answer any more: it has given
+// Wait tells the agent that the connection waits for its debuggee: should the link be
+// cut meanwhile, it is not the debuggee's.
+func (o *Offer) Wait() error {
+	if o.waits {
+		return nil
+	}
+	o.waits = true
+	if err := protocol.WriteMessage(o.Conn, protocol.KindIncoming, protocol.IncomingReply{Waits: true}, nil); err != nil {
+		return fmt.Errorf("telling the agent that a connection waits: %w", err)
+	}
+	return nil
+}
+
+// claim has the agent leave the connection to us; ctx ends the wait for its answer.
+func (o *Offer) claim(ctx context.Context) error {
+	if !o.waits {
+		return o.there()
+	}
+	stop := context.AfterFunc(ctx, func() { _ = o.SetReadDeadline(time.Unix(1, 0)) })
+	err := protocol.WriteMessage(o.Conn, protocol.KindIncoming, protocol.IncomingReply{Claims: true}, nil)
+	if err == nil {
+		o.ahead, err = protocol.ReadClaimed(o.Conn, o.ahead)
+	}
+	if !stop() || err != nil {
+		return fmt.Errorf("claiming a connection that waited: %w", cmp.Or(err, ctx.Err()))
+	}
+	o.waits = false
+	return nil
+}
+
+// there is an error where the agent does not wait for an answer any more: it has given
 // the connection to the pod, or its client is gone.
-func (o *Offer) waits() (err error) {
+func (o *Offer) there() (err error) {
 	_ = o.SetReadDeadline(time.Unix(1, 0))
 	defer o.SetReadDeadline(time.Time{})
 	for b := make([]byte, 512); len(o.ahead) < mostAhead; {

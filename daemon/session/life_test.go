@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/protocol"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 	"mirrord/protocol/link"
@@ -481,6 +482,52 @@ func TestStoppedDebuggeeIsReplaced(t *testing.T) {
 	wantAnswer(t, "across the restart", waiting, "second")
 }
 
+// While it waits for its debuggee a connection is nobody's; it is claimed when that
+// goes on.
+func TestWaitingConnectionIsClaimed(t *testing.T) {
+	m, s, told := begin(t, "")
+	port := serve(t, "pod").at().Port()
+	c := attach(t, m, s.ID)
+	pid := c.debug(traced(t))
+	c.listen(port, serve(t, "debuggee").Listener)
+	until(t, told, ide.EventStopped)
+	own, err := m.session(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own.mu.Lock()
+	l := own.listeners[port]
+	own.mu.Unlock()
+	stream, agent := net.Pipe()
+	agent.SetDeadline(time.Now().Add(time.Minute))
+	var delivering sync.WaitGroup
+	defer delivering.Wait()
+	defer agent.Close()
+	delivering.Go(func() {
+		own.deliver(stream, l, protocol.Incoming{Port: port, Client: netip.MustParseAddrPort("127.0.0.1:1024")})
+	})
+	wantReply := func(want protocol.IncomingReply) {
+		t.Helper()
+		var got protocol.IncomingReply
+		if _, err := protocol.ReadAnswer(agent, protocol.KindIncoming, &got); err != nil || got != want {
+			t.Fatalf("the agent is told %+v, %v, not %+v", got, err, want)
+		}
+	}
+	wantReply(protocol.IncomingReply{Waits: true})
+	if err := unix.PtraceCont(pid, 0); err != nil {
+		t.Fatal(err)
+	}
+	wantReply(protocol.IncomingReply{Claims: true})
+	if _, err := agent.Write(protocol.Claimed()); err != nil {
+		t.Fatal(err)
+	}
+	wantReply(protocol.IncomingReply{})
+	b := make([]byte, 100)
+	if n, err := protocol.ReadDatagram(agent, b); err != nil || string(b[:n]) != "debuggee\n" {
+		t.Errorf("the debuggee says %q, %v", b[:n], err)
+	}
+}
+
 // What has waited for too long, and what comes then, goes to the pod, until the
 // debuggee goes on.
 func TestDebuggeeIsStoppedForLong(t *testing.T) {
@@ -543,11 +590,16 @@ func TestDebuggeeIsPassedBy(t *testing.T) {
 // web is an HTTP server that answers with its name.
 func web(t *testing.T, name string) net.Listener {
 	t.Helper()
+	return serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) }))
+}
+
+func serveHTTP(t *testing.T, h http.Handler) net.Listener {
+	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) })}
+	srv := &http.Server{Handler: h}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)

@@ -280,14 +280,16 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 		}
 	}
 	s.mu.Unlock()
-	watch, offer := s.traffic.Incoming(in.Port, l.mirror, in.Client), forward.NewOffer(stream)
+	watch, offer := s.traffic.Incoming(in.Port, l.mirror, in.Client), forward.NewOffer(stream, in.Claim)
 	for err == nil {
 		s.mu.Lock()
 		at, pause := l.at.to(in.Client.Addr()), s.pauseOf(l)
 		at.TLS = s.security.delivery
 		s.mu.Unlock()
 		if pause != nil {
-			err = pause.wait(s.ctx)
+			if err = offer.Wait(); err == nil {
+				err = pause.wait(s.ctx)
+			}
 			continue
 		}
 		if err = s.incoming.Deliver(s.ctx, offer, forward.Peer{Client: in.Client, Local: in.Local, TLS: in.TLS}, at, watch); err == nil {
@@ -302,7 +304,7 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() && paused {
 			err = nil // the queue of its listener is full
 		}
-		if errors.Is(err, syscall.ECONNREFUSED) && s.await(in.Port, l, at) {
+		if errors.Is(err, syscall.ECONNREFUSED) && s.await(in.Port, l, at, offer) {
 			err = nil
 		}
 	}
@@ -312,7 +314,7 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 // await waits for a debuggee that does not listen at an address any more to listen
 // anew, unless it still does for the other family, and reports whether it does. A
 // port that is not to be waited for is given back.
-func (s *Session) await(port uint16, l *listener, at forward.Listener) bool {
+func (s *Session) await(port uint16, l *listener, at forward.Listener, offer *forward.Offer) bool {
 	s.mu.Lock()
 	if s.listeners[port] != l {
 		s.mu.Unlock()
@@ -330,7 +332,7 @@ func (s *Session) await(port uint16, l *listener, at forward.Listener) bool {
 	s.lose(port, l)
 	lost := l.lost
 	s.mu.Unlock()
-	if lost == nil {
+	if lost == nil || offer.Wait() != nil {
 		return false
 	}
 	select {

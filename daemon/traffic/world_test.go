@@ -113,7 +113,7 @@ func (w *world) deliver(in *forward.Incoming, mux *yamux.Session, peer netip.Add
 		return
 	}
 	watch := w.source.Incoming(port, false, peer)
-	if err := in.Deliver(w.t.Context(), forward.NewOffer(s), forward.Peer{Client: peer}, at, watch); err != nil {
+	if err := in.Deliver(w.t.Context(), forward.NewOffer(s, false), forward.Peer{Client: peer}, at, watch); err != nil {
 		s.Close()
 	}
 }

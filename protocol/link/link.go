@@ -110,6 +110,14 @@ func (c *Conn) Up() (up bool, changed <-chan struct{}) {
 	return c.cur != nil, c.changed
 }
 
+// Hears tells whether there is a connection below on which the peer is not silent, who
+// says something each keepAlive.
+func (c *Conn) Hears() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cur != nil && c.cur.err == nil && c.cur.quiet() < keepAlive+keepAlive/2
+}
+
 // use makes w the current connection, or none. Caller holds c.mu.
 func (c *Conn) use(w *wire) {
 	c.cur = w
@@ -175,7 +183,7 @@ func (c *Conn) watch(w *wire) (stop func()) {
 		}
 	})
 	silent = time.AfterFunc(silence, func() {
-		quiet := time.Since(w.born) - time.Duration(w.heard.Load())
+		quiet := w.quiet()
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		switch {

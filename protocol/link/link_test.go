@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -261,6 +262,67 @@ func TestSilenceAndGrace(t *testing.T) {
 		if !errors.Is(client.Err(), ErrGrace) {
 			t.Errorf("client's end: %v", client.Err())
 		}
+		stop()
+	})
+}
+
+// A muted connection loses what is written to it.
+type muted struct {
+	net.Conn
+	mute *atomic.Bool
+}
+
+func (m muted) Write(b []byte) (int, error) {
+	if m.mute.Load() {
+		return len(b), nil
+	}
+	return m.Conn.Write(b)
+}
+
+// An idle link hears its peer; one that is silent for longer than it may be, or cut, does not.
+func TestHears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(func() int { return -1 })
+		_, conns, stop := serve(t, n, time.Minute)
+		var mute, gone atomic.Bool
+		client, err := control(t, func(ctx context.Context) (net.Conn, error) {
+			if gone.Load() {
+				return nil, io.ErrClosedPipe
+			}
+			nc, err := n.dial(ctx)
+			return muted{nc, &mute}, err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := <-conns
+		drain(t, client.Conn)
+		drain(t, server)
+		hears := func(after time.Duration, want bool) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			if got := server.Hears(); got != want {
+				t.Errorf("Hears = %v", got)
+			}
+		}
+		for range 100 {
+			hears(keepAlive/8, true)
+		}
+		mute.Store(true)
+		hears(keepAlive/2, true)
+		hears(keepAlive, false)
+		mute.Store(false)
+		hears(keepAlive, true)
+		gone.Store(true)
+		client.drop()
+		hears(0, false)
+		gone.Store(false)
+		hears(keepAlive, true)
+		client.Close()
+		client.Wait()
+		<-server.Done()
+		hears(0, false)
 		stop()
 	})
 }

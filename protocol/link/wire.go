@@ -63,6 +63,9 @@ func newWire(nc net.Conn, mu *sync.Mutex) *wire {
 	return w
 }
 
+// quiet is for how long nothing has come.
+func (w *wire) quiet() time.Duration { return time.Since(w.born) - time.Duration(w.heard.Load()) }
+
 // fail closes the connection; who reads will notice and say why. Caller holds
 // the link's mutex.
 func (w *wire) fail(err error) {

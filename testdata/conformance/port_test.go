@@ -22,6 +22,8 @@ func TestMain(m *testing.M) { agenttest.Main(m) }
 // daemon does. All goroutines end with their connections.
 type debuggee string
 
+func (debuggee) Hears() bool { return true }
+
 func (debuggee) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
 func (debuggee) Name() string { return "test" }

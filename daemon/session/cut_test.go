@@ -1,0 +1,132 @@
+package session
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"mirrord/protocol/link"
+	"mirrord/protocol/link/linktest"
+)
+
+// A ledger notes which requests a server was asked.
+type ledger struct {
+	net.Listener
+	mu   sync.Mutex
+	seen map[string]int
+	came chan struct{} // holds one where something was added
+}
+
+func (l *ledger) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	l.mu.Lock()
+	l.seen[r.URL.Path]++
+	l.mu.Unlock()
+	select {
+	case l.came <- struct{}{}:
+	default:
+	}
+}
+
+// more waits for so many requests more.
+func (l *ledger) more(t *testing.T, who string, n int) {
+	t.Helper()
+	l.mu.Lock()
+	want := len(l.seen) + n
+	l.mu.Unlock()
+	for late := time.After(time.Minute); ; {
+		l.mu.Lock()
+		enough := len(l.seen) >= want
+		l.mu.Unlock()
+		if enough {
+			return
+		}
+		select {
+		case <-l.came:
+		case <-late:
+			t.Fatalf("%s gets nothing", who)
+		}
+	}
+}
+
+func logged(t *testing.T) *ledger {
+	l := &ledger{seen: map[string]int{}, came: make(chan struct{}, 1)}
+	l.Listener = serveHTTP(t, l)
+	return l
+}
+
+// However its link is cut, a request that is not to be made twice is made by the debuggee
+// or the pod, also when the link is back.
+func TestCutLinkMakesNothingTwice(t *testing.T) {
+	for stolen, filter := range map[string]string{"all": "", "filtered": `, "http_filter": {"header_filter": "^x-user: alice$"}`} {
+		for how, state := range map[string]linktest.State{"reset": linktest.Refuses, "silent": linktest.Swallows} {
+			t.Run(stolen+", "+how, func(t *testing.T) {
+				m := manager(t)
+				n := linktest.New(t, agentAddress(t))
+				s := beginAt(t, m, n.Addr(), filter)
+				pod, own := logged(t), logged(t)
+				port := pod.Addr().(*net.TCPAddr).Port
+				attach(t, m, s.ID).listen(uint16(port), own.Listener)
+				// What the debuggee has taken waits for the link; who asks does not, or nobody would ask any more.
+				client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+				var asking sync.WaitGroup
+				var number, failed atomic.Int64
+				done := make(chan struct{})
+				stop := sync.OnceFunc(func() {
+					close(done)
+					asking.Wait()
+				})
+				defer stop()
+				for range 20 {
+					asking.Go(func() {
+						for {
+							select {
+							case <-done:
+								return
+							default:
+							}
+							r, err := http.NewRequest("POST", fmt.Sprintf("http://127.0.0.1:%d/%d", port, number.Add(1)), nil)
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							r.Header.Set("X-User", "alice")
+							a, err := client.Do(r)
+							if err != nil {
+								failed.Add(1)
+								continue
+							}
+							a.Body.Close()
+							if a.StatusCode != http.StatusOK {
+								failed.Add(1)
+							}
+						}
+					})
+				}
+				own.more(t, "the debuggee", 100)
+				n.Set(state, link.Control, link.Bulk)
+				pod.more(t, "the pod", 100)
+				n.Set(linktest.Works, link.Control, link.Bulk)
+				own.more(t, "the debuggee", 100)
+				stop()
+				twice := 0
+				for _, l := range []*ledger{pod, own} {
+					l.mu.Lock()
+					defer l.mu.Unlock()
+				}
+				for path, times := range own.seen {
+					if times+pod.seen[path] > 1 {
+						twice++
+					}
+				}
+				t.Logf("of %d requests %d failed", number.Load(), failed.Load())
+				if twice > 0 {
+					t.Errorf("%d of %d requests were made twice", twice, number.Load())
+				}
+			})
+		}
+	}
+}
