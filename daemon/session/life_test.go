@@ -482,6 +482,30 @@ func TestStoppedDebuggeeIsReplaced(t *testing.T) {
 	wantAnswer(t, "across the restart", waiting, "second")
 }
 
+// A port that a session keeps for its next debuggee is another's whose debuggee listens
+// there now.
+func TestKeptPortIsYielded(t *testing.T) {
+	m, addr := manager(t), agentAddress(t)
+	pod, first, second := serve(t, "pod"), serve(t, "first"), serve(t, "second")
+	port := pod.at().Port()
+	one := beginAt(t, m, addr, "")
+	told := eventsOf(t, m, one.ID)
+	c := attach(t, m, one.ID)
+	pid := c.debug(traced(t))
+	c.listen(port, first.Listener)
+	until(t, told, ide.EventStopped)
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	until(t, told, ide.EventWaiting)
+	attach(t, m, beginAt(t, m, addr, "").ID).listen(port, second.Listener)
+	wantAnswer(t, "of the other session", whoAnswers(port), "second")
+	if e := until(t, told, ide.EventGivenBack); e.Message != "the debuggee of another session listens there" {
+		t.Errorf("the first session is told %q", e.Message)
+	}
+}
+
 // While it waits for its debuggee a connection is nobody's; it is claimed when that
 // goes on.
 func TestWaitingConnectionIsClaimed(t *testing.T) {

@@ -90,7 +90,7 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	s.mu.Lock()
 	l := &listener{at: addresses{at}, owner: owner, by: s.debuggeesOf(owner), terms: s.termsOf(port, mirror), held: map[*replica]*tunnel.Held{}}
 	s.mu.Unlock()
-	main, held, err := s.stealMain(ctx, port, l)
+	main, held, err := s.stealMain(ctx, owner.m, port, l)
 	if errors.Is(err, syscall.EADDRINUSE) && s.without(port, err) {
 		return nil
 	}
@@ -131,11 +131,17 @@ func (l *listener) taken(port uint16) ide.SessionEvent {
 }
 
 // stealMain has the main replica's connections come to l. Where it is about to be
-// replaced the next one is waited for.
-func (s *Session) stealMain(ctx context.Context, port uint16, l *listener) (*replica, *tunnel.Held, error) {
+// replaced the next one is waited for. A session of ours that keeps the port for a
+// debuggee that may listen again yields it.
+func (s *Session) stealMain(ctx context.Context, m *Manager, port uint16, l *listener) (*replica, *tunnel.Held, error) {
 	for {
 		main := s.main.Load()
 		held, err := s.steal(ctx, main, port, l)
+		if errors.Is(err, syscall.EADDRINUSE) && slices.ContainsFunc(m.all(), func(other *Session) bool {
+			return other != s && other.yield(ctx, main.agent, port)
+		}) {
+			continue
+		}
 		if err == nil || s.others == nil || !s.others.replaced(ctx, main) {
 			return main, held, err
 		}
@@ -363,6 +369,25 @@ func (s *Session) lose(port uint16, l *listener) {
 		l.lost = lost
 		s.event(ide.SessionEvent{Kind: ide.EventWaiting, Port: port})
 	}
+}
+
+// yield gives a port back that is kept for a debuggee which may listen again, and waits
+// until the agent knows. It tells whether it has.
+func (s *Session) yield(ctx context.Context, a *agent, port uint16) bool {
+	s.mu.Lock()
+	var held *tunnel.Held
+	if l := s.listeners[port]; l != nil && l.lost != nil {
+		for r, h := range l.held {
+			if r.agent == a {
+				held = h
+			}
+		}
+	}
+	if held != nil {
+		s.giveBack(port, "the debuggee of another session listens there")
+	}
+	s.mu.Unlock()
+	return held != nil && held.Released(ctx) == nil
 }
 
 // find lets go on who waits for the listener. Session.mu is held.

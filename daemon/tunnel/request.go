@@ -171,6 +171,20 @@ func (h *Held) Release() {
 	h.forget()
 }
 
+// Released waits until the agent has given back what was released.
+func (h *Held) Released(ctx context.Context) error {
+	for {
+		select {
+		case _, more := <-h.heard:
+			if !more {
+				return nil
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // Lost is why the agent has given the port to somebody else; nil: it has not.
 func (h *Held) Lost() error {
 	select {

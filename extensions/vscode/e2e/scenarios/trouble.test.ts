@@ -217,7 +217,7 @@ suite.scenario('trouble: a compound, and a second window beside it', async bench
 	await turnOn(w);
 	await w.debugging.start('both');
 	await w.statusShows(statusId, /mirrord: 2 sessions/);
-	await until('both ports', async () => (await sessions(bench)).flatMap(s => s.ports ?? []).sort().join() === '8080,8081');
+	await until('both ports', async () => (await sessions(bench)).filter(s => s.launchers).flatMap(s => s.ports ?? []).sort().join() === '8080,8081');
 	await w.shot('compound');
 
 	const other = bench.workspace('python');
