@@ -22,7 +22,9 @@ const (
 type openings struct {
 	wanted atomic.Bool
 
-	mu   sync.Mutex
+	telling sync.Mutex // held by who tells; the last who does is waited for
+
+	mu   sync.Mutex          // lock order: telling, then mu
 	list map[opening]*opened // guarded by mu; nil: nothing is to be told
 }
 
@@ -60,6 +62,8 @@ func (k *conn) opened(c *call, flags uint32, errno unix.Errno, size int64) {
 
 // tellOpened tells the daemon, which does not answer.
 func (k *conn) tellOpened() {
+	k.openings.telling.Lock()
+	defer k.openings.telling.Unlock()
 	k.openings.mu.Lock()
 	list := k.openings.list
 	k.openings.list = nil

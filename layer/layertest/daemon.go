@@ -38,6 +38,7 @@ type Daemon struct {
 	nodes   *os.File
 	lis     *net.UnixListener
 	wg      sync.WaitGroup
+	conns   sync.WaitGroup // of launchers
 
 	mu      sync.Mutex
 	closers []interface{ Close() error }
@@ -215,8 +216,10 @@ func (d *Daemon) Watch(on bool) {
 	d.notify(r)
 }
 
-// Opened is what launchers told of those that have ended.
+// Opened is what launchers told, of which none may be there any more: what they said
+// last is waited for.
 func (d *Daemon) Opened() []wire.Request {
+	d.conns.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.opened
@@ -291,7 +294,11 @@ func (d *Daemon) accept() {
 			return
 		}
 		d.track(c)
-		d.wg.Go(func() { d.serve(c) })
+		d.conns.Add(1)
+		d.wg.Go(func() {
+			defer d.conns.Done()
+			d.serve(c)
+		})
 	}
 }
 
