@@ -394,21 +394,21 @@ type (
 	// chunks follow from the client only; what the debuggee answers is lost.
 	//
 	// Where no answer comes, the debuggee may have had those first chunks all the same.
-	// But a connection that waits is nobody's until it is claimed.
+	// But a connection that waits is nobody's until it is granted.
 	Incoming struct {
 		ID     uint64         `json:"id,omitempty"` // of the Steal it is for
 		Port   uint16         `json:"port"`
 		Client netip.AddrPort `json:"client"`
 		Local  netip.AddrPort `json:"local"`           // the address the client asked for
-		Claim  bool           `json:"claim,omitempty"` // it waits from the beginning: the link may be cut
+		Waits  bool           `json:"waits,omitempty"` // from the beginning, as with the reply's word: the link may be cut
 
 		TLS *Opened `json:"tls,omitempty"` // the client speaks TLS, of which this is the inside
 	}
 	// IncomingReply says that the debuggee has the connection, unless a word is set:
 	// then another answer follows.
 	IncomingReply struct {
-		Waits  bool `json:"waits,omitempty"`  // it is not given to the debuggee before it was claimed
-		Claims bool `json:"claims,omitempty"` // it is to be given now; the agent answers with Claimed, and with no chunk before the next answer
+		Waits bool `json:"waits,omitempty"` // the debuggee is not given it before that was granted
+		Asks  bool `json:"asks,omitempty"`  // may it be given? The agent answers with Granted, and sends no chunk before the next answer
 	}
 	// Opened is what a client said in TLS, and was answered.
 	Opened struct {

@@ -13,6 +13,7 @@ package protocol
 //     a steal tells its session, may override others and be overridden, may be
 //     for one request, and be paused; who holds ports is told; the target is paused
 //   - 5: reads share streams, and have numbers; a path's text is told by its attributes
+//   - 6: a connection that waits for its debuggee is asked for before it is given
 const Version = 6
 
 // Build names this build of mirrord: daemon, clients and agent must be of the

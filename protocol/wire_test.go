@@ -128,8 +128,8 @@ func messages() []struct {
 		{"steal reply", KindSteal, StealReply{Redirect: "sk_lookup"}, nil},
 		{"steal reply, of a mirror that is cut", KindSteal, StealReply{Redirect: "packet", Cut: "packets were missed"}, nil},
 		{"incoming", KindIncoming, Incoming{ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}, nil},
-		{"incoming to be claimed", KindIncoming, Incoming{
-			ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080"), Claim: true,
+		{"incoming that waits", KindIncoming, Incoming{
+			ID: 2, Port: 8080, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080"), Waits: true,
 		}, nil},
 		{"incoming in TLS", KindIncoming, Incoming{
 			ID: 5, Port: 8443, Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8443"),
@@ -137,7 +137,7 @@ func messages() []struct {
 		}, nil},
 		{"incoming reply", KindIncoming, IncomingReply{}, nil},
 		{"incoming reply, which waits", KindIncoming, IncomingReply{Waits: true}, nil},
-		{"incoming reply, which claims", KindIncoming, IncomingReply{Claims: true}, nil},
+		{"incoming reply, which asks", KindIncoming, IncomingReply{Asks: true}, nil},
 		{"certify", KindCertify, TLS{Cert: []byte("PEM"), Key: Secret("PEM, too")}, nil},
 		{"certify reply", KindCertify, CertifyReply{Names: []string{"shop"}, Until: "2027-11-27T12:00:00Z"}, nil},
 		{"pause", KindPause, Pause{Session: "1f2e3d4c", Probes: []uint16{8080}}, nil},

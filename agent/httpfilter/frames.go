@@ -57,9 +57,7 @@ func (s *side) refuse(bad http2.StreamError) error {
 	switch {
 	case st == nil:
 	case s == c.client:
-		if st.upID != 0 {
-			st.up.reset(st.upID, http2.ErrCodeCancel)
-		}
+		st.cancel(http2.ErrCodeCancel)
 		c.remove(st)
 	default:
 		c.client.reset(st.id, bad.Code)

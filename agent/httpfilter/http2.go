@@ -490,11 +490,16 @@ func (c *conn2) resetByClient(id uint32, code http2.ErrCode) error {
 		}
 		return nil
 	}
-	if st.upID != 0 {
-		st.up.reset(st.upID, code)
-	}
+	st.cancel(code)
 	c.remove(st)
 	return nil
+}
+
+// cancel resets a stream where it went, unless that has failed. c.mu is held.
+func (st *stream) cancel(code http2.ErrCode) {
+	if st.up != nil && st.upID != 0 {
+		st.up.reset(st.upID, code)
+	}
 }
 
 // fail answers in place of a side that has not. c.mu is held.

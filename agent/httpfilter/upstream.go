@@ -373,7 +373,7 @@ func (c *conn1) apologise(x *exchange, holder Holder, why error) {
 }
 
 func unanswered(holder Holder, why error) string {
-	return fmt.Sprintf("mirrord: the request was given to the debuggee of %s, which did not answer it: %v", holder.Name(), why)
+	return fmt.Sprintf("mirrord: the request was offered to the debuggee of %s, which did not answer it: %v", holder.Name(), why)
 }
 
 // repeat makes a request again over a new connection to the holder, or the pod.

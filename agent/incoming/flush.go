@@ -135,7 +135,7 @@ const (
 	diagQueues   = diagHead + diagID + 4 // read 4, write 4
 	attrTCPInfo  = 2
 	liveStates   = 1<<unix.BPF_TCP_ESTABLISHED | 1<<unix.BPF_TCP_CLOSE_WAIT
-	halfStates   = 1<<unix.BPF_TCP_FIN_WAIT1 | 1<<unix.BPF_TCP_FIN_WAIT2 | 1<<unix.BPF_TCP_CLOSING | 1<<unix.BPF_TCP_LAST_ACK
+	otherStates  = 1<<unix.BPF_TCP_SYN_RECV | 1<<unix.BPF_TCP_FIN_WAIT1 | 1<<unix.BPF_TCP_FIN_WAIT2 | 1<<unix.BPF_TCP_CLOSING | 1<<unix.BPF_TCP_LAST_ACK
 	requestStart = 8 // family, protocol, attributes, pad, states
 )
 

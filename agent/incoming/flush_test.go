@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -254,4 +255,38 @@ func TestFlushSparesOurs(t *testing.T) {
 		ask("alice", "alice")
 		ask("nobody", "pod")
 	})
+}
+
+// What a listener has not completed is told of, too: its client thinks that it is open.
+func TestDumpOfRequests(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		if err := unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 30); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	at := addrOf(l.Addr())
+	c := dial(t, at)
+	var found []netip.AddrPort
+	if err := dump(unix.AF_INET, at.Port(), otherStates, func(e *established) {
+		found = append(found, e.remote())
+		if e.local() != at {
+			t.Errorf("local %v, not %v", e.local(), at)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []netip.AddrPort{addrOf(c.LocalAddr())}; !slices.Equal(found, want) {
+		t.Errorf("found %v, want %v", found, want)
+	}
 }

@@ -6,7 +6,7 @@ import "golang.org/x/sys/unix"
 // do: they are asked where the ring has lost something, and the answer is compared
 // when all that was in the ring then has been read.
 
-// received notes how much the pod has got of each flow. The caller has mu.
+// ask notes how much the pod has got of each flow. The caller has mu.
 func (m *mirrors) ask() error {
 	received := map[flowKey]uint64{}
 	asked := map[uint16]bool{}
@@ -17,7 +17,7 @@ func (m *mirrors) ask() error {
 		}
 		asked[port] = true
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-			err := dump(family, port, liveStates|halfStates, func(c *established) {
+			err := dump(family, port, liveStates|otherStates, func(c *established) {
 				received[flowKey{c.remote(), c.local()}] = c.info.Bytes_received
 			})
 			if err != nil {

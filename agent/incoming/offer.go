@@ -23,14 +23,14 @@ const maxAhead = 16 << 10
 // along, or follows as soon as it comes: it does not wait for the answer. Until that
 // it stays where it is, to be the pod's if the holder does not take it.
 type offer struct {
-	client Client
+	steal  *Steal
 	conn   protocol.Incoming
 	said   said
 	opened chan error // of capacity 1; whether stream is good
 	stream net.Conn
 	done   chan struct{} // closed when nothing is written any more
 	ahead  int           // bytes that went along; good when the offer is over
-	waits  bool          // the holder's debuggee does not get them before they are claimed
+	waits  bool          // the holder's debuggee does not get them before that was granted
 
 	mu     sync.Mutex
 	looked chan struct{} // guarded by mu; closed when what the client says is not looked at, nil: it was not yet
@@ -48,13 +48,13 @@ type said struct {
 // connection's bytes are to go through, and how many of them have done so. It is
 // httpfilter.ErrUnsure where the debuggee may have had some, or may yet get them, when
 // a link that was cut or silent is there again. What is offered over one that seems to
-// be so is claimed before it is delivered.
+// be so waits, and is granted before it is delivered.
 //
 // Goroutines: one, and one that closes the stream of what was not taken. Both may
 // outlive the offer where the client's link is stuck; Incoming waits for them, and
 // the end of the client's session ends them.
 func (s *Steal) offer(conn protocol.Incoming, first said) (stream net.Conn, ahead int, err error) {
-	conn.ID, conn.Claim = s.id, !s.client.Hears()
+	conn.ID, conn.Waits = s.id, !s.client.Hears()
 	limit := s.patience
 	if limit > patience {
 		select {
@@ -66,7 +66,10 @@ func (s *Steal) offer(conn protocol.Incoming, first said) (stream net.Conn, ahea
 	}
 	ctx, cancel := context.WithTimeoutCause(s.hold(), limit, fmt.Errorf("no answer within %v", limit))
 	defer cancel()
-	o := &offer{client: s.client, conn: conn, said: first, opened: make(chan error, 1), done: make(chan struct{}), waits: conn.Claim}
+	if ctx.Err() != nil { // it came from before
+		return nil, 0, context.Cause(ctx)
+	}
+	o := &offer{steal: s, conn: conn, said: first, opened: make(chan error, 1), done: make(chan struct{}), waits: conn.Waits}
 	s.in.wg.Go(o.ask)
 	select {
 	case err = <-o.opened:
@@ -119,20 +122,38 @@ func (o *offer) hear(ctx context.Context) error {
 		switch {
 		case r.Waits:
 			o.waits = true
-		case r.Claims:
-			o.end()
-			select {
-			case <-o.done:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			o.waits = false
-			if _, err := o.stream.Write(protocol.Claimed()); err != nil {
-				return fmt.Errorf("letting it have what waited: %w", err)
+		case r.Asks:
+			if err := o.grant(ctx); err != nil {
+				return err
 			}
 		default:
 			return nil
 		}
+	}
+}
+
+// grant leaves the connection to the holder, when all that goes along has done so.
+func (o *offer) grant(ctx context.Context) error {
+	o.end()
+	select {
+	case <-o.done:
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	o.waits, o.done = false, make(chan struct{})
+	granted := make(chan error, 1)
+	o.steal.in.wg.Go(func() {
+		defer close(o.done)
+		_, err := o.stream.Write(protocol.Granted())
+		granted <- err
+	})
+	select {
+	case err := <-granted:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -152,7 +173,7 @@ var buffers = sync.Pool{New: func() any { return new(words) }}
 // ask opens the stream and writes the offer, and what the client says meanwhile.
 func (o *offer) ask() {
 	defer close(o.done)
-	stream, err := o.client.Open()
+	stream, err := o.steal.client.Open()
 	if err != nil {
 		o.opened <- fmt.Errorf("opening stream: %w", err)
 		return

@@ -56,14 +56,14 @@ var outcomes = map[string]outcome{
 		delays(t, stream)
 		decline(stream)
 	}},
-	"claimed, cut": {end: func(t *testing.T, _ *Steal, stream net.Conn) {
+	"granted, cut": {end: func(t *testing.T, _ *Steal, stream net.Conn) {
 		delays(t, stream)
-		claims(t, stream)
+		asks(t, stream)
 		stream.Close()
 	}, unsure: true},
-	"claimed, waits, cut": {end: func(t *testing.T, _ *Steal, stream net.Conn) {
+	"granted, waits, cut": {end: func(t *testing.T, _ *Steal, stream net.Conn) {
 		delays(t, stream)
-		claims(t, stream)
+		asks(t, stream)
 		delays(t, stream)
 		stream.Close()
 	}},
@@ -72,11 +72,11 @@ var outcomes = map[string]outcome{
 // delays says that an offer has to wait.
 func delays(t *testing.T, stream net.Conn) { respond(t, stream, protocol.IncomingReply{Waits: true}) }
 
-// claims says that a waiting offer is to be taken, and has it.
-func claims(t *testing.T, stream net.Conn) {
+// asks has a waiting offer granted.
+func asks(t *testing.T, stream net.Conn) {
 	t.Helper()
-	respond(t, stream, protocol.IncomingReply{Claims: true})
-	if had, err := protocol.ReadClaimed(stream, nil); err != nil || len(had) > 0 {
+	respond(t, stream, protocol.IncomingReply{Asks: true})
+	if had, err := protocol.ReadGranted(stream, nil); err != nil || len(had) > 0 {
 		t.Fatalf("after %q: %v", had, err)
 	}
 }
@@ -194,7 +194,7 @@ func TestFirstWordsAreUnsure(t *testing.T) {
 }
 
 // Over a link that seems to be cut what is offered waits from the beginning, and is the
-// pod's until it was claimed.
+// pod's until it was granted.
 func TestFirstWordsOverASilentLink(t *testing.T) {
 	in, port := newTest(t), echo(t)
 	streams := make(chan net.Conn, 1)
@@ -203,29 +203,68 @@ func TestFirstWordsOverASilentLink(t *testing.T) {
 		streams <- theirs
 		return ours, nil
 	})})
-	for claimed := range 2 {
+	for granted := range 2 {
 		c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
 		if _, err := io.WriteString(c, "hello"); err != nil {
 			t.Fatal(err)
 		}
 		stream := <-streams
 		var offered protocol.Incoming
-		if err := agenttest.ReadRequest(stream, protocol.KindIncoming, &offered); err != nil || !offered.Claim {
+		if err := agenttest.ReadRequest(stream, protocol.KindIncoming, &offered); err != nil || !offered.Waits {
 			t.Errorf("%+v was offered, %v", offered, err)
 		}
 		says(t, stream, "hello")
-		if claimed == 1 {
-			claims(t, stream)
+		if granted == 1 {
+			asks(t, stream)
 		}
 		s.Suspend(Absent)
 		_ = c.CloseWrite()
-		if b, err := io.ReadAll(c); claimed == 0 && (err != nil || string(b) != "hello") || claimed == 1 && err == nil {
-			t.Errorf("claimed: %d; the client gets %q, %v", claimed, b, err)
+		if b, err := io.ReadAll(c); granted == 0 && (err != nil || string(b) != "hello") || granted == 1 && err == nil {
+			t.Errorf("granted: %d; the client gets %q, %v", granted, b, err)
 		}
 		if err := s.Resume(Absent); err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// Where the answer to a holder that asks is stuck in its link, the connection is not.
+func TestGrantIsStuck(t *testing.T) {
+	in, port := newTest(t), echo(t)
+	streams, granting := make(chan net.Conn, 1), make(chan struct{})
+	s := steal(t, in, protocol.Steal{Port: port}, holder(func() (net.Conn, error) {
+		theirs, ours := newStream()
+		streams <- theirs
+		return stuck{ours, granting, t.Context().Done()}, nil
+	}))
+	c := dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	if _, err := io.WriteString(c, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	stream := unanswered(t, streams)
+	says(t, stream, "hello")
+	respond(t, stream, protocol.IncomingReply{Asks: true})
+	<-granting
+	s.Suspend(Absent)
+	if b, err := io.ReadAll(c); err == nil {
+		t.Errorf("the client gets %q", b)
+	}
+}
+
+// A stuck stream does not write what grants.
+type stuck struct {
+	net.Conn
+	granting chan struct{} // closed when it is to
+	over     <-chan struct{}
+}
+
+func (s stuck) Write(b []byte) (int, error) {
+	if !bytes.Equal(b, protocol.Granted()) {
+		return s.Conn.Write(b)
+	}
+	close(s.granting)
+	<-s.over
+	return 0, net.ErrClosed
 }
 
 // A deaf client seems to have no link.
@@ -396,13 +435,38 @@ func TestFirstStreams(t *testing.T) {
 				switch {
 				case !unsure && got[id] != want+string(sum(body)):
 					t.Errorf("stream %d was answered by %.5q", id, got[id])
-				case unsure && !strings.HasPrefix(got[id], "mirrord: the request was given to the debuggee"):
+				case unsure && !strings.HasPrefix(got[id], "mirrord: the request was offered to the debuggee"):
 					t.Errorf("stream %d was answered with %q", id, got[id])
 				}
 			}
 			c.Close()
 		})
 	}
+}
+
+// A stream that was answered in place of a holder may be reset before it takes the answer.
+func TestUnsureStreamIsReset(t *testing.T) {
+	in := newTest(t)
+	pod := netip.MustParseAddrPort(server(t, "pod"))
+	_, streams := offered(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice")})
+	c := dial(t, pod)
+	client := newClient2(c)
+	_ = client.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	client.request(1, "POST", "words")
+	client.say(t)
+	unanswered(t, streams).Close()
+	for answered := false; !answered; {
+		f, err := client.framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered = f.Header().StreamID == 1
+	}
+	_ = client.framer.WriteRSTStream(1, http2.ErrCodeCancel)
+	_ = client.framer.WritePing(false, [8]byte{})
+	client.say(t)
+	client.ponged(t)
+	c.Close()
 }
 
 // A holder that refuses, after it had the first words, every second connection: each

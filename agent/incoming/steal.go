@@ -150,8 +150,8 @@ const (
 func (s *Steal) Redirect() string { return s.way.Name() }
 
 // Release gives the port back: first to the kernel, so that nothing new comes;
-// what came and is not taken yet goes to the pod, once its holder has said so or
-// was silent for leaveTime. Connections that were taken go on.
+// what came and is not taken yet goes to the pod, once its holder has said so; where
+// that was silent for leaveTime, see offer. Connections that were taken go on.
 func (s *Steal) Release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,7 +169,7 @@ func (s *Steal) Release() {
 
 // Suspend leaves what is new to the pod, or to other holders, until Resume for
 // the same reason, while the port stays claimed. What came and is not taken yet
-// goes there, too; connections that were taken go on.
+// goes there, too, but for what is unsure (offer); connections that were taken go on.
 func (s *Steal) Suspend(why Why) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -372,16 +372,16 @@ func TestIncomingBeginsAhead(t *testing.T) {
 	}
 }
 
-// What waited is the debuggee's when the agent has left it to us, with the first words
+// What waited is the debuggee's when the agent has granted it, with the first words
 // that came before; where it does not, the debuggee gets nothing.
-func TestIncomingIsClaimed(t *testing.T) {
+func TestIncomingIsGranted(t *testing.T) {
 	for name, test := range map[string]struct {
-		before, after string // claiming, as the first chunk
+		before, after string // we ask, as the first chunk
 		cut           bool
 	}{
 		"nothing said":          {},
 		"said before":           {before: "first words"},
-		"said when it claims":   {after: "first words"},
+		"said when we ask":      {after: "first words"},
 		"cut":                   {before: "first words", cut: true},
 		"cut, with other words": {after: "first words", cut: true},
 	} {
@@ -417,7 +417,7 @@ func TestIncomingIsClaimed(t *testing.T) {
 			go func() {
 				done <- in.Deliver(t.Context(), offer, Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 			}()
-			wantReply(protocol.IncomingReply{Claims: true})
+			wantReply(protocol.IncomingReply{Asks: true})
 			say(test.after)
 			if test.cut {
 				agent.Close()
@@ -426,7 +426,7 @@ func TestIncomingIsClaimed(t *testing.T) {
 				}
 				return
 			}
-			if _, err := agent.Write(protocol.Claimed()); err != nil {
+			if _, err := agent.Write(protocol.Granted()); err != nil {
 				t.Fatal(err)
 			}
 			c, err := l.Accept()

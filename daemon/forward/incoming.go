@@ -72,7 +72,7 @@ func (in *Incoming) Deliver(ctx context.Context, stream *Offer, peer Peer, liste
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := stream.claim(ctx); err != nil {
+	if err := stream.ask(ctx); err != nil {
 		return err
 	}
 	ctx, end := drained(ctx)

@@ -12,15 +12,12 @@ import (
 	"mirrord/protocol"
 )
 
-// mostAhead is more than an agent sends before it is answered.
-const mostAhead = 64 << 10
-
 // An Offer is a stream by which the agent offers a connection. The connection's first
 // bytes may be there before it is answered.
 type Offer struct {
 	net.Conn
 	ahead []byte // read already
-	waits bool   // the agent knows that it is not delivered before it is claimed
+	waits bool   // the agent knows that it is not delivered before it has granted that
 }
 
 // NewOffer makes one of a stream whose request was read; it waits if that says so.
@@ -56,18 +53,18 @@ func (o *Offer) Wait() error {
 	return nil
 }
 
-// claim has the agent leave the connection to us; ctx ends the wait for its answer.
-func (o *Offer) claim(ctx context.Context) error {
+// ask has the agent leave the connection to us; ctx ends the wait for its answer.
+func (o *Offer) ask(ctx context.Context) error {
 	if !o.waits {
 		return o.there()
 	}
 	stop := context.AfterFunc(ctx, func() { _ = o.SetReadDeadline(time.Unix(1, 0)) })
-	err := protocol.WriteMessage(o.Conn, protocol.KindIncoming, protocol.IncomingReply{Claims: true}, nil)
+	err := protocol.WriteMessage(o.Conn, protocol.KindIncoming, protocol.IncomingReply{Asks: true}, nil)
 	if err == nil {
-		o.ahead, err = protocol.ReadClaimed(o.Conn, o.ahead)
+		o.ahead, err = protocol.ReadGranted(o.Conn, o.ahead)
 	}
 	if !stop() || err != nil {
-		return fmt.Errorf("claiming a connection that waited: %w", cmp.Or(err, ctx.Err()))
+		return fmt.Errorf("asking for a connection that waited: %w", cmp.Or(err, ctx.Err()))
 	}
 	o.waits = false
 	return nil
@@ -78,7 +75,7 @@ func (o *Offer) claim(ctx context.Context) error {
 func (o *Offer) there() (err error) {
 	_ = o.SetReadDeadline(time.Unix(1, 0))
 	defer o.SetReadDeadline(time.Time{})
-	for b := make([]byte, 512); len(o.ahead) < mostAhead; {
+	for b := make([]byte, 512); len(o.ahead) < protocol.MaxFirst; {
 		var n int
 		n, err = o.Conn.Read(b)
 		o.ahead = append(o.ahead, b[:n]...)

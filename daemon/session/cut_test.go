@@ -61,6 +61,7 @@ func logged(t *testing.T) *ledger {
 // However its link is cut, a request that is not to be made twice is made by the debuggee
 // or the pod, also when the link is back.
 func TestCutLinkMakesNothingTwice(t *testing.T) {
+	const clients = 20
 	for stolen, filter := range map[string]string{"all": "", "filtered": `, "http_filter": {"header_filter": "^x-user: alice$"}`} {
 		for how, state := range map[string]linktest.State{"reset": linktest.Refuses, "silent": linktest.Swallows} {
 			t.Run(stolen+", "+how, func(t *testing.T) {
@@ -80,7 +81,7 @@ func TestCutLinkMakesNothingTwice(t *testing.T) {
 					asking.Wait()
 				})
 				defer stop()
-				for range 20 {
+				for range clients {
 					asking.Go(func() {
 						for {
 							select {
@@ -123,6 +124,9 @@ func TestCutLinkMakesNothingTwice(t *testing.T) {
 					}
 				}
 				t.Logf("of %d requests %d failed", number.Load(), failed.Load())
+				if n := failed.Load(); n > 2*clients {
+					t.Errorf("%d of %d requests failed, of which %d were in flight at a time", n, number.Load(), clients)
+				}
 				if twice > 0 {
 					t.Errorf("%d of %d requests were made twice", twice, number.Load())
 				}

@@ -506,9 +506,9 @@ func TestKeptPortIsYielded(t *testing.T) {
 	}
 }
 
-// While it waits for its debuggee a connection is nobody's; it is claimed when that
+// While it waits for its debuggee a connection is nobody's; it is asked for when that
 // goes on.
-func TestWaitingConnectionIsClaimed(t *testing.T) {
+func TestWaitingConnectionIsAskedFor(t *testing.T) {
 	m, s, told := begin(t, "")
 	port := serve(t, "pod").at().Port()
 	c := attach(t, m, s.ID)
@@ -541,8 +541,8 @@ func TestWaitingConnectionIsClaimed(t *testing.T) {
 	if err := unix.PtraceCont(pid, 0); err != nil {
 		t.Fatal(err)
 	}
-	wantReply(protocol.IncomingReply{Claims: true})
-	if _, err := agent.Write(protocol.Claimed()); err != nil {
+	wantReply(protocol.IncomingReply{Asks: true})
+	if _, err := agent.Write(protocol.Granted()); err != nil {
 		t.Fatal(err)
 	}
 	wantReply(protocol.IncomingReply{})

@@ -286,7 +286,7 @@ func (s *Session) deliver(stream net.Conn, l *listener, in protocol.Incoming) {
 		}
 	}
 	s.mu.Unlock()
-	watch, offer := s.traffic.Incoming(in.Port, l.mirror, in.Client), forward.NewOffer(stream, in.Claim)
+	watch, offer := s.traffic.Incoming(in.Port, l.mirror, in.Client), forward.NewOffer(stream, in.Waits)
 	for err == nil {
 		s.mu.Lock()
 		at, pause := l.at.to(in.Client.Addr()), s.pauseOf(l)
@@ -372,22 +372,27 @@ func (s *Session) lose(port uint16, l *listener) {
 }
 
 // yield gives a port back that is kept for a debuggee which may listen again, and waits
-// until the agent knows. It tells whether it has.
+// until the agents know. It tells whether it has; a is the agent where it is in the way.
 func (s *Session) yield(ctx context.Context, a *agent, port uint16) bool {
 	s.mu.Lock()
-	var held *tunnel.Held
-	if l := s.listeners[port]; l != nil && l.lost != nil {
+	l := s.listeners[port]
+	var held []*tunnel.Held
+	there := false
+	if l != nil && l.lost != nil && !l.mirror {
 		for r, h := range l.held {
-			if r.agent == a {
-				held = h
-			}
+			held, there = append(held, h), there || r.agent == a
 		}
 	}
-	if held != nil {
+	if there {
 		s.giveBack(port, "the debuggee of another session listens there")
 	}
 	s.mu.Unlock()
-	return held != nil && held.Released(ctx) == nil
+	for _, h := range held {
+		if !there || h.Released(ctx) != nil {
+			return false
+		}
+	}
+	return there
 }
 
 // find lets go on who waits for the listener. Session.mu is held.
