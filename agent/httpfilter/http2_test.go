@@ -234,7 +234,7 @@ func TestStreamsOfNoPod(t *testing.T) {
 	})
 	for refused := 0; ; {
 		frame, err := f.ReadFrame()
-		if err == io.EOF && refused == 3 { // there is alice's no more
+		if err == io.EOF && refused >= 3 { // there is alice's no more; of the last one it may not be told
 			return
 		}
 		if err != nil {

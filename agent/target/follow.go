@@ -40,8 +40,9 @@ type Follower struct {
 func Follow(log *slog.Logger, t *Target, lost func(error)) *Follower {
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &Follower{cancel: cancel}
+	id, known := identify(t.proc) // of one that has ended nobody knows any more
 	f.wg.Go(func() {
-		if err := t.follow(ctx, log); err != nil && ctx.Err() == nil {
+		if err := t.follow(ctx, log, id, known); err != nil && ctx.Err() == nil {
 			lost(err)
 		}
 	})
@@ -54,8 +55,7 @@ func (f *Follower) Stop() {
 	f.wg.Wait()
 }
 
-func (t *Target) follow(ctx context.Context, log *slog.Logger) error {
-	id, known := identify(t.proc)
+func (t *Target) follow(ctx context.Context, log *slog.Logger, id identity, known bool) error {
 	for {
 		if err := t.wait(ctx); err != nil {
 			return fmt.Errorf("watching target's process: %w", err)
