@@ -43,21 +43,18 @@ func (n *node) acl() ([]byte, error) {
 // byACL is what an ACL lets the target's user do of want, who is not the file's owner;
 // as the kernel's posix_acl_permission.
 func (t *Tree) byACL(acl []byte, group, want uint32) (may uint32) {
-	mask, other, of := uint32(7), uint32(0), false
+	mask, other, of := maskOf(acl), uint32(0), false
 	for ; len(acl) > 0; acl = acl[aclEntry:] {
 		perm, id := uint32(binary.LittleEndian.Uint16(acl[2:])), binary.LittleEndian.Uint32(acl[4:])
 		switch binary.LittleEndian.Uint16(acl) {
 		case aclUser:
 			if id == t.user.UID {
-				return perm & maskOf(acl)
+				return perm & mask
 			}
 			continue
 		case aclGroupObj:
 			id = group
 		case aclGroup:
-		case aclMask:
-			mask = perm
-			continue
 		case aclOther:
 			other = perm
 			continue

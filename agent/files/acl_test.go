@@ -19,6 +19,17 @@ type aclEntryOf struct {
 	id        uint32
 }
 
+// aclOf is an ACL as an extended attribute has it.
+func aclOf(entries []aclEntryOf) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, aclVersion)
+	for _, e := range entries {
+		b = binary.LittleEndian.AppendUint16(b, e.tag)
+		b = binary.LittleEndian.AppendUint16(b, e.perm)
+		b = binary.LittleEndian.AppendUint32(b, e.id)
+	}
+	return b
+}
+
 // Whoever may read, search or execute a file by its mode, its ACL and his capabilities
 // may do so for us, and nobody else: the kernel is asked as that user.
 func TestPermittedAsByTheKernel(t *testing.T) {
@@ -91,13 +102,7 @@ func TestPermittedAsByTheKernel(t *testing.T) {
 						{aclMask, mask, none}, {aclOther, uint16(mode & 7), none},
 					}, more...)
 					slices.SortStableFunc(whole, func(a, b aclEntryOf) int { return int(a.tag) - int(b.tag) })
-					b := binary.LittleEndian.AppendUint32(nil, aclVersion)
-					for _, e := range whole {
-						b = binary.LittleEndian.AppendUint16(b, e.tag)
-						b = binary.LittleEndian.AppendUint16(b, e.perm)
-						b = binary.LittleEndian.AppendUint32(b, e.id)
-					}
-					if err := unix.Setxattr(path, aclName, b, 0); err != nil {
+					if err := unix.Setxattr(path, aclName, aclOf(whole), 0); err != nil {
 						t.Skipf("no ACLs at %s: %v", dir, err)
 					}
 					try(fmt.Sprintf("%s, ACL %d %v", path, i, whole), path)

@@ -1,7 +1,6 @@
 package files
 
 import (
-	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -54,16 +53,8 @@ func tree(t *testing.T, dir string, user target.User) *Tree {
 
 // acl is a POSIX ACL that gives one more user some rights, as setfacl(1) stores it.
 func acl(owner, user, mask uint16, uid uint32) []byte {
-	b := binary.LittleEndian.AppendUint32(nil, 2)
-	for _, e := range []struct {
-		tag, perm uint16
-		id        uint32
-	}{{1, owner, ^uint32(0)}, {2, user, uid}, {4, 0, ^uint32(0)}, {16, mask, ^uint32(0)}, {32, 0, ^uint32(0)}} {
-		b = binary.LittleEndian.AppendUint16(b, e.tag)
-		b = binary.LittleEndian.AppendUint16(b, e.perm)
-		b = binary.LittleEndian.AppendUint32(b, e.id)
-	}
-	return b
+	const none = ^uint32(0)
+	return aclOf([]aclEntryOf{{1, owner, none}, {aclUser, user, uid}, {aclGroupObj, 0, none}, {aclMask, mask, none}, {aclOther, 0, none}})
 }
 
 func TestActing(t *testing.T) {

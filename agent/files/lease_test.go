@@ -29,6 +29,19 @@ func watching(t *testing.T) (dir string, h *Handles, l *Leases) {
 	return dir, h, l
 }
 
+// wantExpired waits for a lease's end, and for that of none that was kept.
+func wantExpired(t *testing.T, l *Leases, got, kept protocol.Lease) protocol.Expired {
+	t.Helper()
+	e, err := l.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(e.IDs, got.ID) || slices.Contains(e.IDs, kept.ID) || e.Seq <= got.Seq {
+		t.Errorf("expired %+v, leases %+v and (unchanged) %+v", e, got, kept)
+	}
+	return e
+}
+
 func lease(t *testing.T, h *Handles, path string) protocol.Lease {
 	t.Helper()
 	reply, _, err := h.Open(protocol.Open{Path: protocol.Path(path), Inline: 64 << 10, Lease: true})
@@ -71,13 +84,7 @@ func TestLeasesExpire(t *testing.T) {
 			if err := test.change(dir); err != nil {
 				t.Fatal(err)
 			}
-			e, err := l.Next()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !slices.Contains(e.IDs, got.ID) || slices.Contains(e.IDs, kept.ID) || e.Seq <= got.Seq {
-				t.Errorf("expired %+v, leases %+v and (unchanged) %+v", e, got, kept)
-			}
+			e := wantExpired(t, l, got, kept)
 			if again := lease(t, h, "/secret"); again.Seq < e.Seq || again.ID == 0 {
 				t.Errorf("lease after the change: %+v", again)
 			}
@@ -124,13 +131,7 @@ func TestAttributesExpire(t *testing.T) {
 			} else if err != nil {
 				t.Fatal(err)
 			}
-			e, err := l.Next()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !slices.Contains(e.IDs, got.ID) || slices.Contains(e.IDs, kept.ID) || e.Seq <= got.Seq {
-				t.Errorf("expired %+v, leases %+v and (unchanged) %+v", e, got, kept)
-			}
+			wantExpired(t, l, got, kept)
 		})
 	}
 }

@@ -83,10 +83,8 @@ func (s *Steal) flush(ctx context.Context, which string, first func()) {
 // that nobody has accepted some may still become ours.
 func (in *Incoming) strangers(port uint16) (map[uint64]*established, error) {
 	all := map[uint64]*established{}
-	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		if err := dump(family, port, liveStates, func(c *established) { all[c.cookie()] = c }); err != nil {
-			return nil, err
-		}
+	if err := dump(port, liveStates, func(c *established) { all[c.cookie()] = c }); err != nil {
+		return nil, err
 	}
 	if len(all) == 0 {
 		return nil, nil
@@ -145,8 +143,17 @@ type established struct {
 	info    unix.TCPInfo
 }
 
-// dump tells of a port's connections of one family that are in some states.
-func dump(family byte, port uint16, states uint32, each func(*established)) error {
+// dump tells of a port's connections that are in some states.
+func dump(port uint16, states uint32, each func(*established)) error {
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		if err := dumpFamily(family, port, states, each); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func dumpFamily(family byte, port uint16, states uint32, each func(*established)) error {
 	request := make([]byte, requestStart+diagID)
 	request[0], request[1], request[2] = family, unix.IPPROTO_TCP, 1<<(attrTCPInfo-1)
 	binary.NativeEndian.PutUint32(request[4:], states)

@@ -278,7 +278,7 @@ func TestDumpOfRequests(t *testing.T) {
 	at := addrOf(l.Addr())
 	c := dial(t, at)
 	var found []netip.AddrPort
-	if err := dump(unix.AF_INET, at.Port(), otherStates, func(e *established) {
+	if err := dump(at.Port(), otherStates, func(e *established) {
 		found = append(found, e.remote())
 		if e.local() != at {
 			t.Errorf("local %v, not %v", e.local(), at)

@@ -1,7 +1,5 @@
 package incoming
 
-import "golang.org/x/sys/unix"
-
 // No later packet tells that a connection's last ones were missed. The pod's sockets
 // do: they are asked where the ring has lost something, and the answer is compared
 // when all that was in the ring then has been read.
@@ -16,13 +14,11 @@ func (m *mirrors) ask() error {
 			continue
 		}
 		asked[port] = true
-		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-			err := dump(family, port, liveStates|otherStates, func(c *established) {
-				received[flowKey{c.remote(), c.local()}] = c.info.Bytes_received
-			})
-			if err != nil {
-				return err
-			}
+		err := dump(port, liveStates|otherStates, func(c *established) {
+			received[flowKey{c.remote(), c.local()}] = c.info.Bytes_received
+		})
+		if err != nil {
+			return err
 		}
 	}
 	for k, f := range m.flows {

@@ -387,12 +387,15 @@ func (s *Session) yield(ctx context.Context, a *agent, port uint16) bool {
 		s.giveBack(port, "the debuggee of another session listens there")
 	}
 	s.mu.Unlock()
+	if !there {
+		return false
+	}
 	for _, h := range held {
-		if !there || h.Released(ctx) != nil {
+		if h.Released(ctx) != nil {
 			return false
 		}
 	}
-	return there
+	return true
 }
 
 // find lets go on who waits for the listener. Session.mu is held.
