@@ -20,8 +20,8 @@ import (
 
 // A recorder is a holder that keeps what each connection brings.
 type recorder struct {
-	t    *testing.T
-	wg   sync.WaitGroup
+	t *testing.T
+	*crew
 	read chan struct{} // nil, or closed when it begins to read
 	more chan int      // bytes that came; nil: nobody counts
 	got  chan recording
@@ -34,9 +34,7 @@ type recording struct {
 }
 
 func newRecorder(t *testing.T) *recorder {
-	r := &recorder{t: t, got: make(chan recording, 4096)}
-	t.Cleanup(r.wg.Wait)
-	return r
+	return &recorder{t: t, crew: newCrew(t), got: make(chan recording, 4096)}
 }
 
 func (*recorder) Name() string { return "client test" }
@@ -47,7 +45,7 @@ func (*recorder) ReadFile(path string) ([]byte, error) { return os.ReadFile(path
 
 func (r *recorder) Open() (net.Conn, error) {
 	theirs, ours := net.Pipe()
-	r.wg.Go(func() {
+	r.Go(func() {
 		defer theirs.Close()
 		var rec recording
 		defer func() { r.got <- rec }()
@@ -60,7 +58,7 @@ func (r *recorder) Open() (net.Conn, error) {
 		if r.read != nil {
 			<-r.read
 		}
-		r.wg.Go(func() { _ = protocol.WriteDatagram(theirs, []byte("an answer that nobody hears")) })
+		r.Go(func() { _ = protocol.WriteDatagram(theirs, []byte("an answer that nobody hears")) })
 		buf := make([]byte, protocol.MaxDatagram)
 		for {
 			n, err := protocol.ReadDatagram(theirs, buf)

@@ -24,10 +24,10 @@ import (
 
 // relayedTo is a holder whose debuggee listens at addr.
 func relayedTo(t *testing.T, addr string) Client {
-	d := newDebuggee(t)
+	crew := newCrew(t)
 	return holder(func() (net.Conn, error) {
 		theirs, ours := newStream()
-		d.wg.Go(func() {
+		crew.Go(func() {
 			defer theirs.Close()
 			if _, err := protocol.ReadFrame(theirs); err != nil ||
 				protocol.WriteMessage(theirs, protocol.KindIncoming, protocol.IncomingReply{}, nil) != nil {

@@ -18,20 +18,42 @@ import (
 	"mirrord/protocol"
 )
 
+// A crew is the goroutines of a holder. Once the test is over none begins: the agent may
+// still be opening streams to it.
+type crew struct {
+	mu   sync.Mutex
+	over bool // guarded by mu
+	wg   sync.WaitGroup
+}
+
+func newCrew(t *testing.T) *crew {
+	c := new(crew)
+	t.Cleanup(func() {
+		c.mu.Lock()
+		c.over = true
+		c.mu.Unlock()
+		c.wg.Wait()
+	})
+	return c
+}
+
+func (c *crew) Go(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.over {
+		c.wg.Go(f)
+	}
+}
+
 // A debuggee is a holder that takes every connection and echoes it, with its
 // own name before.
 type debuggee struct {
-	t  *testing.T
-	wg sync.WaitGroup
+	*crew
 }
 
 const debuggeeSays = "debuggee:"
 
-func newDebuggee(t *testing.T) *debuggee {
-	d := &debuggee{t: t}
-	t.Cleanup(d.wg.Wait)
-	return d
-}
+func newDebuggee(t *testing.T) *debuggee { return &debuggee{newCrew(t)} }
 
 func (*debuggee) Name() string { return "client test" }
 
@@ -41,7 +63,7 @@ func (*debuggee) ReadFile(path string) ([]byte, error) { return os.ReadFile(path
 
 func (d *debuggee) Open() (net.Conn, error) {
 	theirs, ours := newStream()
-	d.wg.Go(func() {
+	d.Go(func() {
 		defer theirs.Close()
 		if agenttest.ReadRequest(theirs, protocol.KindIncoming, new(protocol.Incoming)) != nil ||
 			protocol.WriteMessage(theirs, protocol.KindIncoming, protocol.IncomingReply{}, nil) != nil ||

@@ -174,36 +174,42 @@ func (w *worker) proceeds(t *testing.T) {
 	}
 }
 
-// states are those of all threads of the worker and its descendants.
-func (w *worker) states(t *testing.T) (all []string) {
-	t.Helper()
+// states are those of all threads of the worker and its descendants. It fails where one
+// ends meanwhile.
+func (w *worker) states() (all []string, err error) {
 	pids, err := w.tgt.Processes()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for _, pid := range pids {
 		dir, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		for _, e := range dir {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, e.Name()))
 			if err != nil {
-				t.Fatal(err) // paused ones do not end
+				return nil, err
 			}
 			fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')'):]))
 			all = append(all, fields[1])
 		}
 	}
-	return all
+	return all, nil
 }
+
+// moves reports whether a thread in this state may do something. D is a parent that waits
+// in vfork(2) for a child that stands: it does nothing either.
+func moves(state string) bool { return state != "t" && state != "D" && state != "Z" }
 
 // stands checks that nothing of the worker can do anything.
 func (w *worker) stands(t *testing.T) {
 	t.Helper()
-	states := w.states(t)
-	// D is a parent that waits in vfork(2) for a child that stands: it does nothing either.
-	if len(states) < 6 || slices.ContainsFunc(states, func(s string) bool { return s != "t" && s != "D" && s != "Z" }) {
+	states, err := w.states()
+	if err != nil {
+		t.Fatal(err) // paused ones do not end
+	}
+	if len(states) < 6 || slices.ContainsFunc(states, moves) {
 		t.Errorf("threads are in states %v", states)
 	}
 }
@@ -294,7 +300,8 @@ func TestStoppedBefore(t *testing.T) {
 	w := startWorker(t)
 	p := newPauser(t, w.tgt.Processes)
 	stopped := func() bool {
-		return strings.Contains(strings.Join(w.states(t), ""), "TT")
+		states, err := w.states()
+		return err == nil && strings.Contains(strings.Join(states, ""), "TT")
 	}
 	w.signal(t, unix.SIGSTOP)
 	wait(t, "it stops", stopped)
@@ -357,7 +364,8 @@ func TestChanged(t *testing.T) {
 	both.Store(true)
 	p.Changed()
 	wait(t, "it is paused", func() bool {
-		return !slices.ContainsFunc(next.states(t), func(s string) bool { return s != "t" && s != "D" && s != "Z" })
+		states, err := next.states()
+		return err == nil && !slices.ContainsFunc(states, moves)
 	})
 
 	third := startWorker(t)
