@@ -245,7 +245,7 @@ func TestHolderLate(t *testing.T) {
 // Ports that a test chooses itself, each once: the kernel keeps them for a while.
 var (
 	ownPort  = 1 << 10
-	podPorts = 1 << 15 // of our connections to the pod
+	podPorts = 61000 // of our connections to the pod, above those that the kernel chooses
 )
 
 // More connections go to the pod than there are ports for them, and none takes
