@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -57,5 +58,5 @@ func run(port string) error {
 	})}
 	go srv.Serve(l)
 	<-done
-	return srv.Close()
+	return srv.Shutdown(context.Background()) // the answer goes first
 }
