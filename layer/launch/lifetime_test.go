@@ -176,7 +176,15 @@ func TestOutOfMemory(t *testing.T) {
 	}
 	w := newWorld(t)
 	for code, want := range map[string]bool{"bytearray(1 << 30)": true, "import os; os.kill(os.getpid(), 9)": false} {
-		r := w.run(t, "sh", "-c", `echo $$ >"$0"/cgroup.procs && exec python3 -c "$1"`, group, code)
+		run := func() (r result, kills uint64) {
+			before := OutOfMemoryKills()
+			r = w.run(t, "sh", "-c", `echo $$ >"$0"/cgroup.procs && exec python3 -c "$1"`, group, code)
+			return r, OutOfMemoryKills() - before
+		}
+		r, kills := run()
+		for !want && kills > 0 { // others', of the same kernel
+			r, kills = run()
+		}
 		if r.Signal != unix.SIGKILL || r.OutOfMemory != want || r.err != nil {
 			t.Errorf("%s: %+v", code, r)
 		}
