@@ -66,11 +66,7 @@ func (c *call) attrOf(f *file) *protocol.Attr {
 	if !f.whole {
 		return &f.attr
 	}
-	known := &changedAttr{attr: f.attr, changes: f.seen}
-	if newer := f.newer.Load(); newer != nil {
-		known = newer
-	}
-	changes := c.l.files.changes.Load()
+	known, changes := f.known(), c.l.files.changes.Load()
 	if known.changes == changes {
 		return known.tell()
 	}
@@ -83,6 +79,25 @@ func (c *call) attrOf(f *file) *protocol.Attr {
 	}
 	f.newer.Store(now)
 	return now.tell()
+}
+
+// known is what was heard last of a whole file.
+func (f *file) known() *changedAttr {
+	if newer := f.newer.Load(); newer != nil {
+		return newer
+	}
+	return &changedAttr{attr: f.attr, changes: f.seen}
+}
+
+// knownOf is attrOf if nobody need be asked, else nil.
+func (c *call) knownOf(f *file) *protocol.Attr {
+	if !f.whole {
+		return nil
+	}
+	if known := f.known(); known.changes == c.l.files.changes.Load() {
+		return known.tell()
+	}
+	return nil
 }
 
 // tell is what fstat(2) tells. Of a file that is not found any more nothing is

@@ -91,7 +91,7 @@ func quickSymlink(c *call) bool {
 	if quickPath(c) {
 		return true
 	}
-	if text, err := seccomp.ReadString(c.TID, c.Args[0], &c.l.buf); err == nil {
+	if text, err := seccomp.ReadString(c.TID, c.Args[0], c.buf); err == nil {
 		c.path2 = string(text)
 	} else {
 		c.fault = asErrno(err)

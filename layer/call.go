@@ -16,6 +16,7 @@ import (
 type call struct {
 	seccomp.Notification
 	l       *Layer
+	buf     *[seccomp.MaxPath]byte // the receiver's, for paths
 	hook    *hook
 	flight  *flight
 	path    string // absolute, as the debuggee spelled it; "" for an empty one
@@ -127,6 +128,10 @@ func (l *Layer) start(c call) {
 	if fresh && old == nil {
 		if ans, ok := c.known(); ok { // no more work than a goroutine
 			<-l.waiting
+			if ans.hasFD {
+				l.turn.end()
+				defer l.turn.take()
+			}
 			l.finish(f, ans)
 			return
 		}

@@ -100,10 +100,16 @@ func (c *call) openRemote(flags int) (int, error) {
 // nobody. Giving a descriptor takes until the caller's thread runs, which is less
 // than to hand it to a goroutine.
 func (c *call) known() (answer, bool) {
-	if c.verdict.Kind != policy.Remote || c.file != nil || c.doubt != nil {
+	if c.doubt != nil || c.fault != 0 {
 		return answer{}, false
 	}
 	if served, known := c.judged(); !known || !served {
+		return answer{}, false
+	}
+	if c.file != nil {
+		return c.knownFile()
+	}
+	if c.verdict.Kind != policy.Remote {
 		return answer{}, false
 	}
 	const plain = unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_NOFOLLOW | largeFile
@@ -138,6 +144,17 @@ func (c *call) known() (answer, bool) {
 		return failWith(err), true
 	}
 	return give(fd, flags), true
+}
+
+// knownFile is known for a call on a descriptor.
+func (c *call) knownFile() (answer, bool) {
+	switch c.hook.Call {
+	case seccomp.Fstat, seccomp.Newfstatat, seccomp.Statx:
+		if a := c.knownOf(c.file); a != nil {
+			return c.tell(a), true
+		}
+	}
+	return answer{}, false
 }
 
 const largeFile = 0o100000 // what musl adds

@@ -2,13 +2,14 @@
 // that package seccomp traps, by the policy, from the daemon.
 //
 //	debuggee ── trapped call ──▶ receiver ─ Local ──▶ the kernel carries on
+//	                                ├─ known ──▶ answer
 //	                                └─ else ──▶ goroutine ── daemon ──▶ answer
 //
 // Its rules:
 //
 //   - The receiver waits for nobody: whatever may is done in a goroutine. (Its
-//     reading of a path or address can fault in a page of the debuggee's, and to
-//     give a descriptor takes until the debuggee's thread runs.)
+//     reading of a path or address can fault in a page of the debuggee's.) To give
+//     a descriptor takes until the debuggee's thread runs: then another receives.
 //   - A call may be interrupted by a signal, also by a debugger's stop, at any
 //     time. The kernel then asks again, and the second asking joins the first if
 //     it asks the same: an address in memory may hold something else by then.
@@ -23,11 +24,8 @@ package layer
 
 import (
 	"context"
-	"errors"
-	"io"
 	"log/slog"
 	"net/netip"
-	"runtime"
 	"sync"
 	"time"
 
@@ -55,15 +53,15 @@ type Config struct {
 
 // A Layer answers the hooked calls of one debuggee and all its children.
 //
-// Goroutines: Serve starts one per call that may wait, one that attends to the
+// Goroutines: Serve starts the receivers, one per call that may wait, one that attends to the
 // daemon and, where that found another one, one that takes listeners' ports
 // again, and waits for all; and one that tells the user, which it gives a while.
 type Layer struct {
 	log *slog.Logger
 	Config
 	listener   *seccomp.Listener
-	hooks      []*hook               // by number
-	buf        [seccomp.MaxPath]byte // the receiver's, for paths
+	hooks      []*hook // by number
+	turn       turn    // to receive
 	files      injected
 	follower   follower
 	sockets    sockets
@@ -148,7 +146,7 @@ func (l *Layer) Serve(listener *seccomp.Listener) error {
 		}
 	}()
 	l.wg.Go(func() { l.attend(ctx) })
-	err := l.receive()
+	err := l.receiveAll()
 	stop()
 	l.settle()
 	l.follower.end()
@@ -160,32 +158,6 @@ func (l *Layer) Serve(listener *seccomp.Listener) error {
 	case <-time.After(sayTime):
 	}
 	return err
-}
-
-// receive is the receiver: one thread, because two wake each other up in vain.
-func (l *Layer) receive() error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var c call
-	for {
-		c = call{l: l}
-		if err := l.listener.Receive(&c.Notification); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		if int(c.NR) >= len(l.hooks) || l.hooks[c.NR] == nil {
-			_ = l.listener.Continue(c.ID)
-			continue
-		}
-		c.hook = l.hooks[c.NR]
-		if c.hook.quick(&c) && c.doubt == nil {
-			_ = l.listener.Continue(c.ID) // gone: then there is nobody to tell
-			continue
-		}
-		l.start(c)
-	}
 }
 
 // Of what is said to the user: how much may wait for a terminal that takes

@@ -73,7 +73,7 @@ func quickOpen2(c *call) bool {
 		}
 		return quickPath(c)
 	}
-	b, err := seccomp.ReadString(c.TID, c.Args[c.hook.path], &c.l.buf)
+	b, err := seccomp.ReadString(c.TID, c.Args[c.hook.path], c.buf)
 	if err != nil {
 		c.blame(err, memoryErrors)
 		return true

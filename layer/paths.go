@@ -92,7 +92,7 @@ func (c *call) decide(path string) (string, policy.Verdict) {
 // target's to follow. It is "" if the path is. False: the kernel will say what
 // is wrong with it, unless c.doubt is set.
 func (c *call) readPath(dir, path int8) (string, bool) {
-	b, err := seccomp.ReadString(c.TID, c.Args[path], &c.l.buf)
+	b, err := seccomp.ReadString(c.TID, c.Args[path], c.buf)
 	if err != nil {
 		c.blame(err, memoryErrors)
 		return "", false

@@ -51,7 +51,7 @@ func TestVerdictsAgree(t *testing.T) {
 		text := append([]byte(path), 0)
 		how := unix.OpenHow{}
 		for _, h := range hooks {
-			c := call{l: l, hook: &h}
+			c := call{l: l, hook: &h, buf: new([seccomp.MaxPath]byte)}
 			c.TID = uint32(unix.Gettid())
 			switch binds := h.Call == seccomp.Bind; {
 			case binds && len(path) < 100:

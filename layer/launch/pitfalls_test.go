@@ -75,6 +75,18 @@ func TestPitfall02InterruptedCalls(t *testing.T) {
 	}
 }
 
+// Pitfalls 1 and 2, of opens that nobody is asked about: an interrupted one leaves
+// no descriptor behind.
+func TestPitfall02InterruptedKnownOpens(t *testing.T) {
+	w := newWorld(t)
+	w.Leases = true
+	const opens = 20_000
+	w.want(t, "signals: 1\n", build(t, "calls.c"), "again", strconv.Itoa(opens))
+	if n := w.Asked(wire.OpOpen, "/etc/shop/config.yaml"); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
 // Pitfall 2, of calls that are given up: what is asked next from the same
 // registers is not answered with what was asked before.
 func TestPitfall02OtherCallOfSameRegisters(t *testing.T) {

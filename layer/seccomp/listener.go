@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -69,7 +70,9 @@ type Listener struct {
 	closed  atomic.Bool
 	stop    atomic.Bool
 	stopped chan struct{}
-	tid     atomic.Int32 // of the receiver
+
+	mu      sync.Mutex
+	threads []int // that receive; guarded by mu
 }
 
 // NewListener takes over fd. It asks for synchronous wake-ups, which make an
@@ -92,14 +95,23 @@ func (l *Listener) Close() error {
 	return unix.Close(l.fd)
 }
 
-// Receive waits for the next notification. One goroutine calls it, on a thread
-// that it keeps. io.EOF: all tasks under the program have ended, or Interrupt
-// was called; it is not called again.
+// Join is called by each goroutine that is to call Receive, on a thread that it keeps.
+func (l *Listener) Join() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.threads = append(l.threads, unix.Gettid())
+}
+
+// Receive waits for the next notification. One goroutine at a time calls it.
+// io.EOF: all tasks under the program have ended, or Interrupt was called; so it
+// is from then on.
 func (l *Listener) Receive(n *Notification) error {
-	if l.tid.Load() == 0 {
-		l.tid.Store(int32(unix.Gettid()))
-	}
 	for {
+		select {
+		case <-l.stopped:
+			return io.EOF
+		default:
+		}
 		if l.stop.Load() {
 			close(l.stopped)
 			return io.EOF
@@ -125,14 +137,19 @@ func (l *Listener) Receive(n *Notification) error {
 }
 
 // Interrupt makes Receive return, for kernels before 6.11, which do not wake it
-// when the last task has ended. It returns when Receive has, or was never called.
+// when the last task has ended. It returns when Receive has, or nobody has joined.
 func (l *Listener) Interrupt() {
 	l.stop.Store(true)
+	l.mu.Lock()
+	threads := l.threads
+	l.mu.Unlock()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for l.tid.Load() != 0 {
-		// Go ignores this signal; the ioctl is interrupted by it.
-		_ = unix.Tgkill(unix.Getpid(), int(l.tid.Load()), unix.SIGURG)
+	for len(threads) > 0 {
+		for _, tid := range threads {
+			// Go ignores this signal; the ioctl is interrupted by it.
+			_ = unix.Tgkill(unix.Getpid(), tid, unix.SIGURG)
+		}
 		select {
 		case <-l.stopped:
 			return

@@ -311,6 +311,41 @@ static int storm(int opens)
 	return 0;
 }
 
+static volatile pthread_t knocked; /* 0: it has ended */
+
+static void *knock(void *unused)
+{
+	while (knocked) {
+		pthread_kill(knocked, SIGALRM);
+		usleep(20);
+	}
+	return unused;
+}
+
+/* Opens of what is known, under a storm of signals: each gives the same number,
+ * so that none is left over. */
+static int again(int opens)
+{
+	close(open("/etc/shop/config.yaml", O_RDONLY));
+	sigalrm(SA_RESTART, 0);
+	knocked = pthread_self();
+	pthread_t other;
+	pthread_create(&other, NULL, knock, NULL);
+	int first = dup(0), wrong = 0;
+	close(first);
+	for (int i = 0; i < opens && !wrong; i++) {
+		char buf[12] = "";
+		int fd = open("/etc/shop/config.yaml", O_RDONLY);
+		if (read(fd, buf, 11) != 11 || strcmp(buf, "color: blue") || fd != first)
+			wrong = printf("open %d gave %d, not %d, and read \"%s\": %s\n", i, fd, first, buf, strerror(errno));
+		close(fd);
+	}
+	knocked = 0;
+	pthread_join(other, NULL);
+	printf("signals: %d\n", ticks > opens / 10);
+	return wrong;
+}
+
 /* Calls that are interrupted, and not restarted: the next one has the same
  * registers, all six, but asks something else. The target answers the first
  * only when it has been asked for "/app/turn1", or 2. */
@@ -413,6 +448,7 @@ int main(int argc, char **argv)
 	if (!strcmp(what, "edge")) return edge();
 	if (!strcmp(what, "peer")) return peer(arg);
 	if (!strcmp(what, "storm")) return storm(atoi(arg));
+	if (!strcmp(what, "again")) return again(atoi(arg));
 	if (!strcmp(what, "accepts")) return accepts(atoi(arg), atoi(argv[3]));
 	if (!strcmp(what, "turn")) return turn();
 	if (!strcmp(what, "fastopen")) return fastopen(arg);
