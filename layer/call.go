@@ -105,13 +105,14 @@ func (l *Layer) fly(key flightKey, c call) *flight {
 	return f
 }
 
-// start answers c in a goroutine, or lets it join the flight of an earlier asking.
-func (l *Layer) start(c call) {
+// start answers c, or lets it join the flight of an earlier asking; with done in no
+// goroutine.
+func (l *Layer) start(c call) (done bool) {
 	select {
 	case l.waiting <- struct{}{}:
 	default:
 		_ = l.listener.Fail(c.ID, unix.EAGAIN)
-		return
+		return true
 	}
 	key := flightKey{c.TID, c.NR}
 	l.mu.Lock()
@@ -133,7 +134,10 @@ func (l *Layer) start(c call) {
 				defer l.turn.take()
 			}
 			l.finish(f, ans)
-			return
+			return true
+		}
+		if c.began(f) {
+			return true
 		}
 	}
 	l.wg.Go(func() {
@@ -156,10 +160,29 @@ func (l *Layer) start(c call) {
 			}
 			f = other
 		}
-		for again := true; again; {
-			c.flight = f
-			c, again = l.finish(f, c.answer())
-		}
+		l.fulfil(f, c)
+	})
+	return false
+}
+
+// fulfil finds f's answer and gives it, as c asks and whoever asks after it.
+func (l *Layer) fulfil(f *flight, c call) {
+	for again := true; again; {
+		c.flight = f
+		c, again = l.finish(f, c.answer())
+	}
+}
+
+// finished gives f its answer, which was begun by the receiver.
+func (l *Layer) finished(f *flight, ans answer) {
+	c, again := l.finish(f, ans)
+	if !again {
+		<-l.waiting
+		return
+	}
+	l.wg.Go(func() {
+		defer func() { <-l.waiting }()
+		l.fulfil(f, c)
 	})
 }
 

@@ -187,6 +187,12 @@ func (c *Client) call(q *wire.Request) reply {
 	}
 }
 
+// ask asks the daemon in use, if that can be done at once; done does not wait.
+func (c *Client) ask(q *wire.Request, done func(r reply)) bool {
+	k, _, _ := c.current()
+	return k.ask(q, done)
+}
+
 // Disconnect ends the connection, and with it all that was asked for through
 // it: calls that wait fail. It may be called more than once.
 func (c *Client) Disconnect() {

@@ -23,7 +23,7 @@ import (
 type conn struct {
 	log      *slog.Logger
 	socket   *net.UnixConn
-	out      net.Conn      // socket, for requests
+	fast     *socket.Conn  // socket, for packets
 	number   int           // which of the Client's it is
 	root     *os.File      // of the file server, nil where there is none
 	news     chan<- string // the Client's
@@ -33,9 +33,13 @@ type conn struct {
 	done     chan struct{} // closed when read has ended
 
 	mu      sync.Mutex
-	seq     uint32                // guarded by mu
-	waiting map[uint32]chan reply // guarded by mu, nil once the connection has ended
+	seq     uint32              // guarded by mu
+	waiting map[uint32]answered // guarded by mu, nil once the connection has ended
 }
+
+// answered is called with the reply, ok unless there is none and the connection has
+// ended, by the goroutine that reads: it does not wait.
+type answered func(r reply, ok bool)
 
 func dialConn(ctx context.Context, log *slog.Logger, path, session string, flags uint32, number int, news chan<- string) (*conn, error) {
 	var d net.Dialer
@@ -44,8 +48,8 @@ func dialConn(ctx context.Context, log *slog.Logger, path, session string, flags
 		return nil, fmt.Errorf("connecting to the daemon: %w", err)
 	}
 	k := &conn{
-		log: log, socket: c.(*net.UnixConn), out: socket.New(c), number: number, news: news,
-		done: make(chan struct{}), waiting: make(map[uint32]chan reply),
+		log: log, socket: c.(*net.UnixConn), fast: socket.New(c).(*socket.Conn), number: number, news: news,
+		done: make(chan struct{}), waiting: make(map[uint32]answered),
 	}
 	go k.read()
 	stop := context.AfterFunc(ctx, func() { k.socket.Close() })
@@ -79,30 +83,60 @@ func (k *conn) disconnect() {
 
 // call asks and waits. asked is false if the daemon has not seen the question.
 func (k *conn) call(q *wire.Request) (r reply, asked bool) {
-	answer := make(chan reply, 1)
-	k.mu.Lock()
-	if k.waiting == nil {
-		k.mu.Unlock()
+	type answer struct {
+		reply
+		ok bool
+	}
+	answers := make(chan answer, 1)
+	if !k.expect(q, func(r reply, ok bool) { answers <- answer{r, ok} }) {
 		return lostReply(q.Op), false
 	}
-	k.seq++
-	seq := k.seq
-	k.waiting[seq] = answer
-	k.mu.Unlock()
-
-	q.Seq = seq
-	if _, err := k.out.Write(q.Append(make([]byte, 0, wire.RequestHead+len(q.Path)))); err != nil {
-		k.mu.Lock()
-		delete(k.waiting, seq)
-		k.mu.Unlock()
+	if _, err := k.fast.Write(q.Append(make([]byte, 0, wire.RequestHead+len(q.Path)))); err != nil {
+		k.forget(q)
 		k.disconnect() // else it could be taken for one that works
 		return lostReply(q.Op), false
 	}
-	r, ok := <-answer
-	if !ok {
+	a := <-answers
+	if !a.ok {
 		return lostReply(q.Op), true
 	}
-	return r, true
+	return a.reply, true
+}
+
+// ask asks, if that can be done at once, and has done called.
+func (k *conn) ask(q *wire.Request, done func(r reply)) bool {
+	if !k.expect(q, func(r reply, ok bool) {
+		if !ok {
+			r = lostReply(q.Op)
+		}
+		done(r)
+	}) {
+		return false
+	}
+	n, err := k.fast.WriteNow(q.Append(make([]byte, 0, wire.RequestHead+len(q.Path))))
+	return n > 0 && err == nil || !k.forget(q)
+}
+
+// expect has done called for the reply to q. False: the connection has ended.
+func (k *conn) expect(q *wire.Request, done answered) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.waiting == nil {
+		return false
+	}
+	k.seq++
+	q.Seq = k.seq
+	k.waiting[q.Seq] = done
+	return true
+}
+
+// forget has nobody called for q; false: somebody was, or is.
+func (k *conn) forget(q *wire.Request) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, waits := k.waiting[q.Seq]
+	delete(k.waiting, q.Seq)
+	return waits
 }
 
 // read hands out replies until the connection ends, then fails who still waits.
@@ -112,7 +146,7 @@ func (k *conn) read() {
 	buf := make([]byte, wire.MaxMessage+1)
 	oob := make([]byte, unix.CmsgSpace(4))
 	for {
-		n, oobn, _, _, err := k.socket.ReadMsgUnix(buf, oob)
+		n, oobn, err := k.fast.ReadMsg(buf, oob)
 		if err != nil || n == 0 {
 			break
 		}
@@ -150,22 +184,22 @@ func (k *conn) read() {
 			r.Node, r.File = nodeOf(k.number, r.Node), nodeOf(k.number, r.File)
 		}
 		k.mu.Lock()
-		answer := k.waiting[r.Seq]
+		done := k.waiting[r.Seq]
 		delete(k.waiting, r.Seq)
 		k.mu.Unlock()
-		if answer == nil {
+		if done == nil {
 			closeFD(r.fd)
 			continue
 		}
-		answer <- r
+		done(r, true)
 	}
 	k.kept.end()
 	k.mu.Lock()
 	waiting := k.waiting
 	k.waiting = nil
 	k.mu.Unlock()
-	for _, answer := range waiting {
-		close(answer)
+	for _, done := range waiting {
+		done(reply{fd: -1}, false)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/policy"
+	"mirrord/layer/seccomp"
 	wire "mirrord/protocol/layer"
 )
 
@@ -60,7 +61,7 @@ func slowConnect(c *call) answer {
 		return carryOn
 	}
 	switch {
-	case s.family == unix.AF_INET6 && d.domain == unix.AF_INET, s.addr.Addr().Is4() && d.only6:
+	case !d.reaches(s):
 		return carryOn // the kernel refuses the family
 	case d.tcp():
 		return c.connectTCP(d, s.addr)
@@ -72,6 +73,11 @@ func slowConnect(c *call) answer {
 	return fail(unix.EPROTONOSUPPORT)
 }
 
+// reaches tells whether d's family is s's, or takes it in.
+func (d *duplicate) reaches(s *sockaddr) bool {
+	return (s.family != unix.AF_INET6 || d.domain != unix.AF_INET) && (!s.addr.Addr().Is4() || !d.only6)
+}
+
 // connectTCP makes sure that the socket has a loopback source, by which the
 // daemon knows it, and connects it to the endpoint that the daemon names. One
 // that does not block is answered in time: its endpoint may be one that
@@ -80,12 +86,21 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 	if k := c.l.sockets.get(d.inode); k != nil && k.connecting.Load() {
 		return c.connectAgain(d, k)
 	}
+	q, errno := c.connectRequest(d, to)
+	if errno != 0 {
+		return fail(errno)
+	}
+	return c.connected(d, q, c.l.Daemon.call(q))
+}
+
+// connectRequest gives d a source, and is what the daemon is to be asked.
+func (c *call) connectRequest(d *duplicate, to netip.AddrPort) (*wire.Request, unix.Errno) {
 	if _, err := unix.Getpeername(d.fd); err == nil {
-		return fail(unix.EISCONN)
+		return nil, unix.EISCONN
 	}
 	source, errno := d.source()
 	if errno != 0 {
-		return fail(errno)
+		return nil, errno
 	}
 	q := &wire.Request{Op: wire.OpConnect, Addr: to, Addr2: source, Mode: c.TID}
 	if d.async {
@@ -94,7 +109,11 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 	if d.proto == unix.IPPROTO_MPTCP {
 		q.Flags |= wire.ConnectMultipath
 	}
-	r := c.l.Daemon.call(q)
+	return q, 0
+}
+
+// connected connects d as the daemon's reply says. It does not wait.
+func (c *call) connected(d *duplicate, q *wire.Request, r reply) answer {
 	closeFD(r.fd)
 	if r.Errno != 0 {
 		return fail(unix.Errno(r.Errno))
@@ -104,9 +123,9 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 	}
 	local := r.Addr2
 	if !local.IsValid() {
-		local = netip.AddrPortFrom(c.l.ownAddr(to.Addr()), source.Port())
+		local = netip.AddrPortFrom(c.l.ownAddr(q.Addr.Addr()), q.Addr2.Port())
 	}
-	k := &sock{local: local, peer: to, endpoint: r.Addr}
+	k := &sock{local: local, peer: q.Addr, endpoint: r.Addr}
 	k.connecting.Store(d.async)
 	c.l.sockets.put(d.inode, k)
 	ans := d.connect(r.Addr)
@@ -114,6 +133,49 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 		c.l.sockets.drop(d.inode)
 	}
 	return ans
+}
+
+// began has the daemon asked for a TCP connection, by the receiver, and the rest done
+// when it replies: two goroutines less, and often as many threads to be woken.
+func (c *call) began(f *flight) bool {
+	if c.hook.Call != seccomp.Connect || c.doubt != nil || c.fault != 0 || c.verdict.Kind == policy.Refused {
+		return false
+	}
+	if served, known := c.judged(); !known || !served || !c.l.listener.Valid(c.ID) {
+		return false
+	}
+	s := &c.addr
+	if s.family != unix.AF_INET && s.family != unix.AF_INET6 || c.l.Policy.Connect(policy.TCP, s.addr).Kind == policy.Local {
+		return false
+	}
+	d, _, ok := c.duplicate(int32(c.Args[0]))
+	if !ok {
+		return false
+	}
+	k := c.l.sockets.get(d.inode)
+	if !d.tcp() || !d.reaches(s) || k != nil && k.connecting.Load() {
+		d.close()
+		return false
+	}
+	q, errno := c.connectRequest(d, s.addr)
+	if errno != 0 {
+		d.close()
+		return false
+	}
+	c.flight = f
+	asks := *c
+	c.l.wg.Add(1)
+	if !c.l.Daemon.ask(q, func(r reply) {
+		defer c.l.wg.Done()
+		ans := asks.connected(d, q, r)
+		d.close()
+		asks.l.finished(f, ans)
+	}) {
+		d.close()
+		c.l.wg.Done()
+		return false
+	}
+	return true
 }
 
 // connectAgain is how some learn the outcome of a connect that did not wait.

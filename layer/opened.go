@@ -77,7 +77,7 @@ func (k *conn) tellOpened() {
 		if len(q.Path) > wire.MaxPath {
 			continue
 		}
-		if _, err := k.out.Write(q.Append(nil)); err != nil {
+		if _, err := k.fast.Write(q.Append(nil)); err != nil {
 			return // as its reader will notice
 		}
 	}

@@ -38,9 +38,9 @@ func (l *Layer) receive() error {
 	defer l.turn.end()
 	var c call
 	var buf [seccomp.MaxPath]byte
-	for {
+	for soon := false; ; {
 		c = call{l: l, buf: &buf}
-		if err := l.listener.Receive(&c.Notification); err != nil {
+		if err := l.listener.Receive(&c.Notification, soon); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
@@ -48,14 +48,16 @@ func (l *Layer) receive() error {
 		}
 		if int(c.NR) >= len(l.hooks) || l.hooks[c.NR] == nil {
 			_ = l.listener.Continue(c.ID)
+			soon = true
 			continue
 		}
 		c.hook = l.hooks[c.NR]
 		if c.hook.quick(&c) && c.doubt == nil {
 			_ = l.listener.Continue(c.ID) // gone: then there is nobody to tell
+			soon = true
 			continue
 		}
-		l.start(c)
+		soon = l.start(c)
 	}
 }
 

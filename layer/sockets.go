@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/seccomp"
+	"mirrord/protocol/socket"
 )
 
 // A sock is what the debuggee must see of a socket that is not what it seems.
@@ -317,9 +318,9 @@ func (d *duplicate) loopback() netip.Addr {
 
 // own returns the address of d, without IPv6's form of an IPv4 address.
 func (d *duplicate) own() netip.AddrPort {
-	sa, err := unix.Getsockname(d.fd)
+	addr, err := socket.LocalAddr(d.fd)
 	if err != nil {
 		return netip.AddrPort{}
 	}
-	return addrPort(sa)
+	return addr
 }

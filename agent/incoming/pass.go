@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -132,13 +131,9 @@ func (in *Incoming) dialAs(ctx context.Context, client netip.Addr, local netip.A
 // dialFrom connects from what bind binds to, before connecting: so that the
 // redirect can be told of it. patience 0: as long as the kernel has.
 func (in *Incoming) dialFrom(ctx context.Context, local netip.AddrPort, patience time.Duration, bind func(fd int) (netip.AddrPort, error), release func(netip.AddrPort)) (_ stream, undo func(), err error) {
-	to, err := sockaddr(local)
+	fd, err := socket.Open(local)
 	if err != nil {
 		return nil, nil, err
-	}
-	fd, err := unix.Socket(int(familyOf(local)), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socket", err)
 	}
 	from, err := bind(fd)
 	if err != nil {
@@ -150,44 +145,12 @@ func (in *Incoming) dialFrom(ctx context.Context, local netip.AddrPort, patience
 		undo()
 		return nil, nil, err
 	}
-	c, err := connect(ctx, fd, from, local, to, patience)
+	c, err := socket.Connect(ctx, fd, from, local, patience)
 	if err != nil {
 		undo()
 		return nil, nil, fmt.Errorf("connecting from %v: %w", from, err)
 	}
 	return c, undo, nil
-}
-
-// connect connects a socket, which is closed if that fails. Within one kernel a
-// connection is made, or refused, when connect(2) returns, though it says EINPROGRESS:
-// the second call tells. Who is kept from the pod by a rule waits.
-func connect(ctx context.Context, fd int, from, local netip.AddrPort, to unix.Sockaddr, patience time.Duration) (*socket.TCP, error) {
-	err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1)
-	if err == nil {
-		err = unix.Connect(fd, to)
-	}
-	if err == unix.EINPROGRESS {
-		err = unix.Connect(fd, to)
-	}
-	waits := err == unix.EALREADY
-	if err != nil && !waits {
-		unix.Close(fd)
-		return nil, os.NewSyscallError("connect", err)
-	}
-	c, err := socket.Adopt(fd, from, local)
-	if err != nil || !waits {
-		return c, err
-	}
-	defer context.AfterFunc(ctx, func() { c.Close() })()
-	if patience > 0 {
-		_ = c.SetWriteDeadline(time.Now().Add(patience))
-		defer c.SetWriteDeadline(time.Time{})
-	}
-	if err := c.Connected(to); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
 }
 
 // exempt keeps a socket that is bound to a source from the redirect and from mirrors;

@@ -5,10 +5,13 @@ package outgoing
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"mirrord/protocol"
+	"mirrord/protocol/socket"
 )
 
 // Connect dials q.Addr over TCP and relays the connection through the stream.
@@ -21,12 +24,12 @@ func Connect(ctx context.Context, stream net.Conn, q protocol.Connect) error {
 	}
 	// Where only the other side is still sending, nobody waits on the stream.
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	reply := protocol.ConnectReply{Local: conn.LocalAddr().(*net.TCPAddr).AddrPort()}
+	reply := protocol.ConnectReply{Local: conn.Local()}
 	if err := protocol.WriteMessage(stream, protocol.KindConnect, reply, nil); err != nil {
 		conn.Close()
 		return err
 	}
-	_ = conn.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true}) // now that nobody waits for it
+	_ = conn.KeepAlive() // now that nobody waits for it
 	return protocol.Relay(conn, ahead)
 }
 
@@ -37,7 +40,7 @@ const soon = 20 * time.Millisecond
 // dial connects, and if that takes long, watches the stream for its end
 // meanwhile. The stream that it returns still has the byte that the watching may
 // have read.
-func dial(ctx context.Context, stream net.Conn, q protocol.Connect) (*net.TCPConn, net.Conn, error) {
+func dial(ctx context.Context, stream net.Conn, q protocol.Connect) (*socket.TCP, net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watched := make(chan []byte, 1)
@@ -49,8 +52,7 @@ func dial(ctx context.Context, stream net.Conn, q protocol.Connect) (*net.TCPCon
 		}
 		watched <- first[:n]
 	})
-	d := net.Dialer{KeepAlive: -1}
-	c, err := d.DialContext(ctx, "tcp", q.Addr.String())
+	c, err := open(ctx, netip.AddrPortFrom(q.Addr.Addr().Unmap(), q.Addr.Port()))
 	var first []byte
 	if !watch.Stop() {
 		_ = stream.SetReadDeadline(time.Unix(1, 0))
@@ -60,7 +62,19 @@ func dial(ctx context.Context, stream net.Conn, q protocol.Connect) (*net.TCPCon
 	if err != nil {
 		return nil, nil, err
 	}
-	return c.(*net.TCPConn), &prefixed{Conn: stream, first: first}, nil
+	return c, &prefixed{Conn: stream, first: first}, nil
+}
+
+func open(ctx context.Context, to netip.AddrPort) (*socket.TCP, error) {
+	fd, err := socket.Open(to)
+	if err != nil {
+		return nil, err
+	}
+	c, err := socket.Connect(ctx, fd, netip.AddrPort{}, to, 0)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %v: %w", to, err)
+	}
+	return c.CloseLate(), nil
 }
 
 func isTimeout(err error) bool {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
+	"mirrord/protocol/socket"
 )
 
 func TestMain(m *testing.M) {
@@ -274,7 +275,7 @@ func TestIncomingToAFullQueue(t *testing.T) {
 	defer cancel()
 	for err == nil { // until there is no room
 		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-		var conn *net.TCPConn
+		var conn *socket.TCP
 		if conn, _, err = in.open(short, new(Peer), at); err == nil {
 			defer conn.Close()
 		}

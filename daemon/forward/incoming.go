@@ -3,15 +3,14 @@ package forward
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
+	"mirrord/protocol/socket"
 )
 
 // peerKept is how long a connection's client is remembered after its end: the
@@ -119,7 +118,7 @@ var errTaken = fmt.Errorf("another process listens there: %w", unix.ECONNREFUSED
 // open connects to the debuggee's listener and to no other: before, because
 // nobody else is to be connected to, and afterwards, because the listener may
 // just have changed.
-func (in *Incoming) open(ctx context.Context, peer *Peer, l Listener) (*net.TCPConn, netip.AddrPort, error) {
+func (in *Incoming) open(ctx context.Context, peer *Peer, l Listener) (*socket.TCP, netip.AddrPort, error) {
 	known := len(l.Inodes) > 0
 	if known && !l.Listens() {
 		return nil, netip.AddrPort{}, fmt.Errorf("it does not listen at %v any more: %w", l.Addr, unix.ECONNREFUSED)
@@ -148,42 +147,29 @@ func (in *Incoming) forget(source netip.AddrPort, peer *Peer) {
 
 // dial binds before it connects, so that the peer is known before the debuggee
 // can accept.
-func (in *Incoming) dial(ctx context.Context, peer *Peer, listener netip.AddrPort) (*net.TCPConn, netip.AddrPort, error) {
-	var from netip.AddrPort
-	d := net.Dialer{KeepAlive: -1, Timeout: acceptTime, Control: func(_, _ string, c syscall.RawConn) error { // both ends are on this machine
-		return onSocket(c, func(fd int) (err error) {
-			in.forget(from, peer) // the dialer may try a second time
-			if from, err = bindLoopback(fd, listener); err == nil {
-				in.mu.Lock()
-				in.peers[from] = peer
-				in.mu.Unlock()
-			}
-			return err
-		})
-	}}
-	d.SetMultipathTCP(false)
-	conn, err := d.DialContext(ctx, "tcp", listener.String())
+func (in *Incoming) dial(ctx context.Context, peer *Peer, listener netip.AddrPort) (*socket.TCP, netip.AddrPort, error) {
+	fd, err := socket.Open(listener)
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	own := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if listener.Addr().Is6() {
+		own = netip.IPv6Loopback()
+	}
+	from, err := socket.Bind(fd, netip.AddrPortFrom(own, 0))
+	if err != nil {
+		unix.Close(fd)
+		return nil, netip.AddrPort{}, err
+	}
+	in.mu.Lock()
+	in.peers[from] = peer
+	in.mu.Unlock()
+	conn, err := socket.Connect(ctx, fd, from, listener, acceptTime)
 	if err != nil {
 		in.forget(from, peer)
 		return nil, from, err
 	}
-	return conn.(*net.TCPConn), from, nil
-}
-
-// bindLoopback binds a socket to any port of to's loopback address.
-func bindLoopback(fd int, to netip.AddrPort) (netip.AddrPort, error) {
-	source := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if to.Addr().Is6() {
-		source = netip.IPv6Loopback()
-	}
-	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(source, 0))); err != nil {
-		return netip.AddrPort{}, fmt.Errorf("binding: %w", err)
-	}
-	bound, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("reading address: %w", err)
-	}
-	return addrPort(bound), nil
+	return conn.CloseLate(), from, nil
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
@@ -191,14 +177,4 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
 	}
 	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
-}
-
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"mirrord/protocol"
+	"mirrord/protocol/socket"
 )
 
 // pairing bounds how long a stream waits for its debuggee's socket to connect.
@@ -44,16 +45,16 @@ type Endpoint struct {
 type Outgoing struct {
 	log    *slog.Logger
 	dial   Dial
-	v4, v6 *net.TCPListener // v6: nil where the machine has none
+	v4, v6 *socket.Listener // v6: nil where the machine has none
 	ctx    context.Context  // until Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
 	mu      sync.Mutex
-	closed  bool                        // guarded by mu
-	pending int                         // guarded by mu; endpoints of their own
-	waits   map[netip.AddrPort]*waiting // guarded by mu, by source
-	live    map[*net.TCPConn]net.Conn   // guarded by mu, connection to stream
+	closed  bool                         // guarded by mu
+	pending int                          // guarded by mu; endpoints of their own
+	waits   map[netip.AddrPort]*waiting  // guarded by mu, by source
+	live    map[protocol.Ending]net.Conn // guarded by mu, connection to stream
 }
 
 type waiting struct {
@@ -64,31 +65,21 @@ type waiting struct {
 
 // NewOutgoing opens the endpoints.
 func NewOutgoing(log *slog.Logger, dial Dial) (*Outgoing, error) {
-	o := &Outgoing{log: log, dial: dial, waits: map[netip.AddrPort]*waiting{}, live: map[*net.TCPConn]net.Conn{}}
+	o := &Outgoing{log: log, dial: dial, waits: map[netip.AddrPort]*waiting{}, live: map[protocol.Ending]net.Conn{}}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	var err error
-	if o.v4, err = listen("tcp4", "127.0.0.1:0"); err != nil {
+	if o.v4, err = socket.Listen(netip.MustParseAddrPort("127.0.0.1:0")); err != nil {
 		return nil, fmt.Errorf("opening endpoint: %w", err)
 	}
-	if o.v6, err = listen("tcp6", "[::1]:0"); err != nil {
+	if o.v6, err = socket.Listen(netip.MustParseAddrPort("[::1]:0")); err != nil {
 		log.Debug("no IPv6 endpoint", "err", err)
 	}
-	for _, l := range []*net.TCPListener{o.v4, o.v6} {
+	for _, l := range []*socket.Listener{o.v4, o.v6} {
 		if l != nil {
 			o.wg.Go(func() { o.accept(l) })
 		}
 	}
 	return o, nil
-}
-
-func listen(network, addr string) (*net.TCPListener, error) {
-	lc := net.ListenConfig{KeepAlive: -1} // both ends are on this machine
-	lc.SetMultipathTCP(false)
-	l, err := lc.Listen(context.Background(), network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return l.(*net.TCPListener), nil
 }
 
 var errNoIPv6 = errors.New("this machine has no IPv6 loopback")
@@ -131,7 +122,7 @@ func (o *Outgoing) expect(source netip.AddrPort, stream net.Conn, watch Watch) (
 		old.end()
 	}
 	o.waits[source] = &waiting{stream, time.AfterFunc(pairing, func() { o.forget(source, stream) }), watch}
-	return l.Addr().(*net.TCPAddr).AddrPort(), nil
+	return l.Addr(), nil
 }
 
 func (o *Outgoing) forget(source netip.AddrPort, stream net.Conn) {
@@ -150,9 +141,9 @@ func (w *waiting) end() {
 	w.watch.Ended(nil)
 }
 
-func (o *Outgoing) accept(l *net.TCPListener) {
+func (o *Outgoing) accept(l *socket.Listener) {
 	for {
-		c, err := l.AcceptTCP()
+		c, err := l.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return
@@ -163,6 +154,7 @@ func (o *Outgoing) accept(l *net.TCPListener) {
 		}
 		w := o.pair(c)
 		if w == nil {
+			_ = c.SetLinger(-1)
 			c.Close()
 			continue
 		}
@@ -171,22 +163,21 @@ func (o *Outgoing) accept(l *net.TCPListener) {
 }
 
 // pair finds what waits for a connection that came to an endpoint.
-func (o *Outgoing) pair(c *net.TCPConn) *waiting {
-	source := c.RemoteAddr().(*net.TCPAddr).AddrPort()
+func (o *Outgoing) pair(c *socket.TCP) *waiting {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	w := o.waits[source]
+	w := o.waits[c.Remote()]
 	if w == nil || o.closed {
 		return nil
 	}
 	w.timer.Stop()
-	delete(o.waits, source)
+	delete(o.waits, c.Remote())
 	o.live[c] = w.stream
 	return w
 }
 
-func (o *Outgoing) relay(c *net.TCPConn, stream net.Conn, w Watch) {
-	doom(c)
+// relay has a connection that is doomed.
+func (o *Outgoing) relay(c protocol.Ending, stream net.Conn, w Watch) {
 	err := protocol.RelayWatched(c, stream, w)
 	w.Ended(err)
 	o.log.Debug("outgoing connection ended", "err", err)
@@ -221,7 +212,7 @@ func (o *Outgoing) Close() {
 func doom(c protocol.Ending) { _ = c.SetLinger(0) }
 
 // reset ends a connection so that its other side sees ECONNRESET.
-func reset(c *net.TCPConn) {
+func reset(c protocol.Ending) {
 	doom(c)
 	c.Close()
 }

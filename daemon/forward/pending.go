@@ -195,6 +195,7 @@ func (o *Outgoing) complete(ctx context.Context, p *pending, stream net.Conn, w 
 	}
 	o.live[c] = stream
 	o.mu.Unlock()
+	doom(c)
 	o.relay(c, stream, w)
 }
 

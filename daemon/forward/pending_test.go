@@ -200,7 +200,7 @@ func TestConnectAsyncInTime(t *testing.T) {
 	ours, _ := streams(t)
 	go func() { answers <- answer{stream: ours} }()
 	e, err := o.ConnectAsync(t.Context(), netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("127.0.0.5:5"), false, nil)
-	if err != nil || e.Pending || e.Addr != o.v4.Addr().(*net.TCPAddr).AddrPort() {
+	if err != nil || e.Pending || e.Addr != o.v4.Addr() {
 		t.Errorf("%+v, %v", e, err)
 	}
 }
@@ -257,4 +257,14 @@ func TestConnectGivenUp(t *testing.T) {
 	if o.Close(); o.pending != 0 {
 		t.Errorf("%d endpoints wait", o.pending)
 	}
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
 }

@@ -37,6 +37,7 @@ type launcher struct {
 	directories directories // where it cannot
 
 	notices notices
+	request []byte // what read reads into
 
 	mu  sync.Mutex // one packet at a time
 	buf []byte     // guarded by mu
@@ -49,7 +50,10 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	l := &launcher{m: m, conn: conn, fast: socket.New(conn), ctx: ctx, notices: notices{wake: make(chan struct{}, 1)}}
+	l := &launcher{
+		m: m, conn: conn, fast: socket.New(conn), ctx: ctx, notices: notices{wake: make(chan struct{}, 1)},
+		request: make([]byte, layer.MaxRequest+1),
+	}
 	first, err := l.read()
 	if err != nil {
 		return err
@@ -91,9 +95,9 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 	}
 }
 
+// read is called by one goroutine.
 func (l *launcher) read() (*layer.Request, error) {
-	buf := make([]byte, layer.MaxRequest+1)
-	n, err := l.fast.Read(buf)
+	n, err := l.fast.Read(l.request)
 	if err == io.EOF {
 		return nil, err
 	}
@@ -101,7 +105,7 @@ func (l *launcher) read() (*layer.Request, error) {
 		return nil, fmt.Errorf("reading layer request: %w", err)
 	}
 	r := new(layer.Request)
-	if err := r.Decode(buf[:n]); err != nil {
+	if err := r.Decode(l.request[:n]); err != nil {
 		return nil, err
 	}
 	return r, nil

@@ -102,10 +102,11 @@ func (l *Listener) Join() {
 	l.threads = append(l.threads, unix.Gettid())
 }
 
-// Receive waits for the next notification. One goroutine at a time calls it.
+// Receive waits for the next notification. One goroutine at a time calls it. soon: it
+// is thought to come within soonTime, and no other goroutine waits for a processor.
 // io.EOF: all tasks under the program have ended, or Interrupt was called; so it
 // is from then on.
-func (l *Listener) Receive(n *Notification) error {
+func (l *Listener) Receive(n *Notification, soon bool) error {
 	for {
 		select {
 		case <-l.stopped:
@@ -116,9 +117,12 @@ func (l *Listener) Receive(n *Notification) error {
 			close(l.stopped)
 			return io.EOF
 		}
-		*n = Notification{} // else EINVAL
-		// A blocking Syscall, so that the garbage collector need not wait for us.
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(l.fd), ioctlReceive, uintptr(unsafe.Pointer(n)))
+		*n = Notification{}     // else EINVAL
+		receive := unix.Syscall // it may wait for long, and the garbage collector need not wait for it
+		if soon && l.soon() {
+			receive = unix.RawSyscall
+		}
+		_, _, errno := receive(unix.SYS_IOCTL, uintptr(l.fd), ioctlReceive, uintptr(unsafe.Pointer(n)))
 		switch errno {
 		case 0:
 			return nil
@@ -134,6 +138,19 @@ func (l *Listener) Receive(n *Notification) error {
 			return fmt.Errorf("receiving a notification: %w", errno)
 		}
 	}
+}
+
+// soonTime is how long the next notification is waited for as if it came at once:
+// who tells Go's scheduler of a wait (see package socket) has it wake its monitor
+// thread before and after each, which then is in the way of who answers.
+const soonTime = time.Millisecond
+
+// soon waits for a notification for soonTime, and tells whether there is one.
+func (l *Listener) soon() bool {
+	poll := unix.PollFd{Fd: int32(l.fd), Events: unix.POLLIN}
+	wait := unix.NsecToTimespec(int64(soonTime))
+	n, _, _ := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&wait)), 0, 0, 0)
+	return n == 1 && poll.Revents&unix.POLLIN != 0
 }
 
 // Interrupt makes Receive return, for kernels before 6.11, which do not wake it

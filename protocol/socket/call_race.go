@@ -18,6 +18,13 @@ func call(trap, fd uintptr, first unsafe.Pointer, size int) (n int, _ unix.Errno
 		n, err = syscall.Read(int(fd), unsafe.Slice((*byte)(first), size))
 	case unix.SYS_WRITE:
 		n, err = syscall.Write(int(fd), unsafe.Slice((*byte)(first), size))
+	case unix.SYS_RECVMSG: // size is its flags
+		h := (*unix.Msghdr)(first)
+		var oobn int
+		n, oobn, _, _, err = syscall.Recvmsg(int(fd), unsafe.Slice(h.Iov.Base, h.Iov.Len), unsafe.Slice(h.Control, h.Controllen), size)
+		if err == nil {
+			h.SetControllen(oobn)
+		}
 	default: // a vector: its first buffer
 		v := (*unix.Iovec)(first)
 		n, err = syscall.Write(int(fd), unsafe.Slice(v.Base, v.Len))

@@ -1,10 +1,10 @@
-// Package socket reads and writes connections with less ado than package net.
+// Package socket makes, reads and writes connections with less ado than package net.
 //
 // Go tells its scheduler of each system call that may block; the first after an
 // idle moment wakes the scheduler's monitor thread, which then looks around
 // every 20 µs until all is idle again. Where each message is such a moment, as
 // in a request that waits for its answer, that was a fifth of a round trip.
-// Sockets are non-blocking: their reads and writes need not be told.
+// Sockets are non-blocking: what is done with them need not be told, but for close(2).
 package socket
 
 import (
@@ -80,6 +80,21 @@ func (c *Conn) Write(p []byte) (total int, err error) {
 		total += n
 	}
 	return total, err
+}
+
+// WriteNow writes what can be written at once. No bytes and no error: nothing can.
+func (c *Conn) WriteNow(p []byte) (int, error) {
+	if !c.out.mu.TryLock() { // somebody waits
+		return 0, nil
+	}
+	defer c.out.mu.Unlock()
+	c.out.now = true
+	defer func() { c.out.now = false }()
+	n, err := c.out.do(c.raw.Write, unix.SYS_WRITE, unsafe.Pointer(&p[0]), len(p))
+	if err == unix.EAGAIN {
+		return 0, nil
+	}
+	return n, err
 }
 
 // WriteBuffers writes all of v, as far as it can in one call. None of v is empty.

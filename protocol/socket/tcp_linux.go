@@ -1,12 +1,15 @@
 package socket
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +20,9 @@ type TCP struct {
 	*os.File
 	raw           syscall.RawConn
 	local, remote netip.AddrPort
+	resets        atomic.Bool // closing resets it
+	late          bool        // its descriptor is closed late
+	closed        atomic.Bool // and late, if its descriptor is open
 }
 
 // Adopt makes a TCP of a socket that does not block, and owns it.
@@ -26,41 +32,122 @@ func Adopt(fd int, local, remote netip.AddrPort) (*TCP, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &TCP{f, raw, local, remote}, nil
+	c := &TCP{File: f, local: local, remote: remote}
+	c.raw = rawTCP{raw, c}
+	return c, nil
 }
+
+// A rawTCP knows that its connection is closed.
+type rawTCP struct {
+	syscall.RawConn
+	c *TCP
+}
+
+func (r rawTCP) Read(f func(fd uintptr) bool) error  { return r.c.orClosed(r.RawConn.Read(f)) }
+func (r rawTCP) Write(f func(fd uintptr) bool) error { return r.c.orClosed(r.RawConn.Write(f)) }
+
+func (c *TCP) orClosed(err error) error {
+	if err != nil && c.closed.Load() {
+		return net.ErrClosed
+	}
+	return err
+}
+
+// CloseLate makes Close leave the descriptor to be closed with others' within
+// lateTime; the connection itself is ended, or reset, at once. close(2) is the one
+// call that Go's scheduler is told of still, and it costs those who wait for us a tenth
+// of a new connection. It is called before the connection is used.
+func (c *TCP) CloseLate() *TCP {
+	c.late = true
+	return c
+}
+
+// Close ends the connection.
+func (c *TCP) Close() error {
+	if c.closed.Swap(true) {
+		return net.ErrClosed
+	}
+	if !c.late {
+		return c.File.Close()
+	}
+	err := c.control(func(fd int) error {
+		if c.resets.Load() {
+			disconnect(fd)
+			return nil
+		}
+		_, _, _ = unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_RDWR, 0) // its peer may have ended it
+		return nil
+	})
+	_ = c.SetDeadline(time.Unix(1, 0)) // for who waits
+	late.close(c.File)
+	return err
+}
+
+// lateTime is how long descriptors wait to be closed together.
+const lateTime = 10 * time.Millisecond
+
+var late lateFiles
+
+type lateFiles struct {
+	mu    sync.Mutex
+	files []*os.File // guarded by mu
+}
+
+func (l *lateFiles) close(f *os.File) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.files = append(l.files, f)
+	if len(l.files) == 1 {
+		time.AfterFunc(lateTime, l.closeAll)
+	}
+}
+
+func (l *lateFiles) closeAll() {
+	l.mu.Lock()
+	files := l.files
+	l.files = nil
+	l.mu.Unlock()
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// Local is its own address.
+func (c *TCP) Local() netip.AddrPort { return c.local }
+
+// Remote is its peer's.
+func (c *TCP) Remote() netip.AddrPort { return c.remote }
 
 func (c *TCP) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.local) }
 func (c *TCP) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
 
 func (c *TCP) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
 
-// Connected waits until connect(2) to an address is over, which was begun.
-func (c *TCP) Connected(to unix.Sockaddr) error {
-	var err error
-	if wait := c.raw.Write(func(fd uintptr) bool {
-		err = unix.Connect(int(fd), to)
-		return err != unix.EALREADY && err != unix.EINPROGRESS && err != unix.EINTR
-	}); wait != nil {
-		return wait
-	}
-	if err == unix.EISCONN {
-		return nil
-	}
-	return os.NewSyscallError("connect", err)
-}
-
 func (c *TCP) CloseWrite() error {
-	return c.control(func(fd int) error { return os.NewSyscallError("shutdown", unix.Shutdown(fd, unix.SHUT_WR)) })
+	return c.control(func(fd int) error {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0); errno != 0 {
+			return os.NewSyscallError("shutdown", errno)
+		}
+		return nil
+	})
 }
 
 // SetLinger is as net.TCPConn's.
 func (c *TCP) SetLinger(sec int) error {
-	l := unix.Linger{Linger: int32(max(sec, 0))}
-	if sec >= 0 {
-		l.Onoff = 1
-	}
 	return c.control(func(fd int) error {
-		return os.NewSyscallError("setsockopt", unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l))
+		c.resets.Store(sec == 0)
+		return setLinger(fd, sec)
+	})
+}
+
+// KeepAlive has an end that vanishes be missed, after the time that package net takes.
+func (c *TCP) KeepAlive() error {
+	return c.control(func(fd int) error {
+		return errors.Join(
+			setOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
+			setOption(fd, unix.SOL_TCP, unix.TCP_KEEPIDLE, 15),
+			setOption(fd, unix.SOL_TCP, unix.TCP_KEEPINTVL, 15),
+			setOption(fd, unix.SOL_TCP, unix.TCP_KEEPCNT, 9))
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -23,18 +24,15 @@ func adopted(t *testing.T) (*TCP, *net.TCPConn) {
 	}
 	defer l.Close()
 	to := l.Addr().(*net.TCPAddr).AddrPort()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := Open(to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := Adopt(fd, netip.AddrPort{}, to)
+	c, err := Connect(t.Context(), fd, netip.AddrPort{}, to, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := c.Connected(&unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); err != nil {
-		t.Fatal(err)
-	}
 	far, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -110,16 +108,168 @@ func TestAdopt(t *testing.T) {
 	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("of a reset: %v", err)
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	nobody := netip.MustParseAddrPort("127.0.0.1:1")
+	fd, err := Open(nobody)
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused, err := Adopt(fd, netip.AddrPort{}, netip.AddrPort{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer refused.Close()
-	if err := refused.Connected(&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 1}); !errors.Is(err, unix.ECONNREFUSED) {
+	if _, err := Connect(t.Context(), fd, netip.AddrPort{}, nobody, 0); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("of a port that nobody listens on: %v", err)
+	}
+}
+
+// A connection that is closed late is ended, or reset, at once; nobody reads from it any
+// more, and its descriptor is closed soon.
+func TestCloseLate(t *testing.T) {
+	for _, linger := range []int{-1, 0} {
+		c, far := adopted(t)
+		if err := c.CloseLate().SetLinger(linger); err != nil {
+			t.Fatal(err)
+		}
+		var fd int
+		_ = c.control(func(n int) error { fd = n; return nil })
+		link := fmt.Sprintf("/proc/self/fd/%d", fd)
+		was, err := os.Readlink(link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waits := make(chan error)
+		go func() {
+			_, err := New(c).Read(make([]byte, 1))
+			waits <- err
+		}()
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := far.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		_, err = far.Read(make([]byte, 1))
+		if want := map[int]error{-1: io.EOF, 0: unix.ECONNRESET}[linger]; !errors.Is(err, want) {
+			t.Errorf("linger %d: its peer reads %v, want %v", linger, err, want)
+		}
+		if err := <-waits; err != nil && !errors.Is(err, net.ErrClosed) && err != io.EOF && err != unix.ECONNRESET {
+			t.Errorf("linger %d: who read from it got %v", linger, err)
+		}
+		if _, err := New(c).Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("linger %d: who reads from it gets %v", linger, err)
+		}
+		if err := c.Close(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("linger %d: closing it again: %v", linger, err)
+		}
+		for now := was; now == was; now, _ = os.Readlink(link) { // until it is closed, or another's
+			time.Sleep(lateTime / 10)
+		}
+	}
+}
+
+// What is accepted has both addresses and its listener's options: it is reset when
+// nobody ends it in order.
+func TestListener(t *testing.T) {
+	for _, at := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := Listen(netip.MustParseAddrPort(at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := Open(l.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, err := Bind(fd, netip.AddrPortFrom(l.Addr().Addr(), 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, err := Connect(t.Context(), fd, from, l.Addr(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		far, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if far.Remote() != from || far.Local() != l.Addr() || near.Local() != from || near.Remote() != l.Addr() {
+			t.Errorf("from %v to %v, as its client %v to %v", far.Remote(), far.Local(), near.Local(), near.Remote())
+		}
+		far.Close()
+		if _, err := near.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("of one that was not ended in order: %v", err)
+		}
+		near.Close()
+		ended := make(chan error)
+		go func() {
+			_, err := l.Accept()
+			ended <- err
+		}()
+		if l.Close(); !errors.Is(<-ended, net.ErrClosed) {
+			t.Error("a closed listener accepts")
+		}
+	}
+}
+
+// A packet comes with its descriptor, as from package net; a full socket takes nothing now.
+func TestMessages(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "end")
+		c, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		ends[i] = c.(*net.UnixConn)
+	}
+	near, far := New(ends[0]).(*Conn), ends[1]
+	b, oob := make([]byte, 100), make([]byte, unix.CmsgSpace(4))
+	for _, sent := range []struct {
+		words string
+		oob   []byte
+	}{{"with a descriptor", unix.UnixRights(0)}, {"without", nil}} {
+		go func() { // mostly when it is waited for
+			time.Sleep(time.Millisecond)
+			if _, _, err := far.WriteMsgUnix([]byte(sent.words), sent.oob, nil); err != nil {
+				t.Error(err)
+			}
+		}()
+		n, oobn, err := near.ReadMsg(b, oob)
+		if err != nil || string(b[:n]) != sent.words || (oobn > 0) != (sent.oob != nil) {
+			t.Fatalf("%q with %d bytes of control message, %v; want %q", b[:n], oobn, err, sent.words)
+		}
+		if oobn == 0 {
+			continue
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil || len(messages) != 1 {
+			t.Fatalf("%d control messages, %v", len(messages), err)
+		}
+		got, err := unix.ParseUnixRights(&messages[0])
+		if err != nil || len(got) != 1 {
+			t.Fatalf("%d descriptors, %v", len(got), err)
+		}
+		if flags, err := unix.FcntlInt(uintptr(got[0]), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+			t.Errorf("its flags are %#x, %v: it is open in who is started meanwhile", flags, err)
+		}
+		unix.Close(got[0])
+	}
+	packet := make([]byte, 4096)
+	wrote := 0
+	for n := 1; n > 0; wrote++ {
+		if n, err = near.WriteNow(packet); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if wrote < 2 {
+		t.Error("nothing could be written")
+	}
+	far.Close()
+	if n, err := near.WriteNow(packet); err == nil {
+		t.Errorf("%d bytes are written to nobody", n)
 	}
 }
