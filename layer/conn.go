@@ -33,13 +33,16 @@ type conn struct {
 	done     chan struct{} // closed when read has ended
 
 	mu      sync.Mutex
-	seq     uint32              // guarded by mu
-	waiting map[uint32]answered // guarded by mu, nil once the connection has ended
+	seq     uint32             // guarded by mu
+	waiting map[uint32]waiting // guarded by mu, nil once the connection has ended
 }
 
-// answered is called with the reply, ok unless there is none and the connection has
-// ended, by the goroutine that reads: it does not wait.
-type answered func(r reply, ok bool)
+// A waiting one has done called with the reply, lostReply's if the connection ends before
+// that, by the goroutine that reads: it does not wait.
+type waiting struct {
+	op   wire.Op
+	done func(r reply)
+}
 
 func dialConn(ctx context.Context, log *slog.Logger, path, session string, flags uint32, number int, news chan<- string) (*conn, error) {
 	var d net.Dialer
@@ -49,7 +52,7 @@ func dialConn(ctx context.Context, log *slog.Logger, path, session string, flags
 	}
 	k := &conn{
 		log: log, socket: c.(*net.UnixConn), fast: socket.New(c).(*socket.Conn), number: number, news: news,
-		done: make(chan struct{}), waiting: make(map[uint32]answered),
+		done: make(chan struct{}), waiting: make(map[uint32]waiting),
 	}
 	go k.read()
 	stop := context.AfterFunc(ctx, func() { k.socket.Close() })
@@ -83,12 +86,8 @@ func (k *conn) disconnect() {
 
 // call asks and waits. asked is false if the daemon has not seen the question.
 func (k *conn) call(q *wire.Request) (r reply, asked bool) {
-	type answer struct {
-		reply
-		ok bool
-	}
-	answers := make(chan answer, 1)
-	if !k.expect(q, func(r reply, ok bool) { answers <- answer{r, ok} }) {
+	answer := make(chan reply, 1)
+	if !k.expect(q, func(r reply) { answer <- r }) {
 		return lostReply(q.Op), false
 	}
 	if _, err := k.fast.Write(q.Append(make([]byte, 0, wire.RequestHead+len(q.Path)))); err != nil {
@@ -96,21 +95,12 @@ func (k *conn) call(q *wire.Request) (r reply, asked bool) {
 		k.disconnect() // else it could be taken for one that works
 		return lostReply(q.Op), false
 	}
-	a := <-answers
-	if !a.ok {
-		return lostReply(q.Op), true
-	}
-	return a.reply, true
+	return <-answer, true
 }
 
 // ask asks, if that can be done at once, and has done called.
 func (k *conn) ask(q *wire.Request, done func(r reply)) bool {
-	if !k.expect(q, func(r reply, ok bool) {
-		if !ok {
-			r = lostReply(q.Op)
-		}
-		done(r)
-	}) {
+	if !k.expect(q, done) {
 		return false
 	}
 	n, err := k.fast.WriteNow(q.Append(make([]byte, 0, wire.RequestHead+len(q.Path))))
@@ -118,7 +108,7 @@ func (k *conn) ask(q *wire.Request, done func(r reply)) bool {
 }
 
 // expect has done called for the reply to q. False: the connection has ended.
-func (k *conn) expect(q *wire.Request, done answered) bool {
+func (k *conn) expect(q *wire.Request, done func(r reply)) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.waiting == nil {
@@ -126,7 +116,7 @@ func (k *conn) expect(q *wire.Request, done answered) bool {
 	}
 	k.seq++
 	q.Seq = k.seq
-	k.waiting[q.Seq] = done
+	k.waiting[q.Seq] = waiting{q.Op, done}
 	return true
 }
 
@@ -184,22 +174,22 @@ func (k *conn) read() {
 			r.Node, r.File = nodeOf(k.number, r.Node), nodeOf(k.number, r.File)
 		}
 		k.mu.Lock()
-		done := k.waiting[r.Seq]
+		w, waits := k.waiting[r.Seq]
 		delete(k.waiting, r.Seq)
 		k.mu.Unlock()
-		if done == nil {
+		if !waits {
 			closeFD(r.fd)
 			continue
 		}
-		done(r, true)
+		w.done(r)
 	}
 	k.kept.end()
 	k.mu.Lock()
-	waiting := k.waiting
+	all := k.waiting
 	k.waiting = nil
 	k.mu.Unlock()
-	for _, done := range waiting {
-		done(reply{fd: -1}, false)
+	for _, w := range all {
+		w.done(lostReply(w.op))
 	}
 }
 

@@ -163,13 +163,12 @@ func (c *call) began(f *flight) bool {
 		return false
 	}
 	c.flight = f
-	asks := *c
 	c.l.wg.Add(1)
 	if !c.l.Daemon.ask(q, func(r reply) {
 		defer c.l.wg.Done()
-		ans := asks.connected(d, q, r)
+		ans := c.connected(d, q, r)
 		d.close()
-		asks.l.finished(f, ans)
+		c.l.finished(f, ans)
 	}) {
 		d.close()
 		c.l.wg.Done()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/agent/incoming/table"
+	"mirrord/protocol/socket"
 )
 
 // Ports that we connect from as a client: such as hardly any client has itself,
@@ -186,7 +187,7 @@ func (r *replies) Bind(fd int, client netip.Addr, pod netip.AddrPort) (from neti
 			}
 		}
 		if !taken {
-			if err = bindSource(fd, from); err == nil {
+			if err = socket.Bind(fd, from); err == nil {
 				r.used[from] = true
 				ports.used++
 				return from, nil

@@ -2,12 +2,13 @@ package incoming
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mirrord/protocol/socket"
 )
 
 // The kernel keeps a port for waitTime after its connection (TIME_WAIT). The
@@ -45,7 +46,7 @@ func (s *sources) Bind(fd int, addr netip.Addr, fresh bool) (netip.AddrPort, err
 	if !fresh && s.again(fd, addr, restTime) {
 		return s.use(fd)
 	}
-	err := bindSource(fd, netip.AddrPortFrom(addr, 0))
+	err := socket.Bind(fd, netip.AddrPortFrom(addr, 0))
 	if err == unix.EADDRINUSE && !fresh && s.again(fd, addr, 0) {
 		return s.use(fd)
 	}
@@ -60,7 +61,7 @@ func (s *sources) again(fd int, addr netip.Addr, rest time.Duration) bool {
 	for list := s.over[addr]; len(list) > 0 && time.Since(list[0].since) >= rest; list = s.over[addr] {
 		s.over[addr] = list[1:]
 		from := netip.AddrPortFrom(addr, list[0].port)
-		if !s.used[from] && bindSource(fd, from) == nil {
+		if !s.used[from] && socket.Bind(fd, from) == nil {
 			return true
 		}
 	}
@@ -111,29 +112,4 @@ func (s *sources) has(from netip.AddrPort) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.used[from]
-}
-
-func bindSource(fd int, from netip.AddrPort) error {
-	sa, err := sockaddr(from)
-	if err != nil {
-		return err
-	}
-	return unix.Bind(fd, sa)
-}
-
-// sockaddr is an address as the kernel takes it.
-func sockaddr(of netip.AddrPort) (unix.Sockaddr, error) {
-	addr := of.Addr()
-	if addr.Is4() {
-		return &unix.SockaddrInet4{Addr: addr.As4(), Port: int(of.Port())}, nil
-	}
-	sa := &unix.SockaddrInet6{Addr: addr.As16(), Port: int(of.Port())}
-	if zone := addr.Zone(); zone != "" {
-		ifc, err := net.InterfaceByName(zone)
-		if err != nil {
-			return nil, fmt.Errorf("finding interface %s: %w", zone, err)
-		}
-		sa.ZoneId = uint32(ifc.Index)
-	}
-	return sa, nil
 }

@@ -24,6 +24,7 @@ import (
 
 	"mirrord/agent/agenttest"
 	"mirrord/protocol"
+	"mirrord/protocol/socket"
 	"mirrord/protocol/socket/tlstest"
 )
 
@@ -370,7 +371,7 @@ func TestTLSWithoutPod(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	if err := bindSource(fd, netip.MustParseAddrPort("127.0.0.1:0")); err != nil {
+	if err := socket.Bind(fd, netip.MustParseAddrPort("127.0.0.1:0")); err != nil {
 		t.Fatal(err)
 	}
 	bound, err := unix.Getsockname(fd)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -156,7 +157,10 @@ func (in *Incoming) dial(ctx context.Context, peer *Peer, listener netip.AddrPor
 	if listener.Addr().Is6() {
 		own = netip.IPv6Loopback()
 	}
-	from, err := socket.Bind(fd, netip.AddrPortFrom(own, 0))
+	var from netip.AddrPort
+	if err = os.NewSyscallError("bind", socket.Bind(fd, netip.AddrPortFrom(own, 0))); err == nil {
+		from, err = socket.LocalAddr(fd)
+	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, netip.AddrPort{}, err
@@ -170,11 +174,4 @@ func (in *Incoming) dial(ctx context.Context, peer *Peer, listener netip.AddrPor
 		return nil, from, err
 	}
 	return conn.CloseLate(), from, nil
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
-	}
-	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }

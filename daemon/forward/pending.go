@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
+	"mirrord/protocol/socket"
 )
 
 const (
@@ -259,16 +260,12 @@ func (o *Outgoing) refuse(p *pending) {
 
 // bound is a socket that has addr and does nothing.
 func bound(addr netip.AddrPort) (int, error) {
-	family := unix.AF_INET
-	if addr.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := socket.Open(addr)
 	if err != nil {
 		return -1, err
 	}
 	if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err == nil {
-		err = unix.Bind(fd, sockaddr(addr))
+		err = socket.Bind(fd, addr)
 	}
 	if err != nil {
 		unix.Close(fd)

@@ -315,8 +315,8 @@ static volatile pthread_t knocked; /* 0: it has ended */
 
 static void *knock(void *unused)
 {
-	while (knocked) {
-		pthread_kill(knocked, SIGALRM);
+	for (pthread_t at; (at = knocked);) {
+		pthread_kill(at, SIGALRM);
 		usleep(20);
 	}
 	return unused;

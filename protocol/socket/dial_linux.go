@@ -26,16 +26,16 @@ func Open(of netip.AddrPort) (fd int, err error) {
 	return fd, os.NewSyscallError("socket", err)
 }
 
-// Bind gives a socket an address of its own, and returns it.
-func Bind(fd int, addr netip.AddrPort) (netip.AddrPort, error) {
+// Bind gives a socket an address of its own. Its error is bind(2)'s, as it is.
+func Bind(fd int, addr netip.AddrPort) error {
 	sa, err := sockaddrOf(addr)
 	if err != nil {
-		return netip.AddrPort{}, err
+		return err
 	}
 	if errno := sa.call(unix.SYS_BIND, fd); errno != 0 {
-		return netip.AddrPort{}, os.NewSyscallError("bind", errno)
+		return errno
 	}
-	return LocalAddr(fd)
+	return nil
 }
 
 // Connect connects a socket that does not block, which is from's if that is valid, and
@@ -115,16 +115,20 @@ func Listen(addr netip.AddrPort) (*Listener, error) {
 	// They have these from their listener.
 	err = errors.Join(setOption(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1), setLinger(fd, 0))
 	if err == nil {
-		addr, err = Bind(fd, addr)
+		err = os.NewSyscallError("bind", Bind(fd, addr))
 	}
 	if err == nil {
 		err = os.NewSyscallError("listen", unix.Listen(fd, unix.SOMAXCONN))
+	}
+	var at netip.AddrPort
+	if err == nil {
+		at, err = LocalAddr(fd)
 	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("listening on %v: %w", addr, err)
 	}
-	l := &Listener{file: os.NewFile(uintptr(fd), "listener"), addr: addr}
+	l := &Listener{file: os.NewFile(uintptr(fd), "listener"), addr: at}
 	if l.raw, err = l.file.SyscallConn(); err != nil {
 		l.file.Close()
 		return nil, err

@@ -178,7 +178,10 @@ func TestListener(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		from, err := Bind(fd, netip.AddrPortFrom(l.Addr().Addr(), 0))
+		if err := Bind(fd, netip.AddrPortFrom(l.Addr().Addr(), 0)); err != nil {
+			t.Fatal(err)
+		}
+		from, err := LocalAddr(fd)
 		if err != nil {
 			t.Fatal(err)
 		}
