@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -326,11 +327,21 @@ func TestKilled(t *testing.T) {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
 		return n == 1 && err == nil
 	})
-	wait(t, "nobody is traced any more", func() (none bool) {
-		_ = p.do(func() error { none = len(p.threads) == 0; return nil })
-		return none
-	})
-	h.Release()
+	left := func(which func(tid int) bool) func() bool {
+		return func() (none bool) {
+			_ = p.do(func() error {
+				none = !slices.ContainsFunc(slices.Collect(maps.Keys(p.threads)), which)
+				return nil
+			})
+			return none
+		}
+	}
+	wait(t, "none of its threads is traced any more", left(func(tid int) bool {
+		th, err := inspect(tid)
+		return err != nil || th.process == w.cmd.Process.Pid
+	}))
+	h.Release() // what it had just started may stand until now
+	wait(t, "nobody is traced any more", left(func(int) bool { return true }))
 }
 
 // Those that come later, as after a restart of the container, are paused as well.
