@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,11 +49,7 @@ func newPrograms(ctx context.Context) (p *programs, err error) {
 		return nil, err
 	}
 	for _, name := range installed {
-		program, err := os.ReadFile(filepath.Join("bin", name))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(p.dir, name), program, 0o755)
-		}
-		if err != nil {
+		if err := install(filepath.Join("bin", name), filepath.Join(p.dir, name)); err != nil {
 			p.remove()
 			return nil, fmt.Errorf("installing mirrord: %w", err)
 		}
@@ -72,6 +69,21 @@ func newPrograms(ctx context.Context) (p *programs, err error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// install copies a program by copy_file_range(2), as cp(1) does.
+func install(from, to string) (err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
 }
 
 func (p *programs) remove() { os.RemoveAll(p.dir) }
