@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"syscall"
 )
 
@@ -479,16 +480,24 @@ type Attr struct {
 
 // WriteMessage sends one frame in one write.
 func WriteMessage(w io.Writer, k Kind, header any, payload []byte) error {
+	frame, err := AppendMessage(nil, k, header, payload)
+	if err == nil {
+		_, err = w.Write(frame)
+	}
+	return err
+}
+
+// AppendMessage appends what WriteMessage sends.
+func AppendMessage(b []byte, k Kind, header any, payload []byte) ([]byte, error) {
 	head, err := json.Marshal(header)
 	if err != nil {
-		return fmt.Errorf("encoding %v: %w", k, err)
+		return b, fmt.Errorf("encoding %v: %w", k, err)
 	}
 	if len(head) > MaxHeader || len(payload) > MaxPayload {
-		return fmt.Errorf("encoding %v: %w", k, ErrFrameSize)
+		return b, fmt.Errorf("encoding %v: %w", k, ErrFrameSize)
 	}
-	buf := make([]byte, 0, FrameHead+len(head)+len(payload))
-	_, err = w.Write(AppendFrame(buf, Frame{Kind: k, Header: head, Payload: payload}))
-	return err
+	b = slices.Grow(b, FrameHead+len(head)+len(payload))
+	return AppendFrame(b, Frame{Kind: k, Header: head, Payload: payload}), nil
 }
 
 // WriteError answers a request with what op failed with.

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -266,43 +267,74 @@ func readOnce(ctx context.Context, c *client, stream net.Conn, turn chan struct{
 	return err
 }
 
-// write does what is asked of open files, and answers, in order, until the
-// stream is closed.
+// write does what is asked of open files, and answers, in order, until the stream is
+// closed. What was asked before the first of it was done is answered together.
 func write(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
 	buf := readBuffers.Get().(*[]byte)
 	defer readBuffers.Put(buf)
+	in := bufio.NewReaderSize(stream, writeHead)
+	var answers []byte
 	for {
-		if err := writeOnce(ctx, c, stream, f); err != nil {
+		var err error
+		if answers, err = writeOnce(ctx, c, answers, f); err != nil {
 			return err
 		}
-		var err error
-		if f, err = protocol.ReadFrameTo((*buf)[:protocol.MaxPayload], stream, protocol.KindWrite); err != nil {
+		if len(answers) > maxAnswers || !waits(in, stream) {
+			if _, err := stream.Write(answers); err != nil {
+				return err
+			}
+			answers = answers[:0]
+		}
+		if f, err = protocol.ReadFrameTo((*buf)[:protocol.MaxPayload], in, protocol.KindWrite); err != nil {
 			if err == io.EOF {
 				err = nil
 			}
 			return err
 		}
 		if f.Kind != protocol.KindWrite {
-			return protocol.WriteError(stream, f.Kind.String(), fmt.Errorf("stream is for writing: %w", unix.EPROTO))
+			answers, _ = appendError(answers, f.Kind, fmt.Errorf("stream is for writing: %w", unix.EPROTO))
+			_, err = stream.Write(answers)
+			return err
 		}
 	}
 }
 
-// writeOnce does one thing. That it could not be done is not its error.
-func writeOnce(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
+const (
+	writeHead  = 256     // about what of a frame comes before its payload
+	maxAnswers = 4 << 10 // bytes of answers that wait for others
+)
+
+// waits tells whether something to read has come.
+func waits(in *bufio.Reader, stream net.Conn) bool {
+	if in.Buffered() > 0 {
+		return true
+	}
+	_ = stream.SetReadDeadline(time.Unix(1, 0))
+	_, err := in.Peek(1)
+	_ = stream.SetReadDeadline(time.Time{})
+	return err == nil // an end comes again
+}
+
+// writeOnce does one thing, and appends what there is to answer: that it could not be
+// done is not its error.
+func writeOnce(ctx context.Context, c *client, answers []byte, f protocol.Frame) ([]byte, error) {
 	q, err := decode[protocol.Write](f)
-	if err != nil {
-		return protocol.WriteError(stream, f.Kind.String(), err)
+	if err == nil {
+		if err := c.begin(ctx); err != nil {
+			return nil, err
+		}
+		var reply protocol.WriteReply
+		reply, err = c.files.Write(q, f.Payload)
+		c.done()
+		if err == nil {
+			return protocol.AppendMessage(answers, f.Kind, reply, nil)
+		}
 	}
-	if err := c.begin(ctx); err != nil {
-		return err
-	}
-	reply, err := c.files.Write(q, f.Payload)
-	c.done()
-	if err != nil {
-		return protocol.WriteError(stream, f.Kind.String(), err)
-	}
-	return protocol.WriteMessage(stream, f.Kind, reply, nil)
+	return appendError(answers, f.Kind, err)
+}
+
+func appendError(answers []byte, k protocol.Kind, err error) ([]byte, error) {
+	return protocol.AppendMessage(answers, protocol.KindError, protocol.AsError(k.String(), err), nil)
 }
 
 // steal holds a port for as long as the stream is open. The stream ends when

@@ -75,6 +75,12 @@ func (a *answerer) run() error {
 		case opWrite: // begun in order
 			written := a.src.Write(r.node, a.arena.slot(slot)[:r.n], r.off, r.flags)
 			a.begun.add()
+			if written == nil {
+				var b [replyHead]byte
+				putReplyHead(b[:], seq, 0, 0)
+				a.send(b[:])
+				continue
+			}
 			wg.Go(func() { a.reply(ctx, r, seq, slot, written) })
 			continue
 		}
@@ -128,7 +134,7 @@ func (a *answerer) release(node uint64) {
 	}
 }
 
-// reply answers r. A failed write is left to the reader of the socket to notice.
+// reply answers r.
 func (a *answerer) reply(ctx context.Context, r request, seq uint64, slot uint32, written func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
@@ -154,9 +160,13 @@ func (a *answerer) reply(ctx context.Context, r request, seq uint64, slot uint32
 	} else {
 		putReplyHead(b, seq, 0, length)
 	}
+	a.send(b)
+}
+
+func (a *answerer) send(reply []byte) {
 	a.writing.Lock()
 	defer a.writing.Unlock()
-	_, _ = a.conn.Write(b) // its failure ends the reader as well
+	_, _ = a.conn.Write(reply) // its failure ends the reader as well
 }
 
 // tell appends the answer to r.

@@ -69,7 +69,7 @@ type Source interface {
 
 	// Write begins to write p, which it copies, to a shared node. It is called
 	// in the order of the debuggees' calls and does not wait; wait does, until
-	// the data are taken, and written if flags say so.
+	// the data are taken, and written if flags say so; nil: they are taken.
 	Write(node uint64, p []byte, off int64, flags uint32) (wait func(context.Context) error)
 
 	// Change does what else may be done to a shared node, but WriteData. All

@@ -82,8 +82,8 @@ func TestEndWritesFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Set(linktest.Refuses, link.Control, link.Bulk)
-	if err := m.nodes.Write(claim.Node, []byte("written"), 0, 0)(t.Context()); err != nil {
-		t.Fatal(err)
+	if wait := m.nodes.Write(claim.Node, []byte("written"), 0, 0); wait != nil {
+		t.Fatalf("it is not taken at once: %v", wait(t.Context()))
 	}
 	m.nodes.Left(claim.Node, claim.Count)
 	var wg sync.WaitGroup

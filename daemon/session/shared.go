@@ -1,7 +1,6 @@
 package session
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"sync"
@@ -96,12 +95,13 @@ func (s *shared) stale() {
 
 // begin has something done after all else. s.mu is held.
 func (s *shared) begin(q protocol.Write, data []byte, then func(error)) *tunnel.Writing {
+	n := len(data)
 	s.under++
-	s.unwritten += len(data)
+	s.unwritten += n
 	stales := s.stales
 	done := func(r protocol.WriteReply, err error) { // s.mu is held
 		s.under--
-		s.unwritten -= len(data)
+		s.unwritten -= n
 		close(s.progress)
 		s.progress = make(chan struct{})
 		s.answered(q, r, err, stales)
@@ -244,12 +244,16 @@ func (s *shared) writeData(p []byte, off int64, flags uint32) func(context.Conte
 	// Guarded by s.mu. taken: nobody waits for the outcome any more.
 	var taken, answered bool
 	var outcome error
-	s.begin(protocol.Write{Handle: s.write, Offset: off, Flags: flags}, bytes.Clone(p), func(err error) {
+	s.begin(protocol.Write{Handle: s.write, Offset: off, Flags: flags}, p, func(err error) {
 		if answered, outcome = true, err; taken && s.failed == nil {
 			s.failed = err
 		}
 	})
 	synced := flags&(protocol.WriteSynced|protocol.WriteDataOnly) != 0
+	if !answered && !synced && s.unwritten <= maxUnwritten {
+		taken = true
+		return nil
+	}
 	return func(ctx context.Context) error {
 		for {
 			s.mu.Lock()

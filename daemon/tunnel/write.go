@@ -29,10 +29,9 @@ type Writer struct {
 
 // A Writing is one thing that is done to a file.
 type Writing struct {
-	q    protocol.Write
-	data []byte
-	then func(protocol.WriteReply, error)
-	done chan struct{} // closed when the fields below are set
+	frame *[]byte // until it is sent
+	then  func(protocol.WriteReply, error)
+	done  chan struct{} // closed when the fields below are set
 
 	Reply protocol.WriteReply
 	Err   error
@@ -48,11 +47,21 @@ func (t *Tunnel) Writer() *Writer {
 	return w
 }
 
-// Begin has q done after all that was begun before. The writer keeps data. then
-// is called, in the order of the questions and before Done, by another goroutine.
-// Where the tunnel was closed nothing is begun: then is not called, and it is done.
+// blockSize is what most frames have room for: programs write blocks of up to 64 KiB.
+const blockSize = 65 << 10
+
+// frames are those that were sent.
+var frames = sync.Pool{New: func() any { b := make([]byte, 0, blockSize); return &b }}
+
+// Begin has q done after all that was begun before. then is called, in the order of
+// the questions and before Done, by another goroutine. Where the tunnel was closed, or
+// data is more than a frame takes, nothing is begun: then is not called, and it is done.
 func (w *Writer) Begin(q protocol.Write, data []byte, then func(protocol.WriteReply, error)) (x *Writing, begun bool) {
-	x = &Writing{q: q, data: data, then: then, done: make(chan struct{})}
+	x = &Writing{frame: frames.Get().(*[]byte), then: then, done: make(chan struct{})}
+	if *x.frame, x.Err = protocol.AppendMessage((*x.frame)[:0], protocol.KindWrite, q, data); x.Err != nil {
+		close(x.done)
+		return x, false
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var needed []func()
@@ -100,12 +109,14 @@ func (w *Writer) send() {
 	for x := w.next(); x != nil; x = w.next() {
 		s, err := w.open()
 		if err == nil {
-			err = protocol.WriteMessage(s, protocol.KindWrite, x.q, x.data)
+			_, err = s.Write(*x.frame)
 		}
 		if err != nil {
 			w.fail(fmt.Errorf("sending %v: %w", protocol.KindWrite, err))
+		} else if cap(*x.frame) < 2*blockSize {
+			frames.Put(x.frame)
 		}
-		x.data = nil
+		x.frame = nil
 	}
 }
 
