@@ -8,12 +8,14 @@ import (
 
 	"mirrord/layer/seccomp"
 	wire "mirrord/protocol/layer"
+	"mirrord/protocol/socket"
 )
 
 // An accepted connection, taken from the kernel's queue.
 type accepted struct {
 	fd   int
 	sock *sock
+	kept bool // it was to be given before
 }
 
 func quickAccept(c *call) bool {
@@ -36,12 +38,14 @@ func slowAccept(c *call) answer {
 	if k == nil {
 		return carryOn
 	}
-	var a accepted
 	for {
-		var errno unix.Errno
-		if a, errno = c.l.accept(k, d); errno == 0 {
-			break
-		} else if errno != unix.EAGAIN || d.async {
+		switch a, errno := c.l.accept(k, d); {
+		case errno == 0:
+			if c.Args[1] != 0 {
+				c.l.names(a.sock)
+			}
+			return c.hand(k, d.domain, a)
+		case errno != unix.EAGAIN || d.async:
 			return fail(errno)
 		}
 		switch c.wait(d, unix.POLLIN) {
@@ -51,34 +55,74 @@ func slowAccept(c *call) answer {
 			return fail(unix.EAGAIN)
 		}
 	}
-	keep := func(taken bool) {
-		if taken {
-			unix.Close(a.fd)
-			return
-		}
-		k.mu.Lock()
-		k.pending = append(k.pending, a)
-		k.mu.Unlock()
+}
+
+// acceptNow is slowAccept in the receiver, for a call that need not wait: with nothing
+// yet where a listener that blocks has no connection, and begun where the daemon is asked
+// who the client is.
+func (c *call) acceptNow(f *flight) (ans answer, how progress) {
+	d, ans, ok := c.duplicate(int32(c.Args[0]))
+	if !ok {
+		return ans, answered
 	}
-	ans = answer{hasFD: true, inject: a.fd, again: true, settle: keep}
+	defer d.close()
+	k := c.l.sockets.get(d.inode)
+	if k == nil {
+		return carryOn, answered
+	}
+	a, errno := c.l.accept(k, d)
+	switch {
+	case errno == unix.EAGAIN && !d.async:
+		return ans, nothing
+	case errno != 0:
+		return fail(errno), answered
+	case c.Args[1] == 0 || !a.sock.delivered():
+		return c.hand(k, d.domain, a), answered
+	}
+	c.flight = f
+	c.l.wg.Add(1)
+	domain := d.domain
+	if !c.l.Daemon.ask(&wire.Request{Op: wire.OpPeer, Addr: a.sock.source}, func(r reply) {
+		defer c.l.wg.Done()
+		a.sock.ask.Do(func() { a.sock.peer, a.sock.local = c.l.peerOf(r) })
+		c.l.finished(f, c.hand(k, domain, a))
+	}) {
+		c.l.wg.Done()
+		k.keep(a)
+		return ans, nothing
+	}
+	return ans, begun
+}
+
+// hand gives the debuggee a connection of k's.
+func (c *call) hand(k *sock, domain int, a accepted) answer {
+	ans := answer{hasFD: true, inject: a.fd, again: true, settle: func(taken bool) {
+		if taken {
+			rawClose(a.fd)
+		} else {
+			k.keep(a)
+		}
+	}}
 	flags := 0
 	if c.hook.Call == seccomp.Accept4 {
 		flags = int(c.Args[3])
 	}
 	ans.cloexec = flags&unix.SOCK_CLOEXEC != 0
-	if err := unix.SetNonblock(a.fd, flags&unix.SOCK_NONBLOCK != 0); err != nil {
-		keep(false)
-		return failWith(err)
+	if async := flags&unix.SOCK_NONBLOCK != 0; async || a.kept {
+		if err := unix.SetNonblock(a.fd, async); err != nil {
+			k.keep(a)
+			return failWith(err)
+		}
 	}
 	if c.Args[1] != 0 {
-		_, peer := c.l.names(a.sock)
+		peer := a.sock.peer
 		if !peer.IsValid() { // a connection of this machine
 			peer = a.sock.source
 		}
-		c.l.tellFamily(k.local.Port(), peer, d.domain)
-		writes, errno := c.writeSockaddr(peer, d.domain, c.Args[1], c.Args[2])
+		c.l.tellFamily(k.local.Port(), peer, domain)
+		writes, errno := c.writeSockaddr(peer, domain, c.Args[1], c.Args[2])
 		if errno != 0 {
-			keep(false)
+			k.keep(a)
 			return fail(errno)
 		}
 		ans.writes = writes
@@ -89,35 +133,44 @@ func slowAccept(c *call) answer {
 // accept takes a connection if there is one, and never blocks: all accepts of
 // a stolen port come through here, one at a time.
 func (l *Layer) accept(k *sock, d *duplicate) (accepted, unix.Errno) {
-	a, kept, errno := k.take(d)
+	a, errno := k.take(d)
 	var st unix.Stat_t
-	if errno == 0 && !kept && a.sock.source.Addr().IsLoopback() && unix.Fstat(a.fd, &st) == nil {
+	if errno == 0 && !a.kept && a.sock.delivered() && rawFstat(a.fd, &st) == 0 {
 		l.sockets.put(st.Ino, a.sock)
 	}
 	return a, errno
 }
 
 // take takes one from those that are kept, else from the kernel.
-func (k *sock) take(d *duplicate) (a accepted, kept bool, errno unix.Errno) {
+func (k *sock) take(d *duplicate) (a accepted, errno unix.Errno) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.pending) > 0 {
 		a := k.pending[0]
 		k.pending = k.pending[1:]
-		return a, true, 0
+		return a, 0
 	}
-	if !d.async {
-		poll := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(poll, 0); err != nil || n == 0 {
-			return a, false, unix.EAGAIN
-		}
+	if !d.async && !rawReady(d.fd) {
+		return a, unix.EAGAIN
 	}
-	fd, sa, err := unix.Accept4(d.fd, unix.SOCK_CLOEXEC)
-	if err != nil {
-		return a, false, asErrno(err)
+	fd, from, errno := socket.Accept4(d.fd, unix.SOCK_CLOEXEC)
+	if errno != 0 {
+		return a, errno
 	}
-	return accepted{fd, &sock{source: addrPort(sa)}}, false, 0
+	return accepted{fd: fd, sock: &sock{source: from}}, 0
 }
+
+// keep has a connection wait for the next accept.
+func (k *sock) keep(a accepted) {
+	a.kept = true
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.pending = append(k.pending, a)
+}
+
+// delivered tells whether the daemon may have made a connection, and knows who is behind
+// it: others are of this machine.
+func (k *sock) delivered() bool { return k.source.Addr().IsLoopback() }
 
 // names are what the debuggee must see of k. Of a connection that it accepted
 // they are asked for when it wants to know: many never do.
@@ -143,7 +196,11 @@ func (l *Layer) peer(from netip.AddrPort) (peer, local netip.AddrPort) {
 	if !from.Addr().IsLoopback() {
 		return
 	}
-	r := l.Daemon.call(&wire.Request{Op: wire.OpPeer, Addr: from})
+	return l.peerOf(l.Daemon.call(&wire.Request{Op: wire.OpPeer, Addr: from}))
+}
+
+// peerOf is what a reply to OpPeer tells.
+func (l *Layer) peerOf(r reply) (peer, local netip.AddrPort) {
 	closeFD(r.fd)
 	if r.Errno != 0 {
 		return

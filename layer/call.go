@@ -127,16 +127,16 @@ func (l *Layer) start(c call) (done bool) {
 	}
 	l.mu.Unlock()
 	if fresh && old == nil {
-		if ans, ok := c.known(); ok { // no more work than a goroutine
+		switch ans, how := c.atOnce(f); how {
+		case begun:
+			return true
+		case answered: // no more work than a goroutine
 			<-l.waiting
 			if ans.hasFD {
 				l.turn.end()
 				defer l.turn.take()
 			}
 			l.finish(f, ans)
-			return true
-		}
-		if c.began(f) {
 			return true
 		}
 	}
@@ -163,6 +163,41 @@ func (l *Layer) start(c call) (done bool) {
 		l.fulfil(f, c)
 	})
 	return false
+}
+
+// progress is how far the receiver came with a call, as it never waits.
+type progress uint8
+
+const (
+	nothing  progress = iota
+	answered          // as the answer says
+	begun             // and finished will be called
+)
+
+// atOnce does in the receiver what can be done there.
+func (c *call) atOnce(f *flight) (ans answer, how progress) {
+	if c.doubt != nil || c.fault != 0 {
+		return ans, nothing
+	}
+	if served, known := c.judged(); !known || !served {
+		return ans, nothing
+	}
+	switch c.hook.Call {
+	case seccomp.Connect:
+		if c.l.listener.Valid(c.ID) && c.connectBegun(f) {
+			how = begun
+		}
+	case seccomp.Accept, seccomp.Accept4:
+		if c.l.listener.Valid(c.ID) {
+			return c.acceptNow(f)
+		}
+	default:
+		var ok bool
+		if ans, ok = c.known(); ok {
+			how = answered
+		}
+	}
+	return ans, how
 }
 
 // fulfil finds f's answer and gives it, as c asks and whoever asks after it.

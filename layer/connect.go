@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/policy"
-	"mirrord/layer/seccomp"
 	wire "mirrord/protocol/layer"
 )
 
@@ -135,13 +134,10 @@ func (c *call) connected(d *duplicate, q *wire.Request, r reply) answer {
 	return ans
 }
 
-// began has the daemon asked for a TCP connection, by the receiver, and the rest done
-// when it replies: two goroutines less, and often as many threads to be woken.
-func (c *call) began(f *flight) bool {
-	if c.hook.Call != seccomp.Connect || c.doubt != nil || c.fault != 0 || c.verdict.Kind == policy.Refused {
-		return false
-	}
-	if served, known := c.judged(); !known || !served || !c.l.listener.Valid(c.ID) {
+// connectBegun has the daemon asked for a TCP connection, by the receiver, and the rest
+// done when it replies: two goroutines less, and often as many threads to be woken.
+func (c *call) connectBegun(f *flight) bool {
+	if c.verdict.Kind == policy.Refused {
 		return false
 	}
 	s := &c.addr

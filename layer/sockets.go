@@ -194,15 +194,17 @@ func (c *call) inode() uint64 {
 	if c.socket != 0 {
 		return c.socket
 	}
-	text, err := os.Readlink(c.proc("fd/" + strconv.Itoa(int(int32(c.Args[0])))))
-	if err != nil {
-		c.blame(err, descriptorErrors)
+	var buf [64]byte // more than a socket's
+	text, errno := rawReadlink(c.proc("fd/"+strconv.Itoa(int(int32(c.Args[0])))), buf[:])
+	if errno != 0 {
+		c.blame(errno, descriptorErrors)
 		return 0
 	}
 	number, ok := strings.CutPrefix(text, "socket:[")
 	if !ok {
 		return 0
 	}
+	var err error
 	c.socket, err = strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64)
 	if err != nil {
 		c.doubt = err
@@ -253,8 +255,8 @@ func (c *call) duplicate(fd int32) (d *duplicate, ans answer, ok bool) {
 // look finds out what d is. ENOTSOCK: not a socket.
 func (d *duplicate) look() error {
 	var st unix.Stat_t
-	if err := unix.Fstat(d.fd, &st); err != nil {
-		return fmt.Errorf("reading inode: %w", err)
+	if errno := rawFstat(d.fd, &st); errno != 0 {
+		return fmt.Errorf("reading inode: %w", errno)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return unix.ENOTSOCK
@@ -273,21 +275,21 @@ func (d *duplicate) look() error {
 		if o.level == unix.IPPROTO_IPV6 && d.domain != unix.AF_INET6 {
 			continue
 		}
-		var err error
-		if *o.value, err = unix.GetsockoptInt(d.fd, o.level, o.name); err != nil {
-			return fmt.Errorf("reading socket option %d: %w", o.name, err)
+		var errno unix.Errno
+		if *o.value, errno = rawOption(d.fd, o.level, o.name); errno != 0 {
+			return fmt.Errorf("reading socket option %d: %w", o.name, errno)
 		}
 	}
 	d.only6 = only6 != 0
-	flags, err := unix.FcntlInt(uintptr(d.fd), unix.F_GETFL, 0)
-	if err != nil {
-		return fmt.Errorf("reading socket flags: %w", err)
+	flags, errno := rawFlags(d.fd)
+	if errno != 0 {
+		return fmt.Errorf("reading socket flags: %w", errno)
 	}
 	d.async = flags&unix.O_NONBLOCK != 0
 	return nil
 }
 
-func (d *duplicate) close() { unix.Close(d.fd) }
+func (d *duplicate) close() { rawClose(d.fd) }
 
 func (d *duplicate) inet() bool { return d.domain == unix.AF_INET || d.domain == unix.AF_INET6 }
 

@@ -18,14 +18,22 @@ func Duplicate(tid uint32, fd int32) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(p)
-	return unix.PidfdGetfd(p, int(fd), 0)
+	defer func() { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(p), 0, 0) }()
+	n, _, errno := unix.RawSyscall(unix.SYS_PIDFD_GETFD, uintptr(p), uintptr(fd), 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(n), nil
 }
 
 func openPidfd(tid uint32) (int, error) {
-	p, err := unix.PidfdOpen(int(tid), pidfdThread)
-	if err != unix.EINVAL {
-		return p, err
+	p, _, errno := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), pidfdThread, 0)
+	switch errno {
+	case 0:
+		return int(p), nil
+	case unix.EINVAL:
+	default:
+		return -1, errno
 	}
 	tgid, err := Process(tid)
 	if err != nil {

@@ -144,14 +144,12 @@ func (l *Listener) Close() error { return l.file.Close() }
 
 // Accept waits for a connection.
 func (l *Listener) Accept() (*TCP, error) {
-	var from unix.RawSockaddrAny
-	var n uintptr
+	var n int
+	var from netip.AddrPort
 	var errno unix.Errno
 	if l.raw.Read(func(fd uintptr) bool {
 		for {
-			size := unix.SizeofSockaddrAny
-			n, _, errno = unix.RawSyscall6(unix.SYS_ACCEPT4, fd, uintptr(unsafe.Pointer(&from)), uintptr(unsafe.Pointer(&size)),
-				unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+			n, from, errno = Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			if errno != unix.EINTR && errno != unix.ECONNABORTED {
 				return errno != unix.EAGAIN
 			}
@@ -162,13 +160,25 @@ func (l *Listener) Accept() (*TCP, error) {
 	if errno != 0 {
 		return nil, os.NewSyscallError("accept4", errno)
 	}
-	c, err := Adopt(int(n), l.addr, addrPort(&from))
+	c, err := Adopt(n, l.addr, from)
 	if err != nil {
-		unix.Close(int(n))
+		unix.Close(n)
 		return nil, err
 	}
 	c.resets.Store(true)
 	return c.CloseLate(), nil
+}
+
+// Accept4 is accept4(2) where that need not wait, and tells who connected.
+func Accept4(listener, flags int) (fd int, from netip.AddrPort, errno unix.Errno) {
+	var sa unix.RawSockaddrAny
+	size := unix.SizeofSockaddrAny
+	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)),
+		uintptr(flags), 0, 0)
+	if errno != 0 {
+		return -1, from, errno
+	}
+	return int(n), addrPort(&sa), 0
 }
 
 // A sockaddr is an address as the kernel has it.
