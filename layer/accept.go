@@ -59,7 +59,8 @@ func slowAccept(c *call) answer {
 
 // acceptNow is slowAccept in the receiver, for a call that need not wait: with nothing
 // yet where a listener that blocks has no connection, and begun where the daemon is asked
-// who the client is.
+// who the client is. From a listener that blocks another process, which is not served,
+// may take the connection that is there: then the accept waits, and no receiver must.
 func (c *call) acceptNow(f *flight) (ans answer, how progress) {
 	d, ans, ok := c.duplicate(int32(c.Args[0]))
 	if !ok {
@@ -70,6 +71,9 @@ func (c *call) acceptNow(f *flight) (ans answer, how progress) {
 	if k == nil {
 		return carryOn, answered
 	}
+	if !d.async && c.l.serving.strangers.Load() {
+		return ans, nothing
+	}
 	a, errno := c.l.accept(k, d)
 	switch {
 	case errno == unix.EAGAIN && !d.async:
@@ -79,13 +83,14 @@ func (c *call) acceptNow(f *flight) (ans answer, how progress) {
 	case c.Args[1] == 0 || !a.sock.delivered():
 		return c.hand(k, d.domain, a), answered
 	}
-	c.flight = f
 	c.l.wg.Add(1)
 	domain := d.domain
-	if !c.l.Daemon.ask(&wire.Request{Op: wire.OpPeer, Addr: a.sock.source}, func(r reply) {
-		defer c.l.wg.Done()
+	if !c.l.Daemon.ask(a.sock.peerRequest(), func(r reply) {
 		a.sock.ask.Do(func() { a.sock.peer, a.sock.local = c.l.peerOf(r) })
-		c.l.finished(f, c.hand(k, domain, a))
+		go func() { // to give a descriptor takes until the debuggee's thread runs
+			defer c.l.wg.Done()
+			c.l.finished(f, c.hand(k, domain, a))
+		}()
 	}) {
 		c.l.wg.Done()
 		k.keep(a)
@@ -150,7 +155,7 @@ func (k *sock) take(d *duplicate) (a accepted, errno unix.Errno) {
 		k.pending = k.pending[1:]
 		return a, 0
 	}
-	if !d.async && !rawReady(d.fd) {
+	if !rawReady(d.fd) { // if it does not block either: it may since we looked
 		return a, unix.EAGAIN
 	}
 	fd, from, errno := socket.Accept4(d.fd, unix.SOCK_CLOEXEC)
@@ -175,8 +180,8 @@ func (k *sock) delivered() bool { return k.source.Addr().IsLoopback() }
 // names are what the debuggee must see of k. Of a connection that it accepted
 // they are asked for when it wants to know: many never do.
 func (l *Layer) names(k *sock) (local, peer netip.AddrPort) {
-	if k.source.IsValid() {
-		k.ask.Do(func() { k.peer, k.local = l.peer(k.source) })
+	if k.delivered() {
+		k.ask.Do(func() { k.peer, k.local = l.peerOf(l.Daemon.call(k.peerRequest())) })
 	}
 	return k.local, k.peer
 }
@@ -190,16 +195,10 @@ func (l *Layer) tellFamily(port uint16, peer netip.AddrPort, domain int) {
 	}
 }
 
-// peer asks the daemon who is behind the connection from a loopback source.
-// Not valid: it is a connection of this machine.
-func (l *Layer) peer(from netip.AddrPort) (peer, local netip.AddrPort) {
-	if !from.Addr().IsLoopback() {
-		return
-	}
-	return l.peerOf(l.Daemon.call(&wire.Request{Op: wire.OpPeer, Addr: from}))
-}
+// peerRequest asks who is behind a connection.
+func (k *sock) peerRequest() *wire.Request { return &wire.Request{Op: wire.OpPeer, Addr: k.source} }
 
-// peerOf is what a reply to OpPeer tells.
+// peerOf is what the reply tells. Not valid: it is a connection of this machine.
 func (l *Layer) peerOf(r reply) (peer, local netip.AddrPort) {
 	closeFD(r.fd)
 	if r.Errno != 0 {

@@ -137,7 +137,7 @@ func (c *call) connected(d *duplicate, q *wire.Request, r reply) answer {
 // connectBegun has the daemon asked for a TCP connection, by the receiver, and the rest
 // done when it replies: two goroutines less, and often as many threads to be woken.
 func (c *call) connectBegun(f *flight) bool {
-	if c.verdict.Kind == policy.Refused {
+	if c.verdict.Kind == policy.Refused || c.socket == 0 {
 		return false
 	}
 	s := &c.addr

@@ -3,6 +3,7 @@
 //
 //	debuggee ── trapped call ──▶ receiver ─ Local ──▶ the kernel carries on
 //	                                ├─ known ──▶ answer
+//	                                ├─ a connection ── daemon ──▶ answer, by who reads the reply
 //	                                └─ else ──▶ goroutine ── daemon ──▶ answer
 //
 // Its rules:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,8 @@ const servedTime = 100 * time.Millisecond
 // costs a look into /proc. The program that a process runs, and so the answer,
 // changes with exec.
 type serving struct {
+	strangers atomic.Bool // there was one that is not
+
 	mu    sync.Mutex
 	tasks map[uint32]judgement // guarded by mu; by thread
 }
@@ -43,6 +46,9 @@ func (c *call) served() bool {
 	}
 	served := c.judge()
 	s := &c.l.serving
+	if !served {
+		s.strangers.Store(true)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// While it waits for our answer it does not call exec.

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -48,7 +49,8 @@ type sock struct {
 // sockets knows the debuggee's sockets by inode, which survives dup, fork and
 // passing, so that neither close nor dup need be hooked.
 type sockets struct {
-	some atomic.Int64 // len(byInode), for the receiver
+	some   atomic.Int64 // len(byInode), for the receiver
+	sweeps sync.WaitGroup
 
 	mu       sync.Mutex                        // the receiver takes it: nothing waits under it, no lock is taken under it
 	byInode  map[uint64]*sock                  // guarded by mu
@@ -94,8 +96,8 @@ func (s *sockets) put(inode uint64, k *sock) {
 		s.sweepAt = 2 * len(s.byInode)
 	}
 	s.mu.Unlock()
-	if sweep {
-		s.sweep()
+	if sweep { // which takes long where there are many
+		s.sweeps.Go(s.sweep)
 	}
 }
 
@@ -142,6 +144,7 @@ func (s *sockets) sweep() {
 
 // close ends the connections nobody came for.
 func (s *sockets) close() {
+	s.sweeps.Wait()
 	s.mu.Lock()
 	all := slices.Collect(maps.Values(s.byInode))
 	clear(s.byInode)
@@ -239,29 +242,20 @@ func (c *call) duplicate(fd int32) (d *duplicate, ans answer, ok bool) {
 		return nil, fail(unix.EIO), false
 	}
 	d = &duplicate{fd: n}
-	switch err := d.look(); err {
-	case nil:
+	err = d.look()
+	if err == nil {
 		return d, answer{}, true
-	case unix.ENOTSOCK: // as the kernel will say
-		ans = carryOn
-	default:
-		c.l.log.Error("looking at a socket of the debuggee", "err", err)
-		ans = fail(unix.EIO)
 	}
-	d.close()
-	return nil, ans, false
+	unix.Close(n) // which waits for some files
+	if errors.Is(err, unix.ENOTSOCK) {
+		return nil, carryOn, false // and the kernel says so
+	}
+	c.l.log.Error("looking at a socket of the debuggee", "err", err)
+	return nil, fail(unix.EIO), false
 }
 
 // look finds out what d is. ENOTSOCK: not a socket.
 func (d *duplicate) look() error {
-	var st unix.Stat_t
-	if errno := rawFstat(d.fd, &st); errno != 0 {
-		return fmt.Errorf("reading inode: %w", errno)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return unix.ENOTSOCK
-	}
-	d.inode = st.Ino
 	var only6 int
 	for _, o := range []struct {
 		level, name int
@@ -286,6 +280,11 @@ func (d *duplicate) look() error {
 		return fmt.Errorf("reading socket flags: %w", errno)
 	}
 	d.async = flags&unix.O_NONBLOCK != 0
+	var st unix.Stat_t
+	if errno := rawFstat(d.fd, &st); errno != 0 {
+		return fmt.Errorf("reading inode: %w", errno)
+	}
+	d.inode = st.Ino
 	return nil
 }
 

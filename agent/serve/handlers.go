@@ -268,22 +268,46 @@ func readOnce(ctx context.Context, c *client, stream net.Conn, turn chan struct{
 }
 
 // write does what is asked of open files, and answers, in order, until the stream is
-// closed. What was asked before the first of it was done is answered together.
+// closed. While more has come answers wait and go together, but for nothing that may
+// take long.
 func write(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) error {
 	buf := readBuffers.Get().(*[]byte)
 	defer readBuffers.Put(buf)
 	in := bufio.NewReaderSize(stream, writeHead)
 	var answers []byte
-	for {
-		var err error
-		if answers, err = writeOnce(ctx, c, answers, f); err != nil {
-			return err
+	send := func() error {
+		if len(answers) == 0 {
+			return nil
 		}
-		if len(answers) > maxAnswers || !waits(in, stream) {
-			if _, err := stream.Write(answers); err != nil {
+		_, err := stream.Write(answers)
+		answers = answers[:0]
+		return err
+	}
+	for {
+		q, err := decode[protocol.Write](f)
+		if q.Do != protocol.WriteData || q.Flags&(protocol.WriteSynced|protocol.WriteDataOnly) != 0 {
+			if err := send(); err != nil {
 				return err
 			}
-			answers = answers[:0]
+		}
+		var reply protocol.WriteReply
+		if err == nil {
+			if err := c.begin(ctx); err != nil {
+				return err
+			}
+			reply, err = c.files.Write(q, f.Payload)
+			c.done()
+		}
+		if err == nil {
+			answers, err = protocol.AppendMessage(answers, f.Kind, reply, nil)
+		} else {
+			answers, err = appendError(answers, f.Kind, err)
+		}
+		if err == nil && (len(answers) > maxAnswers || !waits(in, stream)) {
+			err = send()
+		}
+		if err != nil {
+			return err
 		}
 		if f, err = protocol.ReadFrameTo((*buf)[:protocol.MaxPayload], in, protocol.KindWrite); err != nil {
 			if err == io.EOF {
@@ -293,15 +317,14 @@ func write(ctx context.Context, c *client, stream net.Conn, f protocol.Frame) er
 		}
 		if f.Kind != protocol.KindWrite {
 			answers, _ = appendError(answers, f.Kind, fmt.Errorf("stream is for writing: %w", unix.EPROTO))
-			_, err = stream.Write(answers)
-			return err
+			return send()
 		}
 	}
 }
 
 const (
 	writeHead  = 256     // about what of a frame comes before its payload
-	maxAnswers = 4 << 10 // bytes of answers that wait for others
+	maxAnswers = 4 << 10 // bytes of answers that wait
 )
 
 // waits tells whether something to read has come.
@@ -315,26 +338,8 @@ func waits(in *bufio.Reader, stream net.Conn) bool {
 	return err == nil // an end comes again
 }
 
-// writeOnce does one thing, and appends what there is to answer: that it could not be
-// done is not its error.
-func writeOnce(ctx context.Context, c *client, answers []byte, f protocol.Frame) ([]byte, error) {
-	q, err := decode[protocol.Write](f)
-	if err == nil {
-		if err := c.begin(ctx); err != nil {
-			return nil, err
-		}
-		var reply protocol.WriteReply
-		reply, err = c.files.Write(q, f.Payload)
-		c.done()
-		if err == nil {
-			return protocol.AppendMessage(answers, f.Kind, reply, nil)
-		}
-	}
-	return appendError(answers, f.Kind, err)
-}
-
-func appendError(answers []byte, k protocol.Kind, err error) ([]byte, error) {
-	return protocol.AppendMessage(answers, protocol.KindError, protocol.AsError(k.String(), err), nil)
+func appendError(b []byte, k protocol.Kind, err error) ([]byte, error) {
+	return protocol.AppendMessage(b, protocol.KindError, protocol.AsError(k.String(), err), nil)
 }
 
 // steal holds a port for as long as the stream is open. The stream ends when

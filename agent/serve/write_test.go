@@ -2,6 +2,7 @@ package serve
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,11 +13,11 @@ import (
 	"mirrord/protocol"
 )
 
-// What is asked in one stream is done in order, without waiting for answers,
-// and also after something that could not be done.
-func TestWriteStream(t *testing.T) {
+// openToWrite makes a file and opens a stream for it.
+func openToWrite(t *testing.T) (path string, handle uint64, s net.Conn) {
+	t.Helper()
 	c, _ := agenttest.New(t, run(t))
-	path := filepath.Join(t.TempDir(), "file")
+	path = filepath.Join(t.TempDir(), "file")
 	var opened protocol.OpenReply
 	q := protocol.Open{Path: protocol.Path(path), Change: &protocol.OpenChange{Write: true, Create: true, Mode: 0o640}}
 	if _, err := c.Ask(protocol.KindOpen, q, &opened); err != nil {
@@ -26,15 +27,48 @@ func TestWriteStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	t.Cleanup(func() { s.Close() })
+	return path, opened.Handle, s
+}
+
+// What comes together is answered in order, though it is more than waits.
+func TestWritesTogether(t *testing.T) {
+	_, handle, s := openToWrite(t)
+	const n = 100
+	var all []byte
+	for i := range n {
+		q := protocol.Write{Handle: handle, Flags: protocol.WriteAppend}
+		if i == n/2 {
+			q.Flags |= protocol.WriteSynced
+		}
+		var err error
+		if all, err = protocol.AppendMessage(all, protocol.KindWrite, q, []byte("0123456789")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Write(all); err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(n) {
+		var r protocol.WriteReply
+		if _, err := protocol.ReadAnswer(s, protocol.KindWrite, &r); err != nil || r.Attr.Size != 10*(i+1) {
+			t.Fatalf("answer %d: size %d, %v", i, r.Attr.Size, err)
+		}
+	}
+}
+
+// What is asked in one stream is done in order, without waiting for answers,
+// and also after something that could not be done.
+func TestWriteStream(t *testing.T) {
+	path, handle, s := openToWrite(t)
 	for _, m := range []struct {
 		q    protocol.Write
 		data string
 	}{
-		{protocol.Write{Handle: opened.Handle}, "one"},
-		{protocol.Write{Handle: opened.Handle, Offset: -1}, "nothing"},
-		{protocol.Write{Handle: opened.Handle, Flags: protocol.WriteAppend}, " two"},
-		{protocol.Write{Handle: opened.Handle, Do: protocol.WriteStat}, ""},
+		{protocol.Write{Handle: handle}, "one"},
+		{protocol.Write{Handle: handle, Offset: -1}, "nothing"},
+		{protocol.Write{Handle: handle, Flags: protocol.WriteAppend}, " two"},
+		{protocol.Write{Handle: handle, Do: protocol.WriteStat}, ""},
 	} {
 		if err := protocol.WriteMessage(s, protocol.KindWrite, m.q, []byte(m.data)); err != nil {
 			t.Fatal(err)

@@ -47,18 +47,42 @@ func (t *Tunnel) Writer() *Writer {
 	return w
 }
 
-// blockSize is what most frames have room for: programs write blocks of up to 64 KiB.
-const blockSize = 65 << 10
+// Blocks are what programs write that write much. The frame of one is used again: to
+// make one, and clear it, takes longer than to fill it. Others are as big as they need
+// be, as many of them may wait.
+const (
+	smallBlock = 16 << 10
+	bigBlock   = 64 << 10
+)
 
-// frames are those that were sent.
-var frames = sync.Pool{New: func() any { b := make([]byte, 0, blockSize); return &b }}
+var blocks = sync.Pool{New: func() any { b := make([]byte, 0, bigBlock+1<<10); return &b }}
+
+// frameOf puts what is asked into a frame.
+func frameOf(q protocol.Write, data []byte) (*[]byte, error) {
+	var frame *[]byte
+	if smallBlock <= len(data) && len(data) <= bigBlock {
+		frame = blocks.Get().(*[]byte)
+	} else {
+		frame = new([]byte)
+	}
+	var err error
+	*frame, err = protocol.AppendMessage((*frame)[:0], protocol.KindWrite, q, data)
+	return frame, err
+}
+
+// sentFrame takes a frame that nobody uses any more.
+func sentFrame(frame *[]byte) {
+	if cap(*frame) > bigBlock && cap(*frame) < 2*bigBlock {
+		blocks.Put(frame)
+	}
+}
 
 // Begin has q done after all that was begun before. then is called, in the order of
 // the questions and before Done, by another goroutine. Where the tunnel was closed, or
 // data is more than a frame takes, nothing is begun: then is not called, and it is done.
 func (w *Writer) Begin(q protocol.Write, data []byte, then func(protocol.WriteReply, error)) (x *Writing, begun bool) {
-	x = &Writing{frame: frames.Get().(*[]byte), then: then, done: make(chan struct{})}
-	if *x.frame, x.Err = protocol.AppendMessage((*x.frame)[:0], protocol.KindWrite, q, data); x.Err != nil {
+	x = &Writing{then: then, done: make(chan struct{})}
+	if x.frame, x.Err = frameOf(q, data); x.Err != nil {
 		close(x.done)
 		return x, false
 	}
@@ -113,8 +137,8 @@ func (w *Writer) send() {
 		}
 		if err != nil {
 			w.fail(fmt.Errorf("sending %v: %w", protocol.KindWrite, err))
-		} else if cap(*x.frame) < 2*blockSize {
-			frames.Put(x.frame)
+		} else {
+			sentFrame(x.frame)
 		}
 		x.frame = nil
 	}

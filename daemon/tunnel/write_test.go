@@ -152,6 +152,23 @@ func TestCutWritesAreDoneOnce(t *testing.T) {
 	}
 }
 
+// Of small writes many may wait: their frames take little more than they say.
+func TestFrames(t *testing.T) {
+	for _, n := range []int{0, 1, 100, 4 << 10, smallBlock - 1, smallBlock, bigBlock, bigBlock + 1, protocol.MaxPayload} {
+		frame, err := frameOf(protocol.Write{Offset: 1 << 40}, make([]byte, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n < smallBlock && cap(*frame) > n+n/2+512 {
+			t.Errorf("a frame of %d bytes takes %d", n, cap(*frame))
+		}
+		sentFrame(frame)
+	}
+	if _, err := frameOf(protocol.Write{}, make([]byte, protocol.MaxPayload+1)); !errors.Is(err, protocol.ErrFrameSize) {
+		t.Errorf("too much: %v", err)
+	}
+}
+
 // Without the agent everything fails, what is on its way and what comes after;
 // nothing is begun that the tunnel's end does not wait for.
 func TestWriterWithoutAgent(t *testing.T) {
