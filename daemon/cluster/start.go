@@ -27,8 +27,8 @@ var errEnded = errors.New("the agent ended while it was being reached")
 // StartAgent finds or creates the agent for a target and hands try fresh
 // connections to it until one succeeds, which try then owns. It ends with an
 // error as soon as the agent's pod cannot come to run, in the words of the
-// cluster's own event. After an error or ctx's end it leaves no job behind,
-// unless another session uses it.
+// cluster's own event, or in those of a target that does not run any more. After an
+// error or ctx's end it leaves no job behind, unless another session uses it.
 //
 // progress may be nil; it is never called concurrently.
 func (c *Cluster) StartAgent(ctx context.Context, t *Target, spec AgentSpec, progress func(step string), try func(context.Context, net.Conn) error) (*Agent, error) {
@@ -37,11 +37,21 @@ func (c *Cluster) StartAgent(ctx context.Context, t *Target, spec AgentSpec, pro
 		return nil, err
 	}
 	s := &start{c: c, manifest: manifest, port: spec.Port, try: try, tell: progress}
+	agent, err := s.start(ctx, spec)
+	if IsKind(err, AgentFailed) && !t.Targetless() {
+		// It may have ended for want of a container that had just crashed.
+		if _, now := c.Resolve(ctx, Path{Kind: pods.name, Name: t.Pod, Container: t.Container}); IsKind(now, NotRunning) {
+			err = now
+		}
+	}
+	return agent, err
+}
+
+func (s *start) start(ctx context.Context, spec AgentSpec) (agent *Agent, err error) {
 	timeout := cmp.Or(spec.StartupTimeout, time.Minute)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errStartup)
 	defer cancel()
 	for range rounds {
-		var agent *Agent
 		agent, err = s.round(ctx)
 		if !errors.Is(err, errEnded) {
 			if errors.Is(err, errStartup) {

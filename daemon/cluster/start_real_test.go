@@ -219,6 +219,21 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
+// Where the agent cannot run, as its target has ended meanwhile, that is said.
+func TestStartForEnded(t *testing.T) {
+	target, spec := *web(t, openShop(t)), echoSpec(t)
+	namespace := freshNamespace(t)
+	kubectl(t, "", "run", "ended", "-n", namespace, "--image="+echoImage, "--image-pull-policy=Never", "--restart=Never", "--", "-crash", "so it is")
+	kubectl(t, "", "wait", "pod/ended", "-n", namespace, "--for=jsonpath={.status.phase}=Failed", "--timeout=60s")
+	target.Namespace, target.Pod, target.Container = namespace, "ended", "ended"
+	spec.Args = []string{"-crash", "no process of that container"}
+	_, err := realCluster(t, namespace).StartAgent(t.Context(), &target, spec, nil, closing(hello))
+	if !IsKind(err, NotRunning) || !strings.Contains(err.Error(), "using pod ended in namespace "+namespace+": the pod has failed") {
+		t.Errorf("error = %v", err)
+	}
+	nothingLeft(t, namespace, jobName(&target, spec))
+}
+
 const quota = `
 apiVersion: v1
 kind: ResourceQuota
