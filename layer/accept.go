@@ -46,7 +46,7 @@ func slowAccept(c *call) answer {
 			}
 			return c.hand(k, d.domain, a)
 		case errno != unix.EAGAIN || d.async:
-			return fail(errno)
+			return none(errno)
 		}
 		switch c.wait(d, unix.POLLIN) {
 		case callerGone:
@@ -79,7 +79,7 @@ func (c *call) acceptNow(f *flight) (ans answer, how progress) {
 	case errno == unix.EAGAIN && !d.async:
 		return ans, nothing
 	case errno != 0:
-		return fail(errno), answered
+		return none(errno), answered
 	case c.Args[1] == 0 || !a.sock.delivered():
 		return c.hand(k, d.domain, a), answered
 	}
@@ -98,6 +98,9 @@ func (c *call) acceptNow(f *flight) (ans answer, how progress) {
 	}
 	return ans, begun
 }
+
+// none says why there is no connection now: there may be one the next time.
+func none(errno unix.Errno) answer { return answer{errno: errno, again: true} }
 
 // hand gives the debuggee a connection of k's.
 func (c *call) hand(k *sock, domain int, a accepted) answer {

@@ -388,26 +388,35 @@ static int fastopen(const char *ip)
 	return 0;
 }
 
-/* Accepts n connections and reads a byte of each, under a storm of signals. */
+/* Accepts n connections in each way, and reads a byte of each, under a storm of signals. */
 static int accepts(int n, int port)
 {
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)}, from;
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
 	int l = socket(AF_INET, SOCK_STREAM, 0);
 	if (bind(l, (void *)&a, sizeof a) || listen(l, 128))
 		return perror("listen"), 1;
-	sigalrm(0, 1000);
+	sigalrm(0, 200);
 	unsigned long sum = 0;
-	for (int i = 0; i < n;) {
+	for (int i = 0, way = 0; i < n; way++) {
+		int waits = i % 2, named = way & 1, flags = way & 2 ? SOCK_NONBLOCK | SOCK_CLOEXEC : 0;
+		struct sockaddr_in from = {0};
 		socklen_t size = sizeof from;
-		int s = accept(l, (void *)&from, &size);
-		if (s < 0 && errno == EINTR)
+		fcntl(l, F_SETFL, waits ? 0 : O_NONBLOCK);
+		int s = accept4(l, named ? (void *)&from : NULL, named ? &size : NULL, flags);
+		if (s < 0 && (errno == EINTR || (errno == EAGAIN && !waits)))
 			continue;
 		if (s <= 2)
 			return printf("accept gave %d: %s\n", s, strerror(errno)), 1;
+		if (!(fcntl(s, F_GETFL) & O_NONBLOCK) != !flags || !(fcntl(s, F_GETFD) & FD_CLOEXEC) != !flags)
+			return printf("accept4 with flags %o gave %o, %o\n", flags, fcntl(s, F_GETFL), fcntl(s, F_GETFD)), 1;
 		unsigned char b = 0;
-		while (read(s, &b, 1) < 0 && errno == EINTR)
+		while (read(s, &b, 1) < 0 && (errno == EINTR || errno == EAGAIN))
 			;
 		sum += b;
+		size = sizeof from;
+		while (!named && getpeername(s, (void *)&from, &size))
+			if (errno != EINTR)
+				return perror("getpeername"), 1;
 		if (strcmp(inet_ntoa(from.sin_addr), "192.0.2.7"))
 			return printf("from %s\n", inet_ntoa(from.sin_addr)), 1;
 		close(s);
