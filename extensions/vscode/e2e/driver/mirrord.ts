@@ -110,6 +110,7 @@ export async function turnOn(w: Window): Promise<void> {
 export async function steal(w: Window): Promise<void> {
 	const row = w.quickPick.row('Incoming: mirror');
 	await row.waitFor();
+	await w.quickPick.loaded();
 	await row.click();
 	await w.quickPick.row('Incoming: steal').waitFor();
 }

@@ -29,12 +29,19 @@ export class QuickPick {
 		return this.rows.filter({ hasText: text }).first();
 	}
 
+	/** Waits until nothing is loaded any more: the rows move until then, also under the mouse. */
+	async loaded(): Promise<void> {
+		const progress = this.box.locator('.monaco-progress-container.active');
+		await until('the list to be loaded', async () => await progress.count() === 0);
+	}
+
 	/**
 	 * Chooses by the mouse: Enter may still act on the list as it was. A row whose
 	 * label is just this text goes before any other that has it.
 	 */
 	async choose(text: string): Promise<void> {
 		await this.row(text).waitFor();
+		await this.loaded();
 		const label = this.page.locator('.label-name').getByText(text, { exact: true });
 		const exact = this.rows.filter({ has: label });
 		await (await exact.count() > 0 ? exact.first() : this.row(text)).click();
