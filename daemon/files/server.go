@@ -167,18 +167,26 @@ const readAhead = 192 << 10
 
 // widenReadAhead sets it, which only root may.
 func widenReadAhead(root *os.File) error {
-	var st unix.Statx_t
-	if err := unix.Statx(int(root.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {
-		return fmt.Errorf("finding device of the mount: %w", err)
+	device, err := deviceOf(root)
+	if err != nil {
+		return err
 	}
-	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", st.Dev_major, st.Dev_minor)
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	f, err := os.OpenFile("/sys/class/bdi/"+device+"/read_ahead_kb", os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	_, err = fmt.Fprint(f, readAhead>>10)
 	return err
+}
+
+// deviceOf is the mount's device, major:minor.
+func deviceOf(root *os.File) (string, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(root.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {
+		return "", fmt.Errorf("finding device of the mount: %w", err)
+	}
+	return fmt.Sprintf("%d:%d", st.Dev_major, st.Dev_minor), nil
 }
 
 // reap waits for the process. Its descriptors were the mount, so that this is

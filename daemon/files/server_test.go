@@ -2,7 +2,6 @@ package files
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,25 +13,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// seen tells whether a mount table names the device of the file server's mount, which
-// has no place. Other mounts come and go with other tests.
-func seen(t *testing.T, s *Server) bool {
+// table is a mount table of the machine, or of this process where that may not be read.
+func table(t *testing.T, name string) string {
 	t.Helper()
-	var st unix.Statx_t
-	if err := unix.Statx(int(s.Root().Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile("/proc/1/mountinfo")
+	b, err := os.ReadFile("/proc/1/" + name)
 	if err != nil {
-		b, err = os.ReadFile("/proc/self/mountinfo")
+		b, err = os.ReadFile("/proc/self/" + name)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Contains(string(b), fmt.Sprintf(" %d:%d ", st.Dev_major, st.Dev_minor))
+	return string(b)
+}
+
+// mounts are those that are not in another test's directory, where they come and go.
+func mounts(t *testing.T) string {
+	t.Helper()
+	var own strings.Builder
+	for line := range strings.Lines(table(t, "mounts")) {
+		at := strings.Fields(line)[1]
+		if !strings.HasPrefix(at, os.TempDir()+"/") || strings.Contains(at, t.Name()) {
+			own.WriteString(line)
+		}
+	}
+	return own.String()
+}
+
+// unseen checks that no mount table has the file server's mount, which has no place.
+func unseen(t *testing.T, s *Server) {
+	t.Helper()
+	device, err := deviceOf(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := table(t, "mountinfo"); strings.Contains(all, " "+device+" ") {
+		t.Errorf("the mount %s is seen:\n%s", device, all)
+	}
 }
 
 func TestKilledFileServer(t *testing.T) {
+	before := mounts(t)
 	path, content := bigFile(t, 10<<20)
 	d := newDisk(t)
 	s := serveDisk(t, d)
@@ -41,9 +61,7 @@ func TestKilledFileServer(t *testing.T) {
 	if _, err := f.ReadAt(b, 0); err != nil {
 		t.Fatal(err)
 	}
-	if seen(t, s) {
-		t.Error("the mount is seen")
-	}
+	unseen(t, s)
 	h := newHold()
 	d.hold.Store(h)
 	read := make(chan error)
@@ -77,12 +95,16 @@ func TestKilledFileServer(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
+	if after := mounts(t); after != before {
+		t.Errorf("mounts before:\n%s\nafter:\n%s", before, after)
+	}
 }
 
 func TestClose(t *testing.T) {
 	if err := Available(); err != nil {
 		t.Skip(err)
 	}
+	before := mounts(t)
 	path, _ := bigFile(t, 10<<20)
 	d := newDisk(t)
 	s, err := Start(t.Context(), slog.New(slog.DiscardHandler), d)
@@ -98,8 +120,9 @@ func TestClose(t *testing.T) {
 		read <- err
 	}()
 	<-h.asked
-	if seen(t, s) {
-		t.Error("the mount is seen")
+	unseen(t, s)
+	if during := mounts(t); during != before {
+		t.Errorf("mounts before:\n%s\nduring:\n%s", before, during)
 	}
 	pid := s.cmd.Process.Pid
 	within(t, "close", func() {
@@ -113,6 +136,9 @@ func TestClose(t *testing.T) {
 	<-s.Done()
 	if err := unix.Kill(pid, 0); err != unix.ESRCH {
 		t.Errorf("process %d: %v", pid, err)
+	}
+	if after := mounts(t); after != before {
+		t.Errorf("mounts before:\n%s\nafter:\n%s", before, after)
 	}
 }
 
