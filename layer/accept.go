@@ -83,16 +83,12 @@ func (c *call) acceptNow(f *flight) (ans answer, how progress) {
 	case c.Args[1] == 0 || !a.sock.delivered():
 		return c.hand(k, d.domain, a), answered
 	}
-	c.l.wg.Add(1)
 	domain := d.domain
-	if !c.l.Daemon.ask(a.sock.peerRequest(), func(r reply) {
+	if !c.l.ask(a.sock.peerRequest(), func(r reply) {
 		a.sock.ask.Do(func() { a.sock.peer, a.sock.local = c.l.peerOf(r) })
-		go func() { // to give a descriptor takes until the debuggee's thread runs
-			defer c.l.wg.Done()
-			c.l.finished(f, c.hand(k, domain, a))
-		}()
+		// To give a descriptor takes until the debuggee's thread runs.
+		c.l.wg.Go(func() { c.l.finished(f, c.hand(k, domain, a)) })
 	}) {
-		c.l.wg.Done()
 		k.keep(a)
 		return ans, nothing
 	}
@@ -158,7 +154,7 @@ func (k *sock) take(d *duplicate) (a accepted, errno unix.Errno) {
 		k.pending = k.pending[1:]
 		return a, 0
 	}
-	if !rawReady(d.fd) { // if it does not block either: it may since we looked
+	if seccomp.Poll(d.fd, 0) == 0 { // if it does not block either: it may since we looked
 		return a, unix.EAGAIN
 	}
 	fd, from, errno := socket.Accept4(d.fd, unix.SOCK_CLOEXEC)

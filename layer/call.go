@@ -9,6 +9,7 @@ import (
 
 	"mirrord/layer/policy"
 	"mirrord/layer/seccomp"
+	wire "mirrord/protocol/layer"
 )
 
 // A call is one hooked call. What quick read from the debuggee's memory is
@@ -206,6 +207,20 @@ func (l *Layer) fulfil(f *flight, c call) {
 		c.flight = f
 		c, again = l.finish(f, c.answer())
 	}
+}
+
+// ask has the daemon asked by the receiver, if that can be done at once. then does not
+// wait, and has finished called.
+func (l *Layer) ask(q *wire.Request, then func(r reply)) bool {
+	l.wg.Add(1)
+	asked := l.Daemon.ask(q, func(r reply) {
+		defer l.wg.Done()
+		then(r)
+	})
+	if !asked {
+		l.wg.Done()
+	}
+	return asked
 }
 
 // finished gives f its answer, which was begun by the receiver.

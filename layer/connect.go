@@ -136,7 +136,7 @@ func (c *call) connected(d *duplicate, q *wire.Request, r reply) answer {
 
 // connectBegun has the daemon asked for a TCP connection, by the receiver, and the rest
 // done when it replies: two goroutines less, and often as many threads to be woken.
-func (c *call) connectBegun(f *flight) bool {
+func (c *call) connectBegun(f *flight) (begun bool) {
 	if c.verdict.Kind == policy.Refused || c.socket == 0 {
 		return false
 	}
@@ -148,29 +148,25 @@ func (c *call) connectBegun(f *flight) bool {
 	if !ok {
 		return false
 	}
+	defer func() {
+		if !begun {
+			d.close()
+		}
+	}()
 	k := c.l.sockets.get(d.inode)
 	if !d.tcp() || !d.reaches(s) || k != nil && k.connecting.Load() {
-		d.close()
 		return false
 	}
 	q, errno := c.connectRequest(d, s.addr)
 	if errno != 0 {
-		d.close()
 		return false
 	}
 	c.flight = f
-	c.l.wg.Add(1)
-	if !c.l.Daemon.ask(q, func(r reply) {
-		defer c.l.wg.Done()
+	return c.l.ask(q, func(r reply) {
 		ans := c.connected(d, q, r)
 		d.close()
 		c.l.finished(f, ans)
-	}) {
-		d.close()
-		c.l.wg.Done()
-		return false
-	}
-	return true
+	})
 }
 
 // connectAgain is how some learn the outcome of a connect that did not wait.

@@ -43,11 +43,3 @@ func rawReadlink(path string, b []byte) (string, unix.Errno) {
 	}
 	return string(b[:n]), 0
 }
-
-// rawReady tells whether a socket has something to read.
-func rawReady(fd int) bool {
-	poll := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-	var now unix.Timespec
-	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
-	return errno == 0 && n == 1
-}

@@ -147,10 +147,16 @@ const soonTime = time.Millisecond
 
 // soon waits for a notification for soonTime, and tells whether there is one.
 func (l *Listener) soon() bool {
-	poll := unix.PollFd{Fd: int32(l.fd), Events: unix.POLLIN}
-	wait := unix.NsecToTimespec(int64(soonTime))
-	n, _, _ := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&wait)), 0, 0, 0)
-	return n == 1 && poll.Revents&unix.POLLIN != 0
+	return Poll(l.fd, soonTime)&unix.POLLIN != 0
+}
+
+// Poll is poll(2) of one descriptor that is to be read from, for so short a time that
+// Go's scheduler need not be told; 0: nothing has happened to it.
+func Poll(fd int, short time.Duration) (events int16) {
+	poll := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	wait := unix.NsecToTimespec(int64(short))
+	_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&wait)), 0, 0, 0)
+	return poll.Revents
 }
 
 // Interrupt makes Receive return, for kernels before 6.11, which do not wake it
