@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,11 +47,11 @@ func newPrograms(ctx context.Context) (p *programs, err error) {
 	if p.dir, err = os.MkdirTemp("", "mirrord-bench"); err != nil {
 		return nil, err
 	}
-	for _, name := range installed {
-		if err := install(filepath.Join("bin", name), filepath.Join(p.dir, name)); err != nil {
-			p.remove()
-			return nil, fmt.Errorf("installing mirrord: %w", err)
-		}
+	cp := exec.CommandContext(ctx, "cp", append(installed, p.dir)...)
+	cp.Dir = "bin"
+	if out, err := cp.CombinedOutput(); err != nil {
+		p.remove()
+		return nil, fmt.Errorf("installing mirrord with cp: %w\n%s", err, out)
 	}
 	p.cli = filepath.Join(p.dir, "mirrord")
 	p.c = filepath.Join(p.dir, "work")
@@ -69,21 +68,6 @@ func newPrograms(ctx context.Context) (p *programs, err error) {
 		return nil, err
 	}
 	return p, nil
-}
-
-// install copies a program by copy_file_range(2), as cp(1) does.
-func install(from, to string) (err error) {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(dst, src)
-	return errors.Join(err, dst.Close())
 }
 
 func (p *programs) remove() { os.RemoveAll(p.dir) }
