@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // Programs of ours in our own directory.
@@ -22,12 +21,12 @@ func beside(name string) (string, error) {
 	return filepath.Join(filepath.Dir(self), name), nil
 }
 
-// become goes on as another program of ours. It returns only an error.
-func become(name string, args []string) error {
+// become goes on as another program of ours, by an execve(2). It returns only an error.
+func become(execve func(path string, args, env []string) error, name string, args []string) error {
 	path, err := beside(name)
 	if err != nil {
 		return err
 	}
-	err = syscall.Exec(path, args, os.Environ())
+	err = execve(path, args, os.Environ())
 	return fmt.Errorf("executing %s, which belongs beside mirrord: %w", path, err)
 }
