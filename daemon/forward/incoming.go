@@ -38,6 +38,14 @@ type Peer struct {
 type Incoming struct {
 	mu    sync.Mutex
 	peers map[netip.AddrPort]*Peer // guarded by mu, by source
+	ended []ended                  // guarded by mu; those of peers that have, in turn
+}
+
+// An ended connection, whose peer is still remembered.
+type ended struct {
+	source netip.AddrPort
+	peer   *Peer
+	at     time.Time
 }
 
 // NewIncoming makes one that has delivered nothing.
@@ -89,7 +97,7 @@ func (in *Incoming) Deliver(ctx context.Context, stream *Offer, peer Peer, liste
 			return err
 		}
 	}
-	defer time.AfterFunc(peerKept, func() { in.forget(source, &peer) })
+	defer in.end(source, &peer)
 	defer context.AfterFunc(ctx, func() {
 		reset(tcp)
 		stream.SetDeadline(time.Unix(1, 0))
@@ -144,6 +152,35 @@ func (in *Incoming) forget(source netip.AddrPort, peer *Peer) {
 	if in.peers[source] == peer {
 		delete(in.peers, source)
 	}
+}
+
+// end has the peer of a connection forgotten after peerKept. One timer is for all: Go
+// looks through all there are whenever one of them was set anew.
+func (in *Incoming) end(source netip.AddrPort, peer *Peer) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.ended = append(in.ended, ended{source, peer, time.Now()})
+	if len(in.ended) == 1 {
+		time.AfterFunc(peerKept, in.sweep)
+	}
+}
+
+// sweep forgets those whose time is over.
+func (in *Incoming) sweep() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for len(in.ended) > 0 {
+		e := in.ended[0]
+		if rest := peerKept - time.Since(e.at); rest > 0 {
+			time.AfterFunc(rest, in.sweep)
+			return
+		}
+		if in.peers[e.source] == e.peer {
+			delete(in.peers, e.source)
+		}
+		in.ended = in.ended[1:]
+	}
+	in.ended = nil
 }
 
 // dial binds before it connects, so that the peer is known before the debuggee
