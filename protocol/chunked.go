@@ -36,7 +36,7 @@ func (c *Chunked) Read(b []byte) (int, error) {
 			return 0, broken(err)
 		}
 		if c.have == ChunkHead {
-			c.have, c.left = 0, int(binary.BigEndian.Uint32(c.head[:]))
+			c.have, c.left = 0, chunkLength(c.head[:])
 			c.ended = c.left == 0
 		}
 	}

@@ -14,7 +14,8 @@ package protocol
 //     for one request, and be paused; who holds ports is told; the target is paused
 //   - 5: reads share streams, and have numbers; a path's text is told by its attributes
 //   - 6: a connection that waits for its debuggee is asked for before it is given
-const Version = 6
+//   - 7: a connection's last end is told apart
+const Version = 7
 
 // Build names this build of mirrord: daemon, clients and agent must be of the
 // same one. The linker sets it (see Taskfile.yml); "dev" is a plain go build.

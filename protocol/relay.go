@@ -21,10 +21,12 @@ var ErrReset = errors.New("connection reset at the other end of the stream")
 //
 //	length 4 | bytes
 //
-// where length 0 is the direction's orderly end (TCP's FIN). A stream that
-// ends without one tells that the connection was reset.
+// where length 0 is the direction's orderly end (TCP's FIN), and so is LastEnd where
+// the other direction has ended: nobody waits for it, and the link need not hurry. A
+// stream that ends without one tells that the connection was reset.
 const (
 	ChunkHead = 4
+	LastEnd   = 1<<32 - 2
 	// MaxChunk is the most bytes that we send as one chunk: with the heads of
 	// chunk and stream it is one frame of the link. Whoever receives passes on
 	// what is there and has no such limit.
@@ -69,14 +71,15 @@ func RelayWatched(conn Ending, stream net.Conn, w Watch) error {
 	}
 	sent := make(chan struct{})
 	var ending atomic.Bool // our direction's end is written, or is being
+	var heard atomic.Bool  // the other's has come
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(sent)
-		if err := sendChunks(stream, fast, &ending, w); err != nil {
+		if err := sendChunks(stream, fast, &ending, &heard, w); err != nil {
 			fail(err)
 		}
 	})
-	if err := receiveChunks(fast, stream, w); err != nil {
+	if err := receiveChunks(fast, stream, &heard, w); err != nil {
 		fail(err)
 	} else if done(sent) {
 		// Closing says all that is left to say.
@@ -129,8 +132,9 @@ func bigger(buf []byte) []byte {
 }
 
 // sendChunks copies conn to the stream until conn's FIN, and sets ending before
-// it passes that on: with the last bytes, where it comes with them.
-func sendChunks(stream io.Writer, conn io.Reader, ending *atomic.Bool, w Watch) error {
+// it passes that on: with the last bytes, where it comes with them. heard: the other
+// direction has ended.
+func sendChunks(stream io.Writer, conn io.Reader, ending, heard *atomic.Bool, w Watch) error {
 	first := firstBuffers.Get().(*[firstBuffer]byte)
 	defer firstBuffers.Put(first)
 	buf := first[:]
@@ -156,7 +160,11 @@ func sendChunks(stream io.Writer, conn io.Reader, ending *atomic.Bool, w Watch) 
 				w.Sends(nil)
 			}
 			ending.Store(true)
-			out = binary.BigEndian.AppendUint32(out, 0)
+			end := uint32(0)
+			if heard.Load() {
+				end = LastEnd
+			}
+			out = binary.BigEndian.AppendUint32(out, end)
 		}
 		if len(out) > 0 {
 			if _, err := stream.Write(out); err != nil {
@@ -174,9 +182,10 @@ func sendChunks(stream io.Writer, conn io.Reader, ending *atomic.Bool, w Watch) 
 	}
 }
 
-// receiveChunks copies the stream to conn until the direction's end. What came
-// is passed on at once, in one write, whether it is a part of a chunk or several.
-func receiveChunks(conn io.Writer, stream io.Reader, w Watch) error {
+// receiveChunks copies the stream to conn until the direction's end, and sets heard
+// then. What came is passed on at once, in one write, whether it is a part of a chunk
+// or several; but what comes with the end leaves with that, which the caller sees to.
+func receiveChunks(conn io.Writer, stream io.Reader, heard *atomic.Bool, w Watch) error {
 	first := firstBuffers.Get().(*[firstBuffer]byte)
 	defer firstBuffers.Put(first)
 	buf := first[:]
@@ -195,7 +204,7 @@ func receiveChunks(conn io.Writer, stream io.Reader, w Watch) error {
 				if len(in) < ChunkHead {
 					break
 				}
-				left = int(binary.BigEndian.Uint32(in))
+				left = chunkLength(in)
 				in, ended = in[ChunkHead:], left == 0
 				continue
 			}
@@ -207,7 +216,10 @@ func receiveChunks(conn io.Writer, stream io.Reader, w Watch) error {
 			left -= len(part)
 			in = in[len(part):]
 		}
-		if err := writeParts(conn, parts); err != nil {
+		if ended {
+			heard.Store(true)
+		}
+		if err := writeParts(conn, parts, ended); err != nil {
 			return fmt.Errorf("writing to connection: %w", err)
 		}
 		if ended {
@@ -224,8 +236,21 @@ func receiveChunks(conn io.Writer, stream io.Reader, w Watch) error {
 	}
 }
 
-func writeParts(w io.Writer, parts [][]byte) error {
-	if s, ok := w.(*socket.Conn); ok && len(parts) > 1 {
+// chunkLength reads a chunk's head; 0: the direction has ended.
+func chunkLength(head []byte) int {
+	n := binary.BigEndian.Uint32(head)
+	if n == LastEnd {
+		return 0
+	}
+	return int(n)
+}
+
+func writeParts(w io.Writer, parts [][]byte, last bool) error {
+	s, ok := w.(*socket.Conn)
+	switch {
+	case ok && last && len(parts) > 0:
+		return s.WriteLast(parts)
+	case ok && len(parts) > 1:
 		return s.WriteBuffers(parts)
 	}
 	for _, part := range parts {

@@ -141,28 +141,81 @@ func (p *packets) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// An end that has come goes with the bytes before it.
+// An end that has come goes with the bytes before it, and says whether it is the last.
 func TestRelayEndsWithTheLastBytes(t *testing.T) {
-	client, server := tcp(t)
-	if _, err := io.WriteString(client, "last"); err != nil {
-		t.Fatal(err)
+	for _, last := range []bool{false, true} {
+		client, server := tcp(t)
+		ours, theirs := net.Pipe()
+		theirs.SetDeadline(time.Now().Add(30 * time.Second))
+		stream := &packets{ours, make(chan string, 2)}
+		ended := make(chan error, 1)
+		end := func() { // the other direction's
+			if _, err := theirs.Write(make([]byte, ChunkHead)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := io.WriteString(client, "last"); err != nil {
+			t.Fatal(err)
+		}
+		if !last {
+			if err := client.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		go func() { ended <- Relay(server, stream) }()
+		want := "\x00\x00\x00\x04last\x00\x00\x00\x00"
+		if last {
+			if got := <-stream.list; got != want[:8] {
+				t.Errorf("%q was written, want %q", got, want[:8])
+			}
+			end()
+			if _, err := io.ReadAll(client); err != nil {
+				t.Fatal(err)
+			}
+			if err := client.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			want = "\xff\xff\xff\xfe"
+		}
+		if got := <-stream.list; got != want {
+			t.Errorf("%q was written, want %q", got, want)
+		}
+		if !last {
+			end()
+		}
+		theirs.Close()
+		if err := <-ended; err != nil {
+			t.Errorf("Relay = %v", err)
+		}
 	}
-	if err := client.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	ours, theirs := net.Pipe()
-	theirs.SetDeadline(time.Now().Add(30 * time.Second))
-	stream := &packets{ours, make(chan string, 2)}
-	ended := make(chan error, 1)
-	go func() { ended <- Relay(server, stream) }()
-	if _, err := theirs.Write(make([]byte, ChunkHead)); err != nil { // the other direction's end
-		t.Fatal(err)
-	}
-	if got, want := <-stream.list, "\x00\x00\x00\x04last\x00\x00\x00\x00"; got != want {
-		t.Errorf("%q was written, want %q", got, want)
-	}
-	theirs.Close()
-	if err := <-ended; err != nil {
-		t.Errorf("Relay = %v", err)
+}
+
+// Both forms of the end of a direction end it.
+func TestEnds(t *testing.T) {
+	for _, end := range []string{"\x00\x00\x00\x00", "\xff\xff\xff\xfe"} {
+		client, server := tcp(t)
+		ours, theirs := net.Pipe()
+		theirs.SetDeadline(time.Now().Add(30 * time.Second))
+		go func() { _, _ = io.Copy(io.Discard, theirs) }()
+		ended := make(chan error, 1)
+		go func() { ended <- Relay(server, ours) }()
+		if _, err := io.WriteString(theirs, "\x00\x00\x00\x02it"+end); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(client); string(got) != "it" || err != nil {
+			t.Errorf("after %q the connection had %q, %v", end, got, err)
+		}
+		client.Close()
+		if err := <-ended; err != nil {
+			t.Errorf("Relay = %v", err)
+		}
+		ours, theirs = net.Pipe()
+		go func() {
+			_, _ = io.WriteString(theirs, "\x00\x00\x00\x02it"+end)
+			theirs.Close()
+		}()
+		if got, err := io.ReadAll(NewChunked(ours)); string(got) != "it" || err != nil {
+			t.Errorf("after %q the stream had %q, %v", end, got, err)
+		}
 	}
 }

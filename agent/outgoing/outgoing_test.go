@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -142,8 +143,7 @@ func TestConnectEarlyBytes(t *testing.T) {
 		t.Errorf("got %q, %v", got.String(), err)
 	}
 	c.Close()
-	buf := make([]byte, protocol.MaxDatagram)
-	if n, err := protocol.ReadDatagram(client, buf); n != 0 || err != nil {
+	if n, err := protocol.NewChunked(client).Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		t.Errorf("read %d, %v", n, err)
 	}
 	if err := <-done; err != nil {

@@ -71,6 +71,7 @@ type Conn struct {
 	teller  teller        // guarded by mu; of what is written
 	sent    uint64        // guarded by mu; of out, on cur
 	lingers bool          // guarded by mu; what is not sent may wait until lingered
+	begun   bool          // guarded by mu; of what is not sent the last is a frame's head, and the rest, if any, lingered
 	err     error         // guarded by mu; why the stream ended; set once
 	changed chan struct{} // guarded by mu; closed when cur changes, where somebody asked
 	toNext  sync.Cond     // cur or err changed

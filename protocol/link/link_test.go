@@ -411,6 +411,9 @@ func TestEndsLinger(t *testing.T) {
 		goes(linger, 12+12, end, end)
 		goes(0, 12+4, head, data)
 		goes(linger, 12, end)
+		goes(linger, 12+4, head, []byte(lastEnd))
+		goes(linger, 12+4+12, head, []byte(lastEnd), end)
+		goes(0, 12+4+12+4, head, []byte(lastEnd), head, data)
 		c.fail(io.EOF)
 		near.Close()
 		<-served

@@ -28,10 +28,11 @@ func (c *Conn) Write(p []byte) (total int, err error) {
 			return total, c.err
 		}
 		n := min(len(p), c.room())
-		idle := c.sent == c.out.end
+		idle := c.sent == c.out.end || c.lingers || c.begun
+		c.begun = false
 		c.out.append(p[:n])
 		p, total = p[n:], total+n
-		if when == some && len(p) == 0 && (idle || c.lingers) {
+		if when == some && len(p) == 0 && idle {
 			if !c.lingers {
 				c.lingers = true
 				c.lingered.Reset(linger)
@@ -40,6 +41,7 @@ func (c *Conn) Write(p []byte) (total int, err error) {
 		}
 		c.lingers = false
 		if len(p) == 0 && when == later {
+			c.begun = idle
 			return total, nil
 		}
 		switch w := c.cur; {

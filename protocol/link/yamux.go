@@ -43,6 +43,10 @@ type teller struct {
 	body int // bytes of the current frame that are still to be written
 }
 
+// lastEnd is the end of a relayed connection's second direction, protocol.LastEnd: a
+// frame of its own if nothing goes with it.
+const lastEnd = "\xff\xff\xff\xfe"
+
 // tell looks at the next write. yamux writes the head of a frame and its body
 // apart, and a frame of its own before the first bytes of a stream:
 //
@@ -53,7 +57,11 @@ type teller struct {
 // cost every hop between daemon and agent as much as a question does.
 func (t *teller) tell(p []byte) urgency {
 	if t.body > 0 || len(p) < 12 {
+		last := t.body == len(lastEnd) && string(p) == lastEnd
 		t.body = max(0, t.body-len(p))
+		if last {
+			return some
+		}
 		return now
 	}
 	isData, opens, ends, length := p[1] == 0, p[3]&3 != 0, p[3] == 4, binary.BigEndian.Uint32(p[8:])

@@ -25,6 +25,9 @@ func call(trap, fd uintptr, first unsafe.Pointer, size int) (n int, _ unix.Errno
 		if err == nil {
 			h.SetControllen(oobn)
 		}
+	case unix.SYS_SENDMSG: // as a vector, and size is its flags
+		v := (*unix.Msghdr)(first).Iov
+		n, err = syscall.SendmsgN(int(fd), unsafe.Slice(v.Base, v.Len), nil, nil, size)
 	default: // a vector: its first buffer
 		v := (*unix.Iovec)(first)
 		n, err = syscall.Write(int(fd), unsafe.Slice(v.Base, v.Len))

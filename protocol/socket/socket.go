@@ -21,9 +21,10 @@ import (
 // deadlines and Close, is the connection's own, and works on these, too.
 type Conn struct {
 	net.Conn
-	raw       syscall.RawConn
-	in, out   transfer
-	outVector []unix.Iovec // of WriteBuffers
+	raw        syscall.RawConn
+	in, out    transfer
+	outVector  []unix.Iovec // of WriteBuffers
+	outMessage unix.Msghdr  // of WriteLast
 }
 
 // New makes a Conn of c. One that has no descriptor of its own, such as a
@@ -99,6 +100,24 @@ func (c *Conn) WriteNow(p []byte) (int, error) {
 
 // WriteBuffers writes all of v, as far as it can in one call. None of v is empty.
 func (c *Conn) WriteBuffers(v [][]byte) error {
+	return c.writeAll(v, func(v []unix.Iovec) (int, error) {
+		return c.out.do(c.raw.Write, unix.SYS_WRITEV, unsafe.Pointer(&v[0]), len(v))
+	})
+}
+
+// WriteLast is WriteBuffers of what is the last: of TCP it leaves with the end of the
+// direction, which is to follow at once, in one segment.
+func (c *Conn) WriteLast(v [][]byte) error {
+	return c.writeAll(v, func(v []unix.Iovec) (int, error) {
+		c.outMessage.Iov = &v[0]
+		c.outMessage.SetIovlen(len(v))
+		n, err := c.out.do(c.raw.Write, unix.SYS_SENDMSG, unsafe.Pointer(&c.outMessage), unix.MSG_MORE|unix.MSG_NOSIGNAL)
+		c.outMessage.Iov = nil
+		return n, err
+	})
+}
+
+func (c *Conn) writeAll(v [][]byte, write func([]unix.Iovec) (int, error)) error {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
 	left := c.outVector[:0]
@@ -108,7 +127,7 @@ func (c *Conn) WriteBuffers(v [][]byte) error {
 	defer clear(left) // keeps no buffer
 	c.outVector = left
 	for len(left) > 0 {
-		n, err := c.out.do(c.raw.Write, unix.SYS_WRITEV, unsafe.Pointer(&left[0]), min(len(left), maxVector))
+		n, err := write(left[:min(len(left), maxVector)])
 		if err != nil {
 			return err
 		}

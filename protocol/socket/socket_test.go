@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // pair is a connection over TCP, its near end a Conn.
@@ -76,6 +78,35 @@ func TestWritesAll(t *testing.T) {
 	}
 	if !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
 		t.Error("what came is not what was sent")
+	}
+}
+
+// What is written last leaves with the end, in one segment, however it was cut.
+func TestWriteLast(t *testing.T) {
+	near, client := pair(t)
+	segments := func() uint32 {
+		raw, err := client.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var info *unix.TCPInfo
+		if ctl := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); ctl != nil || err != nil {
+			t.Fatal(ctl, err)
+		}
+		return info.Segs_in
+	}
+	before := segments()
+	if err := near.WriteLast([][]byte{[]byte("the last "), []byte("words")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := near.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(client); string(got) != "the last words" || err != nil {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if n := segments() - before; n != 1 {
+		t.Errorf("%d segments came", n)
 	}
 }
 
