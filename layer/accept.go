@@ -22,7 +22,7 @@ func quickAccept(c *call) bool {
 	if c.l.sockets.some.Load() == 0 {
 		return true
 	}
-	k := c.l.sockets.get(c.inode())
+	k := c.l.sockets.get(c.socketInode())
 	return k == nil || !k.stolen.Load()
 }
 

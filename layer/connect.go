@@ -8,6 +8,7 @@ import (
 
 	"mirrord/layer/policy"
 	wire "mirrord/protocol/layer"
+	"mirrord/protocol/socket"
 )
 
 func quickConnect(c *call) bool {
@@ -25,13 +26,13 @@ func quickConnect(c *call) bool {
 	case unix.AF_INET, unix.AF_INET6:
 		remote := c.l.Policy.Connect(policy.TCP, s.addr).Kind != policy.Local || c.l.Policy.Connect(policy.UDP, s.addr).Kind != policy.Local
 		if remote || c.l.sockets.movedTo(s.addr) != 0 {
-			c.inode()
+			c.socketInode()
 			return false
 		}
 		fallthrough
 	case unix.AF_UNSPEC: // the socket is to be used anew
 		if c.l.sockets.some.Load() > 0 {
-			if k := c.l.sockets.get(c.inode()); k != nil && !k.bound.IsValid() {
+			if k := c.l.sockets.get(c.socketInode()); k != nil && !k.bound.IsValid() {
 				c.l.sockets.forget(c.socket)
 			}
 		}
@@ -89,7 +90,7 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 	if errno != 0 {
 		return fail(errno)
 	}
-	return c.connected(d, q, c.l.Daemon.call(q))
+	return c.connected(d, q, nil, c.l.Daemon.call(q))
 }
 
 // connectRequest gives d a source, and is what the daemon is to be asked.
@@ -111,14 +112,25 @@ func (c *call) connectRequest(d *duplicate, to netip.AddrPort) (*wire.Request, u
 	return q, 0
 }
 
-// connected connects d as the daemon's reply says. It does not wait.
-func (c *call) connected(d *duplicate, q *wire.Request, r reply) answer {
+// connected connects d as the daemon's reply says, unless it is already, by a. It does
+// not wait.
+func (c *call) connected(d *duplicate, q *wire.Request, a *ahead, r reply) answer {
 	closeFD(r.fd)
 	if r.Errno != 0 {
+		a.undo(d)
 		return fail(unix.Errno(r.Errno))
 	}
 	if c.givenUp() { // else this would connect the socket of another connect
+		a.undo(d)
 		return answer{abandoned: true}
+	}
+	there := a.at(r.Addr)
+	if r.Flags&wire.ReplyPending == 0 {
+		c.l.sockets.tcpIs(r.Addr)
+	}
+	if a != nil && !there { // and its source, which the daemon waits for, is lost
+		a.undo(d)
+		return answer{abandoned: true} // so it is done again
 	}
 	local := r.Addr2
 	if !local.IsValid() {
@@ -127,6 +139,9 @@ func (c *call) connected(d *duplicate, q *wire.Request, r reply) answer {
 	k := &sock{local: local, peer: q.Addr, endpoint: r.Addr}
 	k.connecting.Store(d.async)
 	c.l.sockets.put(d.inode, k)
+	if there {
+		return value(0)
+	}
 	ans := d.connect(r.Addr)
 	if ans.errno != 0 && ans.errno != unix.EINPROGRESS {
 		c.l.sockets.drop(d.inode)
@@ -162,11 +177,64 @@ func (c *call) connectBegun(f *flight) (begun bool) {
 		return false
 	}
 	c.flight = f
-	return c.l.ask(q, func(r reply) {
-		ans := c.connected(d, q, r)
+	a := c.ahead(d, q)
+	begun = c.l.ask(q, func(r reply) {
+		ans := c.connected(d, q, a, r)
 		d.close()
 		c.l.finished(f, ans)
 	})
+	a.connect(d, begun)
+	return begun
+}
+
+// An ahead is a socket that connects to its endpoint while the target is asked: that
+// takes as long as the daemon does for its part. Methods of a nil one do nothing.
+type ahead struct {
+	to   netip.AddrPort
+	done chan struct{} // closed when it has come to err
+	err  error
+}
+
+// ahead tells the daemon that d will connect already, where it can. One that does not
+// block can be seen to be connected before its connect(2) has returned, and so is not.
+func (c *call) ahead(d *duplicate, q *wire.Request) *ahead {
+	to := c.l.sockets.tcp(q.Addr2.Addr())
+	if d.async || d.proto != unix.IPPROTO_TCP || !to.IsValid() {
+		return nil
+	}
+	q.Flags |= wire.ConnectAhead
+	return &ahead{to: to, done: make(chan struct{})}
+}
+
+// connect connects, if the daemon is asked. It does not wait.
+func (a *ahead) connect(d *duplicate, asked bool) {
+	if a == nil {
+		return
+	}
+	if asked {
+		a.err = unix.Connect(d.fd, kernelAddr(a.to, d.domain))
+	}
+	close(a.done)
+}
+
+// at tells whether it is connected to the endpoint.
+func (a *ahead) at(endpoint netip.AddrPort) bool {
+	if a == nil {
+		return false
+	}
+	<-a.done
+	return a.err == nil && a.to == endpoint
+}
+
+// undo leaves d as a socket whose connect failed.
+func (a *ahead) undo(d *duplicate) {
+	if a == nil {
+		return
+	}
+	<-a.done
+	if a.err == nil {
+		d.disconnect()
+	}
 }
 
 // connectAgain is how some learn the outcome of a connect that did not wait.
@@ -196,7 +264,7 @@ func (c *call) connectAgain(d *duplicate, k *sock) answer {
 // ports of one are not the limit, and returns it.
 func (d *duplicate) source() (netip.AddrPort, unix.Errno) {
 	own := d.own()
-	if own.Port() != 0 {
+	if own.Port() != 0 && d.has(own) {
 		if own.Addr().IsUnspecified() { // the kernel will choose this one
 			own = netip.AddrPortFrom(d.loopback(), own.Port())
 		}
@@ -213,6 +281,13 @@ func (d *duplicate) source() (netip.AddrPort, unix.Errno) {
 	return d.own(), 0
 }
 
+// has tells whether d is bound to the address that the kernel tells, and binds it where
+// it can: after a connect that failed the kernel still tells a port that it has given up.
+func (d *duplicate) has(own netip.AddrPort) bool {
+	err := unix.Bind(d.fd, kernelAddr(own, d.domain))
+	return err == nil || err == unix.EINVAL // it is bound
+}
+
 // connect connects to a loopback address, at once. A socket that does not block
 // is told EINPROGRESS, as it is by every TCP.
 func (d *duplicate) connect(to netip.AddrPort) answer {
@@ -222,6 +297,12 @@ func (d *duplicate) connect(to netip.AddrPort) answer {
 	default:
 		return fail(asErrno(err))
 	}
+}
+
+// disconnect dissolves the connection; that there was one nobody is told.
+func (d *duplicate) disconnect() {
+	socket.Disconnect(d.fd)
+	_, _ = rawOption(d.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 }
 
 func (c *call) connectUDP(d *duplicate, to netip.AddrPort) answer {

@@ -16,7 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mirrord/layer/seccomp"
 	"mirrord/protocol/socket"
 )
 
@@ -58,6 +57,8 @@ type sockets struct {
 	moved    map[netip.AddrPort]uint16         // by loopback address and wanted port: the port there that a listener has; guarded by mu
 	endpoint map[datagramKey]netip.AddrPort    // of UDP destinations; guarded by mu
 	remote   map[netip.AddrPort]netip.AddrPort // the way back; guarded by mu
+	tcp4     netip.AddrPort                    // the daemon's endpoint for TCP, once it has named it; guarded by mu
+	tcp6     netip.AddrPort                    // the same of IPv6; guarded by mu
 	daemons  int                               // how many there were whose endpoints are forgotten; guarded by mu
 }
 
@@ -74,7 +75,29 @@ func (s *sockets) forgetEndpoints() {
 	defer s.mu.Unlock()
 	clear(s.endpoint)
 	clear(s.remote)
+	s.tcp4, s.tcp6 = netip.AddrPort{}, netip.AddrPort{}
 	s.daemons++
+}
+
+// tcp returns the daemon's endpoint for TCP from a source; not valid: not known.
+func (s *sockets) tcp(source netip.Addr) netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if source.Is6() {
+		return s.tcp6
+	}
+	return s.tcp4
+}
+
+// tcpIs keeps an endpoint for TCP.
+func (s *sockets) tcpIs(endpoint netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if endpoint.Addr().Is6() {
+		s.tcp6 = endpoint
+	} else {
+		s.tcp4 = endpoint
+	}
 }
 
 func (s *sockets) get(inode uint64) *sock {
@@ -215,6 +238,28 @@ func (c *call) inode() uint64 {
 	return c.socket
 }
 
+// socketInode is inode of what is a socket, or the call fails: it is read from a
+// duplicate, which takes a third as long as to read /proc.
+func (c *call) socketInode() uint64 {
+	if c.socket != 0 {
+		return c.socket
+	}
+	n, err := c.l.listener.Duplicate(c.TID, int32(c.Args[0]))
+	if err != nil {
+		return c.inode()
+	}
+	if _, errno := rawOption(n, unix.SOL_SOCKET, unix.SO_DOMAIN); errno != 0 {
+		c.l.wg.Go(func() { unix.Close(n) }) // which waits for some files
+		return 0
+	}
+	var st unix.Stat_t
+	if rawFstat(n, &st) == 0 {
+		c.socket = st.Ino
+	}
+	rawClose(n)
+	return c.inode()
+}
+
 // A duplicate is our descriptor of a socket of the debuggee.
 type duplicate struct {
 	fd     int
@@ -229,7 +274,7 @@ type duplicate struct {
 // duplicate opens the socket that the caller has as fd. The answer is for the
 // case that it cannot: an error of ours becomes EIO, never Continue.
 func (c *call) duplicate(fd int32) (d *duplicate, ans answer, ok bool) {
-	n, err := seccomp.Duplicate(c.TID, fd)
+	n, err := c.l.listener.Duplicate(c.TID, fd)
 	switch err {
 	case nil:
 	case unix.EBADF, unix.ESRCH: // the caller's mistake, which the kernel tells it; it is gone

@@ -69,6 +69,45 @@ print("10.96.9.9 error", e, name(bad.getpeername), bad.getsockname()[0][:3], con
 print("10.96.9.9 at once", bad.connect_ex(("10.96.9.9", 80)))`)
 }
 
+// A connect that blocks is connected to the daemon's endpoint while the target is
+// asked, once that is known. If the target refuses nothing is to be seen of it, and the
+// socket can be used again.
+func TestConnectAhead(t *testing.T) {
+	w := newWorld(t)
+	serveHTTP(t, w)
+	ahead := make(chan bool, 10)
+	w.Hold = func(q *wire.Request) {
+		if q.Op == wire.OpConnect {
+			ahead <- q.Flags&wire.ConnectAhead != 0
+		}
+	}
+	w.want(t, `b'HTTP/1.0'
+111 error 0 False 107 True
+b'HTTP/1.0' 10.96.1.1 10.244.0.99
+b'HTTP/1.0' 10.96.1.1 10.244.0.99
+115
+`, "python3", "-c", `
+import select, socket
+def ask(s):
+    s.sendall(b"GET / HTTP/1.0\r\n\r\n"); return s.recv(8)
+def peer(s):
+    try: return s.getpeername()[0]
+    except OSError as e: return e.errno
+s = socket.create_connection(("10.96.1.1", 80)); print(ask(s))
+s = socket.socket()
+e = s.connect_ex(("10.96.9.9", 80)); p = select.poll(); p.register(s)
+print(e, "error", s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), s.getsockname()[0] == "0.0.0.0", peer(s), p.poll()[0][1] == select.POLLOUT | select.POLLHUP)
+s.connect(("10.96.1.1", 80)); print(ask(s), peer(s), s.getsockname()[0])
+s = socket.socket(); s.bind(("127.0.0.1", 0)); s.connect_ex(("10.96.9.9", 80))
+s.connect(("10.96.1.1", 80)); print(ask(s), peer(s), s.getsockname()[0])
+s = socket.socket(); s.setblocking(False); print(s.connect_ex(("10.96.1.1", 80)))`)
+	for i, want := range []bool{false, true, true, true, true, false} {
+		if got := <-ahead; got != want {
+			t.Errorf("connection %d is ahead: %v", i, got)
+		}
+	}
+}
+
 // Half a second more and the target has answered: who waits for the outcome by
 // connecting once more is held until then, and can be interrupted.
 func TestConnectThatIsToWaitAfterAll(t *testing.T) {

@@ -5,41 +5,85 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 const pidfdThread = unix.O_EXCL // PIDFD_THREAD: since 6.9 a pidfd can name a thread
 
+// Tasks are pidfds of threads that call often. One of a thread that has ended is of no
+// other that has its number now.
+type tasks struct {
+	mu   sync.Mutex
+	kept [16]struct{ tid, fd int } // guarded by mu, by tid modulo their number; tid 0: none
+}
+
 // Duplicate returns a duplicate of task tid's descriptor fd: the same open
 // file, so what is done to ours is done to the task's.
-func Duplicate(tid uint32, fd int32) (int, error) {
-	p, err := openPidfd(tid)
+func (l *Listener) Duplicate(tid uint32, fd int32) (int, error) {
+	l.tasks.mu.Lock()
+	defer l.tasks.mu.Unlock()
+	kept := &l.tasks.kept[tid%uint32(len(l.tasks.kept))]
+	if kept.tid == int(tid) {
+		if n, err := getfd(kept.fd, fd); err != unix.ESRCH {
+			return n, err
+		}
+	}
+	p, thread, err := openPidfd(tid)
 	if err != nil {
 		return -1, err
 	}
-	defer func() { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(p), 0, 0) }()
-	n, _, errno := unix.RawSyscall(unix.SYS_PIDFD_GETFD, uintptr(p), uintptr(fd), 0)
+	old := p
+	if thread {
+		old, kept.fd = kept.fd, p
+		if kept.tid == 0 {
+			old = -1
+		}
+		kept.tid = int(tid)
+	}
+	n, err := getfd(p, fd)
+	rawClose(old)
+	return n, err
+}
+
+func (t *tasks) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range t.kept {
+		if k.tid != 0 {
+			rawClose(k.fd)
+		}
+	}
+	clear(t.kept[:])
+}
+
+func getfd(pidfd int, fd int32) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_PIDFD_GETFD, uintptr(pidfd), uintptr(fd), 0)
 	if errno != 0 {
 		return -1, errno
 	}
 	return int(n), nil
 }
 
-func openPidfd(tid uint32) (int, error) {
+func rawClose(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+
+// openPidfd opens a pidfd of a thread or, where the kernel knows none of these, of its process.
+func openPidfd(tid uint32) (fd int, thread bool, err error) {
 	p, _, errno := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), pidfdThread, 0)
 	switch errno {
 	case 0:
-		return int(p), nil
+		return int(p), true, nil
 	case unix.EINVAL:
 	default:
-		return -1, errno
+		return -1, false, errno
 	}
 	tgid, err := Process(tid)
 	if err != nil {
-		return -1, err
+		return -1, false, err
 	}
-	return unix.PidfdOpen(tgid, 0)
+	fd, err = unix.PidfdOpen(tgid, 0)
+	return fd, false, err
 }
 
 // Process returns the id of the process that thread tid belongs to.

@@ -71,6 +71,8 @@ type Listener struct {
 	stop    atomic.Bool
 	stopped chan struct{}
 
+	tasks tasks
+
 	mu      sync.Mutex
 	threads []int // that receive; guarded by mu
 }
@@ -92,6 +94,7 @@ func (l *Listener) Close() error {
 	if l.closed.Swap(true) {
 		return nil
 	}
+	l.tasks.close()
 	return unix.Close(l.fd)
 }
 
