@@ -12,21 +12,22 @@ import (
 
 const pidfdThread = unix.O_EXCL // PIDFD_THREAD: since 6.9 a pidfd can name a thread
 
-// Tasks are pidfds of threads that call often. One of a thread that has ended is of no
-// other that has its number now.
-type tasks struct {
-	mu   sync.Mutex
-	kept [16]struct{ tid, fd int } // guarded by mu, by tid modulo their number; tid 0: none
+// A task is the thread that called last. Its pidfd is never another's that has its
+// number after it.
+type task struct {
+	mu    sync.Mutex
+	tid   uint32 // guarded by mu; 0: none
+	pidfd int    // guarded by mu
 }
 
 // Duplicate returns a duplicate of task tid's descriptor fd: the same open
 // file, so what is done to ours is done to the task's.
 func (l *Listener) Duplicate(tid uint32, fd int32) (int, error) {
-	l.tasks.mu.Lock()
-	defer l.tasks.mu.Unlock()
-	kept := &l.tasks.kept[tid%uint32(len(l.tasks.kept))]
-	if kept.tid == int(tid) {
-		if n, err := getfd(kept.fd, fd); err != unix.ESRCH {
+	t := &l.task
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.tid == tid {
+		if n, err := getfd(t.pidfd, fd); err != unix.ESRCH {
 			return n, err
 		}
 	}
@@ -34,28 +35,22 @@ func (l *Listener) Duplicate(tid uint32, fd int32) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	old := p
-	if thread {
-		old, kept.fd = kept.fd, p
-		if kept.tid == 0 {
-			old = -1
-		}
-		kept.tid = int(tid)
-	}
 	n, err := getfd(p, fd)
-	rawClose(old)
+	if thread {
+		t.close()
+		t.tid, t.pidfd = tid, p
+	} else {
+		rawClose(p)
+	}
 	return n, err
 }
 
-func (t *tasks) close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, k := range t.kept {
-		if k.tid != 0 {
-			rawClose(k.fd)
-		}
+// close closes the pidfd; mu is held.
+func (t *task) close() {
+	if t.tid != 0 {
+		rawClose(t.pidfd)
+		t.tid = 0
 	}
-	clear(t.kept[:])
 }
 
 func getfd(pidfd int, fd int32) (int, error) {

@@ -71,7 +71,7 @@ type Listener struct {
 	stop    atomic.Bool
 	stopped chan struct{}
 
-	tasks tasks
+	task task
 
 	mu      sync.Mutex
 	threads []int // that receive; guarded by mu
@@ -94,7 +94,9 @@ func (l *Listener) Close() error {
 	if l.closed.Swap(true) {
 		return nil
 	}
-	l.tasks.close()
+	l.task.mu.Lock()
+	l.task.close()
+	l.task.mu.Unlock()
 	return unix.Close(l.fd)
 }
 
