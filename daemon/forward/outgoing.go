@@ -27,7 +27,9 @@ const (
 	// early is how long a socket that connects ahead may be before its question.
 	early = time.Second
 
-	maxEarly = 64 // such sockets; each costs a descriptor, and anybody may connect
+	// maxEarly is more such sockets than there are questions on their way; each costs a
+	// descriptor, and anybody may connect.
+	maxEarly = 1024
 )
 
 // acceptPause is the wait after accept(2) failed: the descriptors or memory it
