@@ -47,7 +47,8 @@ type Endpoint struct {
 }
 
 // Outgoing holds a session's endpoints for TCP. A connection to one is paired
-// with its stream by the full source address; what does not pair is closed.
+// with its stream by the full source address; what does not pair is closed, at the
+// latest after a second.
 //
 // Goroutines: one accepts at each endpoint, one relays each connection, one
 // dials for each that does not wait; Close waits for all.
