@@ -97,8 +97,6 @@
 //
 // A connect that does not block is answered after 250 ms at most, if need be
 // with an endpoint that completes when the target has (daemon/forward/pending.go).
-// One that does is connected to the daemon while the target is asked
-// (layer/connect.go, daemon/forward/outgoing.go).
 //
 // # Click, pick, debug
 //

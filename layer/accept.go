@@ -102,7 +102,7 @@ func none(errno unix.Errno) answer { return answer{errno: errno, again: true} }
 func (c *call) hand(k *sock, domain int, a accepted) answer {
 	ans := answer{hasFD: true, inject: a.fd, again: true, settle: func(taken bool) {
 		if taken {
-			rawClose(a.fd)
+			seccomp.Close(a.fd)
 		} else {
 			k.keep(a)
 		}

@@ -8,7 +8,6 @@ import (
 
 	"mirrord/layer/policy"
 	wire "mirrord/protocol/layer"
-	"mirrord/protocol/socket"
 )
 
 func quickConnect(c *call) bool {
@@ -90,7 +89,7 @@ func (c *call) connectTCP(d *duplicate, to netip.AddrPort) answer {
 	if errno != 0 {
 		return fail(errno)
 	}
-	return c.connected(d, q, nil, c.l.Daemon.call(q))
+	return c.connected(d, q, c.l.Daemon.call(q))
 }
 
 // connectRequest gives d a source, and is what the daemon is to be asked.
@@ -112,25 +111,14 @@ func (c *call) connectRequest(d *duplicate, to netip.AddrPort) (*wire.Request, u
 	return q, 0
 }
 
-// connected connects d as the daemon's reply says, unless it is already, by a. It does
-// not wait.
-func (c *call) connected(d *duplicate, q *wire.Request, a *ahead, r reply) answer {
+// connected connects d as the daemon's reply says. It does not wait.
+func (c *call) connected(d *duplicate, q *wire.Request, r reply) answer {
 	closeFD(r.fd)
 	if r.Errno != 0 {
-		a.undo(d)
 		return fail(unix.Errno(r.Errno))
 	}
 	if c.givenUp() { // else this would connect the socket of another connect
-		a.undo(d)
 		return answer{abandoned: true}
-	}
-	there := a.at(r.Addr)
-	if r.Flags&wire.ReplyPending == 0 {
-		c.l.sockets.tcpIs(r.Addr)
-	}
-	if a != nil && !there { // and its source, which the daemon waits for, is lost
-		a.undo(d)
-		return answer{abandoned: true} // so it is done again
 	}
 	local := r.Addr2
 	if !local.IsValid() {
@@ -139,9 +127,6 @@ func (c *call) connected(d *duplicate, q *wire.Request, a *ahead, r reply) answe
 	k := &sock{local: local, peer: q.Addr, endpoint: r.Addr}
 	k.connecting.Store(d.async)
 	c.l.sockets.put(d.inode, k)
-	if there {
-		return value(0)
-	}
 	ans := d.connect(r.Addr)
 	if ans.errno != 0 && ans.errno != unix.EINPROGRESS {
 		c.l.sockets.drop(d.inode)
@@ -177,64 +162,11 @@ func (c *call) connectBegun(f *flight) (begun bool) {
 		return false
 	}
 	c.flight = f
-	a := c.ahead(d, q)
-	begun = c.l.ask(q, func(r reply) {
-		ans := c.connected(d, q, a, r)
+	return c.l.ask(q, func(r reply) {
+		ans := c.connected(d, q, r)
 		d.close()
 		c.l.finished(f, ans)
 	})
-	a.connect(d, begun)
-	return begun
-}
-
-// An ahead is a socket that connects to its endpoint while the target is asked: that
-// takes as long as the daemon does for its part. Methods of a nil one do nothing.
-type ahead struct {
-	to   netip.AddrPort
-	done chan struct{} // closed when it has come to err
-	err  error
-}
-
-// ahead tells the daemon that d will connect already, where it can. One that does not
-// block can be seen to be connected before its connect(2) has returned, and so is not.
-func (c *call) ahead(d *duplicate, q *wire.Request) *ahead {
-	to := c.l.sockets.tcp(q.Addr2.Addr())
-	if d.async || d.proto != unix.IPPROTO_TCP || !to.IsValid() {
-		return nil
-	}
-	q.Flags |= wire.ConnectAhead
-	return &ahead{to: to, done: make(chan struct{})}
-}
-
-// connect connects, if the daemon is asked. It does not wait.
-func (a *ahead) connect(d *duplicate, asked bool) {
-	if a == nil {
-		return
-	}
-	if asked {
-		a.err = unix.Connect(d.fd, kernelAddr(a.to, d.domain))
-	}
-	close(a.done)
-}
-
-// at tells whether it is connected to the endpoint.
-func (a *ahead) at(endpoint netip.AddrPort) bool {
-	if a == nil {
-		return false
-	}
-	<-a.done
-	return a.err == nil && a.to == endpoint
-}
-
-// undo leaves d as a socket whose connect failed.
-func (a *ahead) undo(d *duplicate) {
-	if a == nil {
-		return
-	}
-	<-a.done
-	if a.err == nil {
-		d.disconnect()
-	}
 }
 
 // connectAgain is how some learn the outcome of a connect that did not wait.
@@ -297,12 +229,6 @@ func (d *duplicate) connect(to netip.AddrPort) answer {
 	default:
 		return fail(asErrno(err))
 	}
-}
-
-// disconnect dissolves the connection; that there was one nobody is told.
-func (d *duplicate) disconnect() {
-	socket.Disconnect(d.fd)
-	_, _ = rawOption(d.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 }
 
 func (c *call) connectUDP(d *duplicate, to netip.AddrPort) answer {

@@ -9,8 +9,6 @@ import (
 // Calls that cannot wait are made here without Go's scheduler being told: where nothing
 // else runs, it wakes its monitor thread up for the first that it is told of.
 
-func rawClose(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
-
 func rawFstat(fd int, st *unix.Stat_t) unix.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
 	return errno

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mirrord/layer/seccomp"
 	"mirrord/protocol/socket"
 )
 
@@ -57,8 +58,6 @@ type sockets struct {
 	moved    map[netip.AddrPort]uint16         // by loopback address and wanted port: the port there that a listener has; guarded by mu
 	endpoint map[datagramKey]netip.AddrPort    // of UDP destinations; guarded by mu
 	remote   map[netip.AddrPort]netip.AddrPort // the way back; guarded by mu
-	tcp4     netip.AddrPort                    // the daemon's endpoint for TCP, once it has named it; guarded by mu
-	tcp6     netip.AddrPort                    // the same of IPv6; guarded by mu
 	daemons  int                               // how many there were whose endpoints are forgotten; guarded by mu
 }
 
@@ -75,29 +74,7 @@ func (s *sockets) forgetEndpoints() {
 	defer s.mu.Unlock()
 	clear(s.endpoint)
 	clear(s.remote)
-	s.tcp4, s.tcp6 = netip.AddrPort{}, netip.AddrPort{}
 	s.daemons++
-}
-
-// tcp returns the daemon's endpoint for TCP from a source; not valid: not known.
-func (s *sockets) tcp(source netip.Addr) netip.AddrPort {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if source.Is6() {
-		return s.tcp6
-	}
-	return s.tcp4
-}
-
-// tcpIs keeps an endpoint for TCP.
-func (s *sockets) tcpIs(endpoint netip.AddrPort) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if endpoint.Addr().Is6() {
-		s.tcp6 = endpoint
-	} else {
-		s.tcp4 = endpoint
-	}
 }
 
 func (s *sockets) get(inode uint64) *sock {
@@ -256,7 +233,7 @@ func (c *call) socketInode() uint64 {
 	if rawFstat(n, &st) == 0 {
 		c.socket = st.Ino
 	}
-	rawClose(n)
+	seccomp.Close(n)
 	return c.inode()
 }
 
@@ -333,7 +310,7 @@ func (d *duplicate) look() error {
 	return nil
 }
 
-func (d *duplicate) close() { rawClose(d.fd) }
+func (d *duplicate) close() { seccomp.Close(d.fd) }
 
 func (d *duplicate) inet() bool { return d.domain == unix.AF_INET || d.domain == unix.AF_INET6 }
 

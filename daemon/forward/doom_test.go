@@ -50,7 +50,7 @@ func doomed() error {
 	if err != nil {
 		return err
 	}
-	e, err := o.Connect(context.Background(), netip.AddrPort{}, source, false, nil)
+	e, err := o.Connect(context.Background(), netip.AddrPort{}, source, nil)
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func TestOrderlyEndLosesNothing(t *testing.T) {
 	}
 	defer o.Close()
 	c := dialFrom(t, "127.0.0.4", func(from netip.AddrPort) netip.AddrPort {
-		e, err := o.Connect(t.Context(), netip.AddrPort{}, from, false, nil)
+		e, err := o.Connect(t.Context(), netip.AddrPort{}, from, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -75,11 +75,7 @@ func dialFrom(t *testing.T, source string, expect func(netip.AddrPort) netip.Add
 		t.Fatal(err)
 	}
 	defer syscall.Close(fd)
-	own, err := netip.ParseAddrPort(source)
-	if err != nil {
-		own = netip.AddrPortFrom(netip.MustParseAddr(source), 0)
-	}
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: own.Addr().As4(), Port: int(own.Port())}); err != nil {
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: netip.MustParseAddr(source).As4()}); err != nil {
 		t.Fatal(err)
 	}
 	bound, err := syscall.Getsockname(fd)
@@ -118,7 +114,7 @@ func TestOutgoingPairsBySource(t *testing.T) {
 	}{{"127.0.0.2", one, agent1}, {"127.0.0.3", two, agent2}} {
 		c := dialFrom(t, x.source, func(from netip.AddrPort) netip.AddrPort {
 			next <- x.stream
-			to, err := o.Connect(t.Context(), netip.AddrPort{}, from, false, nil)
+			to, err := o.Connect(t.Context(), netip.AddrPort{}, from, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -130,146 +126,6 @@ func TestOutgoingPairsBySource(t *testing.T) {
 		if string(buf[:n]) != x.source || err != nil {
 			t.Errorf("stream of %s got %q, %v", x.source, buf[:n], err)
 		}
-	}
-}
-
-// A debuggee's socket that connects while the target is asked may come before the
-// question, before the answer or after it; the target may refuse, and it may never come.
-func TestOutgoingAhead(t *testing.T) {
-	answer := make(chan net.Conn)
-	o, err := NewOutgoing(quiet, func(ctx context.Context, _ netip.AddrPort) (net.Conn, protocol.ConnectReply, error) {
-		select {
-		case s := <-answer:
-			if s == nil {
-				return nil, protocol.ConnectReply{}, syscall.ECONNREFUSED
-			}
-			return s, protocol.ConnectReply{}, nil
-		case <-ctx.Done():
-			return nil, protocol.ConnectReply{}, ctx.Err()
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer o.Close()
-	held := func(n int) { // sockets without a stream, or announced
-		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-			o.mu.Lock()
-			have := 0
-			for _, w := range o.waits {
-				if w.stream == nil && (w.conn != nil || n == 0) {
-					have++
-				}
-			}
-			o.mu.Unlock()
-			if have == n {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%d sockets wait, want %d", have, n)
-			}
-		}
-	}
-	type asked struct {
-		e   Endpoint
-		err error
-	}
-	ask := func(source netip.AddrPort) chan asked {
-		done := make(chan asked, 1)
-		go func() {
-			e, err := o.Connect(t.Context(), netip.AddrPort{}, source, true, nil)
-			done <- asked{e, err}
-		}()
-		return done
-	}
-	speaks := func(c, agent net.Conn) {
-		t.Helper()
-		io.WriteString(c, "hello")
-		buf := make([]byte, protocol.MaxDatagram)
-		if n, err := protocol.ReadDatagram(agent, buf); string(buf[:n]) != "hello" || err != nil {
-			t.Errorf("the agent got %q, %v", buf[:n], err)
-		}
-		agent.Close()
-		if n, err := c.Read(buf); n != 0 || !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("after the stream's end the debuggee read %d bytes, %v", n, err)
-		}
-	}
-	for _, when := range []string{"before the question", "before the question, once more from its source", "before the answer", "after the answer", "and is refused", "never, and is refused"} {
-		t.Run(when, func(t *testing.T) {
-			ours, agent := streams(t)
-			var done chan asked
-			var source netip.AddrPort
-			dial := func(first func()) net.Conn {
-				return dialFrom(t, "127.0.0.5", func(from netip.AddrPort) netip.AddrPort {
-					source = from
-					first()
-					return o.v4.Addr()
-				})
-			}
-			switch when {
-			case "before the question":
-				c := dial(func() {})
-				held(1)
-				done = ask(source)
-				answer <- ours
-				if a := <-done; a.err != nil || a.e.Addr != o.v4.Addr() {
-					t.Fatal(a)
-				}
-				speaks(c, agent)
-			case "before the question, once more from its source":
-				gone := dial(func() {}).(*net.TCPConn)
-				held(1)
-				gone.SetLinger(0)
-				gone.Close()
-				c := dialFrom(t, source.String(), func(from netip.AddrPort) netip.AddrPort {
-					if from != source {
-						t.Fatalf("from %v, not %v", from, source)
-					}
-					return o.v4.Addr()
-				})
-				done = ask(source)
-				held(1)
-				answer <- ours
-				if a := <-done; a.err != nil {
-					t.Fatal(a)
-				}
-				speaks(c, agent)
-			case "before the answer":
-				c := dial(func() { done = ask(source) })
-				held(1)
-				answer <- ours
-				if a := <-done; a.err != nil {
-					t.Fatal(a)
-				}
-				speaks(c, agent)
-			case "after the answer":
-				speaks(dial(func() {
-					done = ask(source)
-					answer <- ours
-					if a := <-done; a.err != nil {
-						t.Fatal(a)
-					}
-				}), agent)
-			case "and is refused":
-				c := dial(func() { done = ask(source) })
-				held(1)
-				answer <- nil
-				if a := <-done; !errors.Is(a.err, syscall.ECONNREFUSED) {
-					t.Fatal(a)
-				}
-				if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
-					t.Errorf("the debuggee read %d bytes, %v", n, err)
-				}
-			default:
-				done = ask(netip.MustParseAddrPort("127.0.0.5:9"))
-				answer <- nil
-				if a := <-done; !errors.Is(a.err, syscall.ECONNREFUSED) {
-					t.Fatal(a)
-				}
-			}
-			held(0)
-		})
 	}
 }
 

@@ -20,17 +20,8 @@ import (
 	"mirrord/protocol/socket"
 )
 
-const (
-	// pairing bounds how long a stream waits for its debuggee's socket to connect.
-	pairing = 30 * time.Second
-
-	// early is how long a socket that connects ahead may be before its question.
-	early = time.Second
-
-	// maxEarly is more such sockets than there are questions on their way; each costs a
-	// descriptor, and anybody may connect.
-	maxEarly = 1024
-)
+// pairing bounds how long a stream waits for its debuggee's socket to connect.
+const pairing = 30 * time.Second
 
 // acceptPause is the wait after accept(2) failed: the descriptors or memory it
 // lacked come back when others end.
@@ -47,8 +38,7 @@ type Endpoint struct {
 }
 
 // Outgoing holds a session's endpoints for TCP. A connection to one is paired
-// with its stream by the full source address; what does not pair is closed, at the
-// latest after a second.
+// with its stream by the full source address; what does not pair is closed.
 //
 // Goroutines: one accepts at each endpoint, one relays each connection, one
 // dials for each that does not wait; Close waits for all.
@@ -63,18 +53,14 @@ type Outgoing struct {
 	mu      sync.Mutex
 	closed  bool                         // guarded by mu
 	pending int                          // guarded by mu; endpoints of their own
-	early   int                          // guarded by mu; of waits
 	waits   map[netip.AddrPort]*waiting  // guarded by mu, by source
 	live    map[protocol.Ending]net.Conn // guarded by mu, connection to stream
 }
 
-// A waiting one lacks its stream, the debuggee's socket or, announced, both.
 type waiting struct {
-	conn   *socket.TCP // nil: it has not come
-	early  bool        // conn is not announced
-	stream net.Conn    // nil: the target has not answered
-	watch  Watch       // of stream
-	timer  *time.Timer // nil: it is announced, and whoever did that ends it
+	stream net.Conn
+	timer  *time.Timer
+	watch  Watch
 }
 
 // NewOutgoing opens the endpoints.
@@ -99,55 +85,21 @@ func NewOutgoing(log *slog.Logger, dial Dial) (*Outgoing, error) {
 var errNoIPv6 = errors.New("this machine has no IPv6 loopback")
 
 // Connect dials dst for the debuggee's socket with the given loopback source.
-// ahead: that connects to the endpoint already. w, unless it is nil, watches the
-// connection.
-func (o *Outgoing) Connect(ctx context.Context, dst, source netip.AddrPort, ahead bool, w Watch) (e Endpoint, err error) {
-	source, w = unmap(source), watching(w)
-	var announced *waiting
-	if ahead {
-		announced = o.announce(source)
-		defer func() {
-			if err != nil {
-				o.forget(source, announced)
-			}
-		}()
-	}
+// w, unless it is nil, watches the connection.
+func (o *Outgoing) Connect(ctx context.Context, dst, source netip.AddrPort, w Watch) (Endpoint, error) {
+	w = watching(w)
 	stream, reply, err := o.dial(ctx, dst)
 	w.Answered(err)
 	if err != nil {
-		return e, err
+		return Endpoint{}, err
 	}
-	e.Local = reply.Local
-	e.Addr, err = o.expect(source, announced, stream, w)
-	return e, err
+	addr, err := o.expect(unmap(source), stream, w)
+	return Endpoint{Addr: addr, Local: reply.Local}, err
 }
 
-// announce has a connection that source makes, or has made just now, wait for its
-// stream; nil: Outgoing is closed.
-func (o *Outgoing) announce(source netip.AddrPort) *waiting {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.closed {
-		return nil
-	}
-	w := &waiting{}
-	if old := o.waits[source]; old != nil && old.early && !closed(old.conn) {
-		w.conn, old.conn = old.conn, nil
-	}
-	o.put(source, w)
-	return w
-}
-
-// put has w wait, and nobody else from source. Caller holds o.mu.
-func (o *Outgoing) put(source netip.AddrPort, w *waiting) {
-	o.end(source)
-	o.waits[source] = w
-}
-
-// expect pairs stream with the connection that source will make, or has made after it
-// was announced, and returns the endpoint it has to be made to. The stream is
-// Outgoing's from here on.
-func (o *Outgoing) expect(source netip.AddrPort, announced *waiting, stream net.Conn, watch Watch) (addr netip.AddrPort, err error) {
+// expect pairs stream with the connection that source will make, and returns
+// the endpoint it has to be made to. The stream is Outgoing's from here on.
+func (o *Outgoing) expect(source netip.AddrPort, stream net.Conn, watch Watch) (addr netip.AddrPort, err error) {
 	defer func() {
 		if err != nil {
 			stream.Close()
@@ -166,54 +118,27 @@ func (o *Outgoing) expect(source netip.AddrPort, announced *waiting, stream net.
 	if o.closed {
 		return netip.AddrPort{}, net.ErrClosed
 	}
-	if announced != nil && announced.conn != nil && o.waits[source] == announced {
-		c := announced.conn
-		delete(o.waits, source)
-		o.live[c] = stream
-		o.wg.Go(func() { o.relay(c, stream, watch) })
-		return l.Addr(), nil
+	if old := o.waits[source]; old != nil {
+		old.end()
 	}
-	w := &waiting{stream: stream, watch: watch}
-	w.timer = time.AfterFunc(pairing, func() { o.forget(source, w) })
-	o.put(source, w)
+	o.waits[source] = &waiting{stream, time.AfterFunc(pairing, func() { o.forget(source, stream) }), watch}
 	return l.Addr(), nil
 }
 
-// forget ends w, if it still waits.
-func (o *Outgoing) forget(source netip.AddrPort, w *waiting) {
+func (o *Outgoing) forget(source netip.AddrPort, stream net.Conn) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if w != nil && o.waits[source] == w {
-		o.end(source)
+	if w := o.waits[source]; w != nil && w.stream == stream {
+		delete(o.waits, source)
+		w.end()
 	}
 }
 
-// end ends what waits from source, for which nobody has come. Caller holds o.mu.
-func (o *Outgoing) end(source netip.AddrPort) {
-	w := o.waits[source]
-	if w == nil {
-		return
-	}
-	delete(o.waits, source)
-	if w.early {
-		o.early--
-	}
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-	if w.stream != nil {
-		w.stream.Close()
-		w.watch.Ended(nil)
-	}
-	dismiss(w.conn)
-}
-
-// dismiss ends a connection to an endpoint, if there is one, in order.
-func dismiss(c *socket.TCP) {
-	if c != nil {
-		_ = c.SetLinger(-1)
-		c.Close()
-	}
+// end ends what nobody has come for.
+func (w *waiting) end() {
+	w.timer.Stop()
+	w.stream.Close()
+	w.watch.Ended(nil)
 }
 
 func (o *Outgoing) accept(l *socket.Listener) {
@@ -227,49 +152,28 @@ func (o *Outgoing) accept(l *socket.Listener) {
 			time.Sleep(acceptPause)
 			continue
 		}
-		w, wanted := o.pair(c)
-		if !wanted {
-			dismiss(c)
-		} else if w != nil {
-			o.wg.Go(func() { o.relay(c, w.stream, w.watch) })
+		w := o.pair(c)
+		if w == nil {
+			_ = c.SetLinger(-1)
+			c.Close()
+			continue
 		}
+		o.wg.Go(func() { o.relay(c, w.stream, w.watch) })
 	}
 }
 
-// pair finds what waits for a connection that came to an endpoint; nil: now that waits.
-func (o *Outgoing) pair(c *socket.TCP) (_ *waiting, wanted bool) {
+// pair finds what waits for a connection that came to an endpoint.
+func (o *Outgoing) pair(c *socket.TCP) *waiting {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	source := c.Remote()
-	w := o.waits[source]
-	switch {
-	case o.closed || (w == nil || w.stream == nil) && closed(c):
-		return nil, false
-	case w == nil && o.early < maxEarly:
-		w = &waiting{conn: c, early: true}
-		w.timer = time.AfterFunc(early, func() { o.forget(source, w) })
-		o.waits[source] = w
-		o.early++
-		return nil, true
-	case w == nil:
-		return nil, false
-	case w.stream == nil:
-		old := w.conn // closed: the sockets have one source
-		w.conn = c
-		dismiss(old)
-		return nil, true
+	w := o.waits[c.Remote()]
+	if w == nil || o.closed {
+		return nil
 	}
 	w.timer.Stop()
-	delete(o.waits, source)
+	delete(o.waits, c.Remote())
 	o.live[c] = w.stream
-	return w, true
-}
-
-// closed tells whether the debuggee's socket has no connection any more. One that was
-// refused may ask again from the same source, and is not who waits for that.
-func closed(c *socket.TCP) bool {
-	_, err := socket.Peek(c, make([]byte, 1), false)
-	return err != nil
+	return w
 }
 
 // relay has a connection that is doomed.
@@ -291,9 +195,10 @@ func (o *Outgoing) Close() {
 	o.mu.Lock()
 	o.closed = true
 	o.cancel()
-	for source := range o.waits {
-		o.end(source)
+	for _, w := range o.waits {
+		w.end()
 	}
+	clear(o.waits)
 	for c, stream := range o.live {
 		reset(c)
 		stream.SetDeadline(time.Unix(1, 0))

@@ -83,7 +83,7 @@ func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort,
 		if r.err != nil {
 			return Endpoint{}, r.err
 		}
-		addr, err := o.expect(source, nil, r.stream, w)
+		addr, err := o.expect(source, r.stream, w)
 		return Endpoint{Addr: addr, Local: r.reply.Local}, err
 	case <-timer.C:
 	}

@@ -62,7 +62,7 @@ func TestWatchOutgoing(t *testing.T) {
 	defer o.Close()
 	refused := newWatched()
 	next <- answer{err: syscall.ECONNREFUSED}
-	if _, err := o.Connect(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.9:9"), false, refused); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := o.Connect(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.9:9"), refused); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Connect = %v", err)
 	}
 	refused.wants(t, "answered connection refused")
@@ -71,7 +71,7 @@ func TestWatchOutgoing(t *testing.T) {
 	ours, agent := streams(t)
 	c := dialFrom(t, "127.0.0.2", func(from netip.AddrPort) netip.AddrPort {
 		next <- answer{stream: ours}
-		e, err := o.Connect(t.Context(), netip.AddrPort{}, from, false, used)
+		e, err := o.Connect(t.Context(), netip.AddrPort{}, from, used)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func TestWatchOutgoing(t *testing.T) {
 		func() { // another takes its source
 			ours, _ := streams(t)
 			next <- answer{stream: ours}
-			if _, err := o.Connect(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.9:9"), false, nil); err != nil {
+			if _, err := o.Connect(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.9:9"), nil); err != nil {
 				t.Error(err)
 			}
 		},
@@ -104,7 +104,7 @@ func TestWatchOutgoing(t *testing.T) {
 		left := newWatched()
 		ours, _ := streams(t)
 		next <- answer{stream: ours}
-		if _, err := o.Connect(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.9:9"), false, left); err != nil {
+		if _, err := o.Connect(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.9:9"), left); err != nil {
 			t.Fatal(err)
 		}
 		end()
@@ -114,7 +114,7 @@ func TestWatchOutgoing(t *testing.T) {
 	late := newWatched()
 	ours, _ = streams(t)
 	next <- answer{stream: ours}
-	if _, err := o.Connect(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.9:9"), false, late); !errors.Is(err, net.ErrClosed) {
+	if _, err := o.Connect(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.9:9"), late); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after the session's end: %v", err)
 	}
 	<-late.ended

@@ -246,7 +246,7 @@ func (l *launcher) connect(r *layer.Request, reply *layer.Reply) error {
 	var err error
 	w := l.outgoing("tcp", r)
 	if r.Flags&layer.ConnectAsync == 0 {
-		e, err = l.s.outgoing.Connect(l.ctx, r.Addr, r.Addr2, r.Flags&layer.ConnectAhead != 0, w)
+		e, err = l.s.outgoing.Connect(l.ctx, r.Addr, r.Addr2, w)
 	} else {
 		e, err = l.s.outgoing.ConnectAsync(l.ctx, r.Addr, r.Addr2, r.Flags&layer.ConnectMultipath != 0, w)
 	}

@@ -50,11 +50,7 @@ type Daemon struct {
 	changes []protocol.Change
 	stolen  map[uint16]wire.Request
 	peers   map[netip.AddrPort]peer
-
-	endpoints map[string]*net.TCPListener
-	arrivals  map[netip.AddrPort]chan net.Conn
-
-	news chan struct{} // closed and made anew when something changed
+	news    chan struct{} // closed and made anew when something changed
 }
 
 // A question is a request without its numbers.
@@ -98,8 +94,7 @@ func Start() (*Daemon, error) {
 	}
 	d := &Daemon{
 		Socket: filepath.Join(dir, "layer"), Root: filepath.Join(dir, "root"), Inline: 64 << 10, dir: dir, stopped: make(chan struct{}),
-		calls: map[wire.Op]int{}, asked: map[question]int{}, stolen: map[uint16]wire.Request{}, peers: map[netip.AddrPort]peer{},
-		endpoints: map[string]*net.TCPListener{}, arrivals: map[netip.AddrPort]chan net.Conn{}, news: make(chan struct{}),
+		calls: map[wire.Op]int{}, asked: map[question]int{}, stolen: map[uint16]wire.Request{}, peers: map[netip.AddrPort]peer{}, news: make(chan struct{}),
 	}
 	err = errors.Join(os.Mkdir(d.Root, 0o755), os.Mkdir(filepath.Join(dir, "nodes"), 0o755))
 	if err == nil {

@@ -43,50 +43,7 @@ func addrOf(sa unix.Sockaddr) netip.AddrPort {
 // hold is how long a connect that does not block waits for the target.
 const hold = 250 * time.Millisecond
 
-// arrival is where the connection from a source to an endpoint comes to.
-func (d *Daemon) arrival(source netip.AddrPort) chan net.Conn {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	c := d.arrivals[source]
-	if c == nil {
-		c = make(chan net.Conn, 1)
-		d.arrivals[source] = c
-	}
-	return c
-}
-
-// endpoint is that for TCP of a source's family.
-func (d *Daemon) endpoint(source netip.AddrPort) (netip.AddrPort, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.endpoints[loopback(source)]
-	if l == nil {
-		var err error
-		if l, err = listen(loopback(source), false); err != nil {
-			return netip.AddrPort{}, err
-		}
-		d.endpoints[loopback(source)] = l
-		d.closers = append(d.closers, l)
-		d.wg.Go(func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				d.track(c)
-				select {
-				case d.arrival(c.RemoteAddr().(*net.TCPAddr).AddrPort()) <- c:
-				default:
-					c.Close()
-				}
-			}
-		})
-	}
-	return l.Addr().(*net.TCPAddr).AddrPort(), nil
-}
-
-// connect finds the endpoint for a connection from one source, or makes one that is
-// pending.
+// connect makes an endpoint for one connection, from one source.
 func (d *Daemon) connect(q *wire.Request) (wire.Reply, error) {
 	if d.Dial == nil {
 		return wire.Reply{}, unix.ECONNREFUSED
@@ -111,79 +68,59 @@ func (d *Daemon) connect(q *wire.Request) (wire.Reply, error) {
 	pending := false
 	select {
 	case o = <-dialled:
-		if o.err == nil {
-			break
+		if o.err != nil {
+			return wire.Reply{}, o.err
 		}
-		if q.Flags&wire.ConnectAhead != 0 { // and has come, or comes
-			select {
-			case c := <-d.arrival(q.Addr2):
-				c.Close()
-			case <-d.stopped:
-			}
-		}
-		return wire.Reply{}, o.err
 	case <-late:
 		pending = true
 	}
-	if pending {
-		return d.postpone(q.Addr2, func() (net.Conn, error) {
-			o := <-dialled
-			return o.up, o.err
-		})
-	}
-	endpoint, err := d.endpoint(q.Addr2)
-	if err != nil {
-		return wire.Reply{}, err
-	}
-	arrived := d.arrival(q.Addr2)
-	d.wg.Go(func() {
-		defer o.up.Close()
-		select {
-		case c := <-arrived:
-			d.relay(c, o.up)
-		case <-d.stopped:
-		}
-	})
-	return wire.Reply{Addr: endpoint, Addr2: netip.AddrPortFrom(localLike(q.Addr.Addr()), q.Addr2.Port())}, nil
-}
-
-// postpone makes an endpoint for one source that answers when the target has.
-func (d *Daemon) postpone(source netip.AddrPort, dialled func() (net.Conn, error)) (wire.Reply, error) {
-	l, err := listen(loopback(source), true)
+	l, err := listen(loopback(q.Addr2), pending)
 	if err != nil {
 		return wire.Reply{}, err
 	}
 	d.track(l)
 	d.wg.Go(func() {
 		defer l.Close() // where the target refuses, the next SYN finds nobody
-		up, err := dialled()
-		if err != nil || filter(l, false) != nil {
-			return
-		}
-		defer up.Close()
-		for {
-			c, err := l.Accept()
-			if err != nil {
+		if pending {
+			if o = <-dialled; o.err != nil {
 				return
 			}
-			if c.RemoteAddr().String() == source.String() {
-				d.track(c)
-				d.relay(c, up)
+			if err := filter(l, false); err != nil {
 				return
 			}
-			c.Close()
 		}
+		d.relay(l, o.up, q.Addr2)
 	})
-	return wire.Reply{Addr: l.Addr().(*net.TCPAddr).AddrPort(), Flags: wire.ReplyPending}, nil
+	r := wire.Reply{Addr: l.Addr().(*net.TCPAddr).AddrPort()}
+	if pending {
+		r.Flags = wire.ReplyPending
+	} else {
+		r.Addr2 = netip.AddrPortFrom(localLike(q.Addr.Addr()), q.Addr2.Port())
+	}
+	return r, nil
 }
 
-func (d *Daemon) relay(c, up net.Conn) {
-	d.wg.Go(func() {
-		_, _ = io.Copy(up, c)
-		_ = up.(*net.TCPConn).CloseWrite()
-	})
-	_, _ = io.Copy(c, up)
-	c.Close()
+// relay joins the connection that l gets from source with up.
+func (d *Daemon) relay(l net.Listener, up net.Conn, source netip.AddrPort) {
+	defer up.Close()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if c.RemoteAddr().String() != source.String() {
+			c.Close()
+			continue
+		}
+		d.track(c)
+		d.wg.Go(func() {
+			_, _ = io.Copy(up, c)
+			_ = up.(*net.TCPConn).CloseWrite()
+		})
+		_, _ = io.Copy(c, up)
+		c.Close()
+		return
+	}
 }
 
 // listen opens an endpoint; one that is deaf lets every SYN go unanswered.

@@ -40,7 +40,7 @@ func (l *Listener) Duplicate(tid uint32, fd int32) (int, error) {
 		t.close()
 		t.tid, t.pidfd = tid, p
 	} else {
-		rawClose(p)
+		Close(p)
 	}
 	return n, err
 }
@@ -48,7 +48,7 @@ func (l *Listener) Duplicate(tid uint32, fd int32) (int, error) {
 // close closes the pidfd; mu is held.
 func (t *task) close() {
 	if t.tid != 0 {
-		rawClose(t.pidfd)
+		Close(t.pidfd)
 		t.tid = 0
 	}
 }
@@ -61,7 +61,8 @@ func getfd(pidfd int, fd int32) (int, error) {
 	return int(n), nil
 }
 
-func rawClose(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+// Close is close(2) of what does not wait, of which Go's scheduler need not be told.
+func Close(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
 // openPidfd opens a pidfd of a thread or, where the kernel knows none of these, of its process.
 func openPidfd(tid uint32) (fd int, thread bool, err error) {

@@ -61,8 +61,6 @@ const (
 	// the socket to, Addr2 the connection's local address in the target.
 	// With ConnectAsync the answer is held for at most 250 ms; then it is one
 	// with ReplyPending, whose endpoint completes or refuses when the target knows.
-	// With ConnectAhead the socket connects meanwhile to the endpoint that an earlier
-	// reply named for its family, without ReplyPending; it need not get there.
 	OpConnect Op = 6
 	// OpDatagram asks for a loopback endpoint that stands for UDP address
 	// Addr, for the socket that is bound to loopback Addr2 and whose inode is
@@ -133,7 +131,6 @@ const (
 
 	ConnectAsync     = 1 << 0
 	ConnectMultipath = 1 << 1 // it is an MPTCP socket
-	ConnectAhead     = 1 << 2
 
 	ListenMirror = 1 << 0
 )

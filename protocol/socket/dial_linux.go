@@ -207,8 +207,8 @@ func sockaddrOf(a netip.AddrPort) (*sockaddr, error) {
 	return s, nil
 }
 
-// Disconnect makes a socket one that was never connected (connect(2)): a connection is reset.
-func Disconnect(fd int) {
+// disconnect makes a socket one that was never connected (connect(2)): a connection is reset.
+func disconnect(fd int) {
 	var unspecified sockaddr // AF_UNSPEC
 	unspecified.size = unix.SizeofSockaddrInet4
 	_ = unspecified.call(unix.SYS_CONNECT, fd)

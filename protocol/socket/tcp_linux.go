@@ -72,7 +72,7 @@ func (c *TCP) Close() error {
 	}
 	err := c.control(func(fd int) error {
 		if c.resets.Load() {
-			Disconnect(fd)
+			disconnect(fd)
 			return nil
 		}
 		_, _, _ = unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_RDWR, 0) // its peer may have ended it
