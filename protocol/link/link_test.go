@@ -414,6 +414,11 @@ func TestEndsLinger(t *testing.T) {
 		goes(linger, 12+4, head, []byte(lastEnd))
 		goes(linger, 12+4+12, head, []byte(lastEnd), end)
 		goes(0, 12+4+12+4, head, []byte(lastEnd), head, data)
+		if _, err := c.Write(end); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(linger - linger/10) // what comes then does not put the first off
+		goes(linger/10, 12+12+4, head, []byte(lastEnd))
 		c.fail(io.EOF)
 		near.Close()
 		<-served

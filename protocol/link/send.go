@@ -39,11 +39,11 @@ func (c *Conn) Write(p []byte) (total int, err error) {
 			}
 			return total, nil
 		}
-		c.lingers = false
 		if len(p) == 0 && when == later {
 			c.begun = idle
 			return total, nil
 		}
+		c.lingers = false
 		switch w := c.cur; {
 		case w == nil || w.err != nil:
 		case when == now && !w.sending && time.Since(w.born)-w.sentAt > lull:
