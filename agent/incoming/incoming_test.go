@@ -19,6 +19,7 @@ import (
 
 	"mirrord/agent/agenttest"
 	"mirrord/protocol"
+	"mirrord/protocol/socket"
 )
 
 func TestMain(m *testing.M) {
@@ -248,22 +249,57 @@ var (
 	podPorts = 61000 // of our connections to the pod, above those that the kernel chooses
 )
 
+// fewPorts leaves the namespace so many ports to choose from, of its own.
+func fewPorts(t *testing.T, n int) {
+	const name = "/proc/sys/net/ipv4/ip_local_port_range"
+	before, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.WriteFile(name, before, 0o644) })
+	first := podPorts
+	podPorts += n
+	if err := os.WriteFile(name, fmt.Appendf(nil, "%d %d", first, podPorts-1), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A connection to the pod is closed, and its port the kernel's to give, before it is
+// released.
+func TestPodPortNotReleased(t *testing.T) {
+	in := newTest(t)
+	pod := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), echo(t))
+	fewPorts(t, 8) // the kernel prefers the odd ones
+	fd, err := socket.Open(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := in.sources.Bind(fd, pod.Addr(), false)
+	unix.Close(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 40 {
+		c, undo, err := in.dialPod(t.Context(), pod, pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.LocalAddr().String() == from.String() {
+			t.Error("a port that is not released was used")
+		}
+		reset(c)
+		undo()
+	}
+	in.sources.Release(from)
+}
+
 // More connections go to the pod than there are ports for them, and none takes
 // a port from another that lasts.
 func TestPodFewPorts(t *testing.T) {
 	eachRedirect(t, func(t *testing.T, in *Incoming) {
 		port := echo(t)
 		const ports = 50
-		podPorts += ports
-		name := "/proc/sys/net/ipv4/ip_local_port_range"
-		before, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.WriteFile(name, before, 0o644) })
-		if err := os.WriteFile(name, fmt.Appendf(nil, "%d %d", podPorts, podPorts+ports-1), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		fewPorts(t, ports)
 		steal(t, in, protocol.Steal{Port: port}, holder(refusing))
 		talk := func(c net.Conn) {
 			t.Helper()

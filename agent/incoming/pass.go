@@ -80,6 +80,10 @@ func reset(c stream) {
 	c.Close()
 }
 
+// sourceTries is how many sockets are tried for a source that is no other's. More than
+// one needs another where connections come and go by the hundred at a time.
+const sourceTries = 16
+
 // dialPod connects to an address of the pod around the redirect, from its
 // client's address if that can be. undo is for when the connection is closed.
 func (in *Incoming) dialPod(ctx context.Context, client, local netip.AddrPort) (c stream, undo func(), err error) {
@@ -91,10 +95,16 @@ func (in *Incoming) dialPod(ctx context.Context, client, local netip.AddrPort) (
 		in.log.Debug("passing connection without its client's address", "client", client, "err", err)
 		source = local.Addr()
 	}
-	dial := func(fresh bool) (stream, func(), error) {
-		return in.dialFrom(ctx, local, 0, func(fd int) (netip.AddrPort, error) {
-			return in.sources.Bind(fd, source, fresh)
-		}, in.sources.Release)
+	dial := func(fresh bool) (c stream, undo func(), err error) {
+		for range sourceTries {
+			c, undo, err = in.dialFrom(ctx, local, 0, func(fd int) (netip.AddrPort, error) {
+				return in.sources.Bind(fd, source, fresh)
+			}, in.sources.Release)
+			if !errors.Is(err, errTwice) {
+				break
+			}
+		}
+		return c, undo, err
 	}
 	c, undo, err = dial(false)
 	if errors.Is(err, unix.EADDRNOTAVAIL) { // a source in TIME_WAIT, and the pod's kernel has no timestamps

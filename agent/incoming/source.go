@@ -34,6 +34,10 @@ type spent struct {
 	since time.Time
 }
 
+// errTwice is why another socket should be tried: the kernel gave this one a port
+// that is another's.
+var errTwice = fmt.Errorf("port was given twice: %w", unix.EADDRINUSE)
+
 // Bind binds a socket to a port of addr that no other connection of ours has,
 // until it is released; a fresh one has had none for a while.
 func (s *sources) Bind(fd int, addr netip.Addr, fresh bool) (netip.AddrPort, error) {
@@ -83,8 +87,8 @@ func (s *sources) use(fd int) (netip.AddrPort, error) {
 	default:
 		return netip.AddrPort{}, fmt.Errorf("socket bound to %T: %w", bound, unix.EAFNOSUPPORT)
 	}
-	if s.used[from] { // ip_autobind_reuse
-		return netip.AddrPort{}, fmt.Errorf("port of %v was given twice: %w", from, unix.EADDRINUSE)
+	if s.used[from] { // closed, not released yet; or ip_autobind_reuse
+		return netip.AddrPort{}, fmt.Errorf("binding to %v: %w", from, errTwice)
 	}
 	s.used[from] = true
 	return from, nil
