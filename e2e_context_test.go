@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -157,5 +158,18 @@ func TestInheritedDescriptors(t *testing.T) {
 			}
 			file.Close()
 		}
+	}
+}
+
+// A debuggee's timers are as exact as without mirrord; mirrord's own need not be.
+func TestTimers(t *testing.T) {
+	needCluster(t)
+	first, err := os.ReadFile("/proc/self/timerslack_ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := execute(t, nil, "--", "sh", "-c", "exec cat /proc/self/timerslack_ns /proc/$PPID/timerslack_ns")
+	if got := []string{d.line(""), d.line("")}; !slices.Equal(got, []string{strings.TrimSpace(string(first)), "1000000"}) {
+		t.Errorf("the debuggee's and its keeper's slack in ns: %s; it was started with %s", got, first)
 	}
 }

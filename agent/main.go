@@ -20,7 +20,7 @@ import (
 	"mirrord/agent/target"
 	"mirrord/protocol"
 	"mirrord/protocol/link"
-	"mirrord/protocol/slack"
+	_ "mirrord/protocol/slack" // linked to begin there
 )
 
 func main() {
@@ -33,9 +33,6 @@ func main() {
 }
 
 func run(args []string) (err error) {
-	if err := slack.Again(); err != nil {
-		return err
-	}
 	var choice target.Choice
 	flags := flag.NewFlagSet("mirrord-agent", flag.ContinueOnError)
 	listen := flags.String("listen", "127.0.0.1:0", "`address` to accept clients on, in this pod")

@@ -70,7 +70,7 @@ func Main(args []string, full *Full) int {
 	rest := args[1:]
 	if isDelve(args[0]) { // called by an IDE: the command line is Delve's
 		if !wantsSession(rest) {
-			return report(os.Stderr, become(syscall.Exec, delveProgram, append([]string{delve}, rest...)))
+			return report(os.Stderr, become(delveProgram, append([]string{delve}, rest...)))
 		}
 		rest = append([]string{"dlv", "--"}, rest...)
 	}

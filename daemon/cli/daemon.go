@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"mirrord/daemon/rpc"
-	"mirrord/protocol/slack"
 )
 
 func daemonCommand(manager NewManager) *cobra.Command {
@@ -52,7 +51,7 @@ where none runs.`,
 			if d.New != nil {
 				return d.Run(ctx)
 			}
-			err = become(slack.Exec, fullProgram, os.Args)
+			err = become(fullProgram, os.Args)
 			if d.Ready != nil {
 				fmt.Fprint(d.Ready, err) // who started us tells the user
 			}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -45,7 +44,7 @@ mount away.`,
 		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if full.Show == nil {
-				return become(syscall.Exec, fullProgram, os.Args)
+				return become(fullProgram, os.Args)
 			}
 			c, err := dialSessions(ctx, "showing files")
 			if err != nil {

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
+
+	"mirrord/protocol/slack"
 )
 
 // Programs of ours in our own directory.
@@ -22,11 +25,11 @@ func beside(name string) (string, error) {
 }
 
 // become goes on as another program of ours, by an execve(2). It returns only an error.
-func become(execve func(path string, args, env []string) error, name string, args []string) error {
+func become(name string, args []string) error {
 	path, err := beside(name)
 	if err != nil {
 		return err
 	}
-	err = execve(path, args, os.Environ())
+	err = slack.Spare(func() error { return syscall.Exec(path, args, os.Environ()) })
 	return fmt.Errorf("executing %s, which belongs beside mirrord: %w", path, err)
 }

@@ -61,7 +61,8 @@ const (
 // ReadyFile is the descriptor that start gives to both.
 func ReadyFile() *os.File { return os.NewFile(3, "ready") }
 
-// Again does what Between says: args are this process' own.
+// Again does what Between says: args are this process' own. Of its descriptors the daemon
+// gets ready alone: who has started all this may wait for the end of the others.
 func Again(args []string) error {
 	exe, err := os.Executable()
 	if err != nil {
@@ -71,16 +72,15 @@ func Again(args []string) error {
 	if i := slices.Index(args, Between); i >= 0 {
 		args[i] = Told
 	}
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // not in a launcher, which has others to start
 	if err := detached(exe, args, ReadyFile()).Start(); err != nil {
 		return fmt.Errorf("starting again: %w", err)
 	}
 	return nil
 }
 
-// detached is a daemon's command. Of our descriptors it gets ready alone: who
-// started us may wait for the end of the others.
+// detached is a daemon's command, or that of who starts it.
 func detached(exe string, args []string, ready *os.File) *exec.Cmd {
-	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // for our children; the keeper's has them still
 	return &exec.Cmd{
 		Path: exe, Args: append([]string{"mirrord"}, args...), Dir: "/",
 		Env:         []string{"PATH=" + cmp.Or(os.Getenv("PATH"), "/usr/local/bin:/usr/bin:/bin"), "HOME=" + os.Getenv("HOME")},

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"mirrord/protocol/slack"
 )
 
 // Name is the keeper's argv[0], by which our executable knows what to be.
@@ -148,8 +150,11 @@ func work(socket int, did chan<- installed, sent <-chan struct{}, started chan<-
 	}
 	pid, err := 0, failed
 	if err == nil {
-		pid, err = syscall.ForkExec(o.Path, o.Argv, &syscall.ProcAttr{
-			Env: o.Env, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+		err = slack.Spare(func() (err error) {
+			pid, err = syscall.ForkExec(o.Path, o.Argv, &syscall.ProcAttr{
+				Env: o.Env, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+			})
+			return err
 		})
 	}
 	errno, ok := err.(syscall.Errno)

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+
+	"mirrord/protocol/slack"
 )
 
 // NestedEnv tells a launcher that it is itself a debuggee.
@@ -37,7 +39,10 @@ func Start() (*Process, error) {
 	files, socket := handOn(pair[1])
 	// Not by package os, which first starts another process to try what the
 	// kernel can.
-	p.PID, err = syscall.ForkExec(self, []string{Name, strconv.Itoa(socket)}, &syscall.ProcAttr{Env: environ, Files: files})
+	err = slack.Spare(func() (err error) {
+		p.PID, err = syscall.ForkExec(self, []string{Name, strconv.Itoa(socket)}, &syscall.ProcAttr{Env: environ, Files: files})
+		return err
+	})
 	_ = syscall.Close(pair[1])
 	if err != nil {
 		_ = syscall.Close(pair[0])

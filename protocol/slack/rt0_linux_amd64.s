@@ -1,0 +1,16 @@
+#include "go_asm.h"
+#include "textflag.h"
+
+// What is on the stack is the runtime's, which begins next: nothing is put there. It
+// finds registers as the kernel has left them, but for those that no program may count
+// on.
+TEXT _rt0_mirrord(SB), NOSPLIT|NOFRAME|TOPFRAME, $0
+	MOVL $157, AX // prctl
+	MOVL $30, DI  // PR_GET_TIMERSLACK
+	SYSCALL
+	MOVQ AX, ·first(SB)
+	MOVL $157, AX
+	MOVL $29, DI  // PR_SET_TIMERSLACK
+	MOVL $const_late, SI
+	SYSCALL
+	JMP  _rt0_amd64_linux(SB)
