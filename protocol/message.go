@@ -405,11 +405,12 @@ type (
 
 		TLS *Opened `json:"tls,omitempty"` // the client speaks TLS, of which this is the inside
 	}
-	// IncomingReply says that the debuggee has the connection, unless a word is set:
+	// IncomingReply says that the debuggee has the connection, unless it waits or asks:
 	// then another answer follows.
 	IncomingReply struct {
-		Waits bool `json:"waits,omitempty"` // the debuggee is not given it before that was granted
-		Asks  bool `json:"asks,omitempty"`  // may it be given? The agent answers with Granted, and sends no chunk before the next answer
+		Waits   bool `json:"waits,omitempty"`   // the debuggee is not given it before that was granted
+		Asks    bool `json:"asks,omitempty"`    // may it be given? The agent answers with Granted, and sends no chunk before the next answer
+		Lingers bool `json:"lingers,omitempty"` // nobody waits for this, but for what the debuggee says: the link need not hurry
 	}
 	// Opened is what a client said in TLS, and was answered.
 	Opened struct {

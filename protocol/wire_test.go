@@ -137,6 +137,7 @@ func messages() []struct {
 		}, nil},
 		{"incoming reply", KindIncoming, IncomingReply{}, nil},
 		{"incoming reply, which waits", KindIncoming, IncomingReply{Waits: true}, nil},
+		{"incoming reply, which lingers", KindIncoming, IncomingReply{Lingers: true}, nil},
 		{"incoming reply, which asks", KindIncoming, IncomingReply{Asks: true}, nil},
 		{"certify", KindCertify, TLS{Cert: []byte("PEM"), Key: Secret("PEM, too")}, nil},
 		{"certify reply", KindCertify, CertifyReply{Names: []string{"shop"}, Until: "2027-11-27T12:00:00Z"}, nil},

@@ -373,6 +373,47 @@ func TestIncomingBeginsAhead(t *testing.T) {
 	}
 }
 
+// The answer may go with the debuggee's first words where the client has nothing to say
+// before those.
+func TestIncomingAnswerLingers(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for words, want := range map[string]bool{
+		"":                                  false,
+		"GET / HTTP/1.1\r\n":                false,
+		"POST / HTTP/1.1\r\n\r\n":           false,
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n": true,
+		"GET / HTTP/1.1\r\n\r\nGET /more HTTP/1.1\r\n\r\n": true,
+	} {
+		ours, agent := streams(t)
+		if words != "" {
+			if err := protocol.WriteDatagram(agent, []byte(words)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		done := make(chan error, 1)
+		go func() {
+			done <- NewIncoming().Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+		}()
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got protocol.IncomingReply
+		if _, err := protocol.ReadAnswer(agent, protocol.KindIncoming, &got); err != nil || got != (protocol.IncomingReply{Lingers: want}) {
+			t.Errorf("%q: %+v, %v", words, got, err)
+		}
+		c.Close()
+		agent.Close()
+		if err := <-done; err != nil && words == "" {
+			t.Errorf("%q: %v", words, err)
+		}
+	}
+}
+
 // What waited is the debuggee's when the agent has granted it, with the first words
 // that came before; where it does not, the debuggee gets nothing.
 func TestIncomingIsGranted(t *testing.T) {

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -32,6 +33,16 @@ func (o *Offer) Read(b []byte) (int, error) {
 		o.ahead = nil
 	}
 	return n, nil
+}
+
+// questions tells whether the client has said all that it does before it has heard the
+// debuggee: it has asked for something by HTTP, in the words that went along.
+func (o *Offer) questions() bool {
+	if len(o.ahead) < protocol.ChunkHead {
+		return false
+	}
+	words := o.ahead[protocol.ChunkHead:]
+	return bytes.HasPrefix(words, []byte("GET ")) && bytes.HasSuffix(words, []byte("\r\n\r\n"))
 }
 
 // Refuse answers that the connection is not taken.

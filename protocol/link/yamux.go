@@ -43,9 +43,14 @@ type teller struct {
 	body int // bytes of the current frame that are still to be written
 }
 
-// lastEnd is the end of a relayed connection's second direction, protocol.LastEnd: a
-// frame of its own if nothing goes with it.
-const lastEnd = "\xff\xff\xff\xfe"
+// What nobody waits for is a frame of its own if nothing goes with it.
+const (
+	// lastEnd is the end of a relayed connection's second direction, protocol.LastEnd.
+	lastEnd = "\xff\xff\xff\xfe"
+	// taken answers that the debuggee has a connection, and is about to say something:
+	// a protocol.IncomingReply that lingers.
+	taken = "\r\x00\x00\x10\x00\x00\x00\x00" + `{"lingers":true}`
+)
 
 // tell looks at the next write. yamux writes the head of a frame and its body
 // apart, and a frame of its own before the first bytes of a stream:
@@ -57,9 +62,9 @@ const lastEnd = "\xff\xff\xff\xfe"
 // cost every hop between daemon and agent as much as a question does.
 func (t *teller) tell(p []byte) urgency {
 	if t.body > 0 || len(p) < 12 {
-		last := t.body == len(lastEnd) && string(p) == lastEnd
+		lingers := t.body == len(p) && (string(p) == lastEnd || string(p) == taken)
 		t.body = max(0, t.body-len(p))
-		if last {
+		if lingers {
 			return some
 		}
 		return now

@@ -4,10 +4,17 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
+
+	"mirrord/protocol"
 )
 
 func TestUrgency(t *testing.T) {
 	frame := func(kind, flags, length byte) []byte { return []byte{0, kind, 0, flags, 0, 0, 0, 1, 0, 0, 0, length} }
+	answer, err := protocol.AppendMessage(nil, protocol.KindIncoming, protocol.IncomingReply{Lingers: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := binary.BigEndian.AppendUint32(nil, protocol.LastEnd)
 	var told teller
 	for _, write := range []struct {
 		what  string
@@ -22,10 +29,12 @@ func TestUrgency(t *testing.T) {
 		{"a part of it", make([]byte, 12), now},
 		{"the rest of it", make([]byte, 8), now},
 		{"the head of a last end", frame(0, 0, 4), later},
-		{"the last end", []byte(lastEnd), some},
+		{"the last end", end, some},
+		{"the head of an answer", frame(0, 0, byte(len(answer))), later},
+		{"the answer", answer, some},
 		{"the head of five bytes", frame(0, 0, 5), later},
 		{"the first of them", []byte{1}, now},
-		{"the others", []byte(lastEnd), some},
+		{"the others", end, some},
 		{"a window", frame(1, 0, 9), soon},
 		{"the end of a stream", frame(1, 4, 0), some},
 		{"a ping", frame(2, 1, 0), now},
