@@ -124,7 +124,7 @@ func TestTwoBuilds(t *testing.T) {
 	full := filepath.Join(filepath.Dir(bin), "mirrord-full")
 	agent := filepath.Join(t.TempDir(), "mirrord-agent")
 	image := filepath.Join(t.TempDir(), "image.tar")
-	flags := "-s -w -X mirrord/protocol.Build=" + build
+	flags := "-s -w -E _rt0_mirrord -X mirrord/protocol.Build=" + build
 	for _, command := range [][]string{
 		{"go", "build", "-ldflags", flags, "-o", bin, "./daemon/mirrord"},
 		{"go", "build", "-ldflags", flags, "-o", full, "./daemon"},

@@ -80,8 +80,8 @@ func reset(c stream) {
 	c.Close()
 }
 
-// sourceTries is how many sockets are tried for a source that is no other's. More than
-// one needs another where connections come and go by the hundred at a time.
+// sourceTries is how many sockets are tried for a source that is no other's. A second is
+// needed where connections end by the hundred at a time, if seldom.
 const sourceTries = 16
 
 // dialPod connects to an address of the pod around the redirect, from its

@@ -102,7 +102,7 @@ func (in *Incoming) Deliver(ctx context.Context, stream *Offer, peer Peer, liste
 		reset(tcp)
 		stream.SetDeadline(time.Unix(1, 0))
 	})()
-	if err := protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{Lingers: stream.questions()}, nil); err != nil {
+	if err := protocol.WriteMessage(stream, protocol.KindIncoming, protocol.IncomingReply{Lingers: stream.saidAll()}, nil); err != nil {
 		reset(tcp)
 		return fmt.Errorf("answering the agent: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"time"
 
 	"mirrord/protocol"
@@ -35,14 +36,17 @@ func (o *Offer) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// questions tells whether the client has said all that it does before it has heard the
-// debuggee: it has asked for something by HTTP, in the words that went along.
-func (o *Offer) questions() bool {
+// hasBody finds the fields by which a request of HTTP has a body.
+var hasBody = regexp.MustCompile(`(?i)\n(content-length|transfer-encoding):`)
+
+// saidAll tells whether the client has most likely said all that it does before it has
+// heard the debuggee: a request of HTTP without a body, in the words that went along.
+func (o *Offer) saidAll() bool {
 	if len(o.ahead) < protocol.ChunkHead {
 		return false
 	}
 	words := o.ahead[protocol.ChunkHead:]
-	return bytes.HasPrefix(words, []byte("GET ")) && bytes.HasSuffix(words, []byte("\r\n\r\n"))
+	return bytes.HasPrefix(words, []byte("GET ")) && bytes.HasSuffix(words, []byte("\r\n\r\n")) && !hasBody.Match(words)
 }
 
 // Refuse answers that the connection is not taken.

@@ -4,7 +4,7 @@
 // It is our own executable, with packages that take their time to initialise.
 // The keeper does not wait for that: Go initialises packages by
 // their imports and paths, and this one, which imports no more than it must,
-// comes before. So: nothing beside os, os/signal and what they import.
+// comes before. So: nothing beside os, os/signal, what they import, and package slack.
 package keeper
 
 import (

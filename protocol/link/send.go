@@ -10,7 +10,8 @@ import (
 // each other the sender does, which joins them.
 const lull = 50 * time.Microsecond
 
-// linger is how long what nobody waits for may wait for something that takes it along.
+// linger is how long what nobody waits for may wait for something that takes it along; a
+// timer may be late by as much again (package slack).
 const linger = time.Millisecond
 
 // Write queues p, and sends it by itself where nothing was sent lately: what

@@ -47,9 +47,9 @@ type teller struct {
 const (
 	// lastEnd is the end of a relayed connection's second direction, protocol.LastEnd.
 	lastEnd = "\xff\xff\xff\xfe"
-	// taken answers that the debuggee has a connection, and is about to say something:
-	// a protocol.IncomingReply that lingers.
-	taken = "\r\x00\x00\x10\x00\x00\x00\x00" + `{"lingers":true}`
+	// lingering answers that the debuggee has a connection: a protocol.IncomingReply
+	// of a client that waits for the debuggee's words alone.
+	lingering = "\r\x00\x00\x10\x00\x00\x00\x00" + `{"lingers":true}`
 )
 
 // tell looks at the next write. yamux writes the head of a frame and its body
@@ -62,7 +62,7 @@ const (
 // cost every hop between daemon and agent as much as a question does.
 func (t *teller) tell(p []byte) urgency {
 	if t.body > 0 || len(p) < 12 {
-		lingers := t.body == len(p) && (string(p) == lastEnd || string(p) == taken)
+		lingers := t.body == len(p) && (string(p) == lastEnd || string(p) == lingering)
 		t.body = max(0, t.body-len(p))
 		if lingers {
 			return some

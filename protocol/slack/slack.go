@@ -8,6 +8,9 @@
 // monitor's thread is there before anything of a program is initialised: so it is said
 // where the program begins. It is linked to begin there by the flag -E _rt0_mirrord;
 // without the flag its timers are as exact as they were, and all else is the same.
+//
+// It imports no more than runtime and syscall: the keeper does without what must be
+// initialised.
 package slack
 
 import (
@@ -21,12 +24,12 @@ const prSetTimerSlack = 29 // PR_SET_TIMERSLACK; the kernel's include/uapi/linux
 // of ours is so exact. The kernel's default is 50 µs.
 const late = 1_000_000
 
-// first is the slack that this process was started with, in ns. _rt0_mirrord sets it; 0:
-// that was not there, or what it called failed.
+// first is the slack that this process was started with, in ns. _rt0_mirrord sets it;
+// not positive: that was not there, or the kernel has none to tell of.
 var first int
 
-// Spare calls start, which starts or executes what is not ours: that has the timers that
-// it would have without us.
+// Spare calls start, which starts or executes a debuggee, or what will: that has the timers
+// that it would have without us.
 func Spare(start func() error) error {
 	if first <= 0 {
 		return start()
