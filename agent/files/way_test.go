@@ -73,7 +73,9 @@ func kernelWalk(from, path string, flags, resolve uint64) (string, unix.Errno) {
 		return "", err.(unix.Errno)
 	}
 	defer unix.Close(dir)
-	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: resolve})
+	fd, err := persisting(func() (int, error) {
+		return unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: resolve})
+	})
 	if err != nil {
 		return "", err.(unix.Errno)
 	}

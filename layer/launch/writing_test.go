@@ -211,7 +211,9 @@ for text, name in (("a", "ln"), ("gone", "dangling"), ("../a", "dir/up"), ("/dir
 def seen(top, dir, name, flags, mode, resolve, extra=b""):
     d = os.open(top + dir, os.O_RDONLY | os.O_DIRECTORY)
     how = struct.pack("QQQ", flags, mode, resolve) + extra
-    fd = libc.syscall(437, d, name.replace("TOP", top).encode(), how, ctypes.c_size_t(len(how)))
+    while True:
+        fd = libc.syscall(437, d, name.replace("TOP", top).encode(), how, ctypes.c_size_t(len(how)))
+        if fd >= 0 or top != L or ctypes.get_errno() != errno.EAGAIN: break # somebody renamed or mounted meanwhile
     os.close(d)
     if fd < 0: return errno.errorcode[ctypes.get_errno()]
     got = [os.fstat(fd).st_size]

@@ -38,7 +38,7 @@ func (d *Daemon) openat2(q *wire.Request, how unix.OpenHow) (int, error) {
 		}
 		return openat2(dir, rest, &how)
 	}
-	below, err := unix.Openat2(dir, from, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: how.Resolve})
+	below, err := openat2(dir, from, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: how.Resolve})
 	if err != nil {
 		return -1, err
 	}
@@ -48,7 +48,7 @@ func (d *Daemon) openat2(q *wire.Request, how unix.OpenHow) (int, error) {
 	return openat2(dir, rest, &how)
 }
 
-// openat2 tries again where something else was renamed meanwhile.
+// openat2 tries again where something else was renamed or mounted meanwhile.
 func openat2(dir int, path string, how *unix.OpenHow) (fd int, err error) {
 	for range 100 {
 		if fd, err = unix.Openat2(dir, path, how); err != unix.EAGAIN {
