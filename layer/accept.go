@@ -41,9 +41,7 @@ func slowAccept(c *call) answer {
 	for {
 		switch a, errno := c.l.accept(k, d); {
 		case errno == 0:
-			if c.Args[1] != 0 {
-				c.l.names(a.sock)
-			}
+			c.l.names(a.sock)
 			return c.hand(k, d.domain, a)
 		case errno != unix.EAGAIN || d.async:
 			return none(errno)
@@ -80,7 +78,7 @@ func (c *call) acceptNow(f *flight) (ans answer, how progress) {
 		return ans, nothing
 	case errno != 0:
 		return none(errno), answered
-	case c.Args[1] == 0 || !a.sock.delivered():
+	case !a.sock.delivered():
 		return c.hand(k, d.domain, a), answered
 	}
 	domain := d.domain
@@ -118,24 +116,22 @@ func (c *call) hand(k *sock, domain int, a accepted) answer {
 			return failWith(err)
 		}
 	}
-	if c.Args[1] != 0 {
-		peer := a.sock.peer
-		if !peer.IsValid() { // a connection of this machine
-			peer = a.sock.source
-		}
-		c.l.tellFamily(k.local.Port(), peer, domain)
-		writes, errno := c.writeSockaddr(peer, domain, c.Args[1], c.Args[2])
-		if errno != 0 {
-			k.keep(a)
-			return fail(errno)
-		}
-		ans.writes = writes
+	peer := a.sock.peer
+	if !peer.IsValid() { // a connection of this machine
+		peer = a.sock.source
 	}
+	c.l.tellFamily(k.local.Port(), peer, domain)
+	writes, errno := c.writeSockaddr(peer, domain, c.Args[1], c.Args[2])
+	if errno != 0 {
+		k.keep(a)
+		return fail(errno)
+	}
+	ans.writes = writes
 	return ans
 }
 
 // accept takes a connection if there is one, and never blocks: all accepts of
-// a stolen port come through here, one at a time.
+// a stolen port that ask for the client come through here, one at a time.
 func (l *Layer) accept(k *sock, d *duplicate) (accepted, unix.Errno) {
 	a, errno := k.take(d)
 	var st unix.Stat_t
@@ -164,7 +160,8 @@ func (k *sock) take(d *duplicate) (a accepted, errno unix.Errno) {
 	return accepted{fd: fd, sock: &sock{source: from}}, 0
 }
 
-// keep has a connection wait for the next accept.
+// keep has a connection wait for the next accept that asks for the client. A debuggee
+// is taken not to ask of one listener both ways.
 func (k *sock) keep(a accepted) {
 	a.kept = true
 	k.mu.Lock()
@@ -175,6 +172,24 @@ func (k *sock) keep(a accepted) {
 // delivered tells whether the daemon may have made a connection, and knows who is behind
 // it: others are of this machine.
 func (k *sock) delivered() bool { return k.source.Addr().IsLoopback() }
+
+// unasked is a connection that the debuggee has accepted without asking for the client,
+// as far as d is one.
+func (l *Layer) unasked(d *duplicate) *sock {
+	if !d.tcp() || !l.sockets.came(d.own()) {
+		return nil
+	}
+	source, err := socket.PeerAddr(d.fd)
+	if err != nil {
+		return nil
+	}
+	k := &sock{source: source}
+	if !k.delivered() {
+		return nil
+	}
+	l.sockets.put(d.inode, k)
+	return k
+}
 
 // names are what the debuggee must see of k. Of a connection that it accepted
 // they are asked for when it wants to know: many never do.

@@ -137,6 +137,7 @@ func slowListen(c *call) answer {
 	}
 	if !held || holder == k.bound { // else another listener of the debuggee has the port, at another address of this family
 		k.stolen.Store(true) // a connection may come before the answer
+		c.l.sockets.opened(k.bound)
 		if errno, why := c.l.take(d.inode, k); errno != 0 {
 			k.stolen.Store(false)
 			if !c.l.Policy.Mirror() {

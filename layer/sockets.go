@@ -49,12 +49,13 @@ type sock struct {
 // sockets knows the debuggee's sockets by inode, which survives dup, fork and
 // passing, so that neither close nor dup need be hooked.
 type sockets struct {
-	some   atomic.Int64 // len(byInode), for the receiver
+	some   atomic.Int64 // len(byInode) and len(doors), for the receiver
 	sweeps sync.WaitGroup
 
 	mu       sync.Mutex                        // the receiver takes it: nothing waits under it, no lock is taken under it
 	byInode  map[uint64]*sock                  // guarded by mu
 	sweepAt  int                               // guarded by mu
+	doors    map[netip.AddrPort]struct{}       // where listeners are, or were, that have a port of the target; guarded by mu
 	moved    map[netip.AddrPort]uint16         // by loopback address and wanted port: the port there that a listener has; guarded by mu
 	endpoint map[datagramKey]netip.AddrPort    // of UDP destinations; guarded by mu
 	remote   map[netip.AddrPort]netip.AddrPort // the way back; guarded by mu
@@ -65,6 +66,7 @@ const firstSweep = 4096
 
 func (s *sockets) init() {
 	s.byInode, s.moved, s.sweepAt = make(map[uint64]*sock), make(map[netip.AddrPort]uint16), firstSweep
+	s.doors = make(map[netip.AddrPort]struct{})
 	s.endpoint, s.remote = make(map[datagramKey]netip.AddrPort), make(map[netip.AddrPort]netip.AddrPort)
 }
 
@@ -86,11 +88,30 @@ func (s *sockets) get(inode uint64) *sock {
 	return s.byInode[inode]
 }
 
+// count is called with mu held.
+func (s *sockets) count() { s.some.Store(int64(len(s.byInode) + len(s.doors))) }
+
+// opened notes where a listener is to whom the daemon connects.
+func (s *sockets) opened(door netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doors[door] = struct{}{}
+	s.count()
+}
+
+// came tells whether a connection that has the local address at came to such a listener.
+func (s *sockets) came(at netip.AddrPort) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.doors[at]
+	return ok
+}
+
 func (s *sockets) put(inode uint64, k *sock) {
 	k.born = time.Now()
 	s.mu.Lock()
 	s.byInode[inode] = k
-	s.some.Store(int64(len(s.byInode)))
+	s.count()
 	sweep := len(s.byInode) >= s.sweepAt
 	if sweep {
 		s.sweepAt = 2 * len(s.byInode)
@@ -107,7 +128,7 @@ func (s *sockets) forget(inode uint64) *sock {
 	defer s.mu.Unlock()
 	k := s.byInode[inode]
 	delete(s.byInode, inode)
-	s.some.Store(int64(len(s.byInode)))
+	s.count()
 	return k
 }
 
@@ -134,7 +155,7 @@ func (s *sockets) sweep() {
 			closed = append(closed, k)
 		}
 	}
-	s.some.Store(int64(len(s.byInode)))
+	s.count()
 	s.sweepAt = max(firstSweep, 2*len(s.byInode))
 	s.mu.Unlock()
 	for _, k := range closed {
@@ -221,20 +242,35 @@ func (c *call) socketInode() uint64 {
 	if c.socket != 0 {
 		return c.socket
 	}
-	n, err := c.l.listener.Duplicate(c.TID, int32(c.Args[0]))
-	if err != nil {
-		return c.inode()
-	}
-	if _, errno := rawOption(n, unix.SOL_SOCKET, unix.SO_DOMAIN); errno != 0 {
-		c.l.wg.Go(func() { unix.Close(n) }) // which waits for some files
+	err := c.glance(func(fd int) error {
+		if _, errno := rawOption(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); errno != 0 {
+			return errno
+		}
+		var st unix.Stat_t
+		if rawFstat(fd, &st) == 0 {
+			c.socket = st.Ino
+		}
+		return nil
+	})
+	if errors.Is(err, unix.ENOTSOCK) {
 		return 0
 	}
-	var st unix.Stat_t
-	if rawFstat(n, &st) == 0 {
-		c.socket = st.Ino
+	return c.inode()
+}
+
+// glance shows see a duplicate of the call's socket, in the receiver. An error of see's
+// says that it is none.
+func (c *call) glance(see func(fd int) error) error {
+	n, err := c.l.listener.Duplicate(c.TID, int32(c.Args[0]))
+	if err != nil {
+		return err
+	}
+	if err = see(n); err != nil {
+		c.l.wg.Go(func() { unix.Close(n) }) // which waits for some files
+		return err
 	}
 	seccomp.Close(n)
-	return c.inode()
+	return nil
 }
 
 // A duplicate is our descriptor of a socket of the debuggee.

@@ -1,14 +1,30 @@
 package layer
 
 import (
+	"net/netip"
+
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/seccomp"
+	"mirrord/protocol/socket"
 )
 
-// quickName: a socket that nothing is known of is what it seems.
+// quickName: a socket that nothing is known of is what it seems, unless the debuggee may
+// have accepted it unasked.
 func quickName(c *call) bool {
-	return c.l.sockets.some.Load() == 0 || c.l.sockets.get(c.inode()) == nil
+	s := &c.l.sockets
+	return s.some.Load() == 0 || s.get(c.inode()) == nil && (c.socket == 0 || !c.came())
+}
+
+// came tells whether the call's socket may be a connection to a listener of the
+// debuggee's that has a port of the target.
+func (c *call) came() bool {
+	var at netip.AddrPort
+	err := c.glance(func(fd int) (err error) {
+		at, err = socket.LocalAddr(fd)
+		return err
+	})
+	return err != nil || c.l.sockets.came(at) // slowName tells why there is no duplicate
 }
 
 // slowName tells what the debuggee must see, in its socket's own family.
@@ -19,6 +35,9 @@ func slowName(c *call) answer {
 	}
 	defer d.close()
 	k := c.l.sockets.get(d.inode)
+	if k == nil {
+		k = c.l.unasked(d)
+	}
 	if k == nil {
 		return carryOn
 	}

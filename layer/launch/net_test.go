@@ -2,6 +2,7 @@ package launch
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -155,38 +156,63 @@ c.sendall(c.recv(10).upper())
 `
 
 // Who accepts without asking for the client's address can still ask later: of
-// any copy of the descriptor, and of another process.
+// any copy of the descriptor, in another process, and when the listener is closed.
+// What this machine's processes connect is what it seems.
 const lateServer = `
 import ctypes, os, socket
-s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s = socket.socket(%s); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind((%q, %d)); s.listen()
-c = socket.socket(fileno=ctypes.CDLL(None).accept(s.fileno(), None, None))
+def accept(): return socket.socket(fileno=ctypes.CDLL(None).accept(s.fileno(), None, None))
+c = accept()
+own = socket.create_connection(("127.0.0.1", %[3]d)); a = accept()
+print(a.getpeername()[1] == own.getsockname()[1], a.getsockname()[1] == %[3]d); s.close()
 data = c.recv(10)
 if os.fork() == 0:
-    print(c.dup().getsockname(), flush=True); print(c.getpeername(), flush=True); os._exit(0)
-os.wait(); print(c.getpeername())
+    print(c.dup().getsockname()[:2], flush=True); print(c.getpeername()[:2], flush=True); os._exit(0)
+os.wait(); print(c.getpeername()[:2])
 c.sendall(data.upper())
 `
 
 func TestServerThatAsksLate(t *testing.T) {
+	for _, tt := range []struct{ family, addr, mapped string }{
+		{"socket.AF_INET", "0.0.0.0", ""}, {"socket.AF_INET6", "::", "::ffff:"},
+	} {
+		w := newWorld(t)
+		port := freePort(t)
+		got := make(chan string, 1)
+		go func() { got <- deliver(w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40000"))) }()
+		w.want(t, fmt.Sprintf("True True\n('%[1]s10.244.0.99', %[2]d)\n('%[1]s192.0.2.7', 40000)\n('%[1]s192.0.2.7', 40000)\n", tt.mapped, port),
+			"python3", "-c", fmt.Sprintf(lateServer, tt.family, tt.addr, port))
+		if b := <-got; b != "ABC" {
+			t.Errorf("%s: the client got %q", tt.family, b)
+		}
+	}
+}
+
+// After a reset a connection has its local address, and no peer.
+func TestServerThatAsksTooLate(t *testing.T) {
 	w := newWorld(t)
 	port := freePort(t)
-	got := make(chan string, 1)
+	done := make(chan error, 1)
 	go func() {
 		c, err := w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40000"))
-		if err != nil {
-			got <- err.Error()
-			return
+		if err == nil {
+			_, err = io.ReadFull(c, make([]byte, 1))
+			err = errors.Join(err, c.(*net.TCPConn).SetLinger(0), c.Close())
 		}
-		defer c.Close()
-		fmt.Fprint(c, "abc")
-		b, _ := io.ReadAll(c)
-		got <- string(b)
+		done <- err
 	}()
-	w.want(t, fmt.Sprintf("('10.244.0.99', %d)\n('192.0.2.7', 40000)\n('192.0.2.7', 40000)\n", port),
-		"python3", "-c", fmt.Sprintf(lateServer, "0.0.0.0", port))
-	if b := <-got; b != "ABC" {
-		t.Errorf("the client got %q", b)
+	w.want(t, fmt.Sprintf("ECONNRESET\nENOTCONN\n('10.244.0.99', %d)\n", port), "python3", "-c", fmt.Sprintf(`
+import ctypes, errno, socket
+s = socket.create_server(("0.0.0.0", %d))
+c = socket.socket(fileno=ctypes.CDLL(None).accept(s.fileno(), None, None))
+c.sendall(b"x")
+for ask in lambda: c.recv(1), c.getpeername:
+    try: ask()
+    except OSError as e: print(errno.errorcode[e.errno])
+print(c.getsockname())`, port))
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

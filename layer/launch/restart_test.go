@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -19,9 +20,11 @@ import (
 // The daemon's end is told once; the debuggee lives on and its calls fail.
 func TestDaemonGone(t *testing.T) {
 	w := newWorld(t)
+	var opens atomic.Int32
 	w.Hold = func(q *wire.Request) {
-		if q.Op == wire.OpOpen {
+		if q.Op == wire.OpOpen && opens.Add(1) == 2 {
 			go w.Stop()
+			<-w.Stopped()
 		}
 	}
 	r := w.run(t, "python3", "-c", `

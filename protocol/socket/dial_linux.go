@@ -246,6 +246,25 @@ func LocalAddr(fd int) (netip.AddrPort, error) {
 	return addrPort(&sa), nil
 }
 
+// PeerAddr is the address that a socket is connected to, or was before its connection
+// was reset: of that getpeername(2) knows none (SO_PEERNAME: sk_getsockopt in
+// net/core/sock.c, which wants no more room than there is address).
+func PeerAddr(fd int) (netip.AddrPort, error) {
+	var sa unix.RawSockaddrAny
+	errno := unix.EINVAL
+	for _, size := range []int{unix.SizeofSockaddrInet6, unix.SizeofSockaddrInet4} {
+		_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERNAME,
+			uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno != unix.EINVAL {
+			break
+		}
+	}
+	if errno != 0 {
+		return netip.AddrPort{}, os.NewSyscallError("getsockopt", errno)
+	}
+	return addrPort(&sa), nil
+}
+
 func setOption(fd, level, name, value int) error {
 	v := int32(value)
 	return setsockopt(fd, level, name, unsafe.Pointer(&v), unsafe.Sizeof(v))
