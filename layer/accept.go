@@ -85,7 +85,7 @@ func (c *call) acceptNow(f *flight) (ans answer, how progress) {
 	if !c.l.ask(a.sock.peerRequest(), func(r reply) {
 		a.sock.ask.Do(func() { a.sock.peer, a.sock.local = c.l.peerOf(r) })
 		// To give a descriptor takes until the debuggee's thread runs.
-		c.l.wg.Go(func() { c.l.finished(f, c.hand(k, domain, a)) })
+		c.l.team.Go(func() { c.l.finished(f, c.hand(k, domain, a)) })
 	}) {
 		k.keep(a)
 		return ans, nothing

@@ -141,7 +141,7 @@ func (l *Layer) start(c call) (done bool) {
 			return true
 		}
 	}
-	l.wg.Go(func() {
+	l.team.Go(func() {
 		defer func() { <-l.waiting }()
 		if old != nil {
 			l.giveUp(old)
@@ -212,13 +212,13 @@ func (l *Layer) fulfil(f *flight, c call) {
 // ask has the daemon asked by the receiver, if that can be done at once. then does not
 // wait, and has finished called.
 func (l *Layer) ask(q *wire.Request, then func(r reply)) bool {
-	l.wg.Add(1)
+	l.team.Add(1)
 	asked := l.Daemon.ask(q, func(r reply) {
-		defer l.wg.Done()
+		defer l.team.Done()
 		then(r)
 	})
 	if !asked {
-		l.wg.Done()
+		l.team.Done()
 	}
 	return asked
 }
@@ -230,7 +230,7 @@ func (l *Layer) finished(f *flight, ans answer) {
 		<-l.waiting
 		return
 	}
-	l.wg.Go(func() {
+	l.team.Go(func() {
 		defer func() { <-l.waiting }()
 		l.fulfil(f, c)
 	})

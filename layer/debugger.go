@@ -100,7 +100,7 @@ func (d *Debugger) exec(c *call) error {
 	}
 	if served && p.tracer != 0 {
 		l := c.l // c is the receiver's, and soon another
-		l.wg.Go(func() { l.tellDebuggee(p.id) })
+		l.team.Go(func() { l.tellDebuggee(p.id) })
 	}
 	if err := d.environ(c, envp, served); err != nil && c.l.listener.Valid(c.ID) {
 		return fmt.Errorf("giving process %d its environment: %w", c.TID, err)

@@ -121,7 +121,7 @@ func (f *follower) follow(k *kept, memfd int) {
 	f.files = append(f.files, &followed{kept: k, memfd: memfd, size: int64(len(k.content)), due: due})
 	if !f.runs {
 		f.runs = true
-		f.l.wg.Go(f.run)
+		f.l.team.Go(f.run)
 	}
 }
 

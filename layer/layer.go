@@ -32,6 +32,7 @@ import (
 
 	"mirrord/layer/policy"
 	"mirrord/layer/seccomp"
+	"mirrord/protocol/crew"
 )
 
 // maxCalls bounds the calls that wait at one time. A debuggee's thread waits
@@ -72,7 +73,7 @@ type Layer struct {
 	said       chan string // to the user
 	once       messages
 
-	wg      sync.WaitGroup
+	team    *crew.Crew
 	waiting chan struct{} // a token per call that waits
 
 	mu      sync.Mutex
@@ -81,7 +82,7 @@ type Layer struct {
 
 // New makes a layer.
 func New(log *slog.Logger, c Config) *Layer {
-	l := &Layer{log: log, Config: c, waiting: make(chan struct{}, maxCalls), flights: make(map[flightKey]*flight), said: make(chan string, maxSaid)}
+	l := &Layer{log: log, Config: c, waiting: make(chan struct{}, maxCalls), flights: make(map[flightKey]*flight), said: make(chan string, maxSaid), team: crew.New()}
 	l.files.init(c.Daemon.root())
 	l.follower = follower{l: l, stop: make(chan struct{})}
 	l.files.follow = l.follower.follow
@@ -146,12 +147,12 @@ func (l *Layer) Serve(listener *seccomp.Listener) error {
 			l.Message(msg)
 		}
 	}()
-	l.wg.Go(func() { l.attend(ctx) })
+	l.team.Go(func() { l.attend(ctx) })
 	err := l.receiveAll()
 	stop()
 	l.settle()
 	l.follower.end()
-	l.wg.Wait()
+	l.team.Wait()
 	l.sockets.close()
 	close(l.said)
 	select {

@@ -59,7 +59,7 @@ func (l *Layer) restart(ctx context.Context) bool {
 		case err == nil:
 			l.say("the daemon is back")
 			lost := l.Daemon.lost()
-			l.wg.Go(func() { l.takeAgain(ctx, lost) })
+			l.team.Go(func() { l.takeAgain(ctx, lost) })
 			return true
 		case pause == firstPause:
 			l.Daemon.expect(false)

@@ -266,7 +266,7 @@ func (c *call) glance(see func(fd int) error) error {
 		return err
 	}
 	if err = see(n); err != nil {
-		c.l.wg.Go(func() { unix.Close(n) }) // which waits for some files
+		c.l.team.Go(func() { unix.Close(n) }) // which waits for some files
 		return err
 	}
 	seccomp.Close(n)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"mirrord/protocol/crew"
 	"mirrord/protocol/socket"
 )
 
@@ -44,7 +45,7 @@ type Watch interface {
 // Relay moves bytes between a connection and its stream until both directions
 // have ended, keeping half-closes and resets apart, and closes both. Goroutines:
 // two beside the caller's, gone before Relay returns.
-func Relay(conn Ending, stream net.Conn) error { return RelayWatched(conn, stream, nil) }
+func Relay(conn Ending, stream net.Conn) error { return RelayBy(nil, conn, stream, nil) }
 
 // An Ending is a connection as TCP's: each side ends its own direction, and either
 // may reset it.
@@ -54,8 +55,9 @@ type Ending interface {
 	SetLinger(sec int) error
 }
 
-// RelayWatched is Relay that shows w, unless it is nil, what it moves.
-func RelayWatched(conn Ending, stream net.Conn, w Watch) error {
+// RelayBy is Relay whose goroutines are of team, and that shows w, unless it is nil, what
+// it moves.
+func RelayBy(team *crew.Crew, conn Ending, stream net.Conn, w Watch) error {
 	fast := socket.New(conn)
 	var once sync.Once
 	var first error
@@ -73,7 +75,11 @@ func RelayWatched(conn Ending, stream net.Conn, w Watch) error {
 	var ending atomic.Bool // our direction's end is written, or is being
 	var heard atomic.Bool  // the other's has come
 	var wg sync.WaitGroup
-	wg.Go(func() {
+	begin := func(f func()) {
+		wg.Add(1)
+		team.Go(func() { defer wg.Done(); f() })
+	}
+	begin(func() {
 		defer close(sent)
 		if err := sendChunks(stream, fast, &ending, &heard, w); err != nil {
 			fail(err)
@@ -88,7 +94,7 @@ func RelayWatched(conn Ending, stream net.Conn, w Watch) error {
 	} else {
 		// The other end closes the stream when it has all of both directions;
 		// if it does so before, it has given up.
-		wg.Go(func() {
+		begin(func() {
 			_, _ = stream.Read(make([]byte, 1)) // its end is what matters
 			if !ending.Load() {
 				fail(ErrReset)

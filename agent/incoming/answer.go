@@ -199,6 +199,6 @@ func (a answerer) Take([]byte) (httpfilter.Conn, error) {
 		}
 		return nil, fmt.Errorf("answering a probe: %w", err)
 	}
-	a.in.wg.Go(func() { wellness(ends[1], ends[1]) })
+	a.in.team.Go(func() { wellness(ends[1], ends[1]) })
 	return ends[0], nil
 }

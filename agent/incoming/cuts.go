@@ -33,7 +33,7 @@ func (s *Steal) OnCut(f func(why error)) {
 	defer s.cuts.mu.Unlock()
 	s.cuts.tell = f
 	for _, why := range s.cuts.seen {
-		s.in.wg.Go(func() { f(why) })
+		s.in.team.Go(func() { f(why) })
 	}
 }
 
@@ -51,6 +51,6 @@ func (s *Steal) cut(why error) {
 	}
 	s.cuts.seen = append(s.cuts.seen, why)
 	if f := s.cuts.tell; f != nil {
-		s.in.wg.Go(func() { f(why) })
+		s.in.team.Go(func() { f(why) })
 	}
 }

@@ -37,6 +37,7 @@ import (
 
 	"mirrord/agent/httpfilter"
 	"mirrord/protocol"
+	"mirrord/protocol/crew"
 	"mirrord/protocol/filter"
 	"mirrord/protocol/socket"
 )
@@ -60,10 +61,8 @@ type Incoming struct {
 	mirrors  *mirrors
 	life     context.Context // good until Close
 	cancel   context.CancelFunc
-	wg       sync.WaitGroup
+	team     *crew.Crew
 	slots    chan struct{} // one for each stolen connection
-	idle     chan *net.TCPConn
-	idlers   atomic.Int32  // that wait for idle
 	waiting  chan struct{} // one for each offer that may take longer than patience
 	sources  sources
 	local    ownAddrs
@@ -82,8 +81,8 @@ type Incoming struct {
 func New(log *slog.Logger, only string) *Incoming {
 	in := &Incoming{
 		log:     log,
+		team:    crew.New(),
 		slots:   make(chan struct{}, maxConns),
-		idle:    make(chan *net.TCPConn),
 		waiting: make(chan struct{}, maxWaiting),
 		locks:   map[uint16]*claim{},
 		ports:   map[uint16]*port{}, answered: map[uint16]int{},
@@ -93,7 +92,7 @@ func New(log *slog.Logger, only string) *Incoming {
 	in.mirrors = newMirrors(log, in)
 	if in.redirect, in.disabled = choose(log, only); in.disabled == nil {
 		for _, l := range in.redirect.Listeners() {
-			in.wg.Go(func() { in.accept(in.life, l) })
+			in.team.Go(func() { in.accept(in.life, l) })
 		}
 	}
 	return in
@@ -111,7 +110,7 @@ func (in *Incoming) Close() error {
 	if in.redirect != nil {
 		err = in.redirect.Detach()
 	}
-	in.wg.Wait()
+	in.team.Wait()
 	if in.redirect != nil {
 		err = errors.Join(err, in.redirect.Close())
 	}
@@ -179,36 +178,13 @@ func (in *Incoming) accept(ctx context.Context, l *net.TCPListener) {
 		}
 		select {
 		case in.slots <- struct{}{}:
-			select {
-			case in.idle <- conn:
-			default:
-				in.wg.Go(func() { in.work(ctx, conn) })
-			}
+			in.team.Go(func() {
+				defer func() { <-in.slots }()
+				in.handle(ctx, conn)
+			})
 		default:
 			in.log.Warn("too many stolen connections", "limit", maxConns)
 			reset(conn)
-		}
-	}
-}
-
-// maxIdle is how many goroutines wait for the next connection.
-const maxIdle = 64
-
-// work brings connections to their end, one after the other: a goroutine that has
-// done so before has its stack already.
-func (in *Incoming) work(ctx context.Context, conn *net.TCPConn) {
-	for {
-		in.handle(ctx, conn)
-		<-in.slots
-		if in.idlers.Add(1) > maxIdle {
-			in.idlers.Add(-1)
-			return
-		}
-		select {
-		case conn = <-in.idle:
-			in.idlers.Add(-1)
-		case <-ctx.Done():
-			return
 		}
 	}
 }

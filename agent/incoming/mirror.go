@@ -107,7 +107,7 @@ func (m *mirrors) Arm(s *Steal) error {
 		m.ring.Close()
 		m.ring = nil
 	case started:
-		m.in.wg.Go(m.read)
+		m.in.team.Go(m.read)
 	}
 	return err
 }
@@ -300,7 +300,7 @@ func (m *mirrors) segment(s capture.Segment) {
 			return
 		}
 		for _, o := range f.outlets {
-			m.in.wg.Go(func() {
+			m.in.team.Go(func() {
 				o.run(k)
 				m.mu.Lock()
 				defer m.mu.Unlock()

@@ -21,7 +21,7 @@ import (
 // A recorder is a holder that keeps what each connection brings.
 type recorder struct {
 	t *testing.T
-	*crew
+	*goroutines
 	read chan struct{} // nil, or closed when it begins to read
 	more chan int      // bytes that came; nil: nobody counts
 	got  chan recording
@@ -34,7 +34,7 @@ type recording struct {
 }
 
 func newRecorder(t *testing.T) *recorder {
-	return &recorder{t: t, crew: newCrew(t), got: make(chan recording, 4096)}
+	return &recorder{t: t, goroutines: newGoroutines(t), got: make(chan recording, 4096)}
 }
 
 func (*recorder) Name() string { return "client test" }

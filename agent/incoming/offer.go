@@ -70,7 +70,7 @@ func (s *Steal) offer(conn protocol.Incoming, first said) (stream net.Conn, ahea
 		return nil, 0, context.Cause(ctx)
 	}
 	o := &offer{steal: s, conn: conn, said: first, opened: make(chan error, 1), done: make(chan struct{}), waits: conn.Waits}
-	s.in.wg.Go(o.ask)
+	s.in.team.Go(o.ask)
 	select {
 	case err = <-o.opened:
 		if err == nil {
@@ -81,7 +81,7 @@ func (s *Steal) offer(conn protocol.Incoming, first said) (stream net.Conn, ahea
 	}
 	o.end()
 	if err != nil {
-		s.in.wg.Go(o.close)
+		s.in.team.Go(o.close)
 		_, refused := errors.AsType[*protocol.Error](err)
 		if !refused && !o.waits && o.ahead > 0 {
 			err = fmt.Errorf("%w: %w", httpfilter.ErrUnsure, err)
@@ -144,7 +144,7 @@ func (o *offer) grant(ctx context.Context) error {
 	}
 	o.waits, o.done = false, make(chan struct{})
 	granted := make(chan error, 1)
-	o.steal.in.wg.Go(func() {
+	o.steal.in.team.Go(func() {
 		defer close(o.done)
 		_, err := o.stream.Write(protocol.Granted())
 		granted <- err

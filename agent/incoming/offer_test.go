@@ -491,7 +491,7 @@ func TestRefusedNowAndThen(t *testing.T) {
 			tr.Protocols.SetHTTP1(!way.http2)
 			tr.Protocols.SetHTTP2(way.tls && way.http2)
 			tr.Protocols.SetUnencryptedHTTP2(!way.tls && way.http2)
-			alice := &fickle{Client: relayedTo(t, server(t, "alice")), refusing: newCrew(t)}
+			alice := &fickle{Client: relayedTo(t, server(t, "alice")), refusing: newGoroutines(t)}
 			steal(t, in, q, alice)
 			var byAlice, byPod int
 			for i := range 24 {
@@ -521,7 +521,7 @@ func TestRefusedNowAndThen(t *testing.T) {
 type fickle struct {
 	Client
 	opened   atomic.Int32
-	refusing *crew
+	refusing *goroutines
 }
 
 func (f *fickle) Open() (net.Conn, error) {

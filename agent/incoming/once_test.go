@@ -149,10 +149,10 @@ func TestOnceRefused(t *testing.T) {
 			in := newTest(t)
 			pod := netip.MustParseAddrPort(server(t, "pod"))
 			var offers atomic.Int32
-			crew := newCrew(t)
+			own := newGoroutines(t)
 			steal(t, in, protocol.Steal{Port: pod.Port(), Filter: user("alice"), Once: true, Arm: 1}, holder(func() (net.Conn, error) {
 				theirs, ours := newStream()
-				crew.Go(func() {
+				own.Go(func() {
 					defer theirs.Close()
 					if agenttest.ReadRequest(theirs, protocol.KindIncoming, new(protocol.Incoming)) == nil {
 						offers.Add(1)

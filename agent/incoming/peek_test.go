@@ -24,10 +24,10 @@ import (
 
 // relayedTo is a holder whose debuggee listens at addr.
 func relayedTo(t *testing.T, addr string) Client {
-	crew := newCrew(t)
+	own := newGoroutines(t)
 	return holder(func() (net.Conn, error) {
 		theirs, ours := newStream()
-		crew.Go(func() {
+		own.Go(func() {
 			defer theirs.Close()
 			if _, err := protocol.ReadFrame(theirs); err != nil ||
 				protocol.WriteMessage(theirs, protocol.KindIncoming, protocol.IncomingReply{}, nil) != nil {

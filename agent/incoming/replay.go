@@ -107,7 +107,7 @@ func (n *nobody) Dial() (httpfilter.Conn, error) {
 		})}
 		srv.Protocols.SetHTTP1(true)
 		srv.Protocols.SetUnencryptedHTTP2(true)
-		n.in.wg.Go(func() { _ = srv.Serve(n) })
+		n.in.team.Go(func() { _ = srv.Serve(n) })
 		context.AfterFunc(n.in.life, func() { srv.Close() })
 	})
 	ours, theirs := newDuplex()

@@ -241,7 +241,7 @@ func (s *Steal) settle() error {
 	if which == protocol.FlushAll { // it is of the beginning: the pod's of a pause are left to come to their end
 		s.flushes = protocol.FlushIdle
 	}
-	s.in.wg.Go(func() { s.flush(ctx, which, sync.OnceFunc(func() { close(flushed) })) })
+	s.in.team.Go(func() { s.flush(ctx, which, sync.OnceFunc(func() { close(flushed) })) })
 	return nil
 }
 
@@ -288,5 +288,5 @@ func (s *Steal) relay(ctx context.Context, r *record, conn *net.TCPConn, stream 
 		stream.Close()
 		return err
 	}
-	return protocol.RelayWatched(conn, stream, r)
+	return protocol.RelayBy(s.in.team, conn, stream, r)
 }

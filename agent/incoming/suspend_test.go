@@ -18,16 +18,16 @@ import (
 	"mirrord/protocol"
 )
 
-// A crew is the goroutines of a holder. Once the test is over none begins: the agent may
+// goroutines are a holder's. Once the test is over none begins: the agent may
 // still be opening streams to it.
-type crew struct {
+type goroutines struct {
 	mu   sync.Mutex
 	over bool // guarded by mu
 	wg   sync.WaitGroup
 }
 
-func newCrew(t *testing.T) *crew {
-	c := new(crew)
+func newGoroutines(t *testing.T) *goroutines {
+	c := new(goroutines)
 	t.Cleanup(func() {
 		c.mu.Lock()
 		c.over = true
@@ -37,7 +37,7 @@ func newCrew(t *testing.T) *crew {
 	return c
 }
 
-func (c *crew) Go(f func()) {
+func (c *goroutines) Go(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.over {
@@ -48,12 +48,12 @@ func (c *crew) Go(f func()) {
 // A debuggee is a holder that takes every connection and echoes it, with its
 // own name before.
 type debuggee struct {
-	*crew
+	*goroutines
 }
 
 const debuggeeSays = "debuggee:"
 
-func newDebuggee(t *testing.T) *debuggee { return &debuggee{newCrew(t)} }
+func newDebuggee(t *testing.T) *debuggee { return &debuggee{newGoroutines(t)} }
 
 func (*debuggee) Name() string { return "client test" }
 

@@ -18,6 +18,7 @@ import (
 
 	"mirrord/agent/files"
 	"mirrord/protocol"
+	"mirrord/protocol/crew"
 	"mirrord/protocol/link"
 )
 
@@ -116,8 +117,8 @@ func (c *client) serve(conn *link.Conn, as **channel) {
 	c.mu.Lock()
 	*as = &channel{conn, session}
 	c.mu.Unlock()
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	team := crew.New()
+	defer team.Wait()
 	defer session.Close()
 	defer context.AfterFunc(c.ctx, func() { session.Close() })()
 	for {
@@ -126,7 +127,7 @@ func (c *client) serve(conn *link.Conn, as **channel) {
 			c.end(fmt.Errorf("%v link: %w", conn.Channel(), cmp.Or(conn.Err(), err)))
 			return
 		}
-		wg.Go(func() { c.stream(stream) })
+		team.Go(func() { c.stream(stream) })
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
+	"mirrord/protocol/crew"
 	"mirrord/protocol/socket"
 )
 
@@ -36,6 +37,8 @@ type Peer struct {
 // Incoming delivers stolen connections to debuggees' listeners and knows by
 // its source who is behind each.
 type Incoming struct {
+	team *crew.Crew
+
 	mu    sync.Mutex
 	peers map[netip.AddrPort]*Peer // guarded by mu, by source
 	ended []ended                  // guarded by mu; those of peers that have, in turn
@@ -48,8 +51,11 @@ type ended struct {
 	at     time.Time
 }
 
-// NewIncoming makes one that has delivered nothing.
-func NewIncoming() *Incoming { return &Incoming{peers: map[netip.AddrPort]*Peer{}} }
+// NewIncoming makes one that has delivered nothing. What it relays beside who delivers
+// is of team.
+func NewIncoming(team *crew.Crew) *Incoming {
+	return &Incoming{team: team, peers: map[netip.AddrPort]*Peer{}}
+}
 
 // Peer tells who is behind the connection made from source.
 func (in *Incoming) Peer(source netip.AddrPort) (Peer, bool) {
@@ -109,7 +115,7 @@ func (in *Incoming) Deliver(ctx context.Context, stream *Offer, peer Peer, liste
 	doom(conn)
 	w = watching(w)
 	w.Answered(nil)
-	w.Ended(protocol.RelayWatched(conn, stream, w))
+	w.Ended(protocol.RelayBy(in.team, conn, stream, w))
 	return nil
 }
 

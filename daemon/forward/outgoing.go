@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"mirrord/protocol"
+	"mirrord/protocol/crew"
 	"mirrord/protocol/socket"
 )
 
@@ -48,7 +49,7 @@ type Outgoing struct {
 	v4, v6 *socket.Listener // v6: nil where the machine has none
 	ctx    context.Context  // until Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	team   *crew.Crew
 
 	mu      sync.Mutex
 	closed  bool                         // guarded by mu
@@ -65,7 +66,7 @@ type waiting struct {
 
 // NewOutgoing opens the endpoints.
 func NewOutgoing(log *slog.Logger, dial Dial) (*Outgoing, error) {
-	o := &Outgoing{log: log, dial: dial, waits: map[netip.AddrPort]*waiting{}, live: map[protocol.Ending]net.Conn{}}
+	o := &Outgoing{log: log, dial: dial, waits: map[netip.AddrPort]*waiting{}, live: map[protocol.Ending]net.Conn{}, team: crew.New()}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	var err error
 	if o.v4, err = socket.Listen(netip.MustParseAddrPort("127.0.0.1:0")); err != nil {
@@ -76,7 +77,7 @@ func NewOutgoing(log *slog.Logger, dial Dial) (*Outgoing, error) {
 	}
 	for _, l := range []*socket.Listener{o.v4, o.v6} {
 		if l != nil {
-			o.wg.Go(func() { o.accept(l) })
+			o.team.Go(func() { o.accept(l) })
 		}
 	}
 	return o, nil
@@ -158,7 +159,7 @@ func (o *Outgoing) accept(l *socket.Listener) {
 			c.Close()
 			continue
 		}
-		o.wg.Go(func() { o.relay(c, w.stream, w.watch) })
+		o.team.Go(func() { o.relay(c, w.stream, w.watch) })
 	}
 }
 
@@ -178,7 +179,7 @@ func (o *Outgoing) pair(c *socket.TCP) *waiting {
 
 // relay has a connection that is doomed.
 func (o *Outgoing) relay(c protocol.Ending, stream net.Conn, w Watch) {
-	err := protocol.RelayWatched(c, stream, w)
+	err := protocol.RelayBy(o.team, c, stream, w)
 	w.Ended(err)
 	o.log.Debug("outgoing connection ended", "err", err)
 	o.mu.Lock()
@@ -204,7 +205,7 @@ func (o *Outgoing) Close() {
 		stream.SetDeadline(time.Unix(1, 0))
 	}
 	o.mu.Unlock()
-	o.wg.Wait()
+	o.team.Wait()
 }
 
 // doom makes a connection end by ECONNRESET if its end is not an orderly one,

@@ -60,7 +60,7 @@ func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort,
 		o.mu.Unlock()
 		return Endpoint{}, net.ErrClosed
 	}
-	o.wg.Add(1)
+	o.team.Add(1)
 	o.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(o.ctx, cancel)
@@ -73,7 +73,7 @@ func (o *Outgoing) ConnectAsync(ctx context.Context, dst, source netip.AddrPort,
 	release := func() {
 		stop()
 		cancel()
-		o.wg.Done()
+		o.team.Done()
 	}
 	timer := time.NewTimer(hold)
 	defer timer.Stop()

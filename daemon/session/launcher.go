@@ -16,6 +16,7 @@ import (
 	"mirrord/daemon/forward"
 	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
+	"mirrord/protocol/crew"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 	"mirrord/protocol/socket"
@@ -69,11 +70,11 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 		l.s.detach(l)
 		m.endUnused(l.s, "its launchers are gone")
 	}()
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	team := crew.New()
+	defer team.Wait()
 	defer cancel()
-	wg.Go(l.tellNotices)
-	wg.Go(l.sweepNodes)
+	team.Go(l.tellNotices)
+	team.Go(l.sweepNodes)
 	calls := make(chan struct{}, maxCalls)
 	for {
 		request, err := l.read()
@@ -88,7 +89,7 @@ func serveLauncher(ctx context.Context, m *Manager, conn *net.UnixConn) error {
 			continue
 		}
 		calls <- struct{}{}
-		wg.Go(func() {
+		team.Go(func() {
 			defer func() { <-calls }()
 			l.answer(request)
 		})

@@ -34,7 +34,7 @@ func relayed(b *testing.B, watch protocol.Watch) (client, server net.Conn) {
 	daemon, server := pair()
 	done := make(chan error, 2)
 	go func() { done <- protocol.Relay(agent.(*net.TCPConn), theirs) }()
-	go func() { done <- protocol.RelayWatched(daemon.(*net.TCPConn), ours, watch) }()
+	go func() { done <- protocol.RelayBy(nil, daemon.(*net.TCPConn), ours, watch) }()
 	b.Cleanup(func() { client.Close(); server.Close(); <-done; <-done })
 	return client, server
 }

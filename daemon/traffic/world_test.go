@@ -72,7 +72,7 @@ func newWorld(t *testing.T, l net.Listener) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := forward.NewIncoming()
+	in := forward.NewIncoming(nil)
 	at := forward.Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"mirrord/protocol"
+	"mirrord/protocol/crew"
 	"mirrord/protocol/link"
 )
 
@@ -37,7 +38,7 @@ type Tunnel struct {
 	cancel        context.CancelFunc
 	done          chan struct{} // closed with err
 	err           error         // set before done is closed
-	ended         sync.WaitGroup
+	ended         *crew.Crew
 	lanes         lanes
 
 	mu     sync.Mutex
@@ -61,7 +62,7 @@ func Open(ctx context.Context, log *slog.Logger, who protocol.Client, id link.ID
 	if err != nil {
 		return nil, err
 	}
-	t := &Tunnel{log: log, done: make(chan struct{}), steals: map[uint64]Handler{}, lanes: lanes{rest: readersRest}}
+	t := &Tunnel{log: log, done: make(chan struct{}), ended: crew.New(), steals: map[uint64]Handler{}, lanes: lanes{rest: readersRest}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	if t.control, err = t.channel(l); err != nil {
 		return nil, err
