@@ -67,7 +67,7 @@ type Conn struct {
 
 	mu      sync.Mutex
 	cur     *wire         // guarded by mu; the connection in use, nil between two
-	out     ring          // guarded by mu; [acknowledged, written)
+	out     backlog       // guarded by mu; [acknowledged, written)
 	teller  teller        // guarded by mu; of what is written
 	sent    uint64        // guarded by mu; of out, on cur
 	lingers bool          // guarded by mu; what is not sent may wait until lingered
@@ -81,7 +81,7 @@ type Conn struct {
 func newConn(log *slog.Logger, ch Channel) *Conn {
 	c := &Conn{
 		log: log.With("channel", ch), channel: ch, done: make(chan struct{}),
-		out: newRing(ch.replay()), ackEvery: uint64(ch.replay() / 8),
+		out: backlog{max: ch.replay()}, ackEvery: uint64(ch.replay() / 8),
 	}
 	c.toNext.L, c.toWrite.L = &c.mu, &c.mu
 	c.lingered = time.AfterFunc(linger, c.hurry)
@@ -143,7 +143,8 @@ func (c *Conn) attach(nc net.Conn, peer uint64) (*wire, error) {
 		nc.Close()
 		return nil, c.err
 	}
-	c.out.start, c.sent, c.lingers = peer, peer, false
+	c.out.forget(peer)
+	c.sent, c.lingers = peer, false
 	c.acked.Store(c.received.Load())
 	c.use(w)
 	return w, nil
@@ -315,7 +316,7 @@ func (c *Conn) acknowledged(off uint64) error {
 	if off < c.out.start || off > c.sent {
 		return fmt.Errorf("acknowledging %d of [%d,%d]: %w", off, c.out.start, c.sent, errFrame)
 	}
-	c.out.start = off
+	c.out.forget(off)
 	c.toWrite.Broadcast()
 	return nil
 }

@@ -341,6 +341,37 @@ func FuzzReadOpening(f *testing.F) {
 	})
 }
 
+// A backlog has what was added and is not given up, where it was, and no more memory than
+// that takes.
+func TestBacklog(t *testing.T) {
+	l := backlog{max: 3 << 20}
+	of := func(off uint64) byte { return byte(off * 7 / 3) }
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 3000 {
+		more := make([]byte, min(r.IntN(300<<10), l.max-l.used()))
+		for i := range more {
+			more[i] = of(l.end + uint64(i))
+		}
+		l.append(more)
+		for off := l.start; off < l.end; {
+			part := l.at(off)
+			if len(part) == 0 || part[0] != of(off) || part[len(part)-1] != of(off+uint64(len(part))-1) {
+				t.Fatalf("at %d of [%d,%d) are %d other bytes", off, l.start, l.end, len(part))
+			}
+			off += uint64(len(part))
+		}
+		if r.IntN(2) == 0 {
+			l.forget(l.start + r.Uint64N(uint64(l.used())+1))
+		}
+		if r.IntN(20) == 0 {
+			l.forget(l.end)
+		}
+	}
+	if n := len(l.blocks) + len(l.free); n > l.max/blockSize+1 {
+		t.Errorf("there are %d blocks", n)
+	}
+}
+
 // A link that has moved much and then nothing gives its buffer back, but none
 // that still holds something, and goes on as before.
 func TestRest(t *testing.T) {
@@ -348,16 +379,16 @@ func TestRest(t *testing.T) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.out.append(make([]byte, muchMoved/2))
-	c.out.start = c.out.end
+	c.out.forget(c.out.end)
 	c.out.append(make([]byte, muchMoved/2+100))
-	grown := len(c.out.buf)
+	grown := len(c.out.blocks)
 	c.rest()
-	if c.rest(); len(c.out.buf) != grown {
+	if c.rest(); len(c.out.blocks) != grown {
 		t.Fatal("what is not acknowledged was given back")
 	}
-	c.out.start = c.out.end
-	if c.rest(); len(c.out.buf) != firstRing {
-		t.Errorf("the buffer has %d bytes", len(c.out.buf))
+	c.out.forget(c.out.end)
+	if c.rest(); len(c.out.blocks)+len(c.out.free) != 0 {
+		t.Errorf("%d blocks are in use, and %d free", len(c.out.blocks), len(c.out.free))
 	}
 	want := []byte("goes on")
 	at := c.out.end
@@ -366,7 +397,7 @@ func TestRest(t *testing.T) {
 		t.Errorf("%q was kept as %q", want, got)
 	}
 	for range 2 {
-		c.out.start = c.out.end
+		c.out.forget(c.out.end)
 		if c.rest(); c.rests.freed != c.out.end-uint64(len(want)) {
 			t.Error("memory was given back for little")
 		}
