@@ -18,12 +18,23 @@ type accepted struct {
 	kept bool // it was to be given before
 }
 
+// quickAccept: who does not ask for the client is given a connection by the kernel
+// itself (see unasked), unless the debuggee has asked before: what an accept has taken
+// and could not give is the next one's, whether that asks or not.
 func quickAccept(c *call) bool {
-	if c.l.sockets.some.Load() == 0 {
+	s := &c.l.sockets
+	asks := c.Args[1] != 0
+	if s.some.Load() == 0 || !asks && !s.asked.Load() {
 		return true
 	}
-	k := c.l.sockets.get(c.socketInode())
-	return k == nil || !k.stolen.Load()
+	k := s.get(c.socketInode())
+	if k == nil || !k.stolen.Load() {
+		return true
+	}
+	if asks {
+		s.asked.Store(true)
+	}
+	return false
 }
 
 // slowAccept accepts for the debuggee, to tell it the real client. A connection
@@ -41,7 +52,9 @@ func slowAccept(c *call) answer {
 	for {
 		switch a, errno := c.l.accept(k, d); {
 		case errno == 0:
-			c.l.names(a.sock)
+			if c.Args[1] != 0 {
+				c.l.names(a.sock)
+			}
 			return c.hand(k, d.domain, a)
 		case errno != unix.EAGAIN || d.async:
 			return none(errno)
@@ -78,7 +91,7 @@ func (c *call) acceptNow(f *flight) (ans answer, how progress) {
 		return ans, nothing
 	case errno != 0:
 		return none(errno), answered
-	case !a.sock.delivered():
+	case c.Args[1] == 0 || !a.sock.delivered():
 		return c.hand(k, d.domain, a), answered
 	}
 	domain := d.domain
@@ -116,22 +129,26 @@ func (c *call) hand(k *sock, domain int, a accepted) answer {
 			return failWith(err)
 		}
 	}
-	peer := a.sock.peer
-	if !peer.IsValid() { // a connection of this machine
-		peer = a.sock.source
+	if c.Args[1] != 0 {
+		peer := a.sock.peer
+		if !peer.IsValid() { // a connection of this machine
+			peer = a.sock.source
+		}
+		c.l.tellFamily(k.local.Port(), peer, domain)
+		writes, errno := c.writeSockaddr(peer, domain, c.Args[1], c.Args[2])
+		if errno != 0 {
+			k.keep(a)
+			return fail(errno)
+		}
+		ans.writes = writes
 	}
-	c.l.tellFamily(k.local.Port(), peer, domain)
-	writes, errno := c.writeSockaddr(peer, domain, c.Args[1], c.Args[2])
-	if errno != 0 {
-		k.keep(a)
-		return fail(errno)
-	}
-	ans.writes = writes
 	return ans
 }
 
 // accept takes a connection if there is one, and never blocks: all accepts of
-// a stolen port that ask for the client come through here, one at a time.
+// a stolen port come through here, one at a time, from the first that asks for the
+// client. (Should one from before still wait in the kernel, at a listener that blocks,
+// it could take the connection that is there. No program is known to do that.)
 func (l *Layer) accept(k *sock, d *duplicate) (accepted, unix.Errno) {
 	a, errno := k.take(d)
 	var st unix.Stat_t
@@ -160,8 +177,7 @@ func (k *sock) take(d *duplicate) (a accepted, errno unix.Errno) {
 	return accepted{fd: fd, sock: &sock{source: from}}, 0
 }
 
-// keep has a connection wait for the next accept that asks for the client. A debuggee
-// is taken not to ask of one listener both ways.
+// keep has a connection wait for the next accept.
 func (k *sock) keep(a accepted) {
 	a.kept = true
 	k.mu.Lock()
@@ -173,8 +189,7 @@ func (k *sock) keep(a accepted) {
 // it: others are of this machine.
 func (k *sock) delivered() bool { return k.source.Addr().IsLoopback() }
 
-// unasked is a connection that the debuggee has accepted without asking for the client,
-// as far as d is one.
+// unasked is a connection that the kernel gave the debuggee, as far as d is one.
 func (l *Layer) unasked(d *duplicate) *sock {
 	if !d.tcp() || !l.sockets.came(d.own()) {
 		return nil

@@ -126,9 +126,8 @@ var hooks = [...]hook{
 	{on(seccomp.Getpeername), socketNames, no, no, no, quickName, slowName},
 	{on(seccomp.Bind), binds, no, no, no, quickBind, slowBind},
 	{on(seccomp.Listen), incoming, no, no, no, quickListen, slowListen},
-	// A connection whose client is not asked for is the kernel's to give; slowName knows it.
-	{seccomp.Rule{Call: seccomp.Accept, Arg: 1, Test: seccomp.NotNull}, incoming, no, no, no, quickAccept, slowAccept},
-	{seccomp.Rule{Call: seccomp.Accept4, Arg: 1, Test: seccomp.NotNull}, incoming, no, no, no, quickAccept, slowAccept},
+	{on(seccomp.Accept), incoming, no, no, no, quickAccept, slowAccept},
+	{on(seccomp.Accept4), incoming, no, no, no, quickAccept, slowAccept},
 
 	{on(seccomp.Execve), programs, no, 0, no, quickExec, slowExec},
 	{on(seccomp.Execveat), programs, 0, 1, 4, quickExec, slowExec},

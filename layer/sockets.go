@@ -49,7 +49,9 @@ type sock struct {
 // sockets knows the debuggee's sockets by inode, which survives dup, fork and
 // passing, so that neither close nor dup need be hooked.
 type sockets struct {
-	some   atomic.Int64 // len(byInode) and len(doors), for the receiver
+	some   atomic.Int64 // len(byInode), for the receiver
+	stole  atomic.Bool  // doors has any
+	asked  atomic.Bool  // an accept of a stolen port has asked for the client
 	sweeps sync.WaitGroup
 
 	mu       sync.Mutex                        // the receiver takes it: nothing waits under it, no lock is taken under it
@@ -88,15 +90,12 @@ func (s *sockets) get(inode uint64) *sock {
 	return s.byInode[inode]
 }
 
-// count is called with mu held.
-func (s *sockets) count() { s.some.Store(int64(len(s.byInode) + len(s.doors))) }
-
 // opened notes where a listener is to whom the daemon connects.
 func (s *sockets) opened(door netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.doors[door] = struct{}{}
-	s.count()
+	s.stole.Store(true)
 }
 
 // came tells whether a connection that has the local address at came to such a listener.
@@ -111,7 +110,7 @@ func (s *sockets) put(inode uint64, k *sock) {
 	k.born = time.Now()
 	s.mu.Lock()
 	s.byInode[inode] = k
-	s.count()
+	s.some.Store(int64(len(s.byInode)))
 	sweep := len(s.byInode) >= s.sweepAt
 	if sweep {
 		s.sweepAt = 2 * len(s.byInode)
@@ -128,7 +127,7 @@ func (s *sockets) forget(inode uint64) *sock {
 	defer s.mu.Unlock()
 	k := s.byInode[inode]
 	delete(s.byInode, inode)
-	s.count()
+	s.some.Store(int64(len(s.byInode)))
 	return k
 }
 
@@ -155,7 +154,7 @@ func (s *sockets) sweep() {
 			closed = append(closed, k)
 		}
 	}
-	s.count()
+	s.some.Store(int64(len(s.byInode)))
 	s.sweepAt = max(firstSweep, 2*len(s.byInode))
 	s.mu.Unlock()
 	for _, k := range closed {
@@ -242,35 +241,20 @@ func (c *call) socketInode() uint64 {
 	if c.socket != 0 {
 		return c.socket
 	}
-	err := c.glance(func(fd int) error {
-		if _, errno := rawOption(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); errno != 0 {
-			return errno
-		}
-		var st unix.Stat_t
-		if rawFstat(fd, &st) == 0 {
-			c.socket = st.Ino
-		}
-		return nil
-	})
-	if errors.Is(err, unix.ENOTSOCK) {
-		return 0
-	}
-	return c.inode()
-}
-
-// glance shows see a duplicate of the call's socket, in the receiver. An error of see's
-// says that it is none.
-func (c *call) glance(see func(fd int) error) error {
 	n, err := c.l.listener.Duplicate(c.TID, int32(c.Args[0]))
 	if err != nil {
-		return err
+		return c.inode()
 	}
-	if err = see(n); err != nil {
+	if _, errno := rawOption(n, unix.SOL_SOCKET, unix.SO_DOMAIN); errno != 0 {
 		c.l.team.Go(func() { unix.Close(n) }) // which waits for some files
-		return err
+		return 0
+	}
+	var st unix.Stat_t
+	if rawFstat(n, &st) == 0 {
+		c.socket = st.Ino
 	}
 	seccomp.Close(n)
-	return nil
+	return c.inode()
 }
 
 // A duplicate is our descriptor of a socket of the debuggee.

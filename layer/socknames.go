@@ -1,30 +1,17 @@
 package layer
 
 import (
-	"net/netip"
-
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/seccomp"
-	"mirrord/protocol/socket"
 )
 
-// quickName: a socket that nothing is known of is what it seems, unless the debuggee may
-// have accepted it unasked.
+// quickName: a socket that nothing is known of is what it seems, unless it may be a
+// connection that the kernel gave the debuggee. That is not for the receiver to see: to
+// ask a connection for its address can take as long as a write(2) to it.
 func quickName(c *call) bool {
 	s := &c.l.sockets
-	return s.some.Load() == 0 || s.get(c.inode()) == nil && (c.socket == 0 || !c.came())
-}
-
-// came tells whether the call's socket may be a connection to a listener of the
-// debuggee's that has a port of the target.
-func (c *call) came() bool {
-	var at netip.AddrPort
-	err := c.glance(func(fd int) (err error) {
-		at, err = socket.LocalAddr(fd)
-		return err
-	})
-	return err != nil || c.l.sockets.came(at) // slowName tells why there is no duplicate
+	return !s.stole.Load() && (s.some.Load() == 0 || s.get(c.inode()) == nil)
 }
 
 // slowName tells what the debuggee must see, in its socket's own family.

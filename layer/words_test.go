@@ -108,7 +108,7 @@ var said = map[seccomp.Call]words{
 	seccomp.Getpeername: {"the peer that the target sees", ""},
 	seccomp.Bind:        {"binds on loopback. A unix socket is made on this machine, whosever its directory is, and while it is there its path is this machine's for every call; where such a path has a socket that no process has, it is removed before", ""},
 	seccomp.Listen:      {"waits until the target's port is taken, or copied; of two listeners of a port, one for each family, each gets its family's clients", ""},
-	seccomp.Accept:      {"with room for an address: tells the real client's; of an IPv6 client, where the debuggee listens on IPv4 alone, 0.0.0.0 and its port", ""},
+	seccomp.Accept:      {"tells the real client's address; of an IPv6 client, where the debuggee listens on IPv4 alone, 0.0.0.0 and its port", ""},
 	seccomp.Accept4:     {"as accept", ""},
 	seccomp.Execve:      {"of a program that is the target's: EACCES, or ENOENT where it has none, and the user is told", ""},
 	seccomp.Execveat:    {"as execve", ""},

@@ -50,8 +50,7 @@ const maxTries = 10 // to take a port from others, who may be quicker
 // Incoming is the stealing and mirroring of one network namespace's ports.
 //
 // Goroutines: one for each listener, a few for each stolen connection, some that
-// wait for the next one,
-// and those of mirrors; all are gone when Close returns.
+// wait for the next one, and those of mirrors; all are gone when Close returns.
 type Incoming struct {
 	Counts Counts
 

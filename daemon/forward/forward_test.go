@@ -153,7 +153,7 @@ func TestIncomingKnowsThePeerBeforeAccept(t *testing.T) {
 	}
 	defer l.Close()
 	ours, agent := streams(t)
-	in := NewIncoming(nil)
+	in := newIncoming(t)
 	want := Peer{Client: netip.MustParseAddrPort("10.244.0.9:51000"), Local: netip.MustParseAddrPort("10.244.0.7:8080")}
 	done := make(chan error)
 	go func() {
@@ -189,7 +189,7 @@ func TestIncomingLastWords(t *testing.T) {
 	defer end()
 	done := make(chan error)
 	go func() {
-		done <- NewIncoming(nil).Deliver(ctx, NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+		done <- newIncoming(t).Deliver(ctx, NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	}()
 	c, err := l.Accept()
 	if err != nil {
@@ -224,7 +224,7 @@ func TestIncomingLastWords(t *testing.T) {
 
 // A source that was given to another connection is that one's.
 func TestIncomingForgetsNoSuccessor(t *testing.T) {
-	in := NewIncoming(nil)
+	in := newIncoming(t)
 	source := netip.MustParseAddrPort("127.0.0.1:40000")
 	first, second := &Peer{}, &Peer{Client: netip.MustParseAddrPort("10.244.0.9:51000")}
 	in.peers[source] = second
@@ -245,7 +245,7 @@ func TestIncomingLeavesTheStreamWhereNobodyListens(t *testing.T) {
 	}
 	l.Close()
 	ours, _ := streams(t)
-	err = NewIncoming(nil).Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+	err = newIncoming(t).Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
 	}
@@ -270,7 +270,7 @@ func TestIncomingToAFullQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at, in := Listener{Addr: addrPort(sa)}, NewIncoming(nil)
+	at, in := Listener{Addr: addrPort(sa)}, newIncoming(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for err == nil { // until there is no room
@@ -295,7 +295,7 @@ func TestIncomingKnowsTheListener(t *testing.T) {
 	l.Close()
 	foreign, other := listener(t, addr.String(), false)
 	ours, agent := streams(t)
-	in := NewIncoming(nil)
+	in := newIncoming(t)
 	err := in.Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: addr, Inodes: []uint64{ino}}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
@@ -345,7 +345,7 @@ func TestIncomingBeginsAhead(t *testing.T) {
 	if err := protocol.WriteDatagram(agent, []byte(first)); err != nil {
 		t.Fatal(err)
 	}
-	in, offer := NewIncoming(nil), NewOffer(ours, false)
+	in, offer := newIncoming(t), NewOffer(ours, false)
 	err = in.Deliver(t.Context(), offer, Peer{}, Listener{Addr: nowhere.Addr().(*net.TCPAddr).AddrPort()}, nil)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Fatalf("Deliver = %v", err)
@@ -398,7 +398,7 @@ func TestIncomingAnswerLingers(t *testing.T) {
 		}
 		done := make(chan error, 1)
 		go func() {
-			done <- NewIncoming(nil).Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
+			done <- newIncoming(t).Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil)
 		}()
 		c, err := l.Accept()
 		if err != nil {
@@ -436,7 +436,7 @@ func TestIncomingIsGranted(t *testing.T) {
 			}
 			defer l.Close()
 			ours, agent := streams(t)
-			in, offer := NewIncoming(nil), NewOffer(ours, false)
+			in, offer := newIncoming(t), NewOffer(ours, false)
 			say := func(words string) {
 				if words == "" {
 					return
@@ -504,11 +504,17 @@ func TestDeliverTooLate(t *testing.T) {
 	defer l.Close()
 	ours, theirs := net.Pipe()
 	theirs.Close()
-	in := NewIncoming(nil)
+	in := newIncoming(t)
 	if err := in.Deliver(t.Context(), NewOffer(ours, false), Peer{}, Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}, nil); !errors.Is(err, io.EOF) {
 		t.Errorf("Deliver = %v", err)
 	}
 	if len(in.peers) > 0 {
 		t.Error("the debuggee got a connection")
 	}
+}
+
+func newIncoming(t *testing.T) *Incoming {
+	in := NewIncoming()
+	t.Cleanup(in.Close)
+	return in
 }

@@ -35,7 +35,8 @@ type Peer struct {
 }
 
 // Incoming delivers stolen connections to debuggees' listeners and knows by
-// its source who is behind each.
+// its source who is behind each. Goroutines: one for each connection beside who
+// delivers it, and some that wait for the next; they are gone when Close returns.
 type Incoming struct {
 	team *crew.Crew
 
@@ -51,11 +52,13 @@ type ended struct {
 	at     time.Time
 }
 
-// NewIncoming makes one that has delivered nothing. What it relays beside who delivers
-// is of team.
-func NewIncoming(team *crew.Crew) *Incoming {
-	return &Incoming{team: team, peers: map[netip.AddrPort]*Peer{}}
+// NewIncoming makes one that has delivered nothing.
+func NewIncoming() *Incoming {
+	return &Incoming{team: crew.New(), peers: map[netip.AddrPort]*Peer{}}
 }
+
+// Close ends its goroutines. Nothing is being delivered.
+func (in *Incoming) Close() { in.team.Wait() }
 
 // Peer tells who is behind the connection made from source.
 func (in *Incoming) Peer(source netip.AddrPort) (Peer, bool) {

@@ -10,7 +10,7 @@ import (
 // Who is behind a connection is known for a while after its end, each for its own.
 func TestPeersAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		in := NewIncoming(nil)
+		in := newIncoming(t)
 		source := func(i int) netip.AddrPort {
 			return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(1000+i))
 		}

@@ -71,7 +71,7 @@ func TestDeliverTLS(t *testing.T) {
 			w := newWatched()
 			done := make(chan error, 1)
 			go func() {
-				done <- NewIncoming(nil).Deliver(t.Context(), NewOffer(ours, false), Peer{TLS: &protocol.Opened{ServerName: "shop", Protocol: test.protocol}},
+				done <- newIncoming(t).Deliver(t.Context(), NewOffer(ours, false), Peer{TLS: &protocol.Opened{ServerName: "shop", Protocol: test.protocol}},
 					Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort(), TLS: d}, w)
 			}()
 			if strings.Contains(test.want, " ") {

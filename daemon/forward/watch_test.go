@@ -171,7 +171,7 @@ func TestWatchIncoming(t *testing.T) {
 	w := newWatched()
 	at := Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}
 	done := make(chan error)
-	go func() { done <- NewIncoming(nil).Deliver(t.Context(), NewOffer(ours, false), Peer{}, at, w) }()
+	go func() { done <- newIncoming(t).Deliver(t.Context(), NewOffer(ours, false), Peer{}, at, w) }()
 	c, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func TestWatchIncoming(t *testing.T) {
 	l.Close()
 	nobody := newWatched()
 	ours, _ = streams(t)
-	if err := NewIncoming(nil).Deliver(t.Context(), NewOffer(ours, false), Peer{}, at, nobody); !errors.Is(err, syscall.ECONNREFUSED) {
+	if err := newIncoming(t).Deliver(t.Context(), NewOffer(ours, false), Peer{}, at, nobody); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Deliver = %v", err)
 	}
 	nobody.wants(t) // it is not the debuggee's

@@ -19,7 +19,6 @@ import (
 	"mirrord/daemon/traffic"
 	"mirrord/daemon/tunnel"
 	"mirrord/protocol"
-	"mirrord/protocol/crew"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 )
@@ -35,7 +34,6 @@ type Session struct {
 	outgoing  *forward.Outgoing
 	datagrams *forward.Datagrams
 	incoming  *forward.Incoming
-	relays    *crew.Crew // of incoming
 	traffic   *traffic.Source
 	ctx       context.Context // until the session ends
 	cancel    context.CancelFunc
@@ -77,9 +75,8 @@ type Session struct {
 }
 
 func newSession(log *slog.Logger, id string, a *agent, t target, e *events, cfg *config.Config) (*Session, error) {
-	relays := crew.New()
 	s := &Session{
-		id: id, log: log.With("session", id), started: time.Now(), incoming: forward.NewIncoming(relays), relays: relays,
+		id: id, log: log.With("session", id), started: time.Now(), incoming: forward.NewIncoming(),
 		events: e, config: cfg, whileRestarting: cfg.Incoming.WhileRestarting, whileStopped: cfg.Incoming.WhileStopped, still: cfg.Pause,
 		holders: 1, listeners: map[uint16]*listener{}, told: map[string]bool{}, taken: map[uint16]chan struct{}{}, launchers: map[*launcher]bool{}, visitors: map[*launcher]bool{},
 	}
@@ -285,7 +282,7 @@ func (s *Session) close() {
 	s.outgoing.Close()
 	s.datagrams.Close()
 	s.wg.Wait()
-	s.relays.Wait()
+	s.incoming.Close()
 	s.traffic.Close()
 }
 

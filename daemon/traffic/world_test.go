@@ -72,7 +72,8 @@ func newWorld(t *testing.T, l net.Listener) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := forward.NewIncoming(nil)
+	in := forward.NewIncoming()
+	w.t.Cleanup(in.Close)
 	at := forward.Listener{Addr: l.Addr().(*net.TCPAddr).AddrPort()}
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -216,6 +216,39 @@ print(c.getsockname())`, port))
 	}
 }
 
+// Who has no room for a connection may take it without asking, to close it (as
+// libraries do that keep a descriptor for that): its client does not wait for ever.
+func TestServerWithoutRoom(t *testing.T) {
+	w := newWorld(t)
+	port := freePort(t)
+	ended := make(chan error, 1)
+	go func() {
+		c, err := w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40000"))
+		if err == nil {
+			_, err = io.ReadAll(c)
+			c.Close()
+		}
+		ended <- err
+		if c, err = w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40001")); err == nil { // what the program waits for
+			c.Close()
+		}
+	}()
+	w.want(t, "EMFILE\n", "python3", "-c", fmt.Sprintf(`
+import ctypes, errno, os, resource, select, socket
+s = socket.create_server(("0.0.0.0", %d)); s.setblocking(False)
+select.select([s], [], [])
+spare = os.open("/dev/null", 0)
+resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, spare + 1))
+try: s.accept()
+except OSError as e: print(errno.errorcode[e.errno], flush=True)
+os.close(spare)
+os.close(ctypes.CDLL(None).accept(s.fileno(), None, None))
+select.select([s], [], [])`, port))
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPythonServer(t *testing.T) {
 	for _, tt := range []struct{ family, addr, want string }{
 		{"socket.AF_INET", "0.0.0.0", "('0.0.0.0', 8080)\n('192.0.2.7', 40000) ('192.0.2.7', 40000) ('10.244.0.99', 8080)\n"},
