@@ -51,9 +51,6 @@ func (n *node) Close() { n.file.Close() }
 // kind is the file type of the node's mode.
 func (n *node) kind() uint32 { return n.stat.Mode & unix.S_IFMT }
 
-// raceRetries is how often a lookup is tried again that a rename disturbed.
-const raceRetries = 64
-
 // find looks path up with flags (O_NOFOLLOW, O_DIRECTORY) and checks that the
 // target's user may come there.
 func (t *Tree) find(path string, flags uint64) (*node, error) {
@@ -102,20 +99,11 @@ func (t *Tree) open(path string, flags, resolve uint64) (*node, error) {
 // open opens what is at the way's end with O_PATH.
 func (w *way) open(flags uint64) (*node, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: w.resolve}
-	var fd int
-	err := unix.EAGAIN
-	for range raceRetries {
-		var e error
-		fd, e = unix.Openat2(int(w.dir.Fd()), w.path, &how)
-		if e == nil {
-			return newNode(fd, w.path)
-		}
-		err, _ = e.(unix.Errno)
-		if err != unix.EAGAIN && err != unix.EINTR {
-			break
-		}
+	fd, err := persisting(func() (int, error) { return unix.Openat2(int(w.dir.Fd()), w.path, &how) })
+	if err != nil {
+		return nil, err
 	}
-	return nil, err
+	return newNode(fd, w.path)
 }
 
 func newNode(fd int, path string) (*node, error) {

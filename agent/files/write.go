@@ -133,6 +133,9 @@ func (w *way) openAt(flags int, mode uint32) (*os.File, error) {
 	return os.NewFile(uintptr(fd), w.path), nil
 }
 
+// raceRetries is how often a lookup is tried again that a rename disturbed.
+const raceRetries = 64
+
 // persisting tries again what was interrupted or is to be tried again. Not for
 // ever: a file of the kernel's may mean by EAGAIN that it cannot, as
 // memory.reclaim of cgroups does.

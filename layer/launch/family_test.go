@@ -112,14 +112,7 @@ func TestListenWithoutTheClientsFamily(t *testing.T) {
 		w := newWorld(t)
 		port := freePort(t)
 		connected := make(chan error, 1)
-		go func() {
-			c, err := w.Deliver(port, netip.MustParseAddrPort("[2001:db8::7]:40000"))
-			if err == nil {
-				defer c.Close()
-				_, err = io.ReadAll(c)
-			}
-			connected <- err
-		}()
+		go func() { connected <- toEnd(w.Deliver(port, netip.MustParseAddrPort("[2001:db8::7]:40000"))) }()
 		r := w.run(t, "python3", "-c", fmt.Sprintf(`
 import os, socket
 s = socket.create_server(("0.0.0.0", %d)); print(%s)`, port, ask))
@@ -132,6 +125,16 @@ s = socket.create_server(("0.0.0.0", %d)); print(%s)`, port, ask))
 			t.Error(err)
 		}
 	}
+}
+
+// toEnd reads until the debuggee has closed the connection.
+func toEnd(c net.Conn, err error) error {
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = io.ReadAll(c)
+	return err
 }
 
 // deliver sends abc and returns the answer.

@@ -223,13 +223,8 @@ func TestServerWithoutRoom(t *testing.T) {
 	port := freePort(t)
 	ended := make(chan error, 1)
 	go func() {
-		c, err := w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40000"))
-		if err == nil {
-			_, err = io.ReadAll(c)
-			c.Close()
-		}
-		ended <- err
-		if c, err = w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40001")); err == nil { // what the program waits for
+		ended <- toEnd(w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40000")))
+		if c, err := w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40001")); err == nil { // what the program waits for
 			c.Close()
 		}
 	}()
@@ -259,17 +254,7 @@ func TestPythonServer(t *testing.T) {
 		port := freePort(t)
 		tt.want = strings.ReplaceAll(tt.want, "8080", strconv.Itoa(int(port)))
 		got := make(chan string, 1)
-		go func() {
-			c, err := w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40000"))
-			if err != nil {
-				got <- err.Error()
-				return
-			}
-			defer c.Close()
-			fmt.Fprint(c, "abc")
-			b, _ := io.ReadAll(c)
-			got <- string(b)
-		}()
+		go func() { got <- deliver(w.Deliver(port, netip.MustParseAddrPort("192.0.2.7:40000"))) }()
 		w.want(t, tt.want, "python3", "-c", fmt.Sprintf(pythonServer, tt.family, tt.addr, port))
 		if s := <-got; s != "ABC" {
 			t.Errorf("%s %s: the client got %q", tt.family, tt.addr, s)
