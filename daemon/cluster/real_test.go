@@ -244,7 +244,7 @@ func closing(try func(context.Context, net.Conn) error) func(context.Context, ne
 // nothingLeft waits until a namespace has no agent's job or pod.
 func nothingLeft(t testing.TB, namespace, job string) {
 	t.Helper()
-	kubectl(t, "", "wait", "--for=delete", "pod,job", "-l", labelJob+"="+job, "-n", namespace, "--timeout=30s")
+	kubectl(t, "", "wait", "--for=delete", "pod,job", "-l", labelJob+"="+job, "-n", namespace, "--timeout=180s")
 	if out := kubectl(t, "", "get", "pod,job", "-l", labelJob+"="+job, "-n", namespace, "-o", "name"); out != "" {
 		t.Errorf("left behind: %s", out)
 	}
