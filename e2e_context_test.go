@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,5 +176,22 @@ func TestTimers(t *testing.T) {
 	}
 	if got := d.line(""); got != "1000000" {
 		t.Errorf("its keeper's slack is %s ns", got)
+	}
+}
+
+// explain knows the volumes of the target that the configuration names.
+func TestExplainConfigured(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mirrord.json")
+	if err := os.WriteFile(file, []byte(`{"target": {"path": "deployment/web", "namespace": "shop"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for cluster, want := range map[string]string{
+		kubeconfig: "/etc/shop/config.yaml: remote, read-only",
+		file:       "note: where the target has volumes is not known",
+	} {
+		out, err := mirrord(t, "explain", "path", "/etc/shop/config.yaml", "-f", file, "--kubeconfig", cluster).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("with kubeconfig %s: %v, %s, want %q", cluster, err, out, want)
+		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"mirrord/protocol/ide"
 )
 
-var engines = []string{"auto", "seccomp", "preload"}
+var engines = []string{"auto", "seccomp"}
 
 // An execution is one `mirrord exec` or `mirrord dlv`.
 type execution struct {
@@ -94,7 +94,7 @@ func (e *execution) add(cmd *cobra.Command) {
 	f.StringVar(&e.choice.overrides.FSMode, "fs-mode", "", "which files are the target's: `mode` read, write, local or local-with-overrides (default read)")
 	f.StringVar(&e.session, "session", "", "`id` of a session that runs already, instead of a target")
 	f.StringVar(&e.choice.overrides.Agent, "agent", "", "`host:port` of an agent outside Kubernetes, instead of a target")
-	f.StringVar(&e.engine, "layer", "auto", "how calls are hooked: `engine` seccomp, preload or auto")
+	f.StringVar(&e.engine, "layer", "auto", "how calls are hooked: `engine` seccomp or auto")
 	for _, other := range []string{"target", "agent", "config-file", "context", "steal", "fs-mode"} {
 		cmd.MarkFlagsMutuallyExclusive("session", other) // which has these from its start
 	}
@@ -114,9 +114,6 @@ func (e *execution) run(ctx context.Context, cmd *cobra.Command, args []string) 
 	}
 	if _, err := launch.Look(cmp.Or(e.path, args[0]), me.Env, me.Dir); err != nil {
 		return err
-	}
-	if e.engine == "preload" {
-		return &ide.Error{Msg: "--layer preload: this version has only the seccomp layer", Hint: "leave --layer out"}
 	}
 	launcher, err := launch.New()
 	if err != nil {

@@ -26,7 +26,8 @@ func explainCommand() *cobra.Command {
 		Short: "Tell what would be the target's and what this machine's, and why",
 		Long: `explain tells what a process that mirrord runs would get: the target's, or this
 machine's; by which rule, and where that rule stands. Nothing is started, and the
-cluster is asked only where --target names one: for where its volumes are mounted.`,
+cluster is asked only about a path whose target is named, by the configuration or by
+--target: for where its volumes are mounted.`,
 		Example: `  mirrord explain path /etc/shop/config.yaml
   mirrord explain path /srv/data -t deployment/web --fs-mode read
   mirrord explain connect udp://10.96.0.10:53 -f mirrord.json

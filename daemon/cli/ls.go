@@ -49,7 +49,7 @@ func lsCommand() *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), r)
 			}
 			if len(r.Targets) == 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: no targets in namespace %s\n", r.Namespace)
+				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: no targets in namespace %s; choose another with -n\n", r.Namespace)
 				return nil
 			}
 			return printTargets(cmd.OutOrStdout(), r.Targets)

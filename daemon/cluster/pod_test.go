@@ -164,3 +164,17 @@ func TestUnlikeProbes(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// Of a long log the end is told, from the beginning of a line.
+func TestLastWords(t *testing.T) {
+	long := strings.Repeat("x", 600)
+	for log, want := range map[string]string{
+		" short\n":           "short",
+		"first\nlast" + long: "…" + ("first\nlast" + long)[10:],
+		long + "y\nlast\n":   "…last",
+	} {
+		if got := lastWords(log); got != want {
+			t.Errorf("lastWords(%q) = %q, want %q", log, got, want)
+		}
+	}
+}

@@ -87,7 +87,11 @@ func lastWords(log string) string {
 	const keep = 600
 	log = strings.TrimSpace(log)
 	if len(log) > keep {
-		log = "…" + log[len(log)-keep:]
+		log = log[len(log)-keep:]
+		if _, whole, ok := strings.Cut(log, "\n"); ok {
+			log = whole
+		}
+		log = "…" + log
 	}
 	return log
 }

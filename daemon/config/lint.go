@@ -160,7 +160,7 @@ func (c *checker) limit() {
 		at, key := c.where(incomingKey + ".once")
 		c.warn(at, key, "only of what is stolen: all is mirrored")
 	}
-	if g, ok := c.given[filterKey]; ok && g.value.kind == isTable && cfg.Incoming.Filter == nil && cfg.Incoming.Mode != "off" {
+	if g, ok := c.given[filterKey]; ok && len(c.errors) == 0 && g.value.kind == isTable && cfg.Incoming.Filter == nil && cfg.Incoming.Mode != "off" {
 		c.warn(g.at, filterKey, "it names no filter: it is everybody's requests that the debuggee gets")
 	}
 	if in := &cfg.Incoming; in.TLS != (TLS{}) && !in.OpensTLS() {

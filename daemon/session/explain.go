@@ -69,16 +69,21 @@ func (m *Manager) explained(ctx context.Context, p ide.ConfigExplainParams, e *e
 		return ide.Policy{}, configError(err)
 	}
 	e.config, e.Warnings = cfg, warnings(cfg)
-	if p.Overrides.Target == "" || cfg.Targetless || p.Kind != ide.ExplainPath {
+	asked := p.Overrides.Target != ""
+	if cfg.Target == "" || cfg.Targetless || p.Kind != ide.ExplainPath || cfg.Agent.Address != "" && !asked {
 		e.mounts = cfg.Targetless || cfg.Agent.Address != ""
 		return cfg.Policy(nil), nil
 	}
 	t, err := m.find(ctx, cfg, p.Client)
-	if err != nil {
+	switch {
+	case err == nil:
+		e.mounts = true
+		return cfg.Policy(t.Mounts), nil
+	case asked:
 		return ide.Policy{}, clusterError(err)
 	}
-	e.mounts = true
-	return cfg.Policy(t.Mounts), nil
+	e.Notes = append(e.Notes, fmt.Sprintf("where the target has volumes is not known: %v", err))
+	return cfg.Policy(nil), nil
 }
 
 // find looks the configuration's target up; no agent is needed for that.
@@ -121,7 +126,11 @@ func (e *explanation) path(dir string) {
 		e.Notes = append(e.Notes, "programs of skip_processes and skip_build_tools write it on this machine: "+strings.Join(e.config.SkipProcesses, ", "))
 	}
 	if !e.mounts && e.config.AutoMount && v.MayBeMounted() {
-		e.Notes = append(e.Notes, "if the target has a volume mounted there it is remote: name the target with --target to know")
+		note := "if the target has a volume mounted there it is remote"
+		if e.config.Target == "" {
+			note += ": name the target to know"
+		}
+		e.Notes = append(e.Notes, note)
 	}
 }
 

@@ -207,7 +207,7 @@ type (
 
 	// ConfigExplainParams: what would a call of a debuggee come to that does this?
 	// Session, if it is not "", stands for file and overrides. The cluster is asked
-	// only where the overrides name a target: for its volume mounts.
+	// only about a path whose target is named: for its volume mounts.
 	ConfigExplainParams struct {
 		Client     Client    `json:"client"`
 		ConfigFile string    `json:"configFile,omitempty"`
