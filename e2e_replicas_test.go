@@ -87,8 +87,10 @@ func openPods(t *testing.T, namespace string, n int) {
 			fmt.Sprintf(`{"status": {"conditions": [{"type": %q, "status": "True"}]}}`, opened))
 	}
 	eventually(t, "pods that are all ready", func() (string, bool) { // others may be gone by then
-		got := kubectl(t, "get", "pod", "-l", "app=web", "-n", namespace, "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
-		return got, got != "" && !strings.Contains(got, "False")
+		got := kubectl(t, "get", "pod", "-l", "app=web", "-n", namespace, "-o",
+			`jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status} {end}`)
+		pods := strings.Fields(got)
+		return got, len(pods) > 0 && !slices.ContainsFunc(pods, func(p string) bool { return !strings.HasSuffix(p, "=True") })
 	})
 }
 

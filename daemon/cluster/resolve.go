@@ -203,13 +203,9 @@ func (c *Cluster) unknown(ctx context.Context, k *kind, name string, err error) 
 	if err := c.list(ctx, k, c.namespace, labelName+"!="+agentName, "", &all); err == nil { // not allowed: no suggestion
 		e.Hint = suggest(name, all.names(), "it has")
 	}
-	if e.Hint == "" {
-		e.Hint = otherNamespace
-	}
+	e.Hint = cmp.Or(e.Hint, "choose another namespace with -n")
 	return e
 }
-
-const otherNamespace = "choose another namespace with -n"
 
 // checkNamespace is an error if the namespace is known not to exist.
 func (c *Cluster) checkNamespace(ctx context.Context) error {

@@ -3,7 +3,10 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
+
+	"mirrord/protocol/ide"
 )
 
 const (
@@ -160,7 +163,8 @@ func (c *checker) limit() {
 		at, key := c.where(incomingKey + ".once")
 		c.warn(at, key, "only of what is stolen: all is mirrored")
 	}
-	if g, ok := c.given[filterKey]; ok && len(c.errors) == 0 && g.value.kind == isTable && cfg.Incoming.Filter == nil && cfg.Incoming.Mode != "off" {
+	wrong := slices.ContainsFunc(c.errors, func(p ide.Problem) bool { return strings.HasPrefix(p.Key, filterKey) })
+	if g, ok := c.given[filterKey]; ok && !wrong && g.value.kind == isTable && cfg.Incoming.Filter == nil && cfg.Incoming.Mode != "off" {
 		c.warn(g.at, filterKey, "it names no filter: it is everybody's requests that the debuggee gets")
 	}
 	if in := &cfg.Incoming; in.TLS != (TLS{}) && !in.OpensTLS() {
