@@ -16,7 +16,7 @@ import (
 )
 
 // listed are the kinds of targets that ls lists.
-var listed = []string{"pod", "deployment"}
+var listed = []string{"pod", "deployment", "rollout", "statefulset"}
 
 func lsCommand() *cobra.Command {
 	var c choice
@@ -48,6 +48,9 @@ func lsCommand() *cobra.Command {
 			if output == outputJSON {
 				return printJSON(cmd.OutOrStdout(), r)
 			}
+			if kinds := ofKinds(r.Hidden, types); len(kinds) > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: %s of namespace %s are not shown: your user may not list them\n", strings.Join(kinds, " and "), r.Namespace)
+			}
 			if len(r.Targets) == 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: no targets in namespace %s; choose another with -n\n", r.Namespace)
 				return nil
@@ -56,7 +59,7 @@ func lsCommand() *cobra.Command {
 		}),
 	}
 	c.add(cmd)
-	cmd.Flags().StringSliceVarP(&types, "type", "t", nil, "only these `types`: pod, deployment")
+	cmd.Flags().StringSliceVarP(&types, "type", "t", nil, "only these `types`: "+strings.Join(listed, ", "))
 	addOutput(cmd, &output)
 	mustComplete(cmd, "type", fixed(listed...), cobra.ShellCompDirectiveNoFileComp)
 	return cmd
@@ -94,6 +97,13 @@ func ofTypes(targets []ide.Target, types []string) []ide.Target {
 		}
 	}
 	return list
+}
+
+// ofKinds leaves those of the kinds, told in the plural, that are asked for.
+func ofKinds(kinds, types []string) []string {
+	return slices.DeleteFunc(kinds, func(kind string) bool {
+		return len(types) > 0 && !slices.Contains(types, strings.TrimSuffix(kind, "s"))
+	})
 }
 
 func printTargets(w io.Writer, targets []ide.Target) error {

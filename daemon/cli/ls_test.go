@@ -27,4 +27,8 @@ func TestPrintTargets(t *testing.T) {
 	if left := ofTypes(targets, []string{"deployment"}); len(left) != 1 {
 		t.Errorf("deployments: %v", left)
 	}
+	hidden := func() []string { return []string{"deployments", "statefulsets"} }
+	if all, some := ofKinds(hidden(), nil), ofKinds(hidden(), []string{"pod", "statefulset"}); len(all) != 2 || len(some) != 1 || some[0] != "statefulsets" {
+		t.Errorf("not shown: of all %v, of stateful sets %v", all, some)
+	}
 }

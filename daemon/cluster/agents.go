@@ -18,14 +18,14 @@ type RunningAgent struct {
 
 // Agents lists all agents whose targets are in namespace, or without one in any. They
 // are looked for in all namespaces, as one may be in another than its target; where
-// the client may not do that, in namespace, or its own, and in that of its own agents
-// ("": they are where their targets are).
-func (c *Cluster) Agents(ctx context.Context, namespace, agents string, port int) ([]RunningAgent, error) {
+// the client may not do that, in these places: namespace, or its own, and that of its
+// own agents ("": they are where their targets are).
+func (c *Cluster) Agents(ctx context.Context, namespace, agents string, port int) (list []RunningAgent, places []string, err error) {
 	const selector = labelName + "=" + agentName
 	var all corev1.PodList
-	err := c.list(ctx, pods, "", selector, "", &all)
+	err = c.list(ctx, pods, "", selector, "", &all)
 	if IsKind(err, Forbidden) {
-		places := []string{cmp.Or(namespace, c.namespace)}
+		places = []string{cmp.Or(namespace, c.namespace)}
 		if agents != "" && agents != places[0] {
 			places = append(places, agents)
 		}
@@ -39,9 +39,8 @@ func (c *Cluster) Agents(ctx context.Context, namespace, agents string, port int
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var list []RunningAgent
 	for i := range all.Items {
 		pod := &all.Items[i]
 		path := strings.Split(pod.Annotations[targetPath], "/")
@@ -58,5 +57,5 @@ func (c *Cluster) Agents(ctx context.Context, namespace, agents string, port int
 		a.State, a.Err = state(pod)
 		list = append(list, a)
 	}
-	return list, nil
+	return list, places, nil
 }

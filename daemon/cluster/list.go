@@ -26,15 +26,15 @@ const pageSize = 500
 var listedKinds = []*kind{deployments, rollouts, statefulsets}
 
 // Targets lists a namespace ("": the client's): workloads first, pods last.
-// Agents themselves, and kinds that the client may not list, are left out. What
-// is known already goes to tell, if that is not nil: each target once, one call
-// after the other. Of a workload that is the state of those of its pods that are
-// known by then.
-func (c *Cluster) Targets(ctx context.Context, namespace string, tell func([]Listed)) ([]Listed, error) {
+// Agents themselves are left out, and what the client may not list, by the plural
+// names in hidden. What is known already goes to tell, if that is not nil: each
+// target once, one call after the other. Of a workload that is the state of those
+// of its pods that are known by then.
+func (c *Cluster) Targets(ctx context.Context, namespace string, tell func([]Listed)) (all []Listed, hidden []string, err error) {
 	if namespace != "" && namespace != c.namespace {
 		c = c.in(namespace)
 	}
-	l := listing{c: c, tell: tell, told: map[Path]bool{}, workloads: make([][]*owner, len(listedKinds))}
+	l := listing{c: c, tell: tell, told: map[Path]bool{}, workloads: make([][]*owner, len(listedKinds)), refused: make([]bool, len(listedKinds))}
 	if tell == nil {
 		l.tell = func([]Listed) {}
 	}
@@ -44,14 +44,14 @@ func (c *Cluster) Targets(ctx context.Context, namespace string, tell func([]Lis
 		g.Go(func() error { return l.readWorkloads(each, i) })
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(l.pods) == 0 {
 		if err := c.checkNamespace(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return l.all(), nil
+	return l.all(), l.hidden(), nil
 }
 
 // A listing is one namespace's as far as it is known.
@@ -65,6 +65,7 @@ type listing struct {
 	pods      []*corev1.Pod // guarded by mu
 	complete  bool          // guarded by mu; pods are all there are
 	workloads [][]*owner    // guarded by mu; of listedKinds
+	refused   []bool        // guarded by mu; of listedKinds
 	told      map[Path]bool // guarded by mu
 }
 
@@ -155,6 +156,9 @@ func (l *listing) readWorkloads(ctx context.Context, i int) error {
 	var list workloadList
 	err := l.c.list(ctx, listedKinds[i], l.c.namespace, "", "", &list)
 	if absent(err) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.refused[i] = IsKind(err, Forbidden)
 		return nil
 	}
 	if err != nil {
@@ -218,6 +222,20 @@ func (l *listing) all() []Listed {
 		}
 	}
 	return append(list, listPods(l.pods)...)
+}
+
+// hidden names the kinds that may not be listed, but for rollouts: that is also
+// said of a kind that the cluster does not have.
+func (l *listing) hidden() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []string
+	for i, k := range listedKinds {
+		if l.refused[i] && k != rollouts {
+			list = append(list, k.resource)
+		}
+	}
+	return list
 }
 
 // in is the same cluster, looking into another namespace.

@@ -113,7 +113,7 @@ func TestTargetsComeInParts(t *testing.T) {
 	for _, forget := range []bool{false, true} {
 		c := manyPods(t, count, forget)
 		var parts [][]Listed
-		all, err := c.Targets(t.Context(), "", func(part []Listed) { parts = append(parts, part) })
+		all, _, err := c.Targets(t.Context(), "", func(part []Listed) { parts = append(parts, part) })
 		if err != nil {
 			t.Fatal(err)
 		}

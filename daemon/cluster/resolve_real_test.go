@@ -118,7 +118,7 @@ func TestResolveErrors(t *testing.T) {
 
 func TestTargets(t *testing.T) {
 	c := openShop(t)
-	all, err := c.Targets(t.Context(), "", nil)
+	all, _, err := c.Targets(t.Context(), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestTargets(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", path, diff)
 		}
 	}
-	if _, err := c.Targets(t.Context(), "absent", nil); !IsKind(err, UnknownNamespace) {
+	if _, _, err := c.Targets(t.Context(), "absent", nil); !IsKind(err, UnknownNamespace) {
 		t.Errorf("Targets of an unknown namespace: %v", err)
 	}
 	if names, err := c.Namespaces(t.Context()); err != nil || !slices.Contains(names, shop.namespace) {
@@ -162,8 +162,12 @@ func TestRights(t *testing.T) {
 	if _, err := user.Namespaces(t.Context()); !IsKind(err, Forbidden) || !strings.Contains(err.Error(), "can-i list namespaces --context") {
 		t.Errorf("Namespaces = %v", err)
 	}
+	some := restricted(t, shop.namespace, rule("", "pods", "list"), rule("apps", "statefulsets", "list"))
+	if all, hidden, err := some.Targets(t.Context(), "", nil); err != nil || len(all) == 0 || !slices.Equal(hidden, []string{"deployments"}) {
+		t.Errorf("Targets of who may not list deployments: %d, without %q, %v", len(all), hidden, err)
+	}
 	expired := withToken(t, shop.namespace, "not.a.token")
-	if _, err := expired.Targets(t.Context(), "", nil); !IsKind(err, Unauthorized) {
+	if _, _, err := expired.Targets(t.Context(), "", nil); !IsKind(err, Unauthorized) {
 		t.Errorf("Targets with a bad token = %v", err)
 	}
 	// The lines that the errors give must be right.

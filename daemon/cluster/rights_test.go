@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,7 +92,7 @@ spec: {nodeName: nowhere, automountServiceAccountToken: false, containers: [{nam
 `, labelName, agentName, targetPath, shop.namespace, echoImage), "apply", "-n", elsewhere, "-f", "-")
 	list := func(c *Cluster, namespace string) (pods []string) {
 		t.Helper()
-		all, err := c.Agents(t.Context(), namespace, elsewhere, 1)
+		all, _, err := c.Agents(t.Context(), namespace, elsewhere, 1)
 		if err != nil {
 			t.Error(err)
 		}
@@ -109,10 +110,10 @@ spec: {nodeName: nowhere, automountServiceAccountToken: false, containers: [{nam
 	}
 	may := rule("", "pods", "list")
 	poor := restricted(t, shop.namespace, may)
-	if _, err := poor.Agents(t.Context(), shop.namespace, elsewhere, 1); !IsKind(err, Forbidden) || !strings.Contains(err.Error(), elsewhere) {
+	if _, _, err := poor.Agents(t.Context(), shop.namespace, elsewhere, 1); !IsKind(err, Forbidden) || !strings.Contains(err.Error(), elsewhere) {
 		t.Errorf("who may not look there: %v", err)
 	}
-	if _, err := poor.Agents(t.Context(), "", "", 1); err != nil {
-		t.Errorf("who may look into one namespace: %v", err)
+	if _, places, err := poor.Agents(t.Context(), "", "", 1); err != nil || !slices.Equal(places, []string{shop.namespace}) {
+		t.Errorf("who may look into one namespace: looked into %q, %v", places, err)
 	}
 }

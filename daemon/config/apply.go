@@ -16,6 +16,7 @@ type checker struct {
 	config *Config
 	errors []ide.Problem
 	given  map[string]given // keys of the file
+	target func(path string) error
 }
 
 type given struct {

@@ -49,6 +49,7 @@ type Config struct {
 	Key string // session key, for templates
 
 	container  string   // "/container/NAME" of a target that is written as a table
+	targetAt   pos      // where the file names its target
 	skip       []string // skip_processes as written
 	skipBuild  bool
 	extraBuild []string

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,11 +126,11 @@ agent:
 			t.Error(err)
 			continue
 		}
-		c.File, c.Key, c.given = "", "", nil
+		c.File, c.Key, c.given, c.targetAt = "", "", nil, pos{}
 		if want == nil {
 			want = c
 		}
-		if diff := cmp.Diff(want, c, cmp.AllowUnexported(Config{}, Agent{})); diff != "" {
+		if diff := cmp.Diff(want, c, cmp.AllowUnexported(Config{}, Agent{}, pos{})); diff != "" {
 			t.Errorf("%s differs from mirrord.json (-json +this):\n%s", name, diff)
 		}
 	}
@@ -422,6 +423,13 @@ func TestDefaultFile(t *testing.T) {
 	}
 }
 
+func pods(target string) error {
+	if target != "targetless" && !strings.HasPrefix(target, "pod/") {
+		return fmt.Errorf("%s is no pod", target)
+	}
+	return nil
+}
+
 // An editor is told what its unsaved text gets wrong and chooses, wherever it is.
 func TestVerify(t *testing.T) {
 	me := client(t, ".mirrord/mirrord.json", `{"target": "pod/file"}`)
@@ -458,6 +466,10 @@ func TestVerify(t *testing.T) {
 			at + ":1:12: target: malformed JSON: it ends too early"},
 		{"a wrong one", ide.ConfigVerifyParams{Client: me, Text: text(`{"target": "pod/text", "x": 1}`)}, ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/text"},
 			".mirrord/mirrord.json:1:24: x: unknown key"},
+		{"an override's target is not the file's", ide.ConfigVerifyParams{Client: me, Text: text(`{"target": {"path": {"container": "c", "pod": "web"}, "namespace": "n"}}`), Overrides: ide.Overrides{Target: "pdo/flag"}},
+			ide.ConfigVerifyResult{ConfigFile: at, Target: "pdo/flag", Namespace: "n"}, ""},
+		{"a file's target that is none", ide.ConfigVerifyParams{Client: me, Text: text(`{"target": {"path": "pdo/web", "namespace": "n"}}`), Overrides: ide.Overrides{Target: "pod/flag"}},
+			ide.ConfigVerifyResult{ConfigFile: at, Target: "pod/flag", Namespace: "n"}, `.mirrord/mirrord.json:1:21: target: pdo/web is no pod`},
 		{"another name", ide.ConfigVerifyParams{Client: me, ConfigFile: "notes.txt", Text: text(`{}`)}, ide.ConfigVerifyResult{ConfigFile: filepath.Join(me.Dir, "notes.txt")},
 			"notes.txt:1:1: the file's name ends in none of .json, .toml, .yaml, .yml"},
 		{"too much", ide.ConfigVerifyParams{Client: me, Text: text(strings.Repeat(" ", maxFile+1))}, ide.ConfigVerifyResult{ConfigFile: at},
@@ -465,7 +477,7 @@ func TestVerify(t *testing.T) {
 		{"no file", ide.ConfigVerifyParams{Client: ide.Client{Dir: t.TempDir()}}, ide.ConfigVerifyResult{}, ""},
 		{"text without a file", ide.ConfigVerifyParams{Client: ide.Client{Dir: t.TempDir()}, Text: text(`{"target": "pod/text"}`)}, ide.ConfigVerifyResult{Target: "pod/text"}, ""},
 	} {
-		got, err := Verify(tt.p)
+		got, err := Verify(tt.p, pods)
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
@@ -479,7 +491,7 @@ func TestVerify(t *testing.T) {
 			t.Errorf("%s: problems %q, want %q; (-want +got):\n%s", tt.name, problems, tt.problems, diff)
 		}
 	}
-	if _, err := Verify(ide.ConfigVerifyParams{Client: me, ConfigFile: "none.json"}); err == nil || !strings.Contains(err.Error(), "none.json: no such file") {
+	if _, err := Verify(ide.ConfigVerifyParams{Client: me, ConfigFile: "none.json"}, pods); err == nil || !strings.Contains(err.Error(), "none.json: no such file") {
 		t.Errorf("a file that is not there: %v", err)
 	}
 }
@@ -487,13 +499,13 @@ func TestVerify(t *testing.T) {
 // The file to begin with is right, and says what holds without it.
 func TestDefault(t *testing.T) {
 	d := Default()
-	r, err := Verify(ide.ConfigVerifyParams{ConfigFile: d.Name, Text: &d.Text})
+	r, err := Verify(ide.ConfigVerifyParams{ConfigFile: d.Name, Text: &d.Text}, pods)
 	if err != nil || len(r.Problems) > 0 {
 		t.Fatalf("problems %v, %v", r.Problems, err)
 	}
 	got, want := loadAs(t, d.Name, d.Text, ide.Overrides{}), loadAs(t, d.Name, "{}", ide.Overrides{})
 	got.Key, want.Key, got.given, want.given = "", "", nil, nil
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Config{}, Agent{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Config{}, Agent{}, pos{})); diff != "" {
 		t.Errorf("it differs from an empty one (-empty +it):\n%s", diff)
 	}
 }
@@ -506,7 +518,7 @@ func FuzzLoad(f *testing.F) {
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, format uint8, text string) {
 		name := []string{"f.json", "f.toml", "f.yaml"}[format%3]
-		r, err := Verify(ide.ConfigVerifyParams{Client: ide.Client{Dir: dir}, ConfigFile: name, Text: &text})
+		r, err := Verify(ide.ConfigVerifyParams{Client: ide.Client{Dir: dir}, ConfigFile: name, Text: &text}, pods)
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
 		}

@@ -26,10 +26,21 @@ func (c *checker) lint() {
 	c.lintPairs(incomingKey+".listen_ports", "")
 	c.lintRemote()
 	c.lintPaths()
-	if g, ok := c.given["target.path.container"]; ok && c.config.Target == "" {
-		c.fail(g.at, "target.path.container", "of what? name a pod or a workload beside it")
+	c.lintTarget()
+}
+
+// lintTarget: a container is one of something, and the whole can be read.
+func (c *checker) lintTarget() {
+	if c.config.Target == "" {
+		if g, ok := c.given["target.path.container"]; ok {
+			c.fail(g.at, "target.path.container", "of what? name a pod or a workload beside it")
+		}
+		return
 	}
 	c.config.Target += c.config.container
+	if err := c.target(c.config.Target); err != nil {
+		c.fail(c.config.targetAt, "target", err.Error())
+	}
 }
 
 // exclusive: only one of keys may be given.

@@ -19,11 +19,12 @@ import (
 // the command line's overrides. Its errors are *ide.Error of CodeConfig,
 // or CodeUsage for an override.
 func Load(client ide.Client, file string, o ide.Overrides) (*Config, error) {
-	c, problems, err := load(client, file, nil, o)
+	anything := func(string) error { return nil } // who goes there reads it, too
+	c, problems, err := load(client, file, nil, o, anything)
 	if len(problems) > 0 {
 		err = errors.New(problems[0].String())
 		if n := len(problems) - 1; n > 0 {
-			err = fmt.Errorf("%w (and %d more)", err, n)
+			err = fmt.Errorf("%w (and %d more; `mirrord verify-config %s` lists them)", err, n, problems[0].File)
 		}
 	}
 	if _, ok := errors.AsType[*ide.Error](err); err != nil && !ok {
@@ -36,10 +37,11 @@ func Load(client ide.Client, file string, o ide.Overrides) (*Config, error) {
 }
 
 // Verify lists all that is wrong with a file, or the text in its place, warnings
-// included, and tells what it chooses. The error says that the file could not be
-// read at all, or that an override makes no sense.
-func Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
-	c, problems, err := load(p.Client, p.ConfigFile, p.Text, p.Overrides)
+// included, and tells what it chooses. target tells what is wrong with how the
+// file names its target. The error says that the file could not be read at all,
+// or that an override makes no sense.
+func Verify(p ide.ConfigVerifyParams, target func(string) error) (ide.ConfigVerifyResult, error) {
+	c, problems, err := load(p.Client, p.ConfigFile, p.Text, p.Overrides, target)
 	if _, ok := errors.AsType[*ide.Error](err); err != nil && !ok {
 		err = &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
 	}
@@ -57,12 +59,12 @@ func Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
 }
 
 // load reads text, or if that is nil the file.
-func load(client ide.Client, file string, text *string, o ide.Overrides) (*Config, []ide.Problem, error) {
+func load(client ide.Client, file string, text *string, o ide.Overrides, target func(string) error) (*Config, []ide.Problem, error) {
 	name, path, others := locate(client, file)
 	if text != nil && name == "" {
 		name = defaultFiles[0]
 	}
-	check := checker{src: &source{name: name}, config: defaults(), given: map[string]given{}}
+	check := checker{src: &source{name: name}, config: defaults(), given: map[string]given{}, target: target}
 	check.config.File = name
 	check.config.Key = rand.Text()[:8]
 	if len(others) > 0 {

@@ -109,19 +109,19 @@ func targetSettings() []setting {
 	list := []setting{
 		{key: "target.path", takes: text, doc: "The target, as text or as {\"pod\": NAME, \"container\": NAME}.", set: setTarget},
 		{key: "target.path.container", takes: text, doc: "Its container; else the pod's default one.",
-			set: func(c *Config, v *node) error { return c.setPath("", "/container/"+v.text) }},
+			set: func(c *Config, v *node) error { return c.setPath(v, "", "/container/"+v.text) }},
 		{key: "target.path.labels", takes: table, doc: "All pods with these labels.", set: setLabels},
 		{key: "target.labels", takes: table, doc: "All pods with these labels.", set: setLabels},
 	}
 	for _, kind := range targetKinds {
 		list = append(list, setting{key: "target.path." + kind, takes: text, doc: "Its name.", set: func(c *Config, v *node) error {
-			return c.setPath(strings.ReplaceAll(kind, "_", "")+"/"+v.text, "")
+			return c.setPath(v, strings.ReplaceAll(kind, "_", "")+"/"+v.text, "")
 		}})
 	}
 	return list
 }
 
-func setTarget(c *Config, v *node) error { return c.setPath(v.text, "") }
+func setTarget(c *Config, v *node) error { return c.setPath(v, v.text, "") }
 
 func setLabels(c *Config, v *node) error {
 	if len(v.fields) == 0 {
@@ -131,13 +131,16 @@ func setLabels(c *Config, v *node) error {
 	for _, f := range v.fields {
 		list = append(list, f.name+"="+f.value.text)
 	}
-	return c.setPath("label/"+strings.Join(list, ","), "")
+	return c.setPath(v, "label/"+strings.Join(list, ","), "")
 }
 
-// setPath takes one part of a target, which come in any order.
-func (c *Config) setPath(path, container string) error {
+// setPath takes one part of a target, said by v, which come in any order.
+func (c *Config) setPath(v *node, path, container string) error {
 	if path != "" && c.Target != "" {
 		return errors.New("two targets: name one")
+	}
+	if path != "" {
+		c.targetAt = v.pos
 	}
 	c.Target += path
 	c.container += container

@@ -32,9 +32,12 @@ func (m *Manager) Holders(ctx context.Context, p ide.TargetListParams) (ide.Hold
 		return r, err
 	}
 	defer c.Close()
-	list, err := c.Agents(ctx, p.Overrides.Namespace, cfg.Agent.Namespace, agentPort)
+	list, places, err := c.Agents(ctx, p.Overrides.Namespace, cfg.Agent.Namespace, agentPort)
 	if err != nil {
 		return r, clusterError(err)
+	}
+	if len(places) > 0 && p.Overrides.Namespace == "" {
+		r.Problems = append(r.Problems, fmt.Sprintf("agents were looked for in namespace %s alone, as you may not list the pods of all; -n chooses another", strings.Join(places, " and ")))
 	}
 	told, problems := make([][]ide.Holder, len(list)), make([]error, len(list))
 	var asking errgroup.Group

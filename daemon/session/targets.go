@@ -16,11 +16,11 @@ func (m *Manager) Targets(ctx context.Context, p ide.TargetListParams, tell func
 		return ide.TargetListResult{}, err
 	}
 	defer c.Close()
-	listed, err := c.Targets(ctx, "", func(part []cluster.Listed) { tell(targetsOf(part)) })
+	listed, hidden, err := c.Targets(ctx, "", func(part []cluster.Listed) { tell(targetsOf(part)) })
 	if err != nil {
 		return ide.TargetListResult{}, clusterError(err)
 	}
-	return ide.TargetListResult{Namespace: c.Namespace(), Targets: targetsOf(listed)}, nil
+	return ide.TargetListResult{Namespace: c.Namespace(), Targets: targetsOf(listed), Hidden: hidden}, nil
 }
 
 func targetsOf(listed []cluster.Listed) []ide.Target {
@@ -76,7 +76,10 @@ func (m *Manager) cluster(ctx context.Context, what string, p ide.TargetListPara
 
 // Verify tells what is wrong with a configuration file, and what it chooses.
 func (m *Manager) Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
-	return config.Verify(p)
+	return config.Verify(p, func(target string) error {
+		_, err := cluster.ParseTarget(target)
+		return err
+	})
 }
 
 // DefaultConfig is a configuration file to begin with.

@@ -152,6 +152,7 @@ type (
 	TargetListResult struct {
 		Namespace string   `json:"namespace"`
 		Targets   []Target `json:"targets"`
+		Hidden    []string `json:"hidden,omitempty"` // kinds that the client may not list: "deployments"
 	}
 	// Target is one thing that --target can name.
 	Target struct {
