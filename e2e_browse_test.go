@@ -1,10 +1,12 @@
 package mirrord_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,7 +28,7 @@ func mounted(t *testing.T, dir string) bool {
 func TestSessionFiles(t *testing.T) {
 	t.Parallel()
 	namespace, dir := treeTarget(t)
-	ownDaemon(t)
+	runtime := ownDaemon(t)
 	write(t, dir, map[string]string{"a.txt": "text\n", "sub/b.txt": strings.Repeat("0123456789abcdef", 1<<16)})
 	for name, to := range map[string]string{"relative": "sub/b.txt", "absolute": "/srv/tree/a.txt", "nowhere": "/none"} {
 		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
@@ -87,15 +89,20 @@ func TestSessionFiles(t *testing.T) {
 		t.Errorf("without /dev/fuse: %v\n%s", err, out)
 	}
 
-	// One that was killed leaves a dead mount, which the next takes away.
-	d, at = look()
-	d.signal(os.Kill)
-	d.wait()
-	own := filepath.Join(t.TempDir(), "web")
+	// Nothing is left of one that was killed.
+	own := filepath.Join(t.TempDir(), "made", "web")
 	d, at2 := look("--mount", own)
-	if at2 != own || mounted(t, at) && filepath.Dir(at) == filepath.Dir(own) {
+	if at2 != own || !mounted(t, own) {
 		t.Errorf("mounted at %s", at2)
 	}
+	d.signal(os.Kill)
+	d.wait()
+	eventually(t, "what a killed one has left", func() (string, bool) {
+		_, err := os.Stat(filepath.Dir(own))
+		return fmt.Sprint(err), os.IsNotExist(err)
+	})
+
+	d, _ = look("--mount", own)
 	d2, again := look()
 	if again != at {
 		t.Errorf("the next is at %s, not %s", again, at)
@@ -103,6 +110,24 @@ func TestSessionFiles(t *testing.T) {
 	if b, err := os.ReadFile(again + "/srv/tree/a.txt"); err != nil || string(b) != "text\n" {
 		t.Errorf("after one was killed: %q, %v", b, err)
 	}
+	events := started(t, mirrord(t, "session", "events"), nil)
+	events.line("") // what is the case
+
+	// They are shown again by the daemon after one that was killed.
+	old := daemonsIn(t, runtime)
+	if len(old) != 1 {
+		t.Fatalf("daemons: %v", old)
+	}
+	if err := syscall.Kill(old[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []*debuggee{d, d2} {
+		at := d.line("/")
+		if b, err := os.ReadFile(at + "/srv/tree/a.txt"); err != nil || string(b) != "text\n" {
+			t.Errorf("by the next daemon: %q, %v", b, err)
+		}
+	}
+	events.told("the daemon has ended")
 
 	// The session's end is theirs.
 	session.signal(os.Interrupt)
@@ -113,7 +138,14 @@ func TestSessionFiles(t *testing.T) {
 			t.Errorf("after the session's end (%v): exit code %d; %s", time.Since(began), code, d.errors())
 		}
 	}
-	for _, dir := range []string{at, own} {
+	for ended := false; !ended; {
+		ended = strings.Contains(events.line(""), "the session has ended")
+	}
+	events.signal(os.Interrupt)
+	if code := events.wait(); code != 0 {
+		t.Errorf("events, after Ctrl+C: exit code %d; %s", code, events.errors())
+	}
+	for _, dir := range []string{at, filepath.Dir(own)} {
 		if _, err := os.Stat(dir); !os.IsNotExist(err) || mounted(t, dir) {
 			t.Errorf("%s is left: %v", dir, err)
 		}

@@ -227,32 +227,49 @@ type debuggee struct {
 	lines chan string // of its standard output, closed at its end
 
 	mu     sync.Mutex
-	stderr bytes.Buffer // guarded by mu
+	stderr bytes.Buffer  // guarded by mu
+	more   chan struct{} // guarded by mu; closed when stderr grows, nil: nobody waits
 }
 
 func (d *debuggee) Write(p []byte) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.more != nil {
+		close(d.more)
+		d.more = nil
+	}
 	return d.stderr.Write(p)
 }
 
 func (d *debuggee) errors() string {
+	s, _ := d.heard()
+	return s
+}
+
+// heard is what the user was told, and what is closed when that is more.
+func (d *debuggee) heard() (string, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.stderr.String()
+	if d.more == nil {
+		d.more = make(chan struct{})
+	}
+	return d.stderr.String(), d.more
 }
 
 // told waits until the user has been told something.
 func (d *debuggee) told(words string) {
 	d.t.Helper()
-	for deadline := time.Now().Add(patience); ; {
-		if strings.Contains(d.errors(), words) {
+	late := time.After(patience)
+	for {
+		s, more := d.heard()
+		if strings.Contains(s, words) {
 			return
 		}
-		if time.Now().After(deadline) {
-			d.t.Fatalf("the user is not told %q but %q", words, d.errors())
+		select {
+		case <-more:
+		case <-late:
+			d.t.Fatalf("the user is not told %q but %q", words, s)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 

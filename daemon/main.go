@@ -17,7 +17,8 @@ import (
 )
 
 func main() {
-	files.Serve() // does not return in a daemon's file server
+	files.Serve()  // does not return in a daemon's file server
+	browse.Serve() // nor this in the process beside a mount
 	os.Exit(cli.Main(os.Args, &cli.Full{Manager: manager, Show: show, Sweep: browse.Sweep}))
 }
 

@@ -2,6 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
 
 	"mirrord/daemon/rpc"
 	"mirrord/protocol/ide"
@@ -35,4 +39,72 @@ func (b *comeback) close() {
 	if b.c != nil {
 		b.c.Close()
 	}
+}
+
+const (
+	backTime = 15 * time.Second // for a session to be there again
+	backPoll = 50 * time.Millisecond
+)
+
+// follow does what is to be done with session id ("": with all), and does it again
+// where the daemon ends meanwhile: launchers start the next, and their sessions in it.
+// The end of ctx is no error. It closes c.
+func follow(ctx context.Context, w io.Writer, c *rpc.Client, id string, do func(*rpc.Client) error) error {
+	for {
+		err := do(c)
+		c.Close()
+		if errors.Is(err, rpc.ErrGone) && ctx.Err() == nil {
+			fmt.Fprintln(w, "mirrord: the daemon has ended; waiting for the next one")
+			if c, err = next(ctx, id); err == nil {
+				continue
+			}
+		}
+		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+			return nil // as its user wanted
+		}
+		return err
+	}
+}
+
+// next waits for a daemon that somebody starts, and for session id in it.
+func next(ctx context.Context, id string) (*rpc.Client, error) {
+	wait, end := context.WithTimeout(ctx, backTime)
+	defer end()
+	poll := time.NewTicker(backPoll)
+	defer poll.Stop()
+	for {
+		c, err := dialRunning(wait)
+		switch {
+		case err != nil:
+			return nil, err
+		case c != nil && (id == "" || there(wait, c, id)):
+			return c, nil
+		case c != nil:
+			c.Close()
+		}
+		select {
+		case <-poll.C:
+		case <-wait.Done():
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, &ide.Error{
+				Code: ide.CodeSession, Msg: fmt.Sprintf("the daemon has ended, and for %v there was no other with this session", backTime),
+				Hint: "`mirrord session ls` lists those that run",
+			}
+		}
+	}
+}
+
+// there tells whether session id comes to be in c's daemon, before wait or the daemon
+// ends.
+func there(wait context.Context, c *rpc.Client, id string) bool {
+	heard, found := context.WithCancel(wait)
+	defer found()
+	_ = c.Events(heard, ide.SessionEventsParams{}, func(e ide.SessionEvent) {
+		if e.Session == id {
+			found()
+		}
+	})
+	return heard.Err() != nil && wait.Err() == nil
 }

@@ -3,13 +3,13 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"mirrord/daemon/rpc"
 	"mirrord/protocol/ide"
 )
 
@@ -21,7 +21,8 @@ func eventsCommand() *cobra.Command {
 		Short: "Tell what happens in a session, or in all",
 		Long: `events tells what happens in session ID, or in all of them, first what is the
 case: launchers that come and go, ports that are taken and given back, debuggees
-that their debugger stops. It ends with the session, or when it is interrupted.
+that their debugger stops. It ends with the session, or when it is interrupted,
+and goes on with the next daemon where the daemon ends.
 
 With --traffic it also tells of the requests that come to its ports, of its
 connections, of the target's files that are opened, and, of a Go program at a
@@ -51,16 +52,11 @@ breakpoint, which request it stands in.`,
 			if err != nil {
 				return err
 			}
-			defer c.Close()
 			p := ide.SessionEventsParams{Traffic: traffic}
 			if len(args) > 0 {
 				p.ID = args[0]
 			}
-			err = c.Events(ctx, p, show)
-			if e, ok := errors.AsType[*ide.Error](err); ok && e.Code == ide.CodeCancelled {
-				return nil // as its user wanted
-			}
-			return err
+			return follow(ctx, cmd.ErrOrStderr(), c, p.ID, func(c *rpc.Client) error { return c.Events(ctx, p, show) })
 		}),
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "`format`: text, or json with one event a line")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -33,7 +32,7 @@ target, as that user, and what one writes the other reads a second later at most
 Without ID it is the one session that runs.
 
 It goes on until it is interrupted (Ctrl+C) or the session ends, and takes the
-mount away.`,
+mount away, also where it is killed. Where the daemon ends it mounts them again.`,
 		Example: "  mirrord session files\n  mirrord session files 1f2e3d4c --mount /tmp/web",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -50,12 +49,12 @@ mount away.`,
 			if err != nil {
 				return err
 			}
-			defer c.Close()
 			s, err := oneOf(ctx, c, args)
 			if err != nil {
+				c.Close()
 				return err
 			}
-			return showFiles(ctx, cmd, c, s, full, dir)
+			return follow(ctx, cmd.ErrOrStderr(), c, s.ID, func(c *rpc.Client) error { return showFiles(ctx, cmd, c, s, full, dir) })
 		}),
 	}
 	cmd.Flags().StringVar(&dir, "mount", "", "`directory` to show them at (default: one in the runtime directory)")
@@ -108,13 +107,6 @@ func showFiles(ctx context.Context, cmd *cobra.Command, c *rpc.Client, s ide.Ses
 	for _, at := range append(old, dir) {
 		full.Sweep(at)
 	}
-	made, err := place(dir)
-	if err != nil {
-		return fmt.Errorf("showing files at %s: %w", dir, err)
-	}
-	if made {
-		defer os.Remove(dir)
-	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	tree, err := layer.DialTree(ctx, log, c.Info.Layer, s.ID, p)
 	if err != nil {
@@ -142,19 +134,4 @@ func showFiles(ctx context.Context, cmd *cobra.Command, c *rpc.Client, s ide.Ses
 	}
 	fmt.Fprintln(cmd.ErrOrStderr(), "mirrord: the session has ended")
 	return end
-}
-
-// place makes a directory where there is none; what somebody has there is not
-// to be hidden.
-func place(dir string) (made bool, err error) {
-	list, err := os.ReadDir(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return true, os.MkdirAll(dir, 0o700)
-	case err != nil:
-		return false, err
-	case len(list) > 0:
-		return false, errors.New("the directory is not empty: the session's files may be shown there already; --mount names another")
-	}
-	return false, nil
 }

@@ -171,7 +171,7 @@ func (c *Client) greet(ctx context.Context, greeting *call) error {
 
 func (c *Client) ungreeted(err error) error {
 	c.Close()
-	if errors.Is(err, errGone) { // it was about to end
+	if errors.Is(err, ErrGone) { // it was about to end
 		return ErrNoDaemon
 	}
 	return err
@@ -234,7 +234,8 @@ func (c *Client) Close() error { return c.rpc.Close() }
 // Gone is closed when the connection has ended.
 func (c *Client) Gone() <-chan struct{} { return c.rpc.DisconnectNotify() }
 
-var errGone = errors.New("the daemon ended the connection")
+// ErrGone is wrapped by the errors of a Client whose daemon has ended.
+var ErrGone = errors.New("the daemon ended the connection")
 
 // Call sends a request and waits for its answer, which it decodes into result.
 // When ctx ends first the request is cancelled in the daemon as well. The
@@ -250,7 +251,6 @@ func (c *Client) Call(ctx context.Context, method string, params, result any) er
 // A call is a request that waits for its answer.
 type call struct {
 	id     jsonrpc2.ID
-	method string
 	answer jsonrpc2.Waiter
 }
 
@@ -258,15 +258,15 @@ func (c *Client) send(ctx context.Context, method string, params any) (*call, er
 	id := jsonrpc2.ID{Num: c.number()}
 	w, err := c.rpc.DispatchCall(ctx, method, params, jsonrpc2.PickID(id))
 	if err != nil {
-		return nil, c.failed(method, err)
+		return nil, c.failed(err)
 	}
-	return &call{id, method, w}, nil
+	return &call{id, w}, nil
 }
 
 func (c *Client) wait(ctx context.Context, k *call, result any) error {
 	err := k.answer.Wait(ctx, result)
 	if err == nil || ctx.Err() == nil {
-		return c.failed(k.method, err)
+		return c.failed(err)
 	}
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
 	defer cancel()
@@ -276,9 +276,9 @@ func (c *Client) wait(ctx context.Context, k *call, result any) error {
 	return &ide.Error{Code: ide.CodeCancelled, Msg: "cancelled", Err: context.Cause(ctx)}
 }
 
-func (c *Client) failed(method string, err error) error {
+func (c *Client) failed(err error) error {
 	if errors.Is(err, jsonrpc2.ErrClosed) {
-		return fmt.Errorf("asking the daemon for %s: %w; see %s", method, errGone, filepath.Join(c.dir, logName))
+		return fmt.Errorf("asking the daemon: %w; see %s", ErrGone, filepath.Join(c.dir, logName))
 	}
 	return fromWire(err)
 }
@@ -321,8 +321,8 @@ func (c *Client) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.
 }
 
 // Events hands what happens in a session, or without its ID in all of them, to
-// tell, one after the other, until the session has ended or ctx is done. It is
-// called once for a client.
+// tell, one after the other, until the session has ended or ctx is done. One call
+// of it at a time has a client.
 func (c *Client) Events(ctx context.Context, p ide.SessionEventsParams, tell func(ide.SessionEvent)) error {
 	c.mu.Lock()
 	c.events = tell

@@ -201,7 +201,7 @@ func TestClientGoneMidRequest(t *testing.T) {
 		t.Errorf("released %s", id)
 	}
 	for range 2 {
-		if err := <-failed; !errors.Is(err, errGone) {
+		if err := <-failed; !errors.Is(err, ErrGone) {
 			t.Errorf("the client is told %v", err)
 		}
 	}

@@ -217,7 +217,7 @@ func TestKilledDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-c.Gone()
-	if _, err := c.Sessions(t.Context()); !errors.Is(err, errGone) {
+	if _, err := c.Sessions(t.Context()); !errors.Is(err, ErrGone) {
 		t.Errorf("a call to the dead: %v", err)
 	}
 	start1(t, dir)

@@ -5,14 +5,14 @@
 // changed in the target, as its user.
 //
 // The mount has a place, so unlike that of package files it stays, dead, when its
-// server is killed: Sweep takes away what was left so.
+// server is killed: a process beside it takes it away then, and where that was
+// killed, too, Sweep does.
 package browse
 
 import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -46,7 +46,9 @@ var fusermounts = []string{"fusermount3", "fusermount"}
 // A Mount is a target's files at a directory.
 type Mount struct {
 	dir    string
+	made   []string
 	server *fuse.Server
+	beside *sweeper
 }
 
 const (
@@ -55,18 +57,36 @@ const (
 	maxRead = 1 << 20
 )
 
-// Start mounts a target's files at dir, which exists. writable: some of them may be
-// changed, which the target says.
+// Start mounts a target's files at dir, an empty directory or one that it makes.
+// writable: some of them may be changed, which the target says.
 func Start(t Target, dir string, writable bool) (*Mount, error) {
 	if err := available(); err != nil {
 		return nil, err
 	}
+	made, err := place(dir)
+	if err != nil {
+		return nil, fmt.Errorf("showing files at %s: %w", dir, err)
+	}
+	beside, err := startSweeper(dir, made)
+	if err != nil {
+		remove(made)
+		return nil, err
+	}
+	m := &Mount{dir: dir, made: made, beside: beside}
+	if err := m.mount(t, writable); err != nil {
+		m.away()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *Mount) mount(t Target, writable bool) error {
 	timeout := keep
 	options := []string{"ro"}
 	if writable {
 		options = nil
 	}
-	server, err := fs.Mount(dir, &node{target: t}, &fs.Options{
+	server, err := fs.Mount(m.dir, &node{target: t}, &fs.Options{
 		EntryTimeout: &timeout, AttrTimeout: &timeout, NullPermissions: true,
 		MountOptions: fuse.MountOptions{
 			FsName: name, Name: name, Options: options, DirectMount: true,
@@ -74,12 +94,13 @@ func Start(t Target, dir string, writable bool) (*Mount, error) {
 		},
 	})
 	if err != nil {
-		return nil, &ide.Error{
-			Code: ide.CodeUnsupported, Msg: fmt.Sprintf("mounting the target's files at %s: %v", dir, err), Err: err,
+		return &ide.Error{
+			Code: ide.CodeUnsupported, Msg: fmt.Sprintf("mounting the target's files at %s: %v", m.dir, err), Err: err,
 			Hint: "mounting takes root's rights or fusermount3 (package fuse3)",
 		}
 	}
-	return &Mount{dir, server}, nil
+	m.server = server
+	return nil
 }
 
 // available tells what is missing here.
@@ -105,10 +126,22 @@ func available() error {
 	}
 }
 
-// End takes the mount away, and waits for its server. Who is inside has calls fail
-// from then on. Where the kernel does not let us cut him off, which takes root's
-// rights, his calls are answered until this process ends: nobody waits for that.
+// End takes the mount away and the directories that Start made, and waits for its
+// server. Who is inside has calls fail from then on. Where the kernel does not let us
+// cut him off, which takes root's rights, his calls are answered until this process
+// ends: nobody waits for that.
 func (m *Mount) End() error {
+	err := m.unmount()
+	m.away()
+	return err
+}
+
+func (m *Mount) away() {
+	remove(m.made)
+	m.beside.stop()
+}
+
+func (m *Mount) unmount() error {
 	err := unix.Unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH)
 	if err == nil {
 		m.server.Wait()
@@ -131,43 +164,4 @@ func lazily(dir string) (err error) {
 		}
 	}
 	return err
-}
-
-// Sweep takes away a mount of ours whose server was killed, and its directory.
-func Sweep(dir string) {
-	var st unix.Stat_t
-	if unix.Stat(dir, &st) != unix.ENOTCONN || !ours(dir) {
-		return
-	}
-	if unix.Unmount(dir, unix.MNT_DETACH) != nil {
-		_ = lazily(dir)
-	}
-	_ = os.Remove(dir)
-}
-
-// ours tells whether what is mounted at dir, dead or not, is a Mount: others'
-// file systems answer ENOTCONN too.
-func ours(dir string) bool {
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
-	if err != nil {
-		return false
-	}
-	_, after, _ := strings.Cut(string(info), "\nmnt_id:")
-	id, _, _ := strings.Cut(after, "\n")
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(mounts)) {
-		mount, what, _ := strings.Cut(line, " - ")
-		if strings.HasPrefix(mount, strings.TrimSpace(id)+" ") {
-			return strings.HasPrefix(what, "fuse."+name+" "+name+" ")
-		}
-	}
-	return false
 }

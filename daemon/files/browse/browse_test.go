@@ -49,6 +49,11 @@ func (d tree) Open(at string, flags int, mode uint32) (*os.File, error) {
 	return os.OpenFile(string(d)+at, flags, os.FileMode(mode))
 }
 
+func TestMain(m *testing.M) {
+	Serve() // does not return in the process beside a mount
+	os.Exit(m.Run())
+}
+
 // mount mounts a target's files for the test.
 func mount(t *testing.T, target Target, dir string, writable bool) *Mount {
 	t.Helper()
