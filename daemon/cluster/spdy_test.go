@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/moby/spdystream"
@@ -150,7 +151,9 @@ func TestSPDYCut(t *testing.T) {
 }
 
 // A deadline that strikes anywhere in a frame loses no byte.
-func TestSPDYDeadline(t *testing.T) {
+func TestSPDYDeadline(t *testing.T) { synctest.Test(t, testSPDYDeadline) }
+
+func testSPDYDeadline(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
 	defer near.Close()
@@ -167,7 +170,7 @@ func TestSPDYDeadline(t *testing.T) {
 			defer close(wrote)
 			far.Write(frame[i : i+1])
 		}()
-		c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		c.SetReadDeadline(time.Now().Add(time.Millisecond)) // strikes when both wait
 		p := make([]byte, 8)
 		n, err := c.Read(p)
 		got = append(got, p[:n]...)

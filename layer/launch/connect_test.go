@@ -3,6 +3,7 @@ package launch
 import (
 	"net"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -117,11 +118,12 @@ func TestConnectThatIsToWaitAfterAll(t *testing.T) {
 	}
 	began := time.Now()
 	w.want(t, "KeyboardInterrupt\n0\n", "python3", "-c", `
-import os, signal, socket, threading
+import os, signal, socket
+`+waitsInPython+`
 s = socket.socket(); s.setblocking(False)
 e = s.connect_ex(("10.96.1.1", 80)); s.setblocking(True)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+when_waits(threading.main_thread(), `+strconv.Itoa(unix.SYS_CONNECT)+`, lambda: os.kill(os.getpid(), signal.SIGINT))
 try: s.connect_ex(("10.96.1.1", 80))
 except KeyboardInterrupt: print("KeyboardInterrupt")
 os.access("/app/answer", 0)

@@ -236,20 +236,34 @@ except OSError as e: print(e)`, freePort(t)))
 	}
 }
 
+// waitsInPython defines when_waits, which calls what as soon as a thread waits in the
+// system call of a number.
+const waitsInPython = `
+import threading, time
+def when_waits(thread, number, what):
+    def wait():
+        while open(f"/proc/self/task/{thread.native_id}/syscall").read().split()[0] != str(number): time.sleep(0.001)
+        what()
+    waiter = threading.Thread(target=wait, daemon=True); waiter.start()
+    return waiter`
+
 // Pitfall 9: a blocking accept holds nobody up, and a signal ends it.
 func TestPitfall09BlockingAccept(t *testing.T) {
 	w := newWorld(t)
 	w.want(t, "KeyboardInterrupt\nTimeoutError\ncolor: blue\n\n", "python3", "-c", `
-import socket, signal, threading, os
+import socket, signal, os
+`+waitsInPython+`
 s = socket.socket(); s.bind(("0.0.0.0", `+strconv.Itoa(int(freePort(t)))+`)); s.listen()
-threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 signal.signal(signal.SIGINT, signal.default_int_handler)
+when_waits(threading.main_thread(), `+strconv.Itoa(unix.SYS_ACCEPT4)+`, lambda: os.kill(os.getpid(), signal.SIGINT))
 try: s.accept()
 except KeyboardInterrupt: print("KeyboardInterrupt")
 s.settimeout(0.1)
 try: s.accept()
 except TimeoutError: print("TimeoutError")
-threading.Thread(target=lambda: socket.socket.accept(s), daemon=True).start()
+s.settimeout(None)
+other = threading.Thread(target=lambda: socket.socket.accept(s), daemon=True); other.start()
+when_waits(other, `+strconv.Itoa(unix.SYS_ACCEPT4)+`, lambda: None).join()
 print(open("/etc/shop/config.yaml").read(), flush=True)
 os._exit(0)`)
 }

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -212,6 +214,17 @@ func TestListener(t *testing.T) {
 	}
 }
 
+// waitsFor tells whether a goroutine waits for input in a function.
+func waitsFor(function string) bool {
+	all := make([]byte, 1<<20)
+	for g := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		if strings.Contains(g, " [IO wait]:") && strings.Contains(g, function) {
+			return true
+		}
+	}
+	return false
+}
+
 // A packet comes with its descriptor, as from package net; a full socket takes nothing now.
 func TestMessages(t *testing.T) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -234,13 +247,21 @@ func TestMessages(t *testing.T) {
 	for _, sent := range []struct {
 		words string
 		oob   []byte
-	}{{"with a descriptor", unix.UnixRights(0)}, {"without", nil}} {
-		go func() { // mostly when it is waited for
-			time.Sleep(time.Millisecond)
+		late  bool // when it is waited for
+	}{{"with a descriptor", unix.UnixRights(0), false}, {"without", nil, false}, {"with one, waited for", unix.UnixRights(0), true}, {"without, waited for", nil, true}} {
+		write := func() {
+			for deadline := time.Now().Add(10 * time.Second); sent.late && !waitsFor("ReadMsg") && time.Now().Before(deadline); {
+				runtime.Gosched()
+			}
 			if _, _, err := far.WriteMsgUnix([]byte(sent.words), sent.oob, nil); err != nil {
 				t.Error(err)
 			}
-		}()
+		}
+		if sent.late {
+			go write()
+		} else {
+			write()
+		}
 		n, oobn, err := near.ReadMsg(b, oob)
 		if err != nil || string(b[:n]) != sent.words || (oobn > 0) != (sent.oob != nil) {
 			t.Fatalf("%q with %d bytes of control message, %v; want %q", b[:n], oobn, err, sent.words)

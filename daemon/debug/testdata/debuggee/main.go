@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -47,12 +48,23 @@ func workers() {
 		go work(id, release, &started, &done)
 	}
 	started.Wait()
-	for range 50 { // until all wait
-		time.Sleep(time.Millisecond)
+	for waiting() < 3 {
+		runtime.Gosched()
 	}
 	fmt.Println("waiting") // mark: waiting
 	close(release)
 	done.Wait()
+}
+
+// waiting counts the workers that wait to be released.
+func waiting() (n int) {
+	all := make([]byte, 1<<16)
+	for g := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		if strings.Contains(g, " [chan receive]:\nmain.work(") {
+			n++
+		}
+	}
+	return n
 }
 
 func read(name string) {
