@@ -161,7 +161,7 @@ func TestFiltersShareAPort(t *testing.T) {
 	ownDaemon(t)
 	all := started(t, mirrord(t, append(onTarget(namespace, "--steal"), "--", "python3", "-c", naming("all"))...), nil)
 	all.wait() // it cannot listen
-	if said := all.errors(); !strings.Contains(said, "with a filter") || !strings.Contains(said, "steals it already") {
+	if said := all.errors(); !strings.Contains(said, "with a filter") || !strings.Contains(said, "is stolen already") {
 		t.Errorf("who wants all was told %q", said)
 	}
 	bob.signal(syscall.SIGTERM)

@@ -239,7 +239,7 @@ func TestReplicasOfSeveral(t *testing.T) {
 	without := onWeb(t, namespace, "deployment/web", "continue", "python3", "-c", naming("nobody's"))
 	without.line("listening")
 	without.told("listens without port 8080 of the target")
-	without.told("steals it already")
+	without.told("is stolen already")
 	carol := onWeb(t, namespace, "deployment/web", "override", "python3", "-c", naming("carol's"))
 	carol.line("listening")
 	held := holdersOf(t, namespace)

@@ -26,7 +26,7 @@ func TestTwoDaemons(t *testing.T) {
 	second.wants("100", "open /shop")
 	second.wants("EADDRINUSE", "serve")
 	second.told("port 8080 of the target could not be stolen: ")
-	second.told("steals it already")
+	second.told("is stolen already")
 	if now := daemonsIn(t, other); len(now) != 1 || slices.Equal(now, pids) {
 		t.Errorf("the daemons are %v and %v", pids, now)
 	}

@@ -85,5 +85,5 @@ func askHolder(port uint16) string {
 	if cred == nil {
 		return "somebody who does not say who he is"
 	}
-	return fmt.Sprintf("process %d, which does not say who it is,", cred.Pid)
+	return fmt.Sprintf("process %d, which does not say who it is", cred.Pid)
 }

@@ -314,7 +314,7 @@ func (in *Incoming) hold(ctx context.Context, q protocol.Steal, client Client) (
 		s.way, err = in.claim(s)
 	}
 	if errors.Is(err, unix.EADDRINUSE) {
-		err = fmt.Errorf("stealing port %d: %s steals it already: %w", q.Port, askHolder(q.Port), err)
+		err = fmt.Errorf("stealing port %d: it is stolen already, by %s: %w", q.Port, askHolder(q.Port), err)
 		if !ousted {
 			err = fmt.Errorf("%w (and cannot be overridden: it is not by this agent, perhaps one of another build)", err)
 		}

@@ -183,7 +183,7 @@ func TestOverride(t *testing.T) {
 		}
 	}()
 	_, err = in.Steal(t.Context(), protocol.Steal{Port: 7, Override: true}, holder(refusing))
-	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "dave steals it already") || !strings.Contains(err.Error(), "cannot be overridden") {
+	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "it is stolen already, by dave") || !strings.Contains(err.Error(), "cannot be overridden") {
 		t.Errorf("of another process: %v", err)
 	}
 }

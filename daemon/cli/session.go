@@ -32,7 +32,11 @@ func portsOf(s ide.Session) string {
 	for _, port := range s.Ports {
 		list = append(list, fmt.Sprintf("%d %s", port, how))
 	}
-	return cmp.Or(strings.Join(list, ", "), "none")
+	none := "none"
+	if s.Steals || s.Mirrors {
+		none = "none yet, to be " + how
+	}
+	return cmp.Or(strings.Join(list, ", "), none)
 }
 
 func sessionCommand(full *Full) *cobra.Command {
@@ -93,7 +97,8 @@ func sessionListCommand() *cobra.Command {
 			if output == outputJSON {
 				return printJSON(cmd.OutOrStdout(), ide.SessionListResult{Sessions: append([]ide.Session{}, list...)})
 			}
-			if list == nil {
+			if len(list) == 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "mirrord: no session runs")
 				return nil
 			}
 			return printSessions(cmd.OutOrStdout(), list)
@@ -172,7 +177,11 @@ func printSessions(w io.Writer, list []ide.Session) error {
 		if s.Paused {
 			target += " (paused)"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", s.ID, target, s.Started, s.Launchers, portsOf(s))
+		processes := strconv.Itoa(s.Launchers)
+		if s.Stopped > 0 {
+			processes += fmt.Sprintf(" (%d stopped)", s.Stopped)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", s.ID, target, s.Started, processes, portsOf(s))
 	}
 	return t.Flush()
 }

@@ -69,18 +69,20 @@ func output(t *testing.T, args ...string) string {
 
 func TestSessions(t *testing.T) {
 	serve(t,
-		ide.Session{ID: "1f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Launchers: 1, Ports: []uint16{8080}},
+		ide.Session{ID: "1f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Launchers: 2, Stopped: 1, Ports: []uint16{8080}, Steals: true},
 		ide.Session{ID: "2f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Ports: []uint16{8080}, Filter: "path ^/a", Once: true, Paused: true, Replicas: []string{"web-1", "web-2"}},
+		ide.Session{ID: "3f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Launchers: 1, Steals: true},
 		ide.Session{ID: "5f3a9c21", Target: "targetless in shop", Started: "2026-11-23T12:00:01Z"})
-	const offered = "1f2e3d4c\tpod/web-1 in shop\n2f2e3d4c\tpod/web-1 in shop\n5f3a9c21\ttargetless in shop\n:4\n"
+	const offered = "1f2e3d4c\tpod/web-1 in shop\n2f2e3d4c\tpod/web-1 in shop\n3f2e3d4c\tpod/web-1 in shop\n5f3a9c21\ttargetless in shop\n:4\n"
 	for _, tt := range []struct {
 		args []string
 		want string
 	}{
-		{[]string{"session", "ls"}, `ID         TARGET                                  STARTED                PROCESSES   PORTS
-1f2e3d4c   pod/web-1 in shop                       2026-11-23T12:00:00Z   1           8080 stolen
-2f2e3d4c   pod/web-1 in shop and 1 more (paused)   2026-11-23T12:00:00Z   0           8080 one request stolen by path ^/a
-5f3a9c21   targetless in shop                      2026-11-23T12:00:01Z   0           none
+		{[]string{"session", "ls"}, `ID         TARGET                                  STARTED                PROCESSES       PORTS
+1f2e3d4c   pod/web-1 in shop                       2026-11-23T12:00:00Z   2 (1 stopped)   8080 stolen
+2f2e3d4c   pod/web-1 in shop and 1 more (paused)   2026-11-23T12:00:00Z   0               8080 one request stolen by path ^/a
+3f2e3d4c   pod/web-1 in shop                       2026-11-23T12:00:00Z   1               none yet, to be stolen
+5f3a9c21   targetless in shop                      2026-11-23T12:00:01Z   0               none
 `},
 		{[]string{"session", "ls", "-o", "json"}, `{
   "sessions": [
@@ -88,10 +90,12 @@ func TestSessions(t *testing.T) {
       "id": "1f2e3d4c",
       "target": "pod/web-1 in shop",
       "started": "2026-11-23T12:00:00Z",
-      "launchers": 1,
+      "launchers": 2,
+      "stopped": 1,
       "ports": [
         8080
-      ]
+      ],
+      "steals": true
     },
     {
       "id": "2f2e3d4c",
@@ -108,6 +112,13 @@ func TestSessions(t *testing.T) {
       "filter": "path ^/a",
       "once": true,
       "paused": true
+    },
+    {
+      "id": "3f2e3d4c",
+      "target": "pod/web-1 in shop",
+      "started": "2026-11-23T12:00:00Z",
+      "launchers": 1,
+      "steals": true
     },
     {
       "id": "5f3a9c21",

@@ -273,7 +273,7 @@ func TestConcurrentSteal(t *testing.T) {
 	}
 	refused, _ := another("abort")
 	if reply, words := ask(refused); unix.Errno(reply.Errno) != unix.EADDRINUSE ||
-		!strings.Contains(words, ", session "+s.ID) || !strings.Contains(words, "steals it already") {
+		!strings.Contains(words, ", session "+s.ID) || !strings.Contains(words, "is stolen already") {
 		t.Errorf("abort: %v: %s", unix.Errno(reply.Errno), words)
 	}
 	without, _ := another("continue")

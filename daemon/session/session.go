@@ -124,8 +124,14 @@ func (s *Session) info() ide.Session {
 	if f := s.config.Incoming.Filter; f != nil && s.launch.Policy.Steal {
 		i.Filter = f.String()
 	}
+	for _, d := range s.debuggees {
+		if d.pause != nil {
+			i.Stopped++
+		}
+	}
 	i.Once, i.Paused = s.config.Incoming.Once && s.launch.Policy.Steal, s.config.Pause
-	i.Mirrors = s.launch.Policy.Mirror && !s.launch.Policy.Steal
+	i.Steals = s.launch.Policy.Steal
+	i.Mirrors = s.launch.Policy.Mirror && !i.Steals
 	return i
 }
 

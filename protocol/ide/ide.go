@@ -254,7 +254,9 @@ type (
 		Context   string   `json:"context,omitempty"`
 		Started   string   `json:"started"` // RFC 3339
 		Launchers int      `json:"launchers"`
-		Ports     []uint16 `json:"ports,omitempty"` // stolen, or mirrored
+		Stopped   int      `json:"stopped,omitempty"` // debuggees that their debugger stops
+		Ports     []uint16 `json:"ports,omitempty"`   // stolen, or mirrored, at present
+		Steals    bool     `json:"steals,omitempty"`  // what its debuggees listen on
 		Mirrors   bool     `json:"mirrors,omitempty"`
 		Replicas  []string `json:"replicas,omitempty"` // of a workload: the pods whose ports these are, Pod among them
 		Filter    string   `json:"filter,omitempty"`   // of what is stolen, in words
