@@ -172,6 +172,9 @@ func TestLastWords(t *testing.T) {
 		" short\n":           "short",
 		"first\nlast" + long: "…" + ("first\nlast" + long)[10:],
 		long + "y\nlast\n":   "…last",
+
+		"time=T level=INFO msg=serving\nlistening on 127.0.0.1:7777\n":        "",
+		"time=T level=INFO msg=serving\npanic: x\n\ngoroutine 1 [running]:\n": "panic: x\n\ngoroutine 1 [running]:",
 	} {
 		if got := lastWords(log); got != want {
 			t.Errorf("lastWords(%q) = %q, want %q", log, got, want)

@@ -82,10 +82,17 @@ func hasEnded(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodFailed || con != nil && con.State.Terminated != nil
 }
 
-// lastWords is the end of a crashed agent's log.
+// lastWords is the end of a crashed agent's log, without what it tells of its
+// ordinary work.
 func lastWords(log string) string {
 	const keep = 600
-	log = strings.TrimSpace(log)
+	var said []string
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, " level=INFO ") && !strings.HasPrefix(line, "listening on ") {
+			said = append(said, line)
+		}
+	}
+	log = strings.TrimSpace(strings.Join(said, ""))
 	if len(log) > keep {
 		log = log[len(log)-keep:]
 		if _, whole, ok := strings.Cut(log, "\n"); ok {

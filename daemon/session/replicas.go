@@ -425,7 +425,7 @@ func (o *others) succeed(n news) (done func()) {
 	}
 	o.begin()
 	if n.lost {
-		n.words += fmt.Sprintf(": what is remote fails until another replica of %s is ready", o.path)
+		n.words += fmt.Sprintf(": what is remote fails until the agent of a ready replica of %s runs", o.path)
 		s.lost = errors.New(n.words)
 	}
 	s.say(n.words)
@@ -440,8 +440,10 @@ func (o *others) ready(r *replica) bool {
 
 // move makes r the main replica. s.mu is held; done is called without it.
 func (o *others) move(r *replica, why string) (done func()) {
-	s := o.s
-	s.main.Store(r)
+	s, since := o.s, "from now on; the environment stays, and what is open ends with its pod"
+	if s.main.Swap(r).target.uid == r.target.uid { // by another agent
+		since = "again; what was open is gone"
+	}
 	s.lost = nil
 	o.change()
 	hello := r.agent.tunnel.Hello()
@@ -453,8 +455,7 @@ func (o *others) move(r *replica, why string) (done func()) {
 	}
 	s.log.Info("moved", "target", r.target.name)
 	s.event(ide.SessionEvent{Kind: ide.EventMoved, Message: r.target.name})
-	s.say(fmt.Sprintf("%sfiles, names and outgoing connections are those of pod %s from now on; the environment stays, and what is open ends with its pod",
-		why, r.target.pod))
+	s.say(fmt.Sprintf("%sfiles, names and outgoing connections are those of pod %s %s", why, r.target.pod, since))
 	return func() {
 		if h := r.agent.hearing.Load(); h != nil {
 			h.renew()

@@ -34,10 +34,12 @@ func (s *Source) File(o Opening) {
 	}
 }
 
-// joined are files that were told, whose next openings are told as one.
+// joined are files that were told, whose next openings by the same process are told
+// as one.
 type joined struct {
 	by   map[ide.File]*again
-	next time.Duration // when the first has to be told, 0: none
+	next time.Duration  // when the first has to be told, 0: none
+	pids map[uint32]int // of threads that were looked at since the last flush
 }
 
 type again struct {
@@ -47,7 +49,7 @@ type again struct {
 }
 
 func (j *joined) add(w *watcher, o Opening) {
-	f := ide.File{Path: o.Path, Op: "open", Write: o.Write, Error: errorName(o.Err)}
+	f := ide.File{Path: o.Path, Op: "open", Write: o.Write, Error: errorName(o.Err), PID: j.process(o.Thread)}
 	if o.List {
 		f.Op = "list"
 	}
@@ -63,7 +65,7 @@ func (j *joined) add(w *watcher, o Opening) {
 	if j.by == nil {
 		j.by = map[ide.File]*again{}
 	}
-	f.Bytes, f.PID = o.Bytes, process(o.Thread)
+	f.Bytes = o.Bytes
 	j.by[key] = &again{file: f, until: w.now() + joinTime}
 	j.tell(w, f, max(o.Count, 1))
 }
@@ -78,6 +80,7 @@ func (j *joined) tell(w *watcher, f ide.File, count int) {
 // flush tells what is due, or all, and returns when to look again; 0: never.
 func (j *joined) flush(w *watcher, all bool) time.Duration {
 	now := w.now()
+	clear(j.pids)
 	if len(j.by) == 0 || now < j.next && !all {
 		return max(j.next-now, 0)
 	}
@@ -94,6 +97,19 @@ func (j *joined) flush(w *watcher, all bool) time.Duration {
 		}
 	}
 	return max(j.next-now, time.Millisecond)
+}
+
+// process is a thread's.
+func (j *joined) process(thread uint32) int {
+	pid, ok := j.pids[thread]
+	if !ok {
+		if j.pids == nil {
+			j.pids = map[uint32]int{}
+		}
+		pid = process(thread)
+		j.pids[thread] = pid
+	}
+	return pid
 }
 
 // process is a thread's, or the thread where that has ended.
