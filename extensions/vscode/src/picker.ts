@@ -82,12 +82,13 @@ async function list(daemon: Daemon, settings: Settings, { choice, said, why, tok
 	let namespace = choice.overrides.namespace ?? '';
 	let context = choice.overrides.context ?? '';
 	let targets: Target[] = [];
+	let hidden: string[] = [];
 	let loading = new vscode.CancellationTokenSource(); // of the latest load
 
 	const show = () => {
 		const active = pick.activeItems[0]?.row;
 		pick.placeholder = `${why}: type to filter${namespace && ` · namespace ${namespace}`}${context && ` · context ${context}`}`;
-		pick.items = rows({ targets, last: settings.lastTarget, namespace, context, steal: settings.steal, fixedSteal: said.incoming !== '' }).map(item);
+		pick.items = rows({ targets, hidden, last: settings.lastTarget, namespace, context, steal: settings.steal, fixedSteal: said.incoming !== '' }).map(item);
 		const same = active?.kind === 'target' && pick.items.find((i) => i.row.kind === 'target' && i.row.path === active.path);
 		if (same) pick.activeItems = [same];
 	};
@@ -107,7 +108,7 @@ async function list(daemon: Daemon, settings: Settings, { choice, said, why, tok
 			}, mine.token);
 			await contexts;
 			if (mine.token.isCancellationRequested) return;
-			({ namespace, targets } = all);
+			({ namespace, targets, hidden = [] } = all);
 		} catch (e) {
 			if (mine.token.isCancellationRequested) return;
 			fail(e); // the switches stay, which may be the way out

@@ -43,6 +43,7 @@ export interface Target {
 export interface TargetList {
 	namespace: string;
 	targets: Target[];
+	hidden?: string[]; // kinds that the user may not list
 }
 
 export interface Contexts {

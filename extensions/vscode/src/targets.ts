@@ -10,6 +10,7 @@ export type Row =
 
 export interface Shown {
 	targets: Target[];
+	hidden: string[]; // kinds that the user may not list
 	last?: string; // chosen the last time
 	namespace: string;
 	context: string;
@@ -51,7 +52,8 @@ export function rows(s: Shown): Row[] {
 	if (more.length > 0) {
 		out.push({ kind: 'separator', label: 'Other containers' }, ...more.map(row));
 	}
-	out.push({ kind: 'separator', label: 'Without a pod, and switches' });
+	const missing = s.hidden.length > 0 ? ` (you may not list ${s.hidden.join(' and ')})` : '';
+	out.push({ kind: 'separator', label: `Without a pod, and switches${missing}` });
 	if (s.last !== targetless) out.push(noTarget());
 	out.push(
 		{ kind: 'namespace', label: '$(layers) Switch namespace…', description: s.namespace },

@@ -8,7 +8,7 @@ import { duration, requestLine, size, Traffic } from '../src/traffic';
 const target = (path: string, more: Partial<Target> = {}): Target => ({ path, containers: ['main'], available: true, ...more });
 
 function shown(targets: Target[], last?: string, fixedSteal = false): string[] {
-	const all = rows({ targets, last, namespace: 'shop', context: 'staging', steal: false, fixedSteal });
+	const all = rows({ targets, hidden: [], last, namespace: 'shop', context: 'staging', steal: false, fixedSteal });
 	return all.map((r: Row) => (r.kind === 'separator' ? `-- ${r.label}` : r.label.replace(/\$\([\w-]+\) /, '')));
 }
 
@@ -20,8 +20,12 @@ describe('the list of targets', () => {
 		]);
 	});
 	it('has what cannot be chosen after what can, with the reason', () => {
-		const all = rows({ targets: [target('pod/a', { available: false, reason: 'it has ended' }), target('pod/b')], namespace: '', context: '', steal: false, fixedSteal: true });
+		const all = rows({ targets: [target('pod/a', { available: false, reason: 'it has ended' }), target('pod/b')], hidden: [], namespace: '', context: '', steal: false, fixedSteal: true });
 		assert.deepEqual(all.slice(1, 3).map((r) => (r.kind === 'target' ? [r.path, r.available, r.description] : r)), [['pod/b', true, ''], ['pod/a', false, 'it has ended']]);
+	});
+	it('says what the user may not list', () => {
+		const all = rows({ targets: [target('pod/b')], hidden: ['deployments', 'statefulsets'], namespace: '', context: '', steal: false, fixedSteal: true });
+		assert.ok(all.some((r) => r.kind === 'separator' && r.label.endsWith('(you may not list deployments and statefulsets)')));
 	});
 	it('has the other containers of a pod', () => {
 		assert.ok(shown([target('pod/a', { containers: ['app', 'proxy'] })]).includes('pod/a/container/proxy'));
