@@ -116,7 +116,8 @@
 // the owner: stolen ports are kernel objects that die with the agent
 // (agent/incoming), a paused target is traced by a thread of the agent and goes on
 // without it (agent/pause), the debuggee dies with its launcher or keeper
-// (layer/launch, layer/keeper), the file server's mount with its last descriptor (daemon/files).
+// (layer/launch, layer/keeper), the file server's mount with its last descriptor
+// (daemon/files), one for people by a process beside it (daemon/files/browse).
 //
 // A lost connection is made again, and loses nothing (protocol/link); a daemon
 // that is gone is started again by the launchers (layer/restart.go); a

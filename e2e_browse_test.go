@@ -129,8 +129,8 @@ func TestSessionFiles(t *testing.T) {
 	}
 	events.told("the daemon has ended")
 
-	// The session's end is theirs.
-	session.signal(os.Interrupt)
+	// The session's end is theirs, that by the daemon's, too.
+	run(t, "daemon", "stop", "--force")
 	session.wait()
 	for _, d := range []*debuggee{d, d2} {
 		began := time.Now()
@@ -141,9 +141,8 @@ func TestSessionFiles(t *testing.T) {
 	for ended := false; !ended; {
 		ended = strings.Contains(events.line(""), "the session has ended")
 	}
-	events.signal(os.Interrupt)
-	if code := events.wait(); code != 0 {
-		t.Errorf("events, after Ctrl+C: exit code %d; %s", code, events.errors())
+	if code := events.wait(); code != 0 || !strings.Contains(events.errors(), "the daemon was stopped") {
+		t.Errorf("events, after the daemon's end: exit code %d; %s", code, events.errors())
 	}
 	for _, dir := range []string{at, filepath.Dir(own)} {
 		if _, err := os.Stat(dir); !os.IsNotExist(err) || mounted(t, dir) {

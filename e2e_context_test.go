@@ -181,6 +181,7 @@ func TestTimers(t *testing.T) {
 
 // explain knows the volumes of the target that the configuration names.
 func TestExplainConfigured(t *testing.T) {
+	needCluster(t)
 	file := filepath.Join(t.TempDir(), "mirrord.json")
 	if err := os.WriteFile(file, []byte(`{"target": {"path": "deployment/web", "namespace": "shop"}}`), 0o600); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"mirrord/daemon/files"
+	"mirrord/daemon/files/browse"
 	"mirrord/daemon/rpc"
 	"mirrord/layer/launch"
 )
@@ -22,6 +23,7 @@ var update = os.Getenv("UPDATE_SCRIPTS") != "" // write what commands print into
 func TestMain(m *testing.M) {
 	launch.Keeper()
 	files.Serve()
+	browse.Serve()
 	testscript.Main(m, map[string]func(){"mirrord": main, "dlv": main})
 }
 

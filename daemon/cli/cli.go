@@ -38,8 +38,8 @@ type Full struct {
 	Manager NewManager
 	// Show mounts files at a directory, until it is undone.
 	Show func(t *layer.Tree, dir string, writable bool) (undo func() error, err error)
-	// Sweep takes away what one that was killed has left at a directory.
-	Sweep func(dir string)
+	// Sweep takes away the mount that one that was killed has left at a directory.
+	Sweep func(dir string) (was bool)
 }
 
 // NewManager makes the sessions of a daemon in its runtime directory.

@@ -42,7 +42,7 @@ func (b *comeback) close() {
 }
 
 const (
-	backTime = 15 * time.Second // for a session to be there again
+	backTime = time.Minute // for a session to be there again
 	backPoll = 50 * time.Millisecond
 )
 
@@ -59,7 +59,7 @@ func follow(ctx context.Context, w io.Writer, c *rpc.Client, id string, do func(
 				continue
 			}
 		}
-		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		if ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, rpc.ErrGone)) {
 			return nil // as its user wanted
 		}
 		return err
@@ -72,10 +72,10 @@ func next(ctx context.Context, id string) (*rpc.Client, error) {
 	defer end()
 	poll := time.NewTicker(backPoll)
 	defer poll.Stop()
-	for {
+	for wait.Err() == nil {
 		c, err := dialRunning(wait)
 		switch {
-		case err != nil:
+		case err != nil && wait.Err() == nil:
 			return nil, err
 		case c != nil && (id == "" || there(wait, c, id)):
 			return c, nil
@@ -85,14 +85,18 @@ func next(ctx context.Context, id string) (*rpc.Client, error) {
 		select {
 		case <-poll.C:
 		case <-wait.Done():
-			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
-			}
-			return nil, &ide.Error{
-				Code: ide.CodeSession, Msg: fmt.Sprintf("the daemon has ended, and for %v there was no other with this session", backTime),
-				Hint: "`mirrord session ls` lists those that run",
-			}
 		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	what := "another"
+	if id != "" {
+		what = "one with session " + id
+	}
+	return nil, &ide.Error{
+		Code: ide.CodeSession, Msg: fmt.Sprintf("the daemon has ended, and after %v there is not %s", backTime, what),
+		Hint: "`mirrord session ls` lists the sessions that run",
 	}
 }
 

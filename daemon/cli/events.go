@@ -21,8 +21,8 @@ func eventsCommand() *cobra.Command {
 		Short: "Tell what happens in a session, or in all",
 		Long: `events tells what happens in session ID, or in all of them, first what is the
 case: launchers that come and go, ports that are taken and given back, debuggees
-that their debugger stops. It ends with the session, or when it is interrupted,
-and goes on with the next daemon where the daemon ends.
+that their debugger stops. It ends with the session, or when it is interrupted
+or the daemon is stopped. Where the daemon is killed it waits a minute for the next.
 
 With --traffic it also tells of the requests that come to its ports, of its
 connections, of the target's files that are opened, and, of a Go program at a
@@ -56,7 +56,11 @@ breakpoint, which request it stands in.`,
 			if len(args) > 0 {
 				p.ID = args[0]
 			}
-			return follow(ctx, cmd.ErrOrStderr(), c, p.ID, func(c *rpc.Client) error { return c.Events(ctx, p, show) })
+			err = follow(ctx, cmd.ErrOrStderr(), c, p.ID, func(c *rpc.Client) error { return c.Events(ctx, p, show) })
+			if err == nil && ctx.Err() == nil && p.ID == "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "mirrord: the daemon was stopped")
+			}
+			return err
 		}),
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "`format`: text, or json with one event a line")

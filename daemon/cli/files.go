@@ -32,7 +32,8 @@ target, as that user, and what one writes the other reads a second later at most
 Without ID it is the one session that runs.
 
 It goes on until it is interrupted (Ctrl+C) or the session ends, and takes the
-mount away, also where it is killed. Where the daemon ends it mounts them again.`,
+mount away, also where it is killed. Where the daemon is killed
+it mounts them again by the next one.`,
 		Example: "  mirrord session files\n  mirrord session files 1f2e3d4c --mount /tmp/web",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -104,9 +105,12 @@ func showFiles(ctx context.Context, cmd *cobra.Command, c *rpc.Client, s ide.Ses
 		return err
 	}
 	old, _ := filepath.Glob(filepath.Join(base, filesName, "*"))
-	for _, at := range append(old, dir) {
-		full.Sweep(at)
+	for _, at := range old {
+		if full.Sweep(at) {
+			_ = os.Remove(at)
+		}
 	}
+	full.Sweep(dir) // where its user may have made it
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	tree, err := layer.DialTree(ctx, log, c.Info.Layer, s.ID, p)
 	if err != nil {

@@ -32,11 +32,25 @@ func portsOf(s ide.Session) string {
 	for _, port := range s.Ports {
 		list = append(list, fmt.Sprintf("%d %s", port, how))
 	}
-	none := "none"
-	if s.Steals || s.Mirrors {
-		none = "none yet, to be " + how
+	return cmp.Or(strings.Join(list, ", "), toCome(s))
+}
+
+// toCome tells it of one that has none.
+func toCome(s ide.Session) string {
+	switch {
+	case s.Mirrors:
+		return "none yet, to be mirrored"
+	case !s.Steals:
+		return "none"
 	}
-	return cmp.Or(strings.Join(list, ", "), none)
+	words := "none yet, to be stolen"
+	if s.Once {
+		words += " once"
+	}
+	if s.Filter != "" {
+		words += " by " + s.Filter
+	}
+	return words
 }
 
 func sessionCommand(full *Full) *cobra.Command {

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -18,15 +19,29 @@ import (
 type fake struct {
 	rpc.Manager // unused methods
 	list        []ide.Session
+	asked       func() // for events
 }
 
 func (f *fake) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
 func (f *fake) LayerSocket() string             { return "" }
 func (f *fake) List() []ide.Session             { return f.list }
-func (f *fake) Close()                          {}
+func (f *fake) Events(ctx context.Context, _ ide.SessionEventsParams, tell func(ide.SessionEvent)) error {
+	for _, s := range f.list {
+		tell(ide.SessionEvent{Kind: ide.EventStarted, Session: s.ID})
+	}
+	if f.asked != nil {
+		f.asked()
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+func (f *fake) End()   {}
+func (f *fake) Close() {}
 
 // serve runs a daemon of sessions for the commands of a test.
-func serve(t *testing.T, list ...ide.Session) {
+func serve(t *testing.T, list ...ide.Session) { serveFake(t, &fake{list: list}) }
+
+func serveFake(t *testing.T, f *fake) {
 	t.Helper()
 	run := t.TempDir()
 	t.Setenv("XDG_RUNTIME_DIR", run)
@@ -41,7 +56,7 @@ func serve(t *testing.T, list ...ide.Session) {
 	defer r.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	d := rpc.Daemon{Dir: dir, Idle: time.Hour, Ready: w, New: func(*slog.Logger, string) (rpc.Manager, error) { return &fake{list: list}, nil }}
+	d := rpc.Daemon{Dir: dir, Idle: time.Hour, Ready: w, New: func(*slog.Logger, string) (rpc.Manager, error) { return f, nil }}
 	go func() { done <- d.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
@@ -67,11 +82,47 @@ func output(t *testing.T, args ...string) string {
 	return out.String()
 }
 
+// What follows a session goes on where that is again, until its user has had enough.
+func TestFollow(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	serveFake(t, &fake{list: []ide.Session{{ID: "1f2e3d4c"}}, asked: func() { asked <- struct{}{} }})
+	times := 0
+	goesOn := func(ctx context.Context, id string) error {
+		c, err := dialRunning(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		times = 0
+		return follow(ctx, io.Discard, c, id, func(c *rpc.Client) error {
+			if times++; times == 1 {
+				return fmt.Errorf("as when it was killed: %w", rpc.ErrGone)
+			}
+			_, err := c.Sessions(ctx)
+			return err
+		})
+	}
+	if err := goesOn(t.Context(), ""); err != nil || times != 2 {
+		t.Errorf("with all sessions: done %d times, %v", times, err)
+	}
+	if err := goesOn(t.Context(), "1f2e3d4c"); err != nil || times != 2 {
+		t.Errorf("with one that is there again: done %d times, %v", times, err)
+	}
+	<-asked
+	ctx, interrupt := context.WithCancel(t.Context())
+	go func() {
+		<-asked
+		interrupt()
+	}()
+	if err := goesOn(ctx, "00000000"); err != nil || times != 1 || ctx.Err() == nil {
+		t.Errorf("with one that is not, until it is interrupted: done %d times, %v", times, err)
+	}
+}
+
 func TestSessions(t *testing.T) {
 	serve(t,
 		ide.Session{ID: "1f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Launchers: 2, Stopped: 1, Ports: []uint16{8080}, Steals: true},
 		ide.Session{ID: "2f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Ports: []uint16{8080}, Filter: "path ^/a", Once: true, Paused: true, Replicas: []string{"web-1", "web-2"}},
-		ide.Session{ID: "3f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Launchers: 1, Steals: true},
+		ide.Session{ID: "3f2e3d4c", Target: "pod/web-1 in shop", Started: "2026-11-23T12:00:00Z", Launchers: 1, Steals: true, Once: true, Filter: "path ^/a"},
 		ide.Session{ID: "5f3a9c21", Target: "targetless in shop", Started: "2026-11-23T12:00:01Z"})
 	const offered = "1f2e3d4c\tpod/web-1 in shop\n2f2e3d4c\tpod/web-1 in shop\n3f2e3d4c\tpod/web-1 in shop\n5f3a9c21\ttargetless in shop\n:4\n"
 	for _, tt := range []struct {
@@ -81,7 +132,7 @@ func TestSessions(t *testing.T) {
 		{[]string{"session", "ls"}, `ID         TARGET                                  STARTED                PROCESSES       PORTS
 1f2e3d4c   pod/web-1 in shop                       2026-11-23T12:00:00Z   2 (1 stopped)   8080 stolen
 2f2e3d4c   pod/web-1 in shop and 1 more (paused)   2026-11-23T12:00:00Z   0               8080 one request stolen by path ^/a
-3f2e3d4c   pod/web-1 in shop                       2026-11-23T12:00:00Z   1               none yet, to be stolen
+3f2e3d4c   pod/web-1 in shop                       2026-11-23T12:00:00Z   1               none yet, to be stolen once by path ^/a
 5f3a9c21   targetless in shop                      2026-11-23T12:00:01Z   0               none
 `},
 		{[]string{"session", "ls", "-o", "json"}, `{
@@ -118,7 +169,9 @@ func TestSessions(t *testing.T) {
       "target": "pod/web-1 in shop",
       "started": "2026-11-23T12:00:00Z",
       "launchers": 1,
-      "steals": true
+      "steals": true,
+      "filter": "path ^/a",
+      "once": true
     },
     {
       "id": "5f3a9c21",

@@ -173,6 +173,8 @@ func TestLastWords(t *testing.T) {
 		"first\nlast" + long: "…" + ("first\nlast" + long)[10:],
 		long + "y\nlast\n":   "…last",
 
+		"level=I" + strings.Repeat("x", 2041) + "\nlast": "last",
+
 		"time=T level=INFO msg=serving\nlistening on 127.0.0.1:7777\n":        "",
 		"time=T level=INFO msg=serving\npanic: x\n\ngoroutine 1 [running]:\n": "panic: x\n\ngoroutine 1 [running]:",
 	} {

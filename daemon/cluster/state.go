@@ -85,7 +85,10 @@ func hasEnded(pod *corev1.Pod) bool {
 // lastWords is the end of a crashed agent's log, without what it tells of its
 // ordinary work.
 func lastWords(log string) string {
-	const keep = 600
+	const keep, most = 600, 2048 // most is kubelet's: a longer one begins within a line
+	if len(log) >= most {
+		_, log, _ = strings.Cut(log, "\n")
+	}
 	var said []string
 	for line := range strings.Lines(log) {
 		if !strings.Contains(line, " level=INFO ") && !strings.HasPrefix(line, "listening on ") {

@@ -277,7 +277,7 @@ func (c *Client) wait(ctx context.Context, k *call, result any) error {
 }
 
 func (c *Client) failed(err error) error {
-	if errors.Is(err, jsonrpc2.ErrClosed) {
+	if errors.Is(err, jsonrpc2.ErrClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
 		return fmt.Errorf("asking the daemon: %w; see %s", ErrGone, filepath.Join(c.dir, logName))
 	}
 	return fromWire(err)

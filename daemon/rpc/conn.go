@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sourcegraph/jsonrpc2"
 
@@ -20,8 +21,9 @@ import (
 )
 
 const (
-	maxInFlight        = 64     // requests of one connection
-	codeNotInitialized = -32002 // as in LSP
+	maxInFlight        = 64              // requests of one connection
+	codeNotInitialized = -32002          // as in LSP
+	answerTime         = 2 * time.Second // for requests to end when the daemon does
 )
 
 // quiet takes what jsonrpc2 would print on stderr.
@@ -50,20 +52,26 @@ type started struct {
 	tied    bool
 }
 
-// serveConn answers c until it ends, and gives back what it held.
+// serveConn answers c until it ends or ctx does, when what was asked is answered yet,
+// and gives back what it held.
 func serveConn(ctx context.Context, s *server, c net.Conn) {
 	k := &conn{
 		server: s, log: s.log,
 		ready:   make(chan struct{}),
 		cancels: map[jsonrpc2.ID]context.CancelCauseFunc{},
 	}
-	k.rpc = jsonrpc2.NewConn(ctx, newStream(c), k, quiet)
+	k.rpc = jsonrpc2.NewConn(context.WithoutCancel(ctx), newStream(c), k, quiet)
 	close(k.ready)
-	<-k.rpc.DisconnectNotify()
-	k.mu.Lock()
-	k.closed = true
-	k.mu.Unlock()
+	select {
+	case <-k.rpc.DisconnectNotify():
+		k.close(jsonrpc2.ErrClosed)
+	case <-ctx.Done():
+		k.close(errEnds)
+		late := time.AfterFunc(answerTime, func() { k.rpc.Close() })
+		defer late.Stop()
+	}
 	k.wg.Wait()
+	k.rpc.Close()
 	for _, held := range k.started { // no request is left to change it
 		s.sessions.Release(held.session, held.tied)
 	}
@@ -88,8 +96,8 @@ func (k *conn) Handle(ctx context.Context, _ *jsonrpc2.Conn, req *jsonrpc2.Reque
 		defer k.wg.Done()
 		defer cancel(nil)
 		result, after, err := k.call(ctx, req)
-		if err != nil && context.Cause(ctx) == errCancelled {
-			err = errCancelled
+		if cause := context.Cause(ctx); err != nil && (cause == errCancelled || cause == errEnds) {
+			err = cause
 		}
 		k.mu.Lock()
 		delete(k.cancels, req.ID)
@@ -104,6 +112,16 @@ func (k *conn) Handle(ctx context.Context, _ *jsonrpc2.Conn, req *jsonrpc2.Reque
 		return
 	}
 	go serve()
+}
+
+// close begins no request any more, and cancels those that are in flight.
+func (k *conn) close(why error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
+	for _, cancel := range k.cancels {
+		cancel(why)
+	}
 }
 
 // register notes a request in flight, for which wg then waits.

@@ -13,6 +13,9 @@ import (
 	"mirrord/protocol/ide"
 )
 
+// errEnds cancels what is asked when the daemon is about to end.
+var errEnds = &ide.Error{Code: ide.CodeCancelled, Msg: "the daemon ends"}
+
 var errCancelled = &ide.Error{Code: ide.CodeCancelled, Msg: "cancelled"}
 
 // otherBuild is the refusal of client and daemon of different builds.

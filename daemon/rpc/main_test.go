@@ -70,6 +70,7 @@ func newFake(dir string) *fake {
 
 func (f *fake) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
 func (f *fake) LayerSocket() string             { return filepath.Join(f.dir, "layer.sock") }
+func (f *fake) End()                            {}
 func (f *fake) Close()                          {}
 
 func (f *fake) Arm(_ context.Context, id string) error {

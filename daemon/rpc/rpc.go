@@ -39,6 +39,7 @@ type Sessions interface {
 	Debug(ctx context.Context, p ide.DebugStartParams, progress func(message string)) (ide.Debug, error)
 	List() []ide.Session
 	Holders(ctx context.Context, p ide.TargetListParams) (ide.HoldersResult, error)
+	End()                         // ends them all, and tells so
 	Release(id string, tied bool) // a connection that started it is gone; tied: so the session ends
 }
 

@@ -47,8 +47,11 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
 	s.mu.Unlock()
 	defer s.timer.Stop()
 
+	conns, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer end()
+	defer s.sessions.End() // while clients can hear of it
 	for {
 		c, err := l.AcceptUnix()
 		if ctx.Err() != nil {
@@ -79,7 +82,7 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
 		}
 		wg.Go(func() {
 			defer s.count(-1)
-			serveConn(ctx, s, c)
+			serveConn(conns, s, c)
 		})
 	}
 }

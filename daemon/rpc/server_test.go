@@ -210,6 +210,32 @@ func TestClientGoneMidRequest(t *testing.T) {
 	}
 }
 
+// What is asked is answered yet when the daemon is told to end.
+func TestEndMidRequest(t *testing.T) {
+	f, dir := serveFake(t)
+	c, other := dial(t, dir), dial(t, dir)
+	started, heard, told := make(chan error, 1), make(chan error, 1), make(chan uint16, 2)
+	go func() {
+		_, err := c.Start(t.Context(), ide.SessionStartParams{Overrides: ide.Overrides{Target: "wait"}}, func(string) {})
+		started <- err
+	}()
+	go func() {
+		heard <- c.Events(t.Context(), ide.SessionEventsParams{}, func(e ide.SessionEvent) { told <- e.Port })
+	}()
+	<-f.waiting
+	<-told
+	if err := other.Shutdown(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-started; code(err) != ide.CodeCancelled || err.Error() != "the daemon ends" {
+		t.Errorf("who starts a session is told %v", err)
+	}
+	if err := <-heard; err != nil {
+		t.Errorf("who hears of events is told %v", err)
+	}
+	<-c.Gone()
+}
+
 // What is no request gets JSON-RPC's own answers, and the next message is read.
 func TestMalformed(t *testing.T) {
 	_, dir := serveFake(t)

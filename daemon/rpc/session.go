@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 
 	"mirrord/protocol/ide"
 )
@@ -49,7 +50,11 @@ func sessionArm(k *conn, ctx context.Context, p ide.SessionID) (ide.Empty, error
 
 // sessionEvents is answered when there is nothing more to tell.
 func sessionEvents(k *conn, ctx context.Context, p ide.SessionEventsParams) (ide.Empty, error) {
-	return ide.Empty{}, k.server.sessions.Events(ctx, p, func(e ide.SessionEvent) { k.notify(ctx, ide.MethodSessionEvent, e) })
+	err := k.server.sessions.Events(ctx, p, func(e ide.SessionEvent) { k.notify(ctx, ide.MethodSessionEvent, e) })
+	if errors.Is(err, errEnds) {
+		err = nil // nothing will happen any more
+	}
+	return ide.Empty{}, err
 }
 
 func sessionRequest(k *conn, _ context.Context, p ide.RequestParams) (ide.RequestResult, error) {

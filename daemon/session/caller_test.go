@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mirrord/daemon/files"
+	"mirrord/daemon/files/browse"
 	"mirrord/protocol/ide"
 	"mirrord/protocol/layer"
 )
@@ -27,6 +28,7 @@ import (
 // files and network are this machine's.
 func TestMain(m *testing.M) {
 	files.Serve()
+	browse.Serve()
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if agentDir != "" {
 			os.RemoveAll(agentDir)

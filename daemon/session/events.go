@@ -126,17 +126,20 @@ func (m *Manager) Events(ctx context.Context, p ide.SessionEventsParams, tell fu
 		m.events.begin(sub, s.id, s.state())
 		s.mu.Unlock()
 	}
-	for {
+	for over := false; ; {
 		for _, ev := range m.events.take(sub) {
 			tell(ev)
 			if ev.Kind == ide.EventEnded && p.ID != "" {
 				return nil
 			}
 		}
+		if over {
+			return context.Cause(ctx)
+		}
 		select {
 		case <-sub.wake:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			over = true // what has happened before is told yet
 		}
 	}
 }

@@ -91,7 +91,7 @@ func (m *Manager) Serve(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	defer m.endAll()
+	defer m.End()
 	for {
 		c, err := m.listener.AcceptUnix()
 		switch {
@@ -119,7 +119,7 @@ func (m *Manager) Serve(ctx context.Context) error {
 func (m *Manager) Close() {
 	m.listener.Close()
 	defer os.Remove(m.standIns) // it is empty, or was never made
-	m.endAll()
+	m.End()
 	m.debuggers.close()
 	m.nodes.drain()
 	m.agents.close()
@@ -131,7 +131,8 @@ func (m *Manager) Close() {
 	m.nodes.closing.Wait()
 }
 
-func (m *Manager) endAll() {
+// End ends all sessions, which is told as their events.
+func (m *Manager) End() {
 	for _, s := range m.all() {
 		m.end(s, "the daemon was stopped")
 	}

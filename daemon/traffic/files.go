@@ -13,7 +13,7 @@ import (
 // Limits of how files are told.
 const (
 	joinTime  = time.Second // openings of a path that are told as one
-	maxJoined = 4096        // paths
+	maxJoined = 4096        // paths, each of a process
 )
 
 // An Opening is one file that was opened, or was to be.

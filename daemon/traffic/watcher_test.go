@@ -372,6 +372,13 @@ func TestFiles(t *testing.T) {
 		if got := told(); got != "" {
 			t.Errorf("then: %s", got)
 		}
+		for _, process := range []uint32{1 << 30, 1<<30 + 1} { // none is of that number
+			w.source.File(Opening{Path: "/b", Thread: process})
+		}
+		synctest.Wait()
+		if got := told(); got != "open /b 0 0, open /b 0 0" {
+			t.Errorf("by two processes: %s", got)
+		}
 		w.source.File(Opening{Path: "/a"})
 		w.source.File(Opening{Path: "/a"})
 		w.source.Close() // tells what is left

@@ -20,7 +20,7 @@ func messages() map[string]any {
 	overrides := Overrides{Target: "deployment/web", Namespace: "shop", Context: "staging", Kubeconfig: "/home/dev/kubeconfig", Steal: true, FSMode: "read"}
 	session := Session{
 		ID: "5f3a9c21", Target: "pod/web-1/container/web in shop", Pod: "web-1", Namespace: "shop", Context: "staging",
-		Started: "2026-11-23T12:00:00Z", Launchers: 1, Ports: []uint16{8080}, Warnings: []string{"mirrord.json:3:5: operator: not served yet"},
+		Started: "2026-11-23T12:00:00Z", Launchers: 1, Stopped: 1, Ports: []uint16{8080}, Steals: true, Warnings: []string{"mirrord.json:3:5: operator: not served yet"},
 		Replicas: []string{"web-1", "web-2"}, Filter: "header ^x-user: alice$",
 	}
 	text := "{\n  \"target\": \"deployment/web\"\n}\n"
@@ -28,7 +28,7 @@ func messages() map[string]any {
 		MethodInitialize:                   InitializeParams{Version: 1, Build: "0123456789ab", Client: "vscode 1.2.3"},
 		MethodInitialize + " result":       InitializeResult{Version: 1, Build: "0123456789ab", PID: 4711, Layer: "/run/user/1000/mirrord/layer.sock", Busy: 1},
 		MethodTargetList:                   TargetListParams{Client: client, ConfigFile: ".mirrord/mirrord.json", Overrides: overrides, Progress: "p1"},
-		MethodTargetList + " result":       TargetListResult{Namespace: "shop", Targets: []Target{{Path: "deployment/web", Containers: []string{"web"}, Available: true}, {Path: "pod/job-1", Reason: "it has ended"}}},
+		MethodTargetList + " result":       TargetListResult{Namespace: "shop", Targets: []Target{{Path: "deployment/web", Containers: []string{"web"}, Available: true}, {Path: "pod/job-1", Reason: "it has ended"}}, Hidden: []string{"statefulsets"}},
 		MethodTargetContexts:               TargetListParams{Client: client},
 		MethodTargetContexts + " result":   ContextsResult{Current: "staging", Contexts: []string{"production", "staging"}},
 		MethodTargetNamespaces:             TargetListParams{Client: client, Overrides: Overrides{Context: "staging"}},

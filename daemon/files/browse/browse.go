@@ -131,9 +131,11 @@ func available() error {
 // cut him off, which takes root's rights, his calls are answered until this process
 // ends: nobody waits for that.
 func (m *Mount) End() error {
-	err := m.unmount()
+	if err := m.unmount(); err != nil {
+		return err // the process beside it tries again when this one has ended
+	}
 	m.away()
-	return err
+	return nil
 }
 
 func (m *Mount) away() {

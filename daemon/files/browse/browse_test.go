@@ -217,14 +217,14 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 		dead(t, dir, tt.source, tt.kind)
-		Sweep(dir)
+		was := Sweep(dir)
 		var st unix.Stat_t
-		want := unix.ENOTCONN
+		var want error = unix.ENOTCONN
 		if tt.ours {
-			want = unix.ENOENT
+			want = nil
 		}
-		if err := unix.Stat(dir, &st); err != want {
-			t.Errorf("%s of type %s after Sweep: %v, want %v", tt.source, tt.kind, err, want)
+		if err := unix.Stat(dir, &st); err != want || was != tt.ours {
+			t.Errorf("%s of type %s after Sweep (%v): %v, want %v", tt.source, tt.kind, was, err, want)
 		}
 	}
 	// Neither is what is alive, nor what has nothing mounted.

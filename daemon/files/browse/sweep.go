@@ -41,7 +41,7 @@ func place(dir string) (made []string, err error) {
 // remove takes away what place has made, up to what others have put something into.
 func remove(made []string) {
 	for _, dir := range made {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if os.Remove(dir) != nil {
 			return
 		}
 	}
@@ -95,16 +95,16 @@ func Serve() {
 	os.Exit(0)
 }
 
-// Sweep takes away a mount of ours whose server was killed, and its directory.
-func Sweep(dir string) {
+// Sweep takes away a mount of ours whose server was killed, if that is at dir.
+func Sweep(dir string) (was bool) {
 	var st unix.Stat_t
 	if unix.Stat(dir, &st) != unix.ENOTCONN || !ours(dir) {
-		return
+		return false
 	}
 	if unix.Unmount(dir, unix.MNT_DETACH) != nil {
 		_ = lazily(dir)
 	}
-	_ = os.Remove(dir)
+	return true
 }
 
 // ours tells whether what is mounted at dir, dead or not, is a Mount: others'
