@@ -95,6 +95,9 @@ func TestSessionFiles(t *testing.T) {
 	if at2 != own || !mounted(t, own) {
 		t.Errorf("mounted at %s", at2)
 	}
+	if _, err := os.Stat(own); err != nil { // which the kernel keeps for a second
+		t.Error(err)
+	}
 	d.signal(os.Kill)
 	d.wait()
 	eventually(t, "what a killed one has left", func() (string, bool) {

@@ -277,6 +277,28 @@ func TestSessionStop(t *testing.T) {
 	}
 }
 
+// A session's end is that of a debuggee that is stopped, and of one that does not
+// care for SIGTERM.
+func TestSessionStopOfOthers(t *testing.T) {
+	t.Parallel()
+	namespace := ownTarget(t)
+	ownDaemon(t)
+	for script, want := range map[string]int{
+		"echo up; kill -STOP $$":                           -int(syscall.SIGTERM),
+		"trap '' TERM; echo up; while :; do sleep 1; done": -int(syscall.SIGKILL),
+	} {
+		d := execute(t, nil, "-n", namespace, "-t", "pod/web", "--", "sh", "-c", script)
+		d.line("up")
+		run(t, "session", "stop", sessions(t)[0][0])
+		if code := d.wait(); code != want {
+			t.Errorf("%s: exit code %d, want %d", script, code, want)
+		}
+		if killed := strings.Contains(d.errors(), "it is killed"); killed != (want == -int(syscall.SIGKILL)) {
+			t.Errorf("%s: its user is told %q", script, d.errors())
+		}
+	}
+}
+
 // A daemon that is stopped by force ends its sessions; nobody starts another.
 func TestDaemonStopped(t *testing.T) {
 	t.Parallel()

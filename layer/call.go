@@ -319,7 +319,7 @@ func (l *Layer) send(f *flight) error {
 	}
 	for _, w := range a.writes {
 		if err := seccomp.Write(f.key.tid, w.addr, w.bytes); err != nil {
-			return errors.Join(l.listener.Fail(f.last.ID, unix.EFAULT), err)
+			return l.refuse(f, unix.EFAULT, err)
 		}
 	}
 	switch {
@@ -331,9 +331,19 @@ func (l *Layer) send(f *flight) error {
 	err := l.listener.Inject(f.last.ID, a.inject, a.cloexec)
 	var errno unix.Errno
 	if errors.As(err, &errno) { // the task has no room for it
-		return errors.Join(l.listener.Fail(f.last.ID, errno), err)
+		return l.refuse(f, errno, err)
 	}
 	return err
+}
+
+// refuse fails a call whose answer cannot be given: that is the next one's before the
+// thread goes on, which may ask again at once.
+func (l *Layer) refuse(f *flight, errno unix.Errno, why error) error {
+	if f.ans.settle != nil {
+		f.ans.settle(false)
+	}
+	f.ans = answer{errno: errno, again: f.ans.again}
+	return errors.Join(l.listener.Fail(f.last.ID, errno), why)
 }
 
 // end is the end of f; f.mu is held.

@@ -96,15 +96,23 @@ func stopCommand() *cobra.Command {
 	return cmd
 }
 
+// gapTime is how long launchers may take to start the daemon after one that was killed.
+const gapTime = time.Second
+
 // dialRunning connects to the daemon, of whatever build; nil: none runs.
 func dialRunning(ctx context.Context) (*rpc.Client, error) {
 	dir, err := runtimeDir()
 	if err != nil {
 		return nil, err
 	}
-	c, err := rpc.Dial(ctx, dir, "cli", nil)
-	if errors.Is(err, rpc.ErrNoDaemon) {
-		return nil, nil
+	for deadline := time.Now().Add(gapTime); ; {
+		c, err := rpc.Dial(ctx, dir, "cli", nil)
+		if !errors.Is(err, rpc.ErrNoDaemon) {
+			return c, err
+		}
+		if !rpc.WasKilled(dir) || time.Now().After(deadline) || ctx.Err() != nil {
+			return nil, nil
+		}
+		time.Sleep(backPoll)
 	}
-	return c, err
 }

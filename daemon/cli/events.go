@@ -74,7 +74,8 @@ func restartCommand() *cobra.Command {
 		Use:   "restart ID",
 		Short: "Read a session's configuration again",
 		Long: `restart reads the configuration of session ID again, for the debuggees that are
-started in it from now on. Its agent, its connections and its ports stay.`,
+started in it from now on. Its agent and its connections stay, and its ports as they
+are; one that steals a single request steals one more.`,
 		Example: "  mirrord session restart 1f2e3d4c",
 		Args:    oneSession,
 

@@ -52,7 +52,11 @@ func lsCommand() *cobra.Command {
 				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: %s of namespace %s are not shown: your user may not list them\n", strings.Join(kinds, " and "), r.Namespace)
 			}
 			if len(r.Targets) == 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: no targets in namespace %s; choose another with -n\n", r.Namespace)
+				what := "targets"
+				if len(types) > 0 {
+					what = strings.Join(types, " or ")
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "mirrord: no %s in namespace %s; choose another with -n\n", what, r.Namespace)
 				return nil
 			}
 			return printTargets(cmd.OutOrStdout(), r.Targets)

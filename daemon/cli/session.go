@@ -58,6 +58,7 @@ func sessionCommand(full *Full) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(sessionListCommand(), &cobra.Command{
 		Use: "stop ID", Short: "Stop a session", Args: oneSession,
+		Long:              "stop ends session ID: its ports are the pod's again, and its debuggees get SIGTERM, and 10 seconds later SIGKILL.",
 		Example:           "  mirrord session stop 1f2e3d4c",
 		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, _ *cobra.Command, args []string) error {
@@ -135,6 +136,9 @@ func listHolders(ctx context.Context, cmd *cobra.Command, c *choice, output stri
 	}
 	for _, problem := range r.Problems {
 		fmt.Fprintln(cmd.ErrOrStderr(), "mirrord:", problem)
+	}
+	if len(r.Holders) == 0 && r.Unasked > 0 {
+		return fmt.Errorf("listing who holds ports: none of those that could be asked has one, and %d agents could not be", r.Unasked)
 	}
 	if len(r.Holders) == 0 {
 		where := ""

@@ -160,11 +160,23 @@ func (c *Config) environment(env []string) {
 	} {
 		if value, ok := LookupEnv(env, name); ok && value != "" {
 			*to = value
+			if to == &c.Target {
+				c.targetBy = name
+			}
 		}
 	}
 	if value, ok := LookupEnv(env, "MIRRORD_SKIP_PROCESSES"); ok {
 		c.skip = split(&node{kind: isText, text: value})
 	}
+}
+
+// TargetOrigin tells where the target is named: FILE:LINE:COLUMN: KEY, a variable or
+// a flag; "" where it is not.
+func (c *Config) TargetOrigin() string {
+	if c.targetBy == "" && c.targetAt != (pos{}) {
+		return fmt.Sprintf("%s:%d:%d: target", c.File, c.targetAt.line, c.targetAt.column)
+	}
+	return c.targetBy
 }
 
 // checkOverrides judges flags.
@@ -188,7 +200,9 @@ func (c *Config) override(o ide.Overrides) error {
 	if err := checkOverrides(o); err != nil {
 		return err
 	}
-	c.Target = cmp.Or(o.Target, c.Target)
+	if o.Target != "" {
+		c.Target, c.targetBy = o.Target, "--target"
+	}
 	c.Namespace = cmp.Or(o.Namespace, c.Namespace)
 	c.Context = cmp.Or(o.Context, c.Context)
 	c.Kubeconfig = cmp.Or(o.Kubeconfig, c.Kubeconfig)

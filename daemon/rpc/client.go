@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -193,6 +194,13 @@ func dialSocket(ctx context.Context, dir string) (*net.UnixConn, error) {
 		return nil, fmt.Errorf("connecting to the daemon: %w", err)
 	}
 	return c, nil
+}
+
+// WasKilled tells of a runtime directory without a daemon whether the last one was
+// killed: launchers may be about to start another.
+func WasKilled(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, socketName))
+	return err == nil
 }
 
 func (c *Client) ours() bool {

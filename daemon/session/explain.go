@@ -88,7 +88,7 @@ func (m *Manager) explained(ctx context.Context, p ide.ConfigExplainParams, e *e
 
 // find looks the configuration's target up; no agent is needed for that.
 func (m *Manager) find(ctx context.Context, cfg *config.Config, client ide.Client) (*cluster.Target, error) {
-	at, err := cluster.ParseTarget(cfg.Target)
+	at, err := targetPath(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -54,6 +54,7 @@ func (m *Manager) Holders(ctx context.Context, p ide.TargetListParams) (ide.Hold
 	for i, err := range problems {
 		r.Holders = append(r.Holders, told[i]...)
 		if err != nil {
+			r.Unasked++
 			r.Problems = append(r.Problems, fmt.Sprintf("asking agent %s in namespace %s: %v", list[i].Pod, list[i].Namespace, err))
 		}
 	}

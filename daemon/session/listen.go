@@ -91,6 +91,9 @@ func (s *Session) listen(ctx context.Context, r *layer.Request, owner *launcher)
 	l := &listener{at: addresses{at}, owner: owner, by: s.debuggeesOf(owner), terms: s.termsOf(port, mirror), held: map[*replica]*tunnel.Held{}}
 	s.mu.Unlock()
 	main, held, err := s.stealMain(ctx, owner.m, port, l)
+	if errors.Is(err, syscall.EADDRINUSE) && !s.overrides() {
+		err = fmt.Errorf("%w; end that session, choose requests by a http_filter, or set feature.network.incoming.on_concurrent_steal to \"override\"", err)
+	}
 	if errors.Is(err, syscall.EADDRINUSE) && s.without(port, err) {
 		return nil
 	}
@@ -172,6 +175,13 @@ func (s *Session) steal(ctx context.Context, r *replica, port uint16, l *listene
 	return r.agent.tunnel.Steal(ctx, q, func(_ context.Context, stream net.Conn, in protocol.Incoming) {
 		s.deliver(stream, l, in)
 	}, func() { s.ousted(r, port, l) }, func(why string) { s.cut(port, why) })
+}
+
+// overrides tells whether ports are taken from others.
+func (s *Session) overrides() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.config.Incoming.OnConcurrentSteal == config.Override
 }
 
 // without tells whether the debuggee is to run without a port that is another's.

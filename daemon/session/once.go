@@ -62,7 +62,14 @@ func known(ctx context.Context, all []*Session) error {
 }
 
 // once tells whether the session steals a single request. s.mu is held.
-func (s *Session) once() bool { return s.config.Incoming.Once && s.config.Incoming.Mode == "steal" }
+func (s *Session) once() bool {
+	for _, l := range s.listeners { // which a restart leaves as they are
+		if l.once {
+			return true
+		}
+	}
+	return s.config.Incoming.Once && s.config.Incoming.Mode == "steal"
+}
 
 // rearm tells whether the session steals a single request, which it does once more.
 func (s *Session) rearm() bool {

@@ -58,7 +58,7 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 		})
 		return a, target{name: "agent " + addr}, nil, err
 	}
-	path, err := cluster.ParseTarget(cfg.Target)
+	path, err := targetPath(cfg)
 	if err != nil {
 		return nil, target{}, nil, err
 	}

@@ -121,15 +121,21 @@ func (s *Session) info() ide.Session {
 		}
 		slices.Sort(i.Replicas)
 	}
-	if f := s.config.Incoming.Filter; f != nil && s.launch.Policy.Steal {
-		i.Filter = f.String()
+	filter := s.config.Incoming.Filter
+	for _, l := range s.listeners { // which a restart leaves as they are
+		if filter = l.filter; filter != nil {
+			break
+		}
+	}
+	if filter != nil && s.launch.Policy.Steal {
+		i.Filter = filter.String()
 	}
 	for _, d := range s.debuggees {
 		if d.pause != nil {
 			i.Stopped++
 		}
 	}
-	i.Once, i.Paused = s.config.Incoming.Once && s.launch.Policy.Steal, s.config.Pause
+	i.Once, i.Paused = s.once() && s.launch.Policy.Steal, s.config.Pause
 	i.Steals = s.launch.Policy.Steal
 	i.Mirrors = s.launch.Policy.Mirror && !i.Steals
 	return i

@@ -74,6 +74,15 @@ func (m *Manager) cluster(ctx context.Context, what string, p ide.TargetListPara
 	return c, cfg, nil
 }
 
+// targetPath reads the configuration's target. The error names its place.
+func targetPath(cfg *config.Config) (cluster.Path, error) {
+	path, err := cluster.ParseTarget(cfg.Target)
+	if e, ok := errors.AsType[*cluster.Error](err); ok {
+		e.Msg = cfg.TargetOrigin() + ": " + e.Msg
+	}
+	return path, err
+}
+
 // Verify tells what is wrong with a configuration file, and what it chooses.
 func (m *Manager) Verify(p ide.ConfigVerifyParams) (ide.ConfigVerifyResult, error) {
 	return config.Verify(p, func(target string) error {

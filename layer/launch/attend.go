@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -63,8 +64,12 @@ func (k *keeperProcess) installed() (*seccomp.Listener, error) {
 	return seccomp.NewListener(fd), nil
 }
 
-// attend starts the debuggee and waits for its end.
-func (k *keeperProcess) attend(ctx context.Context, signals <-chan os.Signal) (Exit, error) {
+// stopTime is how long a debuggee may take to end when its session has.
+const stopTime = 10 * time.Second
+
+// attend starts the debuggee and waits for its end, which that of ctx asks for by
+// SIGTERM, and where this is of no avail brings about by SIGKILL.
+func (k *keeperProcess) attend(ctx context.Context, signals <-chan os.Signal, say func(string)) (Exit, error) {
 	fd := k.fd()
 	if err := keeper.Send(fd, keeper.DoStart, 0); err != nil {
 		return Exit{}, fmt.Errorf("starting the debuggee: %w", err)
@@ -73,13 +78,18 @@ func (k *keeperProcess) attend(ctx context.Context, signals <-chan os.Signal) (E
 	go func() {
 		defer close(stopped)
 		done := ctx.Done()
+		var late <-chan time.Time
 		for {
 			select {
 			case s := <-signals:
 				_ = keeper.Send(fd, keeper.DoSignal, uint32(s.(syscall.Signal))) // a dead keeper needs none
 			case <-done:
 				_ = keeper.Send(fd, keeper.DoSignal, uint32(unix.SIGTERM))
-				done = nil
+				_ = keeper.Send(fd, keeper.DoSignal, uint32(unix.SIGCONT)) // a stopped one hears of it
+				done, late = nil, time.After(stopTime)
+			case <-late:
+				say(fmt.Sprintf("the debuggee has not ended %v after SIGTERM: it is killed", stopTime))
+				_ = keeper.Send(fd, keeper.DoSignal, uint32(unix.SIGKILL))
 			case <-stop:
 				return
 			}

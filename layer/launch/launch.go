@@ -222,7 +222,7 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 		daemon.Disconnect() // nobody is left to be answered
 	}()
 	<-notified
-	end, err := k.attend(ctx, signals)
+	end, err := k.attend(ctx, signals, c.Message)
 	if end.Signal == unix.SIGKILL {
 		end.OutOfMemory = OutOfMemoryKills() > l.kills()
 	}

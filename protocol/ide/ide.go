@@ -271,7 +271,8 @@ type (
 	// HoldersResult is who has ports of the cluster's pods, whatever daemon it is of.
 	HoldersResult struct {
 		Holders  []Holder `json:"holders"`
-		Problems []string `json:"problems"` // agents that could not be asked, and why
+		Problems []string `json:"problems"`          // why not all is known: agents that could not be asked, say
+		Unasked  int      `json:"unasked,omitempty"` // so many agents
 	}
 	// Holder has a port of a pod.
 	Holder struct {

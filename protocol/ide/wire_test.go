@@ -60,6 +60,7 @@ func messages() map[string]any {
 		MethodSessionList + " result":   SessionListResult{Sessions: []Session{session}},
 		MethodSessionHolders:            TargetListParams{Client: client, Overrides: Overrides{Namespace: "shop"}},
 		MethodSessionHolders + " result": HoldersResult{
+			Unasked: 1,
 			Holders: []Holder{{
 				User: "alice@laptop", Session: "5f3a9c21", Namespace: "shop", Pod: "web-1", Container: "web", Port: 8080, Mode: "steal",
 				Filter: "header ^x-user: alice$", Since: "2026-11-23T12:00:00Z", Redirect: "sk_lookup",

@@ -97,8 +97,8 @@ func Serve() {
 
 // Sweep takes away a mount of ours whose server was killed, if that is at dir.
 func Sweep(dir string) (was bool) {
-	var st unix.Stat_t
-	if unix.Stat(dir, &st) != unix.ENOTCONN || !ours(dir) {
+	var st unix.Statfs_t // unlike stat(2) it asks the server each time
+	if unix.Statfs(dir, &st) != unix.ENOTCONN || !ours(dir) {
 		return false
 	}
 	if unix.Unmount(dir, unix.MNT_DETACH) != nil {
