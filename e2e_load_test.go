@@ -69,6 +69,7 @@ type answer struct {
 
 // A load of loadRate requests each second leaves its workers time for an answer.
 const (
+	answerTime  = 20 * time.Second // an API server on a busy machine needs more than 5 to be back
 	loadRate    = 500
 	loadWorkers = 8
 )
@@ -123,11 +124,11 @@ func request(address string) (a answer) {
 	a.began = time.Now()
 	defer func() { a.at = time.Now() }()
 	var c net.Conn
-	if c, a.err = net.DialTimeout("tcp", address, 5*time.Second); a.err != nil {
+	if c, a.err = net.DialTimeout("tcp", address, answerTime); a.err != nil {
 		return a
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(answerTime))
 	if _, a.err = io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); a.err != nil {
 		return a
 	}

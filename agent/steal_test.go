@@ -162,7 +162,7 @@ func TestStealHeld(t *testing.T) {
 	refused := func(c *agenttest.Client) {
 		t.Helper()
 		_, err := c.Ask(protocol.KindSteal, protocol.Steal{Port: podPort}, new(protocol.StealReply))
-		if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "stealing port 8080: client ") ||
+		if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "stealing port 8080: it is stolen already, by client ") ||
 			!strings.Contains(err.Error(), "since "+time.Now().UTC().Format("2006-")) {
 			t.Errorf("second steal: %v", err)
 		}

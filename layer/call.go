@@ -339,6 +339,9 @@ func (l *Layer) send(f *flight) error {
 // refuse fails a call whose answer cannot be given: that is the next one's before the
 // thread goes on, which may ask again at once.
 func (l *Layer) refuse(f *flight, errno unix.Errno, why error) error {
+	if !l.listener.Valid(f.last.ID) {
+		return seccomp.ErrGone
+	}
 	if f.ans.settle != nil {
 		f.ans.settle(false)
 	}

@@ -138,7 +138,7 @@ func listHolders(ctx context.Context, cmd *cobra.Command, c *choice, output stri
 		fmt.Fprintln(cmd.ErrOrStderr(), "mirrord:", problem)
 	}
 	if len(r.Holders) == 0 && r.Unasked > 0 {
-		return fmt.Errorf("listing who holds ports: none of those that could be asked has one, and %d agents could not be", r.Unasked)
+		return fmt.Errorf("listing who holds ports: nobody, as far as agents could be asked; %d could not", r.Unasked)
 	}
 	if len(r.Holders) == 0 {
 		where := ""

@@ -259,7 +259,7 @@ func (l *Listener) add(a *addfd) (int, error) {
 	switch errno {
 	case 0:
 		return int(n), nil
-	case unix.ENOENT, unix.EINPROGRESS:
+	case unix.ENOENT, unix.EINPROGRESS, unix.ESRCH: // the last where it was interrupted meanwhile: kernel/seccomp.c
 		return -1, ErrGone
 	}
 	return -1, errno

@@ -41,7 +41,7 @@ func place(dir string) (made []string, err error) {
 // remove takes away what place has made, up to what others have put something into.
 func remove(made []string) {
 	for _, dir := range made {
-		if os.Remove(dir) != nil {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return
 		}
 	}
