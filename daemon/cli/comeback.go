@@ -68,14 +68,18 @@ func follow(ctx context.Context, w io.Writer, c *rpc.Client, id string, do func(
 
 // next waits for a daemon that somebody starts, and for session id in it.
 func next(ctx context.Context, id string) (*rpc.Client, error) {
+	dir, err := runtimeDir()
+	if err != nil {
+		return nil, err
+	}
 	wait, end := context.WithTimeout(ctx, backTime)
 	defer end()
 	poll := time.NewTicker(backPoll)
 	defer poll.Stop()
 	for wait.Err() == nil {
-		c, err := dialRunning(wait)
+		c, err := rpc.Dial(wait, dir, caller, nil)
 		switch {
-		case err != nil && wait.Err() == nil:
+		case err != nil && !errors.Is(err, rpc.ErrNoDaemon) && wait.Err() == nil:
 			return nil, err
 		case c != nil && (id == "" || there(wait, c, id)):
 			return c, nil

@@ -106,7 +106,7 @@ func dialRunning(ctx context.Context) (*rpc.Client, error) {
 		return nil, err
 	}
 	for deadline := time.Now().Add(gapTime); ; {
-		c, err := rpc.Dial(ctx, dir, "cli", nil)
+		c, err := rpc.Dial(ctx, dir, caller, nil)
 		if !errors.Is(err, rpc.ErrNoDaemon) {
 			return c, err
 		}
