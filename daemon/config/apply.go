@@ -20,9 +20,9 @@ type checker struct {
 }
 
 type given struct {
-	key   string // or the flag that said it
-	at    pos    // zero: a flag
-	value *node  // nil: a flag
+	key   string // or the flag or variable that said it
+	at    pos    // zero: one of these
+	value *node  // nil: one of these
 }
 
 // apply reads a table whose keys start with prefix.

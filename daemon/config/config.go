@@ -50,7 +50,6 @@ type Config struct {
 
 	container  string   // "/container/NAME" of a target that is written as a table
 	targetAt   pos      // where the file names its target
-	targetBy   string   // the variable or flag that names another
 	skip       []string // skip_processes as written
 	skipBuild  bool
 	extraBuild []string

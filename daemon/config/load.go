@@ -85,14 +85,11 @@ func load(client ide.Client, file string, text *string, o ide.Overrides, target 
 		}
 	}
 	c := check.config
+	c.given = check.given
 	c.environment(client.Env)
 	if err := c.override(o); err != nil {
 		return nil, nil, err
 	}
-	if o.FSMode != "" {
-		check.given["feature.fs.mode"] = given{key: "--fs-mode"}
-	}
-	c.given = check.given
 	check.limit()
 	c.finish(client)
 	inOrder(check.errors)
@@ -161,7 +158,7 @@ func (c *Config) environment(env []string) {
 		if value, ok := LookupEnv(env, name); ok && value != "" {
 			*to = value
 			if to == &c.Target {
-				c.targetBy = name
+				c.given["target"] = given{key: name}
 			}
 		}
 	}
@@ -173,10 +170,13 @@ func (c *Config) environment(env []string) {
 // TargetOrigin tells where the target is named: FILE:LINE:COLUMN: KEY, a variable or
 // a flag; "" where it is not.
 func (c *Config) TargetOrigin() string {
-	if c.targetBy == "" && c.targetAt != (pos{}) {
-		return fmt.Sprintf("%s:%d:%d: target", c.File, c.targetAt.line, c.targetAt.column)
+	if g, ok := c.given["target"]; ok && g.value == nil {
+		return g.key
 	}
-	return c.targetBy
+	if c.targetAt == (pos{}) {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d:%d: target", c.File, c.targetAt.line, c.targetAt.column)
 }
 
 // checkOverrides judges flags.
@@ -201,7 +201,7 @@ func (c *Config) override(o ide.Overrides) error {
 		return err
 	}
 	if o.Target != "" {
-		c.Target, c.targetBy = o.Target, "--target"
+		c.Target, c.given["target"] = o.Target, given{key: "--target"}
 	}
 	c.Namespace = cmp.Or(o.Namespace, c.Namespace)
 	c.Context = cmp.Or(o.Context, c.Context)
@@ -210,7 +210,7 @@ func (c *Config) override(o ide.Overrides) error {
 		c.Incoming.Mode, c.said = "steal", true
 	}
 	if o.FSMode != "" {
-		c.FS.Mode = strings.ReplaceAll(o.FSMode, "-", "")
+		c.FS.Mode, c.given["feature.fs.mode"] = strings.ReplaceAll(o.FSMode, "-", ""), given{key: "--fs-mode"}
 	}
 	c.Agent.Address = cmp.Or(o.Agent, c.Agent.Address)
 	return nil
