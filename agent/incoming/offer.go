@@ -23,6 +23,7 @@ const maxAhead = 16 << 10
 // along, or follows as soon as it comes: it does not wait for the answer. Until that
 // it stays where it is, to be the pod's if the holder does not take it.
 type offer struct {
+	ctx    context.Context // good while it may be answered
 	steal  *Steal
 	conn   protocol.Incoming
 	said   said
@@ -69,12 +70,12 @@ func (s *Steal) offer(conn protocol.Incoming, first said) (stream net.Conn, ahea
 	if ctx.Err() != nil { // it came from before
 		return nil, 0, context.Cause(ctx)
 	}
-	o := &offer{steal: s, conn: conn, said: first, opened: make(chan error, 1), done: make(chan struct{}), waits: conn.Waits}
+	o := &offer{ctx: ctx, steal: s, conn: conn, said: first, opened: make(chan error, 1), done: make(chan struct{}), waits: conn.Waits}
 	s.in.team.Go(o.ask)
 	select {
 	case err = <-o.opened:
 		if err == nil {
-			err = o.answer(ctx)
+			err = o.answer()
 		}
 	case <-ctx.Done():
 		err = context.Cause(ctx)
@@ -92,28 +93,28 @@ func (s *Steal) offer(conn protocol.Incoming, first said) (stream net.Conn, ahea
 	return o.stream, o.ahead, nil
 }
 
-// answer waits for the holder's. One that has come counts, whatever ctx: the debuggee
+// answer waits for the holder's. One that has come counts, whatever o.ctx: the debuggee
 // may have acted on the first words already.
-func (o *offer) answer(ctx context.Context) error {
+func (o *offer) answer() error {
 	cut := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
+	stop := context.AfterFunc(o.ctx, func() {
 		defer close(cut)
 		_ = o.stream.SetReadDeadline(time.Unix(1, 0))
 	})
-	err := o.hear(ctx)
+	err := o.hear()
 	if stop() {
 		return err
 	}
 	<-cut
 	if err != nil {
 		_ = o.stream.SetWriteDeadline(time.Unix(1, 0))
-		return context.Cause(ctx)
+		return context.Cause(o.ctx)
 	}
 	return o.stream.SetReadDeadline(time.Time{})
 }
 
 // hear reads what the holder says until it has taken the connection.
-func (o *offer) hear(ctx context.Context) error {
+func (o *offer) hear() error {
 	for {
 		var r protocol.IncomingReply
 		if _, err := protocol.ReadAnswer(o.stream, protocol.KindIncoming, &r); err != nil {
@@ -123,7 +124,7 @@ func (o *offer) hear(ctx context.Context) error {
 		case r.Waits:
 			o.waits = true
 		case r.Asks:
-			if err := o.grant(ctx); err != nil {
+			if err := o.grant(); err != nil {
 				return err
 			}
 		default:
@@ -133,14 +134,14 @@ func (o *offer) hear(ctx context.Context) error {
 }
 
 // grant leaves the connection to the holder, when all that goes along has done so.
-func (o *offer) grant(ctx context.Context) error {
+func (o *offer) grant() error {
 	o.end()
 	select {
 	case <-o.done:
-	case <-ctx.Done():
+	case <-o.ctx.Done():
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if o.ctx.Err() != nil {
+		return o.ctx.Err()
 	}
 	o.waits, o.done = false, make(chan struct{})
 	granted := make(chan error, 1)
@@ -152,8 +153,8 @@ func (o *offer) grant(ctx context.Context) error {
 	select {
 	case err := <-granted:
 		return err
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-o.ctx.Done():
+		return o.ctx.Err()
 	}
 }
 
@@ -236,7 +237,7 @@ func (o *offer) comes() bool {
 func (o *offer) begin() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.over || o.said.conn == nil && len(o.said.read) == 0 {
+	if o.over || o.ctx.Err() != nil || o.said.conn == nil && len(o.said.read) == 0 {
 		return false
 	}
 	o.looked = make(chan struct{})

@@ -311,7 +311,7 @@ func TestHolderGoes(t *testing.T) {
 		go func() {
 			_, _ = protocol.ReadFrame(theirs)
 			_ = protocol.WriteMessage(theirs, protocol.KindIncoming, protocol.IncomingReply{}, nil)
-			_, _ = theirs.Read(make([]byte, 1<<10))
+			_, _ = io.ReadFull(theirs, make([]byte, protocol.ChunkHead+maxAhead+1)) // more than comes before it is taken
 			cancel()
 			theirs.Close() // as the end of its session does
 		}()
@@ -323,6 +323,7 @@ func TestHolderGoes(t *testing.T) {
 	defer s.Release()
 	r, _ := http.NewRequest("GET", "http://"+pod.String(), nil)
 	r.Header.Set("X-User", "alice")
+	r.Header.Set("X-Long", strings.Repeat("x", maxAhead))
 	tr := &http.Transport{}
 	defer tr.CloseIdleConnections()
 	a, err := tr.RoundTrip(r)
