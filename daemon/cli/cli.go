@@ -108,6 +108,10 @@ installed in the cluster but an agent pod while it is needed.`,
 		root.AddCommand(execCommand())
 		return root
 	}
+	root.InitDefaultCompletionCmd(args...)
+	for _, c := range root.Commands() { // as the others do that stand for several
+		c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 	root.AddCommand(execCommand(), dlvCommand(), lsCommand(), sessionCommand(full), configCommand(), verifyCommand(), explainCommand(), daemonCommand(full.Manager), versionCommand())
 	return root
 }
@@ -158,6 +162,15 @@ func one(what, example string) cobra.PositionalArgs {
 			return fmt.Errorf("%s takes one argument, got %q, too", name, args[1])
 		}
 	}
+}
+
+// none is for commands that take no argument.
+func none(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	_, name, _ := strings.Cut(cmd.CommandPath(), " ")
+	return fmt.Errorf("%s takes no argument, got %q", name, args[0])
 }
 
 // report tells err and returns the exit code it stands for.

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,12 +20,7 @@ func configCommand() *cobra.Command {
 		Use:     "default",
 		Short:   "Print a configuration file to begin with",
 		Example: "  mkdir -p .mirrord && mirrord config default > .mirrord/mirrord.yaml",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("config default takes no argument, got %q", strings.Join(args, " "))
-			}
-			return nil
-		},
+		Args:    none,
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, _ []string) error {
 			c, err := dial(ctx)
 			if err != nil {

@@ -76,7 +76,7 @@ where none runs.`,
 func stopCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use: "stop", Short: "End the daemon", Args: cobra.NoArgs,
+		Use: "stop", Short: "End the daemon", Args: none,
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, _ []string) error {
 			c, err := dialRunning(ctx)
 			if c == nil || err != nil {

@@ -73,11 +73,11 @@ to start; without them it is Delve and no more.`,
   mirrord dlv --session 1f2e3d4c -- dap --listen 127.0.0.1:4711
   mirrord dlv -t pod/web-1 -- --headless --listen 127.0.0.1:2345 --api-version 2 exec ./web
   MIRRORD_SESSION=1f2e3d4c dlv test ./handlers`,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("dlv needs a command of Delve, as in mirrord dlv --target deployment/web -- debug ./web")
 			}
-			return e.check()
+			return e.check(cmd)
 		},
 	}
 	cmd.RunE = run(func(ctx context.Context, cmd *cobra.Command, args []string) (err error) {

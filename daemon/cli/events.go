@@ -32,7 +32,7 @@ breakpoint, which request it stands in.`,
 			if output != "text" && output != "json" {
 				return fmt.Errorf("--output: %q is none of text, json", output)
 			}
-			return cobra.MaximumNArgs(1)(cmd, args)
+			return oneSessionOrNone(cmd, args)
 		},
 		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
@@ -112,7 +112,7 @@ the next one that the filter chooses, or without a filter the next connection.
 Such a session has {"incoming": {"mode": "steal", "once": true}} in its
 configuration, below feature.network; the first request it steals unasked.`,
 		Example: "  mirrord session arm\n  mirrord session arm 1f2e3d4c",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    oneSessionOrNone,
 
 		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, _ *cobra.Command, args []string) error {

@@ -63,11 +63,11 @@ is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
   mirrord exec -t deployment/web --steal --debugger -- gdb --args ./web --verbose
   mirrord exec -t deployment/web --context staging --fs-mode local -- env
   mirrord exec --agent 127.0.0.1:7777 -- ./web`,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("exec needs a command, as in mirrord exec --target deployment/web -- ./web")
 			}
-			return e.check()
+			return e.check(cmd)
 		},
 		RunE: run(e.run),
 	}
@@ -76,8 +76,19 @@ is not found, 126 when it cannot be executed, 125 when mirrord itself failed,
 	return cmd
 }
 
-// check looks at the flags that cobra does not.
-func (e *execution) check() error {
+// atStart are flags of what a session has from its start.
+var atStart = []string{"target", "agent", "config-file", "context", "steal", "fs-mode"}
+
+// check looks at the flags that cobra does not, or in words of its own.
+func (e *execution) check(cmd *cobra.Command) error {
+	for _, name := range atStart {
+		if e.session != "" && cmd.Flags().Changed(name) {
+			return fmt.Errorf("--session %s and --%s: a session has this from its start; leave one of them out", e.session, name)
+		}
+	}
+	if e.choice.overrides.Agent != "" && e.choice.overrides.Target != "" {
+		return errors.New("--agent and --target: an agent outside Kubernetes is the target; leave one of them out")
+	}
 	if !slices.Contains(engines, e.engine) {
 		return fmt.Errorf("--layer: %q is none of %s", e.engine, strings.Join(engines, ", "))
 	}
@@ -95,8 +106,8 @@ func (e *execution) add(cmd *cobra.Command) {
 	f.StringVar(&e.session, "session", "", "`id` of a session that runs already, instead of a target")
 	f.StringVar(&e.choice.overrides.Agent, "agent", "", "`host:port` of an agent outside Kubernetes, instead of a target")
 	f.StringVar(&e.engine, "layer", "auto", "how calls are hooked: `engine` seccomp or auto")
-	for _, other := range []string{"target", "agent", "config-file", "context", "steal", "fs-mode"} {
-		cmd.MarkFlagsMutuallyExclusive("session", other) // which has these from its start
+	for _, name := range atStart { // for completion
+		cmd.MarkFlagsMutuallyExclusive("session", name)
 	}
 	cmd.MarkFlagsMutuallyExclusive("agent", "target")
 	mustComplete(cmd, "target", e.choice.completeTarget, cobra.ShellCompDirectiveNoFileComp)

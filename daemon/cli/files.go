@@ -34,13 +34,8 @@ Without ID it is the one session that runs.
 It goes on until it is interrupted (Ctrl+C) or the session ends, and takes the
 mount away, also where it is killed. Where the daemon is killed
 it mounts them again by the next one.`,
-		Example: "  mirrord session files\n  mirrord session files 1f2e3d4c --mount /tmp/web",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return fmt.Errorf("session files takes one session, got %q, too", args[1])
-			}
-			return nil
-		},
+		Example:           "  mirrord session files\n  mirrord session files 1f2e3d4c --mount /tmp/web",
+		Args:              oneSessionOrNone,
 		ValidArgsFunction: completeOneSession,
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if full.Show == nil {

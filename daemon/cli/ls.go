@@ -28,9 +28,9 @@ func lsCommand() *cobra.Command {
 		Example: `  mirrord ls
   mirrord ls -n shop -t deployment
   mirrord ls -o json | jq -r '.targets[].path'`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("ls takes no argument, got %q", args[0])
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := none(cmd, args); err != nil {
+				return err
 			}
 			for _, kind := range types {
 				if !slices.Contains(listed, kind) {

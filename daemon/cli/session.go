@@ -99,7 +99,7 @@ func sessionListCommand() *cobra.Command {
 					}
 				}
 			}
-			return cmp.Or(cobra.NoArgs(cmd, args), checkOutput(output))
+			return cmp.Or(none(cmd, args), checkOutput(output))
 		},
 		RunE: run(func(ctx context.Context, cmd *cobra.Command, _ []string) error {
 			if cluster {
@@ -206,6 +206,14 @@ func printSessions(w io.Writer, list []ide.Session) error {
 
 // oneSession wants the id of a session.
 var oneSession = one("the id of a session, which `mirrord session ls` lists", "1f2e3d4c")
+
+// oneSessionOrNone is for commands that can do without: there is one, or all are meant.
+func oneSessionOrNone(cmd *cobra.Command, args []string) error {
+	if len(args) < 2 {
+		return nil
+	}
+	return oneSession(cmd, args)
+}
 
 // completeOneSession offers it.
 func completeOneSession(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -73,7 +74,7 @@ func load(client ide.Client, file string, text *string, o ide.Overrides, target 
 	if text == nil && path != "" {
 		raw, err := readFile(path)
 		if err != nil {
-			return nil, nil, fmt.Errorf("reading configuration: %w", err)
+			return nil, nil, unread(err)
 		}
 		if err := check.file(raw, client); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", name, err)
@@ -95,6 +96,15 @@ func load(client ide.Client, file string, text *string, o ide.Overrides, target 
 	inOrder(check.errors)
 	inOrder(c.Warnings)
 	return c, check.errors, nil
+}
+
+// unread is the error of a file that is not there, or not to be read.
+func unread(err error) error {
+	e := &ide.Error{Code: ide.CodeConfig, Msg: "reading configuration: " + err.Error(), Err: err}
+	if errors.Is(err, fs.ErrNotExist) {
+		e.Hint = "`mirrord config default` prints one to begin with"
+	}
+	return e
 }
 
 // file reads the rendered text; key may itself come from the file.

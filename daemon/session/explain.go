@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path"
 	"strings"
+	"unicode"
 
 	"mirrord/daemon/cluster"
 	"mirrord/daemon/config"
@@ -33,7 +34,7 @@ func (m *Manager) Explain(ctx context.Context, p ide.ConfigExplainParams) (ide.C
 	case ide.ExplainConnect:
 		err = e.connect()
 	case ide.ExplainName:
-		e.name()
+		err = e.name()
 	default:
 		err = badSubject("explaining %q: it is none of %s, %s, %s", p.Kind, ide.ExplainPath, ide.ExplainConnect, ide.ExplainName)
 	}
@@ -160,10 +161,33 @@ func (e *explanation) connect() error {
 	return nil
 }
 
-func (e *explanation) name() {
+func (e *explanation) name() error {
 	if _, err := netip.ParseAddr(e.Subject); err == nil {
 		e.is(policy.Verdict{Kind: policy.Local, Rule: "an address, which nobody looks up"})
-		return
+		return nil
+	}
+	if !isHost(e.Subject) {
+		return badSubject("explaining the name %q: no host is called that; it is a name alone, without a scheme or a port", e.Subject)
 	}
 	e.is(e.policy.Name())
+	return nil
+}
+
+// A host's name is of at most 253 bytes, and each label of 63 (RFC 1035, 2.3.4).
+const maxHost, maxLabel = 253, 63
+
+// isHost tells whether a host may have a name. Some have "_" in theirs, against RFC 1123.
+func isHost(name string) bool {
+	name = strings.TrimSuffix(name, ".")
+	if len(name) > maxHost {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > maxLabel || strings.ContainsFunc(label, func(r rune) bool {
+			return r != '-' && r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+		}) {
+			return false
+		}
+	}
+	return true
 }
