@@ -38,6 +38,7 @@ type Debugger struct {
 	first  int         // the debugger's process; guarded by mu
 	kinds  map[int]kin // by process; guarded by mu
 	keeper int         // our ancestor of all; guarded by mu
+	served bool        // guarded by mu; somebody was
 }
 
 // tools are what Delve starts for itself.
@@ -190,6 +191,14 @@ func (d *Debugger) keep(p process, served bool) {
 		})
 	}
 	d.kinds[p.id] = kin{p.start, served}
+	d.served = d.served || served
+}
+
+// Served tells whether anybody was a debuggee.
+func (d *Debugger) Served() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.served
 }
 
 // environ turns the environment at addr, which the debugger has handed on, into

@@ -41,4 +41,18 @@ func TestNativeDebugger(t *testing.T) {
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("it says %q, want %q; all of it:\n%s", got, want, r.out)
 	}
+	if len(r.messages) > 0 {
+		t.Errorf("its user is told %q", r.messages)
+	}
+}
+
+// Who has taken a program for a debugger hears of it.
+func TestNoDebugger(t *testing.T) {
+	w := newWorld(t)
+	w.native = true
+	r := w.run(t, "/bin/sh", "-c", "cat /etc/shop/config.yaml")
+	want := "/bin/sh has debugged nothing, so nothing was in the context of the target"
+	if r.err != nil || strings.Contains(r.out, "color") || len(r.messages) != 1 || r.messages[0] != want {
+		t.Errorf("%v, it says %q, its user is told %q", r.err, r.out, r.messages)
+	}
 }

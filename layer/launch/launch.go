@@ -223,6 +223,9 @@ func (l *Launcher) Run(ctx context.Context, log *slog.Logger, c Config) (Exit, e
 	}()
 	<-notified
 	end, err := k.attend(ctx, signals, c.Message)
+	if c.Debugger == Native && err == nil && !debugger.Served() {
+		c.Message(c.Argv[0] + " has debugged nothing, so nothing was in the context of the target")
+	}
 	if end.Signal == unix.SIGKILL {
 		end.OutOfMemory = OutOfMemoryKills() > l.kills()
 	}
