@@ -248,7 +248,7 @@ func TestStartAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := launch.Start
-	if p.ID != first.ID || p.Progress != "" || len(p.Client.Env) != 1 {
+	if p.ID != first.ID || p.Started != first.Started || p.Progress != "" || len(p.Client.Env) != 1 {
 		t.Fatalf("it is started again by %+v", p)
 	}
 	if s, err := m.Start(t.Context(), p, func(string) {}); err != nil || s.ID != first.ID || s.Started != first.Started {
@@ -263,13 +263,14 @@ func TestStartAgain(t *testing.T) {
 		t.Errorf("both who started it are gone: %v", list)
 	}
 
+	p.Started = "2026-11-23T12:00:00Z"
 	const racing = 4
 	errs := make(chan error, racing)
 	for range racing {
 		go func() {
 			s, err := m.Start(t.Context(), p, func(string) {})
-			if err == nil && s.ID != first.ID {
-				err = fmt.Errorf("it has become %q", s.ID)
+			if err == nil && (s.ID != first.ID || s.Started != p.Started) {
+				err = fmt.Errorf("it has become %q, started at %s", s.ID, s.Started)
 			}
 			errs <- err
 		}()

@@ -110,6 +110,9 @@ func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionSt
 	}
 	s := made
 	s.start, s.security = p, security
+	if at, err := time.Parse(time.RFC3339, p.Started); err == nil {
+		s.started = at
+	}
 	hello := a.tunnel.Hello()
 	s.launch = ide.Launch{
 		Session: ide.Session{
@@ -119,6 +122,7 @@ func (m *Manager) begin(ctx context.Context, cfg *config.Config, p ide.SessionSt
 		Hostname: hello.Hostname, Addrs: hello.Addrs, Env: set, Unset: unset, Policy: cfg.Policy(target.mounts),
 		Start: again(p, target, others),
 	}
+	s.launch.Start.Started = s.launch.Session.Started
 	return s, nil
 }
 

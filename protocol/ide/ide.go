@@ -236,7 +236,8 @@ type (
 	// SessionStartParams: the session lives while this connection or a
 	// launcher of it does.
 	SessionStartParams struct {
-		ID         string    `json:"id,omitempty"` // of a session that a daemon's end took away; if it is there again, it is the answer
+		ID         string    `json:"id,omitempty"`      // of a session that a daemon's end took away; if it is there again, it is the answer
+		Started    string    `json:"started,omitempty"` // when that began, RFC 3339
 		Client     Client    `json:"client"`
 		ConfigFile string    `json:"configFile,omitempty"`
 		Overrides  Overrides `json:"overrides"`

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -274,6 +275,25 @@ func TestRoom(t *testing.T) {
 		}
 		if got.Blocks != want.Blocks || got.Files != want.Files || got.Frsize != want.Frsize || got.Namelen != want.Namelen || got.Blocks == 0 || got.Bavail == 0 {
 			t.Errorf("%q has the room %+v, want %+v", name, got, want)
+		}
+	}
+}
+
+// What somebody has at a directory is not hidden.
+func TestPlaceTaken(t *testing.T) {
+	root, shown, full := tree(t.TempDir()), t.TempDir(), t.TempDir()
+	for _, dir := range []string{string(root), full} {
+		if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount(t, root, shown, false)
+	for dir, want := range map[string]string{shown: "files are shown there already", full: "it is not empty"} {
+		if m, err := Start(root, dir, false); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", dir, err, want)
+			if err == nil {
+				_ = m.End()
+			}
 		}
 	}
 }

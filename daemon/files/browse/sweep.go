@@ -32,8 +32,10 @@ func place(dir string) (made []string, err error) {
 		return made, err
 	case err != nil:
 		return nil, err
+	case len(list) > 0 && ours(dir):
+		return nil, errors.New("files are shown there already; --mount names another directory")
 	case len(list) > 0:
-		return nil, errors.New("the directory is not empty: the session's files may be shown there already; --mount names another")
+		return nil, errors.New("it is not empty; --mount names another directory")
 	}
 	return nil, nil
 }
