@@ -1,13 +1,13 @@
 package layer
 
 import (
-	"math/rand/v2"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
 
 	"mirrord/layer/policy"
 	wire "mirrord/protocol/layer"
+	"mirrord/protocol/socket"
 )
 
 func quickConnect(c *call) bool {
@@ -192,8 +192,7 @@ func (c *call) connectAgain(d *duplicate, k *sock) answer {
 	return failWith(err)
 }
 
-// source gives d a loopback source, a random one of the 16 million so that the
-// ports of one are not the limit, and returns it.
+// source gives d a loopback source, and returns it.
 func (d *duplicate) source() (netip.AddrPort, unix.Errno) {
 	own := d.own()
 	if own.Port() != 0 && d.has(own) {
@@ -202,12 +201,8 @@ func (d *duplicate) source() (netip.AddrPort, unix.Errno) {
 		}
 		return own, 0
 	}
-	ip := d.loopback()
-	if ip.Is4() {
-		n := rand.Uint32N(1<<24-2) + 1
-		ip = netip.AddrFrom4([4]byte{127, byte(n >> 16), byte(n >> 8), byte(n)})
-	}
-	if err := unix.Bind(d.fd, kernelAddr(netip.AddrPortFrom(ip, 0), d.domain)); err != nil {
+	from := netip.AddrPortFrom(socket.Source(d.loopback()), 0)
+	if err := unix.Bind(d.fd, kernelAddr(from, d.domain)); err != nil {
 		return netip.AddrPort{}, asErrno(err)
 	}
 	return d.own(), 0

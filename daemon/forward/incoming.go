@@ -199,12 +199,8 @@ func (in *Incoming) dial(ctx context.Context, peer *Peer, listener netip.AddrPor
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}
-	own := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if listener.Addr().Is6() {
-		own = netip.IPv6Loopback()
-	}
 	var from netip.AddrPort
-	if err = os.NewSyscallError("bind", socket.Bind(fd, netip.AddrPortFrom(own, 0))); err == nil {
+	if err = os.NewSyscallError("bind", socket.Bind(fd, netip.AddrPortFrom(socket.Source(listener.Addr()), 0))); err == nil {
 		from, err = socket.LocalAddr(fd)
 	}
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -24,6 +25,17 @@ func Open(of netip.AddrPort) (fd int, err error) {
 	}
 	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	return fd, os.NewSyscallError("socket", err)
+}
+
+// Source is what to connect from to an address of loopback: of IPv4 a random one of the
+// 16 million, since the ports of one, each kept for a minute (TIME_WAIT), are but some
+// hundred connections a second. IPv6 has one.
+func Source(to netip.Addr) netip.Addr {
+	if !to.Is4() {
+		return netip.IPv6Loopback()
+	}
+	n := rand.Uint32N(1<<24-2) + 1
+	return netip.AddrFrom4([4]byte{127, byte(n >> 16), byte(n >> 8), byte(n)})
 }
 
 // Bind gives a socket an address of its own. Its error is bind(2)'s, as it is.
