@@ -36,7 +36,7 @@ func load1(t *testing.T, text string, o ide.Overrides, env ...string) *Config {
 
 func loadAs(t *testing.T, name, text string, o ide.Overrides, env ...string) *Config {
 	t.Helper()
-	c, err := Load(client(t, name, text, env...), name, o)
+	c, err := Load(client(t, name, text, env...), name, "", o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ agent:
 	}
 	var want *Config
 	for _, name := range []string{"mirrord.json", "mirrord.toml", "mirrord.yaml"} {
-		c, err := Load(client(t, name, files[name]), name, ide.Overrides{})
+		c, err := Load(client(t, name, files[name]), name, "", ide.Overrides{})
 		if err != nil {
 			t.Error(err)
 			continue
@@ -201,7 +201,7 @@ func TestErrors(t *testing.T) {
 		{"mirrord.yaml", "a: *x", `mirrord.yaml:1:4: malformed YAML`},
 		{"mirrord.ini", "", `mirrord.ini: the file's name ends in none of .json, .toml, .yaml, .yml`},
 	} {
-		_, err := Load(client(t, test.file, test.text, "LONG=a value longer than its template"), test.file, ide.Overrides{})
+		_, err := Load(client(t, test.file, test.text, "LONG=a value longer than its template"), test.file, "", ide.Overrides{})
 		if err == nil || !strings.HasPrefix(err.Error(), test.want) {
 			t.Errorf("%s: %q\n got %v\nwant %s", test.file, test.text, err, test.want)
 		}
@@ -257,7 +257,7 @@ func TestNoKnownKeyIsUnknown(t *testing.T) {
 	for _, s := range settings {
 		parts := strings.Split(s.key, ".")
 		text := `{"` + strings.Join(parts, `": {"`) + `": null` + strings.Repeat("}", len(parts))
-		if _, err := Load(client(t, "mirrord.json", text), "mirrord.json", ide.Overrides{}); err != nil {
+		if _, err := Load(client(t, "mirrord.json", text), "mirrord.json", "", ide.Overrides{}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -314,7 +314,7 @@ func TestTLS(t *testing.T) {
 		`"tls_delivery": {"trust_roots": ["a"], "server_cert": "b"}`:   "give only one",
 		`"https_delivery": {"client_key": "a"}`:                        "https_delivery.client_key: needs",
 	} {
-		c, err := Load(client(t, "mirrord.json", `{"feature": {"network": {"incoming": {`+text+`}}}}`), "mirrord.json", ide.Overrides{})
+		c, err := Load(client(t, "mirrord.json", `{"feature": {"network": {"incoming": {`+text+`}}}}`), "mirrord.json", "", ide.Overrides{})
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -392,6 +392,11 @@ func TestOverrides(t *testing.T) {
 	if c.Target != "pod/flag" {
 		t.Errorf("target %s", c.Target)
 	}
+	text = `{"feature": {"env": {"override": {"KEY": "{{ key }}"}}}}`
+	c, err := Load(client(t, "mirrord.json", text), "mirrord.json", "0a1b2c3d", ide.Overrides{})
+	if err != nil || c.Env.Override["KEY"] != "0a1b2c3d" || c.Key != "0a1b2c3d" {
+		t.Errorf("of a session with an id the key is %q, %v", c.Key, err)
+	}
 }
 
 func TestLogLevel(t *testing.T) {
@@ -411,14 +416,14 @@ func TestLabels(t *testing.T) {
 }
 
 func TestDefaultFile(t *testing.T) {
-	c, err := Load(client(t, ".mirrord/mirrord.yaml", "target: pod/web\n"), "", ide.Overrides{})
+	c, err := Load(client(t, ".mirrord/mirrord.yaml", "target: pod/web\n"), "", "", ide.Overrides{})
 	if err != nil || c.Target != "pod/web" || c.File != ".mirrord/mirrord.yaml" {
 		t.Errorf("read %+v, %v", c, err)
 	}
-	if c, err = Load(ide.Client{Dir: t.TempDir()}, "", ide.Overrides{}); err != nil || c.File != "" {
+	if c, err = Load(ide.Client{Dir: t.TempDir()}, "", "", ide.Overrides{}); err != nil || c.File != "" {
 		t.Errorf("without a file: %+v, %v", c, err)
 	}
-	if _, err = Load(ide.Client{Dir: t.TempDir()}, "no.json", ide.Overrides{}); err == nil {
+	if _, err = Load(ide.Client{Dir: t.TempDir()}, "no.json", "", ide.Overrides{}); err == nil {
 		t.Error("a file that is not there is read")
 	}
 }
@@ -533,7 +538,7 @@ func FuzzLoad(f *testing.F) {
 // Of several files in .mirrord one is used, and the user is told which.
 func TestSeveralDefaultFiles(t *testing.T) {
 	me := client(t, ".mirrord/mirrord.toml", "target = \"pod/web\"\n")
-	if c, err := Load(me, "", ide.Overrides{}); err != nil || len(c.Warnings) != 0 {
+	if c, err := Load(me, "", "", ide.Overrides{}); err != nil || len(c.Warnings) != 0 {
 		t.Errorf("one file: %v, %v", c, err)
 	}
 	for _, name := range []string{"mirrord.yaml", "mirrord.yml"} {
@@ -541,12 +546,12 @@ func TestSeveralDefaultFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c, err := Load(me, "", ide.Overrides{})
+	c, err := Load(me, "", "", ide.Overrides{})
 	if err != nil || c.Target != "pod/web" || len(c.Warnings) != 1 || !c.Warnings[0].Warning ||
 		c.Warnings[0].String() != ".mirrord/mirrord.toml is used, and not .mirrord/mirrord.yaml and .mirrord/mirrord.yml: one file is the configuration" {
 		t.Errorf("three files: %+v, %v", c, err)
 	}
-	if c, err := Load(me, ".mirrord/mirrord.yaml", ide.Overrides{}); err != nil || len(c.Warnings) != 1 || c.Warnings[0].Key != "operator" {
+	if c, err := Load(me, ".mirrord/mirrord.yaml", "", ide.Overrides{}); err != nil || len(c.Warnings) != 1 || c.Warnings[0].Key != "operator" {
 		t.Errorf("a file that is named: %+v, %v", c, err)
 	}
 }

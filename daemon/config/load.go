@@ -17,11 +17,11 @@ import (
 // Load makes the Config of a client's request: the file (else the one that
 // MIRRORD_CONFIG_FILE names, else .mirrord/mirrord.json and its like in the
 // client's directory, else none), under the client's MIRRORD_ variables, under
-// the command line's overrides. Its errors are *ide.Error of CodeConfig,
-// or CodeUsage for an override.
-func Load(client ide.Client, file string, o ide.Overrides) (*Config, error) {
+// the command line's overrides. key is {{ key }} where the file gives none, "": a
+// random one. Its errors are *ide.Error of CodeConfig, or CodeUsage for an override.
+func Load(client ide.Client, file, key string, o ide.Overrides) (*Config, error) {
 	anything := func(string) error { return nil } // who goes there reads it, too
-	c, problems, err := load(client, file, nil, o, anything)
+	c, problems, err := load(client, file, key, nil, o, anything)
 	if len(problems) > 0 {
 		err = errors.New(problems[0].String())
 		if n := len(problems) - 1; n > 0 {
@@ -42,7 +42,7 @@ func Load(client ide.Client, file string, o ide.Overrides) (*Config, error) {
 // file names its target. The error says that the file could not be read at all,
 // or that an override makes no sense.
 func Verify(p ide.ConfigVerifyParams, target func(string) error) (ide.ConfigVerifyResult, error) {
-	c, problems, err := load(p.Client, p.ConfigFile, p.Text, p.Overrides, target)
+	c, problems, err := load(p.Client, p.ConfigFile, "", p.Text, p.Overrides, target)
 	if _, ok := errors.AsType[*ide.Error](err); err != nil && !ok {
 		err = &ide.Error{Code: ide.CodeConfig, Msg: err.Error(), Err: err}
 	}
@@ -60,14 +60,14 @@ func Verify(p ide.ConfigVerifyParams, target func(string) error) (ide.ConfigVeri
 }
 
 // load reads text, or if that is nil the file.
-func load(client ide.Client, file string, text *string, o ide.Overrides, target func(string) error) (*Config, []ide.Problem, error) {
+func load(client ide.Client, file, key string, text *string, o ide.Overrides, target func(string) error) (*Config, []ide.Problem, error) {
 	name, path, others := locate(client, file)
 	if text != nil && name == "" {
 		name = defaultFiles[0]
 	}
 	check := checker{src: &source{name: name}, config: defaults(), given: map[string]given{}, target: target}
 	check.config.File = name
-	check.config.Key = rand.Text()[:8]
+	check.config.Key = cmp.Or(key, rand.Text()[:8])
 	if len(others) > 0 {
 		check.warn(pos{}, "", fmt.Sprintf("%s is used, and not %s: one file is the configuration", name, strings.Join(others, " and ")))
 	}

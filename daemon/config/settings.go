@@ -28,7 +28,7 @@ var rootSettings = []setting{
 		field: func(c *Config) any { return &c.skipBuild }},
 	{key: "skip_extra_build_tools", takes: texts, doc: "More build tools.",
 		set: func(c *Config, v *node) error { c.extraBuild = split(v); return nil }},
-	{key: "key", takes: text, doc: "The session's key, for {{ key }} in other settings; else a random one.",
+	{key: "key", takes: text, doc: "The session's key, for {{ key }} in other settings; else its id, which session ls shows.",
 		field: func(c *Config) any { return &c.Key }},
 	{key: "operator", takes: boolean, why: operator, ours: "false", doc: "Use the peer's operator."},
 	{key: "multi_cluster", takes: boolean, why: operator, ours: "false", doc: "Use several clusters."},

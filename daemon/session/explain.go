@@ -65,7 +65,7 @@ func (m *Manager) explained(ctx context.Context, p ide.ConfigExplainParams, e *e
 		e.config, e.mounts = s.config, true
 		return s.launch.Policy, nil
 	}
-	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	cfg, err := config.Load(p.Client, p.ConfigFile, "", p.Overrides)
 	if err != nil {
 		return ide.Policy{}, configError(err)
 	}

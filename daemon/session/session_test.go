@@ -310,8 +310,12 @@ func TestBadSessionID(t *testing.T) {
 // The same pod is the target again, or preferred among those of its workload.
 func TestAgainOnTheSamePod(t *testing.T) {
 	p := ide.SessionStartParams{ID: "01234567", Overrides: ide.Overrides{Target: "deployment/web", Context: "c"}, Progress: "1"}
-	pod := target{path: "pod/web-1/container/main", pod: "web-1", namespace: "shop"}
+	pod := target{path: "pod/web-1/container/main", pod: "web-1", namespace: "shop", context: "current"}
 	want := ide.SessionStartParams{ID: "01234567", Overrides: ide.Overrides{Target: "pod/web-1/container/main", Namespace: "shop", Context: "c"}}
+	if diff := cmp.Diff(want, again(p, pod, nil)); diff != "" {
+		t.Error(diff)
+	}
+	p.Overrides.Context, want.Overrides.Context = "", "current"
 	if diff := cmp.Diff(want, again(p, pod, nil)); diff != "" {
 		t.Error(diff)
 	}

@@ -68,7 +68,7 @@ func (m *Manager) Start(ctx context.Context, p ide.SessionStartParams, progress 
 
 // configure reads a session's configuration.
 func configure(p ide.SessionStartParams) (*config.Config, error) {
-	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	cfg, err := config.Load(p.Client, p.ConfigFile, p.ID, p.Overrides)
 	if err == nil {
 		err = cfg.NeedTarget()
 	}
@@ -165,6 +165,7 @@ func environ(ctx context.Context, cfg *config.Config, client ide.Client, a *agen
 // again is what starts the session once more, on the very same target, or workload.
 func again(p ide.SessionStartParams, t target, o *others) ide.SessionStartParams {
 	p.Progress, p.Tied, p.Launch = "", false, false
+	p.Overrides.Context = cmp.Or(p.Overrides.Context, t.context) // the kubeconfig's current one may be another then
 	switch {
 	case o != nil: // and on this pod, if it is there yet
 		p.Overrides.Target, p.Overrides.Namespace, p.Pod = o.path.String(), t.namespace, t.pod

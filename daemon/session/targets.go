@@ -47,7 +47,7 @@ func (m *Manager) Namespaces(ctx context.Context, p ide.TargetListParams) (ide.N
 
 // Contexts lists the clusters that a client's kubeconfig knows.
 func (m *Manager) Contexts(_ context.Context, p ide.TargetListParams) (ide.ContextsResult, error) {
-	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	cfg, err := config.Load(p.Client, p.ConfigFile, "", p.Overrides)
 	if err != nil {
 		return ide.ContextsResult{}, configError(err)
 	}
@@ -60,7 +60,7 @@ func (m *Manager) Contexts(_ context.Context, p ide.TargetListParams) (ide.Conte
 
 // cluster opens the cluster that a client's settings choose, for doing what.
 func (m *Manager) cluster(ctx context.Context, what string, p ide.TargetListParams) (*cluster.Cluster, *config.Config, error) {
-	cfg, err := config.Load(p.Client, p.ConfigFile, p.Overrides)
+	cfg, err := config.Load(p.Client, p.ConfigFile, "", p.Overrides)
 	if err != nil {
 		return nil, nil, configError(err)
 	}
