@@ -39,7 +39,7 @@ func run(args []string) (err error) {
 	flags.StringVar(&choice.Container, "container", "", "`id` of the target's container")
 	flags.IntVar(&choice.PID, "pid", 0, "the target's `process`, instead of a container")
 	idle := flags.Duration("idle", 5*time.Minute, "end after so long without a client")
-	grace := flags.Duration("communication-timeout", link.Grace, "keep a client that has no connection for so long")
+	grace := flags.Duration("communication-timeout", link.Grace, "keep a client that has no connection, and does not say for how long, for so long")
 	level := slog.LevelInfo
 	flags.TextVar(&level, "log-level", level, "`level` of the log: debug tells of each connection")
 	metrics := flags.String("metrics", "", "`address` in this pod to serve metrics on, for Prometheus; \"\": none")

@@ -101,6 +101,9 @@ func (c *client) join(conn *link.Conn) {
 	}
 	c.bulks.Add(1)
 	defer c.bulks.Done()
+	if c.control != nil {
+		conn.SetGrace(c.control.Grace())
+	}
 	c.mu.Unlock()
 	c.joined <- conn
 	c.serve(conn, &c.bulk)
@@ -193,9 +196,17 @@ func (c *client) hello(f protocol.Frame) (protocol.HelloReply, error) {
 	if len(q.Client.Name) > maxName || len(q.Client.Place) > maxName {
 		return protocol.HelloReply{}, fmt.Errorf("the client's name is longer than %d bytes: %w", maxName, unix.EPROTO)
 	}
+	if q.GraceMS > 0 {
+		c.mu.Lock()
+		c.control.SetGrace(time.Duration(min(q.GraceMS, uint64(maxGrace/time.Millisecond))) * time.Millisecond)
+		c.mu.Unlock()
+	}
 	c.server.succeed(c, q.Client)
 	return c.server.hello()
 }
+
+// maxGrace bounds for how long a client that is gone keeps its ports from others.
+const maxGrace = 24 * time.Hour
 
 // maxName bounds what a client calls itself.
 const maxName = 128

@@ -2,13 +2,19 @@ package session
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"mirrord/protocol/ide"
 	"mirrord/protocol/link"
 	"mirrord/protocol/link/linktest"
 )
@@ -133,4 +139,76 @@ func TestCutLinkMakesNothingTwice(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Of the clients of one agent each is kept for as long as its own configuration says,
+// with the connections that it has.
+func TestGraceOfEach(t *testing.T) {
+	addr := agentAddress(t, "--communication-timeout", "1s")
+	n := linktest.New(t, addr)
+	patient := manager(t)
+	kept := beginAt(t, patient, n.Addr(), "")
+	echo, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	go func() {
+		if c, err := echo.Accept(); err == nil {
+			_, _ = io.Copy(c, c)
+			c.Close()
+		}
+	}()
+	pod := serve(t, "pod")
+	attach(t, patient, kept.ID).listen(pod.at().Port(), echo)
+	c, err := net.Dial("tcp4", pod.at().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	echoes := func(words string) {
+		t.Helper()
+		b := make([]byte, len(words))
+		_, err := io.WriteString(c, words)
+		if err == nil {
+			_, err = io.ReadFull(c, b)
+		}
+		if err != nil || string(b) != words {
+			t.Fatalf("%q is answered by %q, %v", words, b, err)
+		}
+	}
+	echoes("before")
+
+	hasty, dir := manager(t), t.TempDir()
+	file := filepath.Join(dir, "mirrord.json")
+	text := `{"agent": {"communication_timeout": 2}, "feature": {"fs": "local", "network": {"incoming": {"mode": "steal"}}}}`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lost, err := hasty.Start(t.Context(), ide.SessionStartParams{
+		Client: ide.Client{Dir: dir}, ConfigFile: file, Overrides: ide.Overrides{Agent: n.Addr()},
+	}, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := serve(t, "pod")
+	attach(t, hasty, lost.ID).listen(other.at().Port(), serve(t, "hasty").Listener)
+
+	n.Set(linktest.Refuses, link.Control, link.Bulk)
+	heir := manager(t)
+	heirs := attach(t, heir, beginAt(t, heir, addr, "").ID)
+	mine := serve(t, "heir")
+	for late := time.Now().Add(30 * time.Second); ; {
+		errno, why := heirs.tries(other.at().Port(), mine.Listener, 0)
+		if errno == 0 {
+			break
+		}
+		if errno != unix.EADDRINUSE || time.Now().After(late) {
+			t.Fatalf("the port of one who may be away for 2 s: %v: %s", errno, why)
+		}
+	}
+	wantAnswer(t, "the port of the other", whoAnswers(other.at().Port()), "heir")
+	n.Set(linktest.Works, link.Control, link.Bulk)
+	echoes("after")
 }

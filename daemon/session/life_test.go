@@ -150,6 +150,14 @@ func (c *caller) mirror(port uint16, s net.Listener) {
 
 func (c *caller) take(port uint16, s net.Listener, flags uint32) {
 	c.t.Helper()
+	if errno, why := c.tries(port, s, flags); errno != 0 {
+		c.t.Fatalf("listen: %v: %s", errno, why)
+	}
+}
+
+// tries takes a port that another may have.
+func (c *caller) tries(port uint16, s net.Listener, flags uint32) (errno unix.Errno, why []byte) {
+	c.t.Helper()
 	raw, err := s.(syscall.Conn).SyscallConn()
 	if err != nil {
 		c.t.Fatal(err)
@@ -163,9 +171,7 @@ func (c *caller) take(port uint16, s net.Listener, flags uint32) {
 	if reply.Errno == uint32(unix.EPERM) || reply.Errno == uint32(unix.EOPNOTSUPP) {
 		c.t.Skipf("the agent cannot steal here: %s", reply.Data)
 	}
-	if reply.Errno != 0 {
-		c.t.Fatalf("listen: %v: %s", unix.Errno(reply.Errno), reply.Data)
-	}
+	return unix.Errno(reply.Errno), reply.Data
 }
 
 // whoAnswers asks at the pod's port.

@@ -51,7 +51,7 @@ type opened struct {
 // if that is a ready one, and the others can be had, too.
 func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client, pod string, progress func(string)) (*agent, target, *others, error) {
 	if addr := cfg.Agent.Address; addr != "" {
-		a, err := as.open(ctx, "address "+addr, func(ctx context.Context) (opened, error) {
+		a, err := as.open(ctx, fmt.Sprint("address ", addr, grace(cfg)), func(ctx context.Context) (opened, error) {
 			progress("connecting to the agent at " + addr)
 			t, err := as.dial(ctx, addr, grace(cfg))
 			return opened{tunnel: t}, err
@@ -84,8 +84,8 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 // reach gives a pod's agent a user more.
 func (as *agents) reach(ctx context.Context, c *cluster.Cluster, t *cluster.Target, cfg *config.Config, progress func(string)) (*agent, error) {
 	// Whoever may use an agent is whoever the API server lets reach it: other
-	// credentials are another tunnel.
-	key := fmt.Sprint(c.Identity(), t.Targetless(), t.Namespace, t.UID, t.Container, cfg.Agent.Namespace, cfg.Agent.Image)
+	// credentials are another tunnel, and so is another grace.
+	key := fmt.Sprint(c.Identity(), t.Targetless(), t.Namespace, t.UID, t.Container, cfg.Agent.Namespace, cfg.Agent.Image, grace(cfg))
 	return as.open(ctx, key, func(ctx context.Context) (opened, error) { return as.start(ctx, c, t, cfg, progress) })
 }
 
@@ -133,8 +133,7 @@ func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Targ
 		Labels: s.Labels, Annotations: s.Annotations, ServiceAccount: s.ServiceAccount, PriorityClass: s.PriorityClass,
 		Tolerations: s.Tolerations, Resources: s.Resources, Privileged: s.Privileged,
 		DisabledCapabilities: s.DisabledCapabilities, MeshInjection: s.MeshInjection, TTL: s.TTL, NodeSelector: s.NodeSelector,
-		Args: []string{"--listen", "127.0.0.1:" + strconv.Itoa(agentPort), "--idle", idle.String(), "--build", protocol.Build,
-			"--communication-timeout", grace(cfg).String()},
+		Args: []string{"--listen", "127.0.0.1:" + strconv.Itoa(agentPort), "--idle", idle.String(), "--build", protocol.Build},
 	}
 	if s.LogLevel != "" {
 		spec.Args = append(spec.Args, "--log-level", s.LogLevel)

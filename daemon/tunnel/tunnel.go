@@ -67,7 +67,7 @@ func Open(ctx context.Context, log *slog.Logger, who protocol.Client, id link.ID
 	if t.control, err = t.channel(l); err != nil {
 		return nil, err
 	}
-	if err = t.greet(ctx, who); err != nil {
+	if err = t.greet(ctx, who, grace); err != nil {
 		err = fmt.Errorf("greeting agent: %w", err)
 	} else {
 		t.bulk, err = t.channel(dialer.Bulk())
@@ -99,8 +99,8 @@ func (c *channel) close() {
 	c.link.Wait()
 }
 
-func (t *Tunnel) greet(ctx context.Context, who protocol.Client) error {
-	request := protocol.Hello{Version: protocol.Version, Build: protocol.Build, Client: who}
+func (t *Tunnel) greet(ctx context.Context, who protocol.Client, grace time.Duration) error {
+	request := protocol.Hello{Version: protocol.Version, Build: protocol.Build, Client: who, GraceMS: uint64(grace.Milliseconds())}
 	s, _, err := t.control.call(ctx, protocol.KindHello, request, &t.hello)
 	if err != nil {
 		return err

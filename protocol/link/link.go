@@ -57,6 +57,7 @@ type Conn struct {
 	log     *slog.Logger
 	channel Channel
 	done    chan struct{} // closed with err
+	keeps   atomic.Int64  // Grace
 
 	received atomic.Uint64 // bytes of the stream that Read returned
 	acked    atomic.Uint64 // of them told to the peer
@@ -87,6 +88,13 @@ func newConn(log *slog.Logger, ch Channel) *Conn {
 	c.lingered = time.AfterFunc(linger, c.hurry)
 	return c
 }
+
+// SetGrace changes how long the server's end may be without a connection, from the
+// next time on that it is.
+func (c *Conn) SetGrace(d time.Duration) { c.keeps.Store(int64(d)) }
+
+// Grace is how long the server's end may be without a connection.
+func (c *Conn) Grace() time.Duration { return time.Duration(c.keeps.Load()) }
 
 // Channel tells which of its client's links this is.
 func (c *Conn) Channel() Channel { return c.channel }

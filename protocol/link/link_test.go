@@ -232,7 +232,7 @@ func TestUnknownClientFailsFast(t *testing.T) {
 func TestSilenceAndGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(func() int { return -1 })
-		_, conns, stop := serve(t, n, 20*time.Second)
+		_, conns, stop := serve(t, n, time.Hour)
 		blackhole := false
 		client, err := control(t, func(ctx context.Context) (net.Conn, error) {
 			if blackhole {
@@ -244,6 +244,7 @@ func TestSilenceAndGrace(t *testing.T) {
 			t.Fatal(err)
 		}
 		server := <-conns
+		server.SetGrace(20 * time.Second)
 		drain(t, client.Conn)
 		drain(t, server)
 		time.Sleep(time.Hour) // keep-alives hold an idle link

@@ -43,7 +43,8 @@ type handover struct {
 	o  opening
 }
 
-// NewServer makes a server whose links may be without a connection for grace.
+// NewServer makes a server whose links may be without a connection for grace, unless
+// SetGrace says otherwise.
 func NewServer(log *slog.Logger, grace time.Duration) *Server {
 	return &Server{log: log, grace: grace, ends: map[name]*end{}}
 }
@@ -134,6 +135,7 @@ func (s *Server) end(ctx context.Context, wg *sync.WaitGroup, o opening, handle 
 		return nil, ErrGone
 	}
 	e := &end{conn: newConn(s.log, o.channel), next: make(chan handover), attempt: o.attempt}
+	e.conn.SetGrace(s.grace)
 	s.ends[n] = e
 	wg.Go(func() {
 		defer s.forget(n)
@@ -169,7 +171,7 @@ func (s *Server) keep(ctx context.Context, e *end) {
 	c := e.conn
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	for {
-		grace := time.NewTimer(s.grace)
+		grace := time.NewTimer(c.Grace())
 		select {
 		case h := <-e.next:
 			grace.Stop()
