@@ -37,6 +37,9 @@ func TestDaemonKilledUnderLoad(t *testing.T) {
 	if now := sessions(t); len(now) != 1 || now[0][0] != session[0][0] {
 		t.Errorf("the sessions are %v, they were %v", now, session)
 	}
+	if o := run(t, "exec", "--session", session[0][0], "--", "printenv", "KUBERNETES_SERVICE_HOST"); o.code != 0 || o.stdout == "" {
+		t.Errorf("the pod's environment: exit code %d, %q; %s", o.code, o.stdout, o.stderr)
+	}
 	w.finish()
 	report(t, "daemon killed", "the debuggee and its session: a daemon is started at once; open connections end by ECONNRESET, open files by EIO",
 		"new operations work after %v, the port is stolen again after %v; %s", round(took), round(stolen), cost)

@@ -285,6 +285,12 @@ func mirrord(t *testing.T, args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(bin, args...)
 	cmd.Env = environ(t)
+	for _, v := range cmd.Env {
+		if program, ok := strings.CutPrefix(v, programVar+"="); ok {
+			cmd.Path, cmd.Dir = program, "/"
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryUser, Gid: ordinaryUser}}
+		}
+	}
 	return cmd
 }
 

@@ -1,6 +1,11 @@
 package main
 
-import "context"
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+)
 
 const (
 	span      = "0.2" // seconds of a loop
@@ -127,5 +132,41 @@ func ladderIncoming(p *programs) *scene {
 		memory("memory/all here, PSS", "Pss:", 28, &w.here, "mirrord", p.cli), // file server, launcher and keeper, too
 		memory("memory/agent, RSS", "Rss:", 20, &w.there, "bin/mirrord-agent"),
 		memory("memory/agent, PSS", "Pss:", 20, &w.there, "bin/mirrord-agent"),
+	}}
+}
+
+// ladderShared is what others have of a port that is not, or not only, taken: a server
+// there whose requests a filter takes, all of them, and one whose connections are mirrored.
+func ladderShared(p *programs) *scene {
+	w := newWorld(p, "shared")
+	filter := filepath.Join(w.dir, "filter.json")
+	mirrored := func(r row, kind string) row {
+		by := func(port string) figure {
+			return func(ctx context.Context) (float64, error) {
+				return w.here.value(w.here.command(ctx, w.c, kind, thereAddr, port, transferred))
+			}
+		}
+		r.direct, r.ours = by(plainPort), by(mirroredPort)
+		return r
+	}
+	begin := func(ctx context.Context) error {
+		if err := w.begin(ctx); err != nil {
+			return err
+		}
+		text := `{"feature": {"network": {"incoming": {"mode": "steal", "http_filter": {"header_filter": "^host: bench$"}}}}}`
+		return errors.Join(
+			os.WriteFile(filter, []byte(text), 0o600),
+			w.keep(w.there, w.there.command(ctx, w.c, "serve", thereAddr, mirroredPort), "ready"),
+			w.keep(w.here, w.mirrord(ctx, []string{"-f", filter}, w.c, "serve", "0.0.0.0", stolenPort), "ready"),
+			w.keep(w.here, w.mirrord(ctx, nil, w.c, "serve", "0.0.0.0", mirroredPort), "ready"),
+		)
+	}
+	return &scene{group: "ladder", begin: begin, pin: w.pin, end: w.end, rows: []row{
+		{
+			name: "steal/HTTP by a filter, 32 connections", unit: "requests/s", peer: 16_400.0 / 254_000,
+			direct: w.theirs(w.c, "many", hereAddr, plainPort, span), ours: w.theirs(w.c, "many", thereAddr, stolenPort, span),
+		},
+		mirrored(row{name: "mirror/up, the client's own", unit: "MB/s", peer: 1114.0 / 2753, slow: true}, "up"),
+		mirrored(row{name: "mirror/down, the client's own", unit: "MB/s", peer: 1137.0 / 2402, slow: true}, "down"),
 	}}
 }

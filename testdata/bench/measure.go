@@ -77,7 +77,7 @@ func bench(ctx context.Context, o options) (err error) {
 	var results []result
 	var failed error
 	chosen := 0
-	for _, s := range []*scene{ladder(p), ladderIncoming(p), passing(p), layerAlone(p), debugging(p), onCluster(p)} {
+	for _, s := range []*scene{ladder(p), ladderIncoming(p), ladderShared(p), passing(p), layerAlone(p), debugging(p), onCluster(p)} {
 		if !o.choose(s) {
 			continue
 		}

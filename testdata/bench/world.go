@@ -19,15 +19,16 @@ const (
 	smallSize  = 2048
 	bigSize    = 100 << 20
 
-	hereAddr    = "10.99.0.1"
-	thereAddr   = "10.99.0.2"
-	nobodyAddr  = "10.99.0.3"
-	agentAddr   = thereAddr + ":7777"
-	plainPort   = "8000" // the first of a server's ports: HTTP, echo, bulk
-	stolenPort  = "8100"
-	relayPort   = "8200"
-	loopback    = "127.0.0.1"
-	transferred = "300000000" // bytes
+	hereAddr     = "10.99.0.1"
+	thereAddr    = "10.99.0.2"
+	nobodyAddr   = "10.99.0.3"
+	agentAddr    = thereAddr + ":7777"
+	plainPort    = "8000" // the first of a server's ports: HTTP, echo, bulk
+	stolenPort   = "8100"
+	mirroredPort = "8500"
+	relayPort    = "8200"
+	loopback     = "127.0.0.1"
+	transferred  = "300000000" // bytes
 )
 
 // A world is what the rows by --agent are measured in: the two sides, with

@@ -29,14 +29,17 @@ var tests = []string{
 	"TestKilledAtRate",
 	"TestTargetRestarted",
 	"TestTargetDeleted",
+	"TestReplicasBroken",
 	"TestClusterComponentRestarted",
 	"TestLinkCut",
 	"TestServerKilledInATransfer",
 	"TestLinkResetIdle",
 	"TestTwoDaemons",
 	"TestOneOfTwoDaemonsKilled",
+	"TestFilterDeaths",
 	"TestManyConnections",
 	"TestSoak",
+	"TestSoakStopped",
 }
 
 func main() {
@@ -159,7 +162,7 @@ func write(w io.Writer, rows []*row, wanted []string) error {
 			if r.result == "" {
 				r.result = "did not end"
 			}
-			if r.result != "passed" && r.result != "skipped" {
+			if r.result != "passed" && !(r.result == "skipped" && strings.HasPrefix(name, "TestSoak")) { // of which a user says that he wants it
 				bad++
 			}
 			fmt.Fprintf(w, "| %s | %s | %s | %s |\n", r.died, r.kept, strings.ReplaceAll(r.measured, "|", "\\|"), r.result)
