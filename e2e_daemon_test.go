@@ -63,7 +63,7 @@ func stopDaemon(t *testing.T, dir string) {
 		if f.Name() == "files" && os.Remove(filepath.Join(dir, "files")) == nil {
 			continue // where sessions' files were mounted; none is
 		}
-		if !slices.Contains([]string{"daemon.lock", "daemon.log", "start.lock", "place"}, f.Name()) {
+		if !slices.Contains([]string{"daemon.lock", "daemon.log", "start.lock", "place", "run"}, f.Name()) {
 			t.Errorf("left in the runtime directory: %s", f.Name())
 		}
 	}

@@ -16,12 +16,19 @@ type comeback struct {
 	dir   string // the runtime directory
 	start ide.SessionStartParams
 	c     *rpc.Client // to the last daemon it found, nil before
+	other error       // mirrord was replaced by another build: each try would end that one's daemon
 }
 
 // again finds or starts a daemon. One launcher at a time makes the session; the
 // others of it are answered with that one. It is not called again before it has returned.
 func (b *comeback) again(ctx context.Context) (socket, session string, err error) {
+	if b.other != nil {
+		return "", "", b.other
+	}
 	c, err := dialIn(ctx, b.dir)
+	if errors.Is(err, rpc.ErrBuild) {
+		b.other = err
+	}
 	if err != nil {
 		return "", "", err
 	}

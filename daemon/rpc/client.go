@@ -24,6 +24,9 @@ const cancelTime = 5 * time.Second // for the daemon to answer a cancelled reque
 // ErrNoDaemon is Dial's error where none runs and none was to be started.
 var ErrNoDaemon = errors.New("no daemon runs")
 
+// ErrBuild: the daemon that this binary starts is of another build than it.
+var ErrBuild = errors.New("both must be of one build")
+
 // A Client is a connection to the daemon. It is safe for concurrent use.
 type Client struct {
 	Info ide.InitializeResult
@@ -75,7 +78,7 @@ func Dial(ctx context.Context, dir, name string, command []string) (*Client, err
 	}
 	c, err = connect(ctx, dir, name)
 	if err == nil && !c.ours() {
-		err = fmt.Errorf("starting the daemon: mirrord-full is build %s, and mirrord %s; both must be of one", c.Info.Build, protocol.Build)
+		err = fmt.Errorf("starting the daemon: mirrord-full is build %s, and mirrord %s: %w", c.Info.Build, protocol.Build, ErrBuild)
 		c.Close()
 		return nil, err
 	}

@@ -147,7 +147,11 @@ func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Targ
 	var tun *tunnel.Tunnel
 	pod := make(chan *cluster.Agent, 1) // StartAgent's answer, for the link's later connections
 	running, err := c.StartAgent(ctx, t, spec, progress, func(ctx context.Context, first net.Conn) (err error) {
-		// Each try is a client of its own: the last may have got half way.
+		// Each try is a client of its own: the last may have got half way, or all of it
+		// when its time was up.
+		if tun != nil {
+			tun.Close()
+		}
 		tun, err = tunnel.Open(ctx, as.log, as.who, link.NewID(), grace(cfg), func(ctx context.Context) (net.Conn, error) {
 			if nc := first; nc != nil {
 				first = nil
@@ -167,6 +171,9 @@ func (as *agents) start(ctx context.Context, c *cluster.Cluster, t *cluster.Targ
 		return err
 	})
 	if err != nil {
+		if tun != nil {
+			tun.Close()
+		}
 		return opened{}, err
 	}
 	pod <- running

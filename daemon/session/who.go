@@ -17,6 +17,9 @@ import (
 // to agents as each other's successors.
 const placeName = "place"
 
+// runName is the file with the number of its last daemon's run.
+const runName = "run"
+
 // whoWeAre is what agents are told of this daemon, the only one of dir.
 func whoWeAre(dir string) (protocol.Client, error) {
 	path := filepath.Join(dir, placeName)
@@ -28,6 +31,10 @@ func whoWeAre(dir string) (protocol.Client, error) {
 	if err != nil {
 		return protocol.Client{}, fmt.Errorf("naming the runtime directory: %w", err)
 	}
+	run, err := nextRun(filepath.Join(dir, runName))
+	if err != nil {
+		return protocol.Client{}, fmt.Errorf("numbering the daemon: %w", err)
+	}
 	name := "user " + strconv.Itoa(os.Getuid())
 	if u, err := user.Current(); err == nil {
 		name = u.Username
@@ -38,6 +45,17 @@ func whoWeAre(dir string) (protocol.Client, error) {
 	const most = 100 // an agent refuses longer ones
 	return protocol.Client{
 		Name: name[:min(len(name), most)], Place: string(place[:min(len(place), most)]),
-		Run: time.Now().UnixNano(),
+		Run: run,
 	}, nil
+}
+
+// nextRun is the time, but more than the last one, though the clock was set back.
+func nextRun(path string) (int64, error) {
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, err
+	}
+	last, _ := strconv.ParseInt(string(b), 10, 64) // what is no number was cut short by a full disk, or so
+	run := max(last+1, time.Now().UnixNano())
+	return run, os.WriteFile(path, strconv.AppendInt(nil, run, 10), 0o600)
 }

@@ -1,10 +1,12 @@
 package session
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Daemons of one directory are each other's successors, those of others are not.
@@ -24,6 +26,13 @@ func TestWhoWeAre(t *testing.T) {
 	}
 	if first.Place != second.Place || first.Run >= second.Run || third.Place == first.Place || len(first.Place) < 20 {
 		t.Errorf("%+v, %+v, %+v", first, second, third)
+	}
+	late := time.Now().Add(time.Hour).UnixNano() // by a clock that is set back since
+	if err := os.WriteFile(filepath.Join(dir, runName), fmt.Append(nil, late), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if next, err := whoWeAre(dir); err != nil || next.Run <= late {
+		t.Errorf("after run %d comes %d, %v", late, next.Run, err)
 	}
 	if !strings.Contains(first.Name, "@") {
 		t.Errorf("the name is %q", first.Name)
