@@ -92,6 +92,40 @@ func stealing(t *testing.T, namespace, address string) (workerDebuggee, *load) {
 	return w, l
 }
 
+// A laptop that sleeps for most of a minute has all that it had: the pod answers meanwhile.
+func TestAsleep(t *testing.T) {
+	t.Parallel()
+	const asleep = 50 * time.Second
+	namespace, address := ownShop(t)
+	dir := ownDaemon(t)
+	w, l := stealing(t, namespace, address)
+	pids := daemonsIn(t, dir)
+	if len(pids) != 1 {
+		t.Fatalf("the daemons are %v", pids)
+	}
+	wake := func() { _ = syscall.Kill(pids[0], syscall.SIGCONT) }
+	t.Cleanup(wake)
+	began := time.Now()
+	if err := syscall.Kill(pids[0], syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	l.until(10, fromPod)
+	answered := time.Since(began)
+	time.Sleep(asleep - answered) // what the test is about
+	wake()
+	woken := time.Now()
+	w.wants("HTTP/1.0 200 OK", "ask")
+	w.wants("4096", "more 5000000")
+	took := time.Since(woken)
+	l.until(50, fromDebuggee)
+	stolen := time.Since(woken)
+	cost := tally(l.end())
+	w.finish()
+	report(t, fmt.Sprintf("daemon stopped for %v, as a laptop that sleeps", asleep), "everything; the pod answers meanwhile",
+		"open connections and files work %v after waking, the port is stolen again after %v, the pod had answered after %v; %s",
+		round(took), round(stolen), round(answered), cost)
+}
+
 // agentPod is the name of a namespace's only agent.
 func agentPod(t *testing.T, namespace string) string {
 	t.Helper()

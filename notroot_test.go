@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -253,8 +254,10 @@ func (u *user) steals(end syscall.Signal) {
 	mark := fmt.Sprintf("NOT_ROOT_TEST=%d.%d", u.id, end)
 	d := u.exec([]string{mark}, "--steal", "--", u.debuggee(), "serve-pod", ":"+port)
 	d.line("listening")
-	if got, want := u.pod.talk(podAddr+":"+port), fmt.Sprint("user ", u.id); got != want {
-		u.t.Errorf("the stolen port says %q, want %q", got, want)
+	for _, host := range []string{podAddr, podAddr6} {
+		if got, want := u.pod.talk(net.JoinHostPort(host, port)), fmt.Sprint("user ", u.id); got != want {
+			u.t.Errorf("the stolen port of %s says %q, want %q", host, got, want)
+		}
 	}
 	tree := pidsWith(u.t, mark)
 	if len(tree) < 3 {

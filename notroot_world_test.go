@@ -22,6 +22,7 @@ import (
 const (
 	userAddr = "10.99.0.1"
 	podAddr  = "10.99.0.2"
+	podAddr6 = "fd99::2"
 )
 
 // A place is a thread in namespaces of its own.
@@ -114,6 +115,9 @@ func newNotRoot(t *testing.T) *notRoot {
 	for p, addr := range map[*place]string{w.user: userAddr, w.pod: podAddr} {
 		p.ip("addr add " + addr + "/24 dev veth")
 		p.ip("link set veth up")
+	}
+	for p, addr := range map[*place]string{w.user: "fd99::1", w.pod: podAddr6} {
+		p.ip("addr add " + addr + "/64 dev veth nodad")
 	}
 	w.pod.do(podFiles)
 	w.pod.bind("/srv/resolv.conf", "/etc/resolv.conf")

@@ -1,8 +1,12 @@
 package layer
 
 import (
+	"encoding/binary"
 	"log/slog"
 	"testing"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
 
 	"mirrord/layer/policy"
 	"mirrord/layer/seccomp"
@@ -53,6 +57,40 @@ func TestProgramFollowsPolicy(t *testing.T) {
 		for _, c := range tt.unwanted {
 			if have[c] {
 				t.Errorf("%s: %v is trapped", name, c)
+			}
+		}
+	}
+}
+
+// The whole program is one of each architecture, and its calls are those that we mean.
+func TestProgramOfEachArchitecture(t *testing.T) {
+	p, err := policy.New(ide.Policy{FSMode: "write", DNS: true, OutgoingTCP: true, OutgoingUDP: true, Steal: true, Hostname: true}, policy.Client{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := New(slog.New(slog.DiscardHandler), Config{Policy: p, Daemon: &Client{}}).Program()
+	for audit, a := range map[uint32]seccomp.Arch{unix.AUDIT_ARCH_X86_64: seccomp.AMD64, unix.AUDIT_ARCH_AARCH64: seccomp.ARM64} {
+		raw, err := seccomp.Program(a, rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ins, _ := bpf.Disassemble(raw)
+		vm, err := bpf.NewVM(ins)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for call, want := range map[seccomp.Call]int{
+			seccomp.Openat: unix.SECCOMP_RET_USER_NOTIF, seccomp.Accept4: unix.SECCOMP_RET_USER_NOTIF,
+			seccomp.Connect: unix.SECCOMP_RET_USER_NOTIF, seccomp.IoUringSetup: unix.SECCOMP_RET_ERRNO,
+		} {
+			nr, ok := a.Number(call)
+			if !ok {
+				t.Fatalf("%v has no number", call)
+			}
+			data := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, uint32(nr)), audit)
+			got, err := vm.Run(append(data, make([]byte, 56)...))
+			if err != nil || got&unix.SECCOMP_RET_ACTION_FULL != want {
+				t.Errorf("%#x: %v (%d) came to %#x, %v", audit, call, nr, got, err)
 			}
 		}
 	}

@@ -231,13 +231,25 @@ func TestWatchEndsBeforeTheLink(t *testing.T) {
 
 // Small operations do not need the bulk link; those that do wait for it.
 func TestControlWithoutBulk(t *testing.T) {
-	n := linktest.New(t, agent(t, answers(t, 10, "")))
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	n := linktest.New(t, agent(t, answers(t, 10, server.Addr().String())))
 	n.Set(linktest.Refuses, link.Bulk)
 	tun := open(t, n.Dial)
-	read := make(chan error, 1)
+	read, connected := make(chan error, 1), make(chan error, 1)
 	go func() {
 		_, err := tun.Read(t.Context(), 1, 0, make([]byte, 10))
 		read <- err
+	}()
+	go func() {
+		c, _, err := tun.Connect(t.Context(), netip.MustParseAddrPort("192.0.2.1:80"))
+		if err == nil {
+			c.Close()
+		}
+		connected <- err
 	}()
 	for range 10 {
 		if err := stat(t, tun); err != nil {
@@ -247,10 +259,12 @@ func TestControlWithoutBulk(t *testing.T) {
 	select {
 	case err := <-read:
 		t.Errorf("a read without the bulk link: %v", err)
+	case err := <-connected:
+		t.Errorf("a connection without the bulk link: %v", err)
 	default:
 	}
 	n.Set(linktest.Works, link.Bulk)
-	if err := <-read; err != nil {
+	if err := errors.Join(<-read, <-connected); err != nil {
 		t.Error(err)
 	}
 }

@@ -37,6 +37,7 @@ var tests = []string{
 	"TestTwoDaemons",
 	"TestOneOfTwoDaemonsKilled",
 	"TestFilterDeaths",
+	"TestAsleep",
 	"TestManyConnections",
 	"TestSoak",
 	"TestSoakStopped",
