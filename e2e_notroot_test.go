@@ -29,7 +29,7 @@ func beOrdinary(t *testing.T) (dir string) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	home := filepath.Join(dir, "home")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(home, 0o700), os.Chown(home, ordinaryUser, ordinaryUser)); err != nil {
+	if err := errors.Join(os.Mkdir(home, 0o700), os.Chown(home, ordinaryUser, ordinaryUser), os.Chown(dir, ordinaryUser, ordinaryUser)); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"mirrord", "mirrord-full", "mirrord-dlv"} {
@@ -62,6 +62,9 @@ func copyFile(t *testing.T, from, to string) {
 // the debugger, as root has.
 func TestNotRootOnCluster(t *testing.T) {
 	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to become somebody else")
+	}
 	namespace, address := ownShop(t)
 	dir := beOrdinary(t)
 	onPod := func(command string, flags ...string) []string {
@@ -84,6 +87,9 @@ func TestNotRootOnCluster(t *testing.T) {
 	w.wants("listening", "serve")
 	works()
 	daemons := daemonsIn(t, runtimeDir(t))
+	if len(daemons) != 1 {
+		t.Fatalf("the daemons are %v", daemons)
+	}
 	for _, pid := range append(daemons, w.cmd.Process.Pid) {
 		if uid := owner(t, pid); uid != ordinaryUser {
 			t.Errorf("process %d is user %d's", pid, uid)

@@ -19,7 +19,6 @@ import (
 	"mirrord/agent/serve"
 	"mirrord/agent/target"
 	"mirrord/protocol"
-	"mirrord/protocol/link"
 	_ "mirrord/protocol/slack" // linked to begin there
 )
 
@@ -39,7 +38,6 @@ func run(args []string) (err error) {
 	flags.StringVar(&choice.Container, "container", "", "`id` of the target's container")
 	flags.IntVar(&choice.PID, "pid", 0, "the target's `process`, instead of a container")
 	idle := flags.Duration("idle", 5*time.Minute, "end after so long without a client")
-	grace := flags.Duration("communication-timeout", link.Grace, "keep a client that has no connection, and does not say for how long, for so long")
 	level := slog.LevelInfo
 	flags.TextVar(&level, "log-level", level, "`level` of the log: debug tells of each connection")
 	metrics := flags.String("metrics", "", "`address` in this pod to serve metrics on, for Prometheus; \"\": none")
@@ -81,7 +79,7 @@ func run(args []string) (err error) {
 	}
 	log.Info("serving", "target", choice, "pid", t.PID(), "build", protocol.Build)
 	fmt.Println("listening on", listeners[0].Addr())
-	server := serve.New(log, t, in, in.Disabled(), *idle, *grace)
+	server := serve.New(log, t, in, in.Disabled(), *idle)
 	for _, l := range listeners[1:] {
 		go server.Metrics(l)
 	}

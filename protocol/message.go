@@ -48,7 +48,7 @@ type (
 		Version int    `json:"version"`
 		Build   string `json:"build"`
 		Client  Client `json:"client,omitzero"`
-		GraceMS uint64 `json:"graceMS,omitempty"` // how long the client may be without a link; 0: as long as the agent's own setting says
+		GraceMS uint64 `json:"graceMS,omitempty"` // how long the client may be without a link; 0: for a minute
 	}
 	// Client says whose client it is. Where a daemon was, another may be after
 	// it; the agent then ends what the former had, which is dead.

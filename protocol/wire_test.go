@@ -49,7 +49,7 @@ func messages() []struct {
 	entries := AppendDirEntry(AppendDirEntry(nil, DirEntry{1312, 10, "..data"}), DirEntry{1313, 8, "config.yaml"})
 	return []message{
 		{"error", KindError, Error{Op: "open /etc/none", Errno: 2, Msg: "no such file or directory"}, nil},
-		{"hello", KindHello, Hello{Version: 1, Build: "0123456789ab"}, nil},
+		{"hello", KindHello, Hello{Version: 1, Build: "0123456789ab", Client: Client{Name: "alice@laptop", Place: "K7QX", Run: 1700000000000000001}, GraceMS: 60_000}, nil},
 		{"hello reply", KindHello, HelloReply{
 			Version: 1, Build: "0123456789ab", Kinds: ClientKinds(), Hostname: "web-1", Addrs: []string{"10.244.0.7"},
 			Abilities: []Ability{{Name: AbilityTarget}, {Name: AbilityRedirect, Err: "operation not permitted"}},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,7 @@ type client struct {
 	end     context.CancelCauseFunc
 	greeted atomic.Bool
 	who     protocol.Client // guarded by Server.mu
+	link    *link.Conn      // control's
 	files   *files.Handles
 	streams chan struct{} // one for each open stream
 	busy    chan struct{} // one for each one-answer request at work
@@ -70,6 +72,7 @@ func (s *Server) client(ctx context.Context, conn *link.Conn, id link.ID) {
 		log:     s.log.With("client", id.String()),
 		server:  s,
 		name:    id.String(),
+		link:    conn,
 		files:   s.tree.Handles(),
 		streams: make(chan struct{}, s.maxStreams),
 		busy:    make(chan struct{}, maxBusy),
@@ -101,10 +104,8 @@ func (c *client) join(conn *link.Conn) {
 	}
 	c.bulks.Add(1)
 	defer c.bulks.Done()
-	if c.control != nil {
-		conn.SetGrace(c.control.Grace())
-	}
 	c.mu.Unlock()
+	conn.SetGrace(c.link.Grace())
 	c.joined <- conn
 	c.serve(conn, &c.bulk)
 }
@@ -197,16 +198,11 @@ func (c *client) hello(f protocol.Frame) (protocol.HelloReply, error) {
 		return protocol.HelloReply{}, fmt.Errorf("the client's name is longer than %d bytes: %w", maxName, unix.EPROTO)
 	}
 	if q.GraceMS > 0 {
-		c.mu.Lock()
-		c.control.SetGrace(time.Duration(min(q.GraceMS, uint64(maxGrace/time.Millisecond))) * time.Millisecond)
-		c.mu.Unlock()
+		c.link.SetGrace(time.Duration(min(q.GraceMS, uint64(math.MaxInt64/time.Millisecond))) * time.Millisecond)
 	}
 	c.server.succeed(c, q.Client)
 	return c.server.hello()
 }
-
-// maxGrace bounds for how long a client that is gone keeps its ports from others.
-const maxGrace = 24 * time.Hour
 
 // maxName bounds what a client calls itself.
 const maxName = 128

@@ -20,7 +20,6 @@ import (
 	"mirrord/agent/agenttest"
 	"mirrord/agent/target"
 	"mirrord/protocol"
-	"mirrord/protocol/link"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -51,7 +50,7 @@ func newServer(t *testing.T, c target.Choice) (s *Server, addr string) {
 	}
 	l := all[0]
 	ctx, cancel := context.WithCancel(t.Context())
-	s = New(slog.New(slog.DiscardHandler), tgt, nil, errors.New("not here"), time.Hour, link.Grace)
+	s = New(slog.New(slog.DiscardHandler), tgt, nil, errors.New("not here"), time.Hour)
 	s.maxStreams = fewStreams
 	s.tree.MaxHandles = fewHandles
 	done := make(chan error, 1)

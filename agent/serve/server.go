@@ -42,7 +42,6 @@ type Server struct {
 	disabled error
 
 	idle       time.Duration
-	grace      time.Duration
 	maxStreams int // of one client
 
 	streams [maxKinds]atomic.Int64 // that were begun, by kind
@@ -53,9 +52,8 @@ type Server struct {
 }
 
 // New makes a server of t. Ports cannot be stolen where in is nil, and
-// disabled says why. It ends by itself when it had no client for idle; a client
-// may be without a connection for grace.
-func New(log *slog.Logger, t *target.Target, in *incoming.Incoming, disabled error, idle, grace time.Duration) *Server {
+// disabled says why. It ends by itself when it had no client for idle.
+func New(log *slog.Logger, t *target.Target, in *incoming.Incoming, disabled error, idle time.Duration) *Server {
 	return &Server{
 		log:        log,
 		target:     t,
@@ -64,7 +62,6 @@ func New(log *slog.Logger, t *target.Target, in *incoming.Incoming, disabled err
 		incoming:   in,
 		disabled:   disabled,
 		idle:       idle,
-		grace:      grace,
 		clients:    map[link.ID]*client{},
 		maxStreams: maxStreams,
 	}
@@ -79,7 +76,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	defer s.target.OnChange(s.pauser.Changed)()
 	s.quiet = time.AfterFunc(s.idle, func() { cancel(fmt.Errorf("no client for %v", s.idle)) })
 	defer s.quiet.Stop()
-	err := link.NewServer(s.log, s.grace).Serve(ctx, l, func(ctx context.Context, c *link.Conn, id link.ID, ch link.Channel) {
+	err := link.NewServer(s.log, link.Grace).Serve(ctx, l, func(ctx context.Context, c *link.Conn, id link.ID, ch link.Channel) {
 		if ch == link.Control {
 			s.client(ctx, c, id)
 		} else if client := s.find(id); client != nil {

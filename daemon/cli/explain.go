@@ -56,7 +56,7 @@ func explainKindCommand(kind, what, example string) *cobra.Command {
 		Use: kind + " " + strings.ToUpper(kind), Short: "Tell whose " + what + " is, and why", Long: long,
 		Example: fmt.Sprintf("  mirrord explain %[1]s %[2]s\n  mirrord explain %[1]s %[2]s -f mirrord.json -t deployment/web -o json", kind, example),
 		Args: func(cmd *cobra.Command, args []string) error {
-			return cmp.Or(one(what, example)(cmd, args), checkOutput(output))
+			return cmp.Or(one(what, example)(cmd, args), checkOutput(output), e.check(cmd))
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {

@@ -100,7 +100,7 @@ func load(client ide.Client, file, key string, text *string, o ide.Overrides, ta
 
 // unread is the error of a file that is not there, or not to be read.
 func unread(err error) error {
-	e := &ide.Error{Code: ide.CodeConfig, Msg: "reading configuration: " + err.Error(), Err: err}
+	e := &ide.Error{Code: ide.CodeConfig, Msg: "reading configuration: " + err.Error(), Hint: "name another by --config-file", Err: err}
 	if errors.Is(err, fs.ErrNotExist) {
 		e.Hint = "`mirrord config default` prints one to begin with"
 	}

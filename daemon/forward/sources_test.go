@@ -1,15 +1,16 @@
 package forward
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
+	"os/exec"
+	"syscall"
 	"testing"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"mirrord/protocol"
@@ -18,34 +19,30 @@ import (
 // Connections whose clients end them first leave our port in TIME_WAIT. There are more
 // of them in a minute than one address has ports.
 func TestIncomingManySources(t *testing.T) {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the namespace is this thread's
-		done <- manySources(t)
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	const inside = "MIRRORD_TEST_SOURCES"
+	if os.Getenv(inside) == "" {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), inside+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+		out, err := cmd.CombinedOutput()
+		if errors.Is(err, unix.EPERM) {
+			t.Skipf("making a network namespace: %v", err)
+		}
+		if err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
 	}
-}
-
-func manySources(t *testing.T) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("making a network namespace: %v", err)
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
-		return err
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	const ports = 16
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0); err != nil {
-		return err
+		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp4", "127.0.0.1:8080")
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
 	defer l.Close()
 	in := newIncoming(t)
@@ -74,13 +71,12 @@ func manySources(t *testing.T) error {
 		}()
 		at := Listener{Addr: netip.MustParseAddrPort("127.0.0.1:8080")}
 		if err := in.Deliver(t.Context(), NewOffer(ours, false), Peer{}, at, nil); err != nil {
-			return fmt.Errorf("connection %d: %w", i, err)
+			t.Fatalf("connection %d: %v", i, err)
 		}
 		for _, end := range []chan error{heard, served} {
 			if err := <-end; err != nil {
-				return fmt.Errorf("connection %d: %w", i, err)
+				t.Fatalf("connection %d: %v", i, err)
 			}
 		}
 	}
-	return nil
 }

@@ -144,7 +144,7 @@ func TestCutLinkMakesNothingTwice(t *testing.T) {
 // Of the clients of one agent each is kept for as long as its own configuration says,
 // with the connections that it has.
 func TestGraceOfEach(t *testing.T) {
-	addr := agentAddress(t, "--communication-timeout", "1s")
+	addr := agentAddress(t)
 	n := linktest.New(t, addr)
 	patient := manager(t)
 	kept := beginAt(t, patient, n.Addr(), "")

@@ -51,7 +51,7 @@ type opened struct {
 // if that is a ready one, and the others can be had, too.
 func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client, pod string, progress func(string)) (*agent, target, *others, error) {
 	if addr := cfg.Agent.Address; addr != "" {
-		a, err := as.open(ctx, fmt.Sprint("address ", addr, grace(cfg)), func(ctx context.Context) (opened, error) {
+		a, err := as.open(ctx, fmt.Sprintf("address %s for %v", addr, grace(cfg)), func(ctx context.Context) (opened, error) {
 			progress("connecting to the agent at " + addr)
 			t, err := as.dial(ctx, addr, grace(cfg))
 			return opened{tunnel: t}, err
@@ -85,7 +85,7 @@ func (as *agents) get(ctx context.Context, cfg *config.Config, client ide.Client
 func (as *agents) reach(ctx context.Context, c *cluster.Cluster, t *cluster.Target, cfg *config.Config, progress func(string)) (*agent, error) {
 	// Whoever may use an agent is whoever the API server lets reach it: other
 	// credentials are another tunnel, and so is another grace.
-	key := fmt.Sprint(c.Identity(), t.Targetless(), t.Namespace, t.UID, t.Container, cfg.Agent.Namespace, cfg.Agent.Image, grace(cfg))
+	key := fmt.Sprint(c.Identity(), t.Targetless(), grace(cfg), t.Namespace, t.UID, t.Container, cfg.Agent.Namespace, cfg.Agent.Image)
 	return as.open(ctx, key, func(ctx context.Context) (opened, error) { return as.start(ctx, c, t, cfg, progress) })
 }
 

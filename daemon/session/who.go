@@ -31,10 +31,6 @@ func whoWeAre(dir string) (protocol.Client, error) {
 	if err != nil {
 		return protocol.Client{}, fmt.Errorf("naming the runtime directory: %w", err)
 	}
-	run, err := nextRun(filepath.Join(dir, runName))
-	if err != nil {
-		return protocol.Client{}, fmt.Errorf("numbering the daemon: %w", err)
-	}
 	name := "user " + strconv.Itoa(os.Getuid())
 	if u, err := user.Current(); err == nil {
 		name = u.Username
@@ -45,17 +41,16 @@ func whoWeAre(dir string) (protocol.Client, error) {
 	const most = 100 // an agent refuses longer ones
 	return protocol.Client{
 		Name: name[:min(len(name), most)], Place: string(place[:min(len(place), most)]),
-		Run: run,
+		Run: nextRun(filepath.Join(dir, runName)),
 	}, nil
 }
 
-// nextRun is the time, but more than the last one, though the clock was set back.
-func nextRun(path string) (int64, error) {
-	b, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return 0, err
-	}
-	last, _ := strconv.ParseInt(string(b), 10, 64) // what is no number was cut short by a full disk, or so
+// nextRun is the time, but more than the last one, though the clock was set back; where
+// the last one is not to be read, the time it is.
+func nextRun(path string) int64 {
+	b, _ := os.ReadFile(path)
+	last, _ := strconv.ParseInt(string(b), 10, 64)
 	run := max(last+1, time.Now().UnixNano())
-	return run, os.WriteFile(path, strconv.AppendInt(nil, run, 10), 0o600)
+	_ = os.WriteFile(path, strconv.AppendInt(nil, run, 10), 0o600)
+	return run
 }

@@ -42,7 +42,7 @@ func messages() map[string]any {
 			Kind: ExplainPath, Subject: "/srv/data", Verdict: "remote", Rule: `fs.read_only "^/data"`, Setting: "feature.fs.read_only", From: "mirrord.json:4:20",
 			Path: "/data", MappedBy: "mirrord.json:5:16", Notes: []string{"volumes mounted by the target are not known: name it with --target"},
 		},
-		MethodSessionStart:             SessionStartParams{Client: client, Overrides: overrides, Tied: true, Progress: "p1"},
+		MethodSessionStart:             SessionStartParams{ID: "5f3a9c21", Started: "2026-11-23T12:00:00Z", Client: client, Overrides: overrides, Pod: "web-1", Tied: true, Progress: "p1"},
 		MethodSessionStart + " result": session,
 		MethodSessionLaunch:            SessionID{ID: "5f3a9c21"},
 		MethodSessionLaunch + " result": Launch{

@@ -89,6 +89,7 @@ export interface Session {
 
 export type SessionStart = Choice & {
 	id?: string;
+	started?: string; // when the session with this id began
 	pod?: string; // of a workload: the one to be preferred
 	tied?: boolean; // it ends with the connection
 };

@@ -286,9 +286,9 @@ export class Sessions {
 	}
 }
 
-/** What starts a session again with the pod that it had. */
+/** What starts a session again with the pod that it had, in its cluster. */
 function sameTarget(r: Running): Partial<SessionStart> {
-	const { pod, namespace } = r.info;
-	if (!namespace) return {};
-	return { pod, overrides: { ...r.own!.start.overrides, namespace } };
+	const { pod, namespace, context, started } = r.info;
+	if (!namespace) return { started };
+	return { started, pod, overrides: { ...r.own!.start.overrides, namespace, context } };
 }

@@ -104,13 +104,15 @@ describe('the sessions of a window', function () {
 	it('are taken up in another daemon, on the same pod', async () => {
 		const r = await start();
 		sessions.use(r.info.id, 'debug');
-		const { id, target } = r.info;
+		const { id, target, started, context } = r.info;
+		assert.ok(context);
 		const before = daemon.pid;
 		process.kill(before, 'SIGKILL');
 		await until('another daemon', () => told.length > 0);
 		assert.deepEqual(told, ['info: the daemon ended and was started again; open remote connections of the program were reset']);
 		assert.notEqual(daemon.pid, before);
-		assert.deepEqual([r.info.id, r.info.target, await ids(), sessions.trouble], [id, target, [id], '']);
+		assert.deepEqual([r.info.id, r.info.target, r.info.started, r.info.context], [id, target, started, context]);
+		assert.deepEqual([await ids(), sessions.trouble], [[id], '']);
 	});
 	it('are gone with the connection, which is told', async () => {
 		const r = await start();
