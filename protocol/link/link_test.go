@@ -267,6 +267,51 @@ func TestSilenceAndGrace(t *testing.T) {
 	})
 }
 
+// The control link is dialled first where both are lost, and has a head start.
+func TestControlComesFirst(t *testing.T) {
+	for takes, want := range map[time.Duration]time.Duration{20 * time.Millisecond: 20 * time.Millisecond, 500 * time.Millisecond: headStart} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(func() int { return -1 })
+			_, conns, stop := serve(t, n, time.Hour)
+			var mu sync.Mutex
+			var dials []time.Time
+			d := NewDialer(quiet, NewID(), time.Minute, func(ctx context.Context) (net.Conn, error) {
+				mu.Lock()
+				dials = append(dials, time.Now())
+				mu.Unlock()
+				time.Sleep(takes)
+				return n.dial(ctx)
+			})
+			control, err := d.Control(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			bulk := d.Bulk()
+			for _, c := range []*Conn{<-conns, <-conns, control.Conn, bulk.Conn} {
+				drain(t, c)
+			}
+			time.Sleep(time.Minute) // both are up
+			mu.Lock()
+			dials = nil
+			mu.Unlock()
+			began := time.Now()
+			bulk.drop()
+			control.drop()
+			time.Sleep(time.Minute)
+			mu.Lock()
+			if len(dials) < 2 || dials[0] != began || dials[1].Sub(began) != want {
+				t.Errorf("where a dial takes %v they begin at %v after %v, want one at once, one after %v", takes, dials, began, want)
+			}
+			mu.Unlock()
+			control.Close()
+			bulk.Close()
+			control.Wait()
+			bulk.Wait()
+			stop()
+		})
+	}
+}
+
 // A muted connection loses what is written to it.
 type muted struct {
 	net.Conn
