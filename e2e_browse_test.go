@@ -117,11 +117,7 @@ func TestSessionFiles(t *testing.T) {
 	events.line("") // what is the case
 
 	// They are shown again by the daemon after one that was killed.
-	old := daemonsIn(t, runtime)
-	if len(old) != 1 {
-		t.Fatalf("daemons: %v", old)
-	}
-	if err := syscall.Kill(old[0], syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(onlyDaemon(t, runtime), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range []*debuggee{d, d2} {

@@ -1,7 +1,6 @@
 package mirrord_test
 
 import (
-	"syscall"
 	"testing"
 	"time"
 )
@@ -14,16 +13,7 @@ func TestDaemonKilledUnderLoad(t *testing.T) {
 	dir := ownDaemon(t)
 	w, l := stealing(t, namespace, address)
 	session := sessions(t)
-	pids := daemonsIn(t, dir)
-	if len(pids) != 1 {
-		t.Fatalf("the daemons are %v", pids)
-	}
-	old := pidfd(t, pids[0])
-	killed := time.Now()
-	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	waitGone(t, old[0])
+	_, killed := killDaemon(t, dir)
 	w.wants("ECONNRESET", "wait")
 	w.wants("EIO", "more 5000000")
 	w.wants("100", "open /shop")

@@ -112,6 +112,29 @@ func childrenOf(t *testing.T, parent int) (pids []int) {
 	return pids
 }
 
+// onlyDaemon is the one daemon of a runtime directory.
+func onlyDaemon(t *testing.T, dir string) (pid int) {
+	t.Helper()
+	pids := daemonsIn(t, dir)
+	if len(pids) != 1 {
+		t.Fatalf("the daemons are %v", pids)
+	}
+	return pids[0]
+}
+
+// killDaemon kills the one daemon of a runtime directory, and returns when it is gone.
+func killDaemon(t *testing.T, dir string) (pid int, killed time.Time) {
+	t.Helper()
+	pid = onlyDaemon(t, dir)
+	gone := pidfd(t, pid)
+	killed = time.Now()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, gone[0])
+	return pid, killed
+}
+
 // pidfd opens a descriptor of a process, none if it has ended.
 func pidfd(t *testing.T, pid int) []int {
 	t.Helper()
@@ -209,18 +232,15 @@ func TestDaemonKilled(t *testing.T) {
 	d, end := waiting(t, namespace)
 	d.line("up")
 	before := agents(t, namespace)
-	old := daemonsIn(t, dir)
-	if len(old) != 1 {
-		t.Fatalf("the daemons are %v", old)
-	}
+	old := onlyDaemon(t, dir)
 	var family []int
-	for _, pid := range append(childrenOf(t, old[0]), old[0]) {
+	for _, pid := range append(childrenOf(t, old), old) {
 		family = append(family, pidfd(t, pid)...)
 	}
 	if len(family) < 2 {
 		t.Errorf("the daemon has no file server")
 	}
-	if err := syscall.Kill(old[0], syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	for _, fd := range family {
@@ -229,7 +249,7 @@ func TestDaemonKilled(t *testing.T) {
 	if o := run(t, onTarget(namespace, "--", "hostname")...); o.code != 0 || o.stdout != "web\n" {
 		t.Errorf("exit code %d: %s%s", o.code, o.stdout, o.stderr)
 	}
-	if now := daemonsIn(t, dir); len(now) != 1 || now[0] == old[0] {
+	if now := daemonsIn(t, dir); len(now) != 1 || now[0] == old {
 		t.Errorf("the daemons are %v, it was %v", now, old)
 	}
 	if diff := cmp.Diff(before, agents(t, namespace)); diff != "" {

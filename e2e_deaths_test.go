@@ -22,7 +22,12 @@ type workerDebuggee struct {
 
 func startWorker(t *testing.T, args ...string) workerDebuggee {
 	t.Helper()
-	cmd := mirrord(t, append(args, "--", "python3", worker)...)
+	return startWorkerOf(t, worker, args...)
+}
+
+func startWorkerOf(t *testing.T, script string, args ...string) workerDebuggee {
+	t.Helper()
+	cmd := mirrord(t, append(args, "--", "python3", script)...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -99,14 +104,11 @@ func TestAsleep(t *testing.T) {
 	namespace, address := ownShop(t)
 	dir := ownDaemon(t)
 	w, l := stealing(t, namespace, address)
-	pids := daemonsIn(t, dir)
-	if len(pids) != 1 {
-		t.Fatalf("the daemons are %v", pids)
-	}
-	wake := func() { _ = syscall.Kill(pids[0], syscall.SIGCONT) }
+	pid := onlyDaemon(t, dir)
+	wake := func() { _ = syscall.Kill(pid, syscall.SIGCONT) }
 	t.Cleanup(wake)
 	began := time.Now()
-	if err := syscall.Kill(pids[0], syscall.SIGSTOP); err != nil {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	l.until(10, fromPod)

@@ -331,15 +331,7 @@ func TestDebugStart(t *testing.T) {
 
 	lost := askFrom(namespace, address)
 	thread, frame = c.stopped()
-	old := daemonsIn(t, dir)
-	if len(old) != 1 {
-		t.Fatalf("the daemons are %v", old)
-	}
-	gone := pidfd(t, old[0])
-	if err := syscall.Kill(old[0], syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	waitGone(t, gone[0])
+	killDaemon(t, dir)
 	c.evaluates(frame, "r.Method", `"GET"`)
 	c.do("next", dap.NextArguments{ThreadId: thread})
 	event(c, func(e *dap.StoppedEvent) bool { return e.Body.Reason == "step" })

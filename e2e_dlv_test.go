@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -321,15 +320,7 @@ func TestDebugDaemonKilled(t *testing.T) {
 	c.Break(front, dap.SourceBreakpoint{Line: debugtest.Mark(t, front, listening)})
 	c.Run()
 	main := c.Stopped("breakpoint")
-	pids := daemonsIn(t, dir)
-	if len(pids) != 1 {
-		t.Fatalf("the daemons are %v", pids)
-	}
-	old := pidfd(t, pids[0])
-	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	waitGone(t, old[0])
+	old, _ := killDaemon(t, dir)
 	if name := c.Evaluate(c.Stack(main, 1)[0].Id, "s.copy"); name != `"debuggee"` {
 		t.Errorf("s.copy is %s", name)
 	}
@@ -340,8 +331,8 @@ func TestDebugDaemonKilled(t *testing.T) {
 	listens(t, p)
 	answers := asking()
 	handler := c.Stopped("breakpoint")
-	if now := daemonsIn(t, dir); len(now) != 1 || slices.Contains(pids, now[0]) {
-		t.Errorf("the daemons are %v, it was %v", now, pids)
+	if now := daemonsIn(t, dir); len(now) != 1 || now[0] == old {
+		t.Errorf("the daemons are %v, it was %d", now, old)
 	}
 	c.Resume("continue", handler)
 	hasAnswer(t, answers)

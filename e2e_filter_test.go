@@ -331,15 +331,7 @@ func TestFilterDeaths(t *testing.T) {
 	if got := mine(); !strings.Contains(got, "alice's") {
 		t.Errorf("before: %q", got)
 	}
-	pids := daemonsIn(t, runtimeDir(t))
-	if len(pids) != 1 {
-		t.Fatalf("the daemons are %v", pids)
-	}
-	gone := pidfd(t, pids[0])
-	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	waitGone(t, gone[0])
+	killDaemon(t, runtimeDir(t))
 	l.until(200, fromPod)
 	for !strings.Contains(mine(), "alice's") { // her launcher starts another
 	}

@@ -71,13 +71,9 @@ func TestNotRootOnCluster(t *testing.T) {
 		return append([]string{command, "--kubeconfig", filepath.Join(dir, "kubeconfig"), "-n", namespace, "-t", "pod/web"}, flags...)
 	}
 	l := loadFrom(t, namespace, "client", address)
-	copyFile(t, worker, filepath.Join(dir, "worker.py"))
-	cmd := mirrord(t, onPod("exec", "--steal", "--", "python3", filepath.Join(dir, "worker.py"))...)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := workerDebuggee{started(t, cmd, nil), stdin}
+	script := filepath.Join(dir, "worker.py")
+	copyFile(t, worker, script)
+	w := startWorkerOf(t, script, onPod("exec", "--steal")...)
 	works := func() {
 		t.Helper()
 		w.wants("100", "open /shop")
@@ -86,20 +82,12 @@ func TestNotRootOnCluster(t *testing.T) {
 	}
 	w.wants("listening", "serve")
 	works()
-	daemons := daemonsIn(t, runtimeDir(t))
-	if len(daemons) != 1 {
-		t.Fatalf("the daemons are %v", daemons)
-	}
-	for _, pid := range append(daemons, w.cmd.Process.Pid) {
+	for _, pid := range []int{onlyDaemon(t, runtimeDir(t)), w.cmd.Process.Pid} {
 		if uid := owner(t, pid); uid != ordinaryUser {
 			t.Errorf("process %d is user %d's", pid, uid)
 		}
 	}
-	gone := pidfd(t, daemons[0])
-	if err := syscall.Kill(daemons[0], syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	waitGone(t, gone[0])
+	killDaemon(t, runtimeDir(t))
 	works()
 	w.finish()
 

@@ -343,15 +343,7 @@ func TestReplicasMirrored(t *testing.T) {
 	}
 	each("/first/")
 	main := replicasAre(t, namespace, 2).Pod
-	pids := daemonsIn(t, dir)
-	if len(pids) != 1 {
-		t.Fatalf("the daemons are %v", pids)
-	}
-	gone := pidfd(t, pids[0])
-	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	waitGone(t, gone[0])
+	killDaemon(t, dir)
 	eventually(t, "2 holders of the next daemon", func() (string, bool) {
 		pids := daemonsIn(t, dir)
 		held := holdersOf(t, namespace)

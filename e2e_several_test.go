@@ -55,16 +55,7 @@ func TestOneOfTwoDaemonsKilled(t *testing.T) {
 	other := ownDaemon(t)
 	second := startWorker(t, onTarget(namespace)...)
 	second.wants("100", "open /shop")
-	pids := daemonsIn(t, other)
-	if len(pids) != 1 {
-		t.Fatalf("the daemons are %v", pids)
-	}
-	gone := pidfd(t, pids[0])
-	killed := time.Now()
-	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	waitGone(t, gone[0])
+	_, killed := killDaemon(t, other)
 	second.wants("EIO", "more 5000000")
 	second.wants("100", "open /shop")
 	back := time.Since(killed)

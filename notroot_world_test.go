@@ -154,13 +154,7 @@ func (w *notRoot) build(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	self, err := os.ReadFile("/proc/self/exe")
-	if err == nil {
-		err = os.WriteFile(w.debuggee(), self, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	copyFile(t, "/proc/self/exe", w.debuggee())
 }
 
 func (w *notRoot) debuggee() string { return filepath.Join(w.bin, "debuggee") }

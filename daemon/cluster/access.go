@@ -76,21 +76,26 @@ func (a Access) paths() (paths []string, explicit bool) {
 
 // read merges the files; nil means that none of them exists.
 func (a Access) read(paths []string, explicit bool) (*api.Config, error) {
-	const hint = "name another by --kubeconfig, KUBECONFIG or the setting kubeconfig"
+	unread := func(kind Kind, err error) error {
+		return &Error{
+			Kind: kind, Msg: "reading kubeconfig " + strings.Join(paths, ", "), Err: err,
+			Hint: "name another by --kubeconfig, KUBECONFIG or the setting kubeconfig",
+		}
+	}
 	found := slices.ContainsFunc(paths, func(p string) bool {
 		_, err := os.Stat(p)
 		return !errors.Is(err, fs.ErrNotExist)
 	})
 	if !found {
 		if explicit {
-			return nil, &Error{Kind: NoKubeconfig, Msg: "reading kubeconfig " + strings.Join(paths, ", "), Hint: hint, Err: fs.ErrNotExist}
+			return nil, unread(NoKubeconfig, fs.ErrNotExist)
 		}
 		return nil, nil
 	}
 	rules := &clientcmd.ClientConfigLoadingRules{Precedence: paths}
 	config, err := rules.Load()
 	if err != nil {
-		return nil, &Error{Kind: BadConfig, Msg: "reading kubeconfig " + strings.Join(paths, ", "), Hint: hint, Err: err}
+		return nil, unread(BadConfig, err)
 	}
 	return config, nil
 }

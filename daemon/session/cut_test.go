@@ -5,8 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mirrord/protocol/ide"
 	"mirrord/protocol/link"
 	"mirrord/protocol/link/linktest"
 )
@@ -180,18 +177,8 @@ func TestGraceOfEach(t *testing.T) {
 	}
 	echoes("before")
 
-	hasty, dir := manager(t), t.TempDir()
-	file := filepath.Join(dir, "mirrord.json")
-	text := `{"agent": {"communication_timeout": 2}, "feature": {"fs": "local", "network": {"incoming": {"mode": "steal"}}}}`
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	lost, err := hasty.Start(t.Context(), ide.SessionStartParams{
-		Client: ide.Client{Dir: dir}, ConfigFile: file, Overrides: ide.Overrides{Agent: n.Addr()},
-	}, func(string) {})
-	if err != nil {
-		t.Fatal(err)
-	}
+	hasty := manager(t)
+	lost := beginWith(t, hasty, n.Addr(), `{"agent": {"communication_timeout": 2}, "feature": {"fs": "local", "network": {"incoming": {"mode": "steal"}}}}`)
 	other := serve(t, "pod")
 	attach(t, hasty, lost.ID).listen(other.at().Port(), serve(t, "hasty").Listener)
 

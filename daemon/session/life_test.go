@@ -45,9 +45,14 @@ func beginAt(t *testing.T, m *Manager, addr, incoming string) ide.Session {
 
 func beginMode(t *testing.T, m *Manager, addr, mode, incoming string) ide.Session {
 	t.Helper()
+	return beginWith(t, m, addr, fmt.Sprintf(`{"feature": {"fs": "local", "network": {"incoming": {"mode": %q%s}}}}`, mode, incoming))
+}
+
+// beginWith starts one whose configuration is text.
+func beginWith(t *testing.T, m *Manager, addr, text string) ide.Session {
+	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "mirrord.json")
-	text := fmt.Sprintf(`{"feature": {"fs": "local", "network": {"incoming": {"mode": %q%s}}}}`, mode, incoming)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

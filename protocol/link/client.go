@@ -15,7 +15,7 @@ type Dialer struct {
 	grace time.Duration
 	dial  func(context.Context) (net.Conn, error)
 
-	control *Client
+	control *Client // which Control has opened
 }
 
 // NewDialer makes one whose links may be without a connection for grace. dial

@@ -22,12 +22,9 @@ func debugging(p *programs) *scene {
 	w := newWorld(p, "debug")
 	program := filepath.Join(p.dir, "stops")
 	debug := func(r row, kind string, args ...string) row {
-		work := append([]string{"work", "debug", kind, program}, args...)
+		work := append([]string{w.static, "work", "debug", kind, program}, args...)
 		way := func(command ...string) figure {
-			return func(ctx context.Context) (float64, error) {
-				argv := append(append(work[:len(work):len(work)], "--"), command...)
-				return w.here.value(w.here.command(ctx, w.static, argv...))
-			}
+			return w.mine(append(append(work[:len(work):len(work)], "--"), command...)...)
 		}
 		r.unit, r.slow = "ms", true
 		r.direct = way(p.cli+"-dlv", "dap", "--listen=127.0.0.1:0")

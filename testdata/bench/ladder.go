@@ -39,9 +39,7 @@ func ladder(p *programs) *scene {
 	// What was read before is in the page cache, in pages of 4 KiB as all that FUSE
 	// has: so is a file in memory. (A disk's file system may have larger ones.)
 	again := w.both(row{name: "file/read again, 64 KiB blocks, of 4 KiB pages", unit: "MB/s", goal: 1, slow: true, before: w.prepareBig}, c("again", w.big, "65536")...)
-	again.direct = func(ctx context.Context) (float64, error) {
-		return w.here.value(w.here.command(ctx, w.c, "again", w.pages, "65536"))
-	}
+	again.direct = w.mine(w.c, "again", w.pages, "65536")
 	rows = append(rows, again,
 		w.both(row{name: "file/write 64 KiB blocks", unit: "MB/s", peer: 296.0 / 1133, slow: true}, c("write", w.written, "65536", "800")...),
 		w.both(row{name: "file/write 4 KiB blocks", unit: "MB/s", slow: true}, c("write", w.written, "4096", "5000")...),
@@ -79,12 +77,8 @@ func ladder(p *programs) *scene {
 	// a program in C on each side that only passes bytes on.
 	bare := func(r row, kind, amount string) row {
 		r.name += ", of two bare relays"
-		r.direct = func(ctx context.Context) (float64, error) {
-			return w.here.value(w.here.command(ctx, w.c, kind, loopback, relayPort, amount))
-		}
-		r.ours = func(ctx context.Context) (float64, error) {
-			return w.here.value(w.mirrord(ctx, nil, server(kind, amount)...))
-		}
+		r = w.both(r, server(kind, amount)...)
+		r.direct = w.mine(w.c, kind, loopback, relayPort, amount)
 		return r
 	}
 	rows = append(rows,
@@ -141,11 +135,7 @@ func ladderShared(p *programs) *scene {
 	w := newWorld(p, "shared")
 	filter := filepath.Join(w.dir, "filter.json")
 	mirrored := func(r row, kind string) row {
-		by := func(port string) figure {
-			return func(ctx context.Context) (float64, error) {
-				return w.here.value(w.here.command(ctx, w.c, kind, thereAddr, port, transferred))
-			}
-		}
+		by := func(port string) figure { return w.mine(w.c, kind, thereAddr, port, transferred) }
 		r.direct, r.ours = by(plainPort), by(mirroredPort)
 		return r
 	}

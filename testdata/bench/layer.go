@@ -16,10 +16,7 @@ func layerAlone(p *programs) *scene {
 	}
 	floor := func(r row, kind string, args ...string) row {
 		r = goes(r, args...)
-		argv := append([]string{"floor", kind, w.static, "work"}, args...)
-		r.direct = func(ctx context.Context) (float64, error) {
-			return w.here.value(w.here.command(ctx, w.c, argv...))
-		}
+		r.direct = w.mine(append([]string{w.c, "floor", kind, w.static, "work"}, args...)...)
 		return r
 	}
 	begin := func(ctx context.Context) error {

@@ -38,19 +38,13 @@ func passing(p *programs) *scene {
 			amount = transferred
 		}
 		by := func(port string) figure {
-			return func(ctx context.Context) (float64, error) {
-				return w.here.value(w.here.command(ctx, client[0], append(client[1:len(client):len(client)], thereAddr, port, amount)...))
-			}
+			return w.mine(append(client[:len(client):len(client)], thereAddr, port, amount)...)
 		}
 		r.direct, r.ours = by(barePort), by(filteredPort)
 		return r
 	}
 	through2 := func(r row) row {
-		by := func(port string) figure {
-			return func(ctx context.Context) (float64, error) {
-				return w.here.value(w.here.command(ctx, w.static, "work", "streams", thereAddr, port, span))
-			}
-		}
+		by := func(port string) figure { return w.mine(w.static, "work", "streams", thereAddr, port, span) }
 		r.direct, r.ours = by(barePort2), by(filteredPort2)
 		return r
 	}
@@ -63,14 +57,14 @@ func passing(p *programs) *scene {
 				if half != "" {
 					return nil
 				}
-				n, err := w.here.value(w.here.command(ctx, most[0], append(most[1:len(most):len(most)], thereAddr, filteredPort, span)...))
+				n, err := w.mine(append(most[:len(most):len(most)], thereAddr, filteredPort, span)...)(ctx)
 				half = strconv.FormatFloat(n/2, 'f', 0, 64)
 				return err
 			},
 			direct: func(context.Context) (float64, error) { return mostAdded, nil },
 			ours: func(ctx context.Context) (float64, error) {
 				at := func(port string) (float64, error) {
-					return w.here.value(w.here.command(ctx, w.static, "work", kind, thereAddr, port, half, span))
+					return w.mine(w.static, "work", kind, thereAddr, port, half, span)(ctx)
 				}
 				ours, err1 := at(filteredPort)
 				direct, err2 := at(plainPort)

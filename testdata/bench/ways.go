@@ -14,9 +14,7 @@ func count(n int) string { return strconv.Itoa(n) }
 // both measures a command that prints a figure, on this side, alone and under
 // mirrord.
 func (w *world) both(r row, argv ...string) row {
-	r.direct = func(ctx context.Context) (float64, error) {
-		return w.here.value(w.here.command(ctx, argv[0], argv[1:]...))
-	}
+	r.direct = w.mine(argv...)
 	r.ours = func(ctx context.Context) (float64, error) {
 		return w.here.value(w.mirrord(ctx, nil, argv...))
 	}
@@ -32,6 +30,13 @@ func (w *world) whole(r row, argv ...string) row {
 		return w.here.duration(w.mirrord(ctx, nil, argv...))
 	}
 	return r
+}
+
+// mine measures a command that prints a figure, on this side.
+func (w *world) mine(argv ...string) figure {
+	return func(ctx context.Context) (float64, error) {
+		return w.here.value(w.here.command(ctx, argv[0], argv[1:]...))
+	}
 }
 
 // theirs measures a command that prints a figure, on the other side.
